@@ -1,0 +1,155 @@
+//! Safety rules that a proof-only build can switch off, one at a time, to show that the judges notice.
+//! Without the feature `mutants` the set has no storage and every question is the constant `false`.
+
+/// A rule that may be switched off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Mutant {
+    /// Harmless: changes nothing. The suite must *not* catch it.
+    Harmless = 0,
+    /// Quorums of 2f+1 (forks at n = 5 and 6).
+    QuorumTwoFPlusOne,
+    /// Votes leave before they are durable.
+    VoteBeforeSync,
+    /// The new view takes the first proof found for a sequence, not the one of the highest view.
+    FirstProofNotHighest,
+    /// A sender's vote is counted as often as it arrives.
+    DuplicateVotesCounted,
+    /// Snapshots leave the session table out.
+    SnapshotWithoutSessions,
+    /// The prepared certificates' digests are not compared with their pre-prepare.
+    PreparedDigestUnchecked,
+    /// A backup prepares every proposal for a slot, not only the first.
+    PrepareTwice,
+    /// Signatures of votes are not verified.
+    SignatureUnchecked,
+    /// Client signatures are not verified before preparing.
+    ClientSignatureUnchecked,
+    /// Votes of an earlier view count in this one.
+    StaleViewVotesCounted,
+    /// A replica goes on voting in the old view after it sent its VIEW-CHANGE.
+    VoteAfterViewChange,
+    /// VIEW-CHANGE messages leave out what was prepared.
+    ViewChangeForgetsPrepared,
+    /// Backups take the primary's NEW-VIEW without recomputing its choice.
+    NewViewUnchecked,
+    /// Commands execute again when they come again.
+    NoDeduplication,
+    /// Only the last sequence of a session is remembered, so an older one that arrives late is skipped or doubled.
+    SingleSequenceSession,
+    /// Commit on prepares alone: a slot executes once it is prepared.
+    ExecutePrepared,
+    /// Slots execute as they commit, not in order.
+    ExecuteOutOfOrder,
+    /// A snapshot from one donor is installed without checking it against the certificate.
+    StateTransferUnchecked,
+    /// Fewer than q CHECKPOINTs make a stable one (f + 1 do).
+    WeakCheckpoint,
+    /// A restarted replica forgets the view and votes it signed.
+    ForgetVotesOnRestart,
+    /// A new incarnation votes at once.
+    LearnerVotes,
+    /// A wiped disk rejoins under the same incarnation.
+    WipedDiskRejoins,
+    /// Replies leave before the command committed.
+    ReplyBeforeCommit,
+    /// Null requests of a new view are not made durable.
+    NullNotDurable,
+    /// The log time of a proposal is not checked against the backup's clock.
+    ClockUnchecked,
+    /// The view-change timer neither doubles nor grows.
+    TimerWithoutBackoff,
+    /// A lost VIEW-CHANGE is never sent again.
+    ViewChangeSentOnce,
+    /// Watermarks are not enforced: far-future messages are stored.
+    NoWatermarks,
+    /// The digest does not cover the session table.
+    DigestWithoutSessions,
+    /// Requests that only one replica can authenticate are proposed and prepared.
+    PartialAuthentication,
+    /// A request that stays unexecuted never leads to a view change (a censoring primary goes free).
+    CensorshipIgnored,
+}
+
+impl Mutant {
+    /// Every mutant, the harmless one first.
+    pub const ALL: &'static [Self] = &[
+        Self::Harmless,
+        Self::QuorumTwoFPlusOne,
+        Self::VoteBeforeSync,
+        Self::FirstProofNotHighest,
+        Self::DuplicateVotesCounted,
+        Self::SnapshotWithoutSessions,
+        Self::PreparedDigestUnchecked,
+        Self::PrepareTwice,
+        Self::SignatureUnchecked,
+        Self::ClientSignatureUnchecked,
+        Self::StaleViewVotesCounted,
+        Self::VoteAfterViewChange,
+        Self::ViewChangeForgetsPrepared,
+        Self::NewViewUnchecked,
+        Self::NoDeduplication,
+        Self::SingleSequenceSession,
+        Self::ExecutePrepared,
+        Self::ExecuteOutOfOrder,
+        Self::StateTransferUnchecked,
+        Self::WeakCheckpoint,
+        Self::ForgetVotesOnRestart,
+        Self::LearnerVotes,
+        Self::WipedDiskRejoins,
+        Self::ReplyBeforeCommit,
+        Self::NullNotDurable,
+        Self::ClockUnchecked,
+        Self::TimerWithoutBackoff,
+        Self::ViewChangeSentOnce,
+        Self::NoWatermarks,
+        Self::DigestWithoutSessions,
+        Self::PartialAuthentication,
+        Self::CensorshipIgnored,
+    ];
+}
+
+/// The rules that are switched off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Mutants {
+    #[cfg(feature = "mutants")]
+    off: u64,
+}
+
+impl Mutants {
+    /// True when the rule is switched off. Constant `false` outside proof builds.
+    #[inline]
+    #[must_use]
+    pub const fn on(self, mutant: Mutant) -> bool {
+        #[cfg(feature = "mutants")]
+        {
+            self.off & (1 << mutant as u8) != 0
+        }
+        #[cfg(not(feature = "mutants"))]
+        {
+            let _ = mutant;
+            false
+        }
+    }
+
+    /// Switches one rule off.
+    #[cfg(feature = "mutants")]
+    #[must_use]
+    pub const fn with(self, mutant: Mutant) -> Self {
+        Self { off: self.off | (1 << mutant as u8) }
+    }
+
+    /// True when any rule but the harmless one is off: the core's own assertions then stand back, so that the judges
+    /// must notice by themselves.
+    #[must_use]
+    pub const fn any(self) -> bool {
+        #[cfg(feature = "mutants")]
+        {
+            self.off > 1
+        }
+        #[cfg(not(feature = "mutants"))]
+        {
+            false
+        }
+    }
+}

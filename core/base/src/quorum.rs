@@ -1,0 +1,126 @@
+//! Quorum arithmetic, and the only place where it is done.
+//!
+//! `q = floor((n+f)/2) + 1`: any two quorums share at least `f + 1` replicas, hence an honest one, and the
+//! `n - f` that answer always make one. The familiar `2f+1` is the same number only when `n = 3f + 1`; at n = 5 and
+//! n = 6 with f = 1 it lets two quorums meet in liars alone.
+
+use crate::configuration::SettingsError;
+use crate::mutants::{Mutant, Mutants};
+use borsh::{BorshDeserialize, BorshSerialize};
+
+/// The most replicas a cluster may have.
+pub const REPLICAS_MAX: u8 = 31;
+
+/// n replicas of which f may lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
+pub struct Quorum {
+    n: u8,
+    f: u8,
+    two_f_plus_one: bool,
+}
+
+impl Quorum {
+    /// `f = None` takes the largest tolerated number, floor((n-1)/3).
+    ///
+    /// # Errors
+    /// When n is outside `1..=31` or f above floor((n-1)/3).
+    pub fn new(n: usize, f: Option<u8>) -> Result<Self, SettingsError> {
+        let n = u8::try_from(n).ok().filter(|n| (1..=REPLICAS_MAX).contains(n)).ok_or(
+            SettingsError::ReplicaCount { given: n },
+        )?;
+        let f_max = (n - 1) / 3;
+        let f = f.unwrap_or(f_max);
+        if f > f_max {
+            return Err(SettingsError::FaultBound { n, f, f_max });
+        }
+        Ok(Self { n, f, two_f_plus_one: false })
+    }
+
+    /// The same arithmetic with the rules in `mutants` switched off (a no-op outside proof builds).
+    #[must_use]
+    pub fn with_mutants(mut self, mutants: Mutants) -> Self {
+        self.two_f_plus_one = mutants.on(Mutant::QuorumTwoFPlusOne);
+        self
+    }
+
+    /// Replicas in the cluster.
+    #[must_use]
+    pub fn n(self) -> u8 {
+        self.n
+    }
+
+    /// Liars assumed at most.
+    #[must_use]
+    pub fn f(self) -> u8 {
+        self.f
+    }
+
+    /// Votes that decide: floor((n+f)/2) + 1.
+    #[must_use]
+    pub fn q(self) -> usize {
+        if self.two_f_plus_one {
+            return 2 * usize::from(self.f) + 1;
+        }
+        (usize::from(self.n) + usize::from(self.f)) / 2 + 1
+    }
+
+    /// Voices of which at least one is honest: f + 1.
+    #[must_use]
+    pub fn weak(self) -> usize {
+        usize::from(self.f) + 1
+    }
+
+    /// VIEW-CHANGEs for higher views at which a replica joins: max(f+1, min(2, n)). With f = 0 the plain `f+1`
+    /// would let a single delayed replica drag everybody along.
+    #[must_use]
+    pub fn join(self) -> usize {
+        self.weak().max(usize::from(self.n.min(2)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Quorum;
+
+    #[test]
+    fn two_quorums_share_an_honest_replica_and_the_honest_make_one() {
+        for n in 1..=31usize {
+            for f in 0..=u8::try_from((n - 1) / 3).unwrap() {
+                let quorum = Quorum::new(n, Some(f)).unwrap();
+                let (q, f) = (quorum.q(), usize::from(f));
+                assert!(2 * q - n > f, "n={n} f={f}");
+                assert!(q <= n - f, "n={n} f={f}");
+                assert!(quorum.join() <= n);
+            }
+        }
+    }
+
+    /// The formula itself, over more sizes than a cluster may have.
+    #[test]
+    fn the_formula_holds_for_every_n_to_one_hundred() {
+        for n in 1..=100usize {
+            for f in 0..=(n - 1) / 3 {
+                let q = (n + f) / 2 + 1;
+                assert!(2 * q - n > f && q <= n - f, "n={n} f={f}");
+            }
+        }
+    }
+
+    #[test]
+    fn two_f_plus_one_forks_at_five_and_six() {
+        for n in [5usize, 6] {
+            let f = 1;
+            assert!(2 * (2 * f + 1) - n <= f);
+        }
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused() {
+        assert!(Quorum::new(0, None).is_err());
+        assert!(Quorum::new(32, None).is_err());
+        assert!(Quorum::new(4, Some(2)).is_err());
+        assert_eq!(Quorum::new(3, None).unwrap().f(), 0);
+        assert_eq!(Quorum::new(4, None).unwrap().q(), 3);
+        assert_eq!(Quorum::new(5, None).unwrap().q(), 4);
+    }
+}

@@ -1,0 +1,89 @@
+//! What one slot of the root log holds. Client frames are opaque here: bytes whose signature and meaning are checked
+//! by whoever prepares and executes them.
+
+use crate::order::SignedMemberOrder;
+use alloc::vec::Vec;
+use borsh::{BorshDeserialize, BorshSerialize};
+use bytes::Bytes;
+use dwcp_base::codec::CodecError;
+use dwcp_base::limits::PROPOSAL_BYTES_MAX;
+use dwcp_base::{Hash, Hasher, LogTime, decode, encode};
+
+/// One entry of the root log. Discriminants are part of the format and are never reused: 2 to 7 are kept for Switch,
+/// Decide, Mode, Anchor, Report and Policy, 9 for Evidence.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
+#[borsh(use_discriminant = true)]
+#[repr(u8)]
+pub enum RootEntry {
+    /// Client frames, each signed by its session or principal; executed in this order.
+    Batch(Vec<Bytes>) = 1,
+    /// An operator replaces a member's lost disk by a new incarnation.
+    Member(SignedMemberOrder) = 8,
+    /// Nothing but the passage of log time.
+    Noop = 10,
+}
+
+/// What the primary proposes for one sequence: its clock and the entries to execute.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
+pub struct Proposal {
+    /// The proposer's wall clock. Log time becomes the larger of this and what it was.
+    pub time: LogTime,
+    pub entries: Vec<RootEntry>,
+}
+
+impl Proposal {
+    /// The payload bytes that PBFT orders. The null request is the empty payload, which is no `Proposal`.
+    #[must_use]
+    pub fn to_payload(&self) -> Bytes {
+        Bytes::from(encode(self))
+    }
+
+    /// Reads a payload; `None` for the null request.
+    ///
+    /// # Errors
+    /// Bytes that are too long or are not a proposal.
+    pub fn from_payload(payload: &Bytes) -> Result<Option<Self>, CodecError> {
+        if payload.is_empty() {
+            return Ok(None);
+        }
+        if payload.len() > PROPOSAL_BYTES_MAX {
+            return Err(CodecError::TooLong { bytes: payload.len(), bytes_max: PROPOSAL_BYTES_MAX });
+        }
+        decode(payload).map(Some)
+    }
+}
+
+/// The digest under which PBFT orders a payload.
+#[must_use]
+pub fn payload_digest(payload: &[u8]) -> Hash {
+    let mut hasher = Hasher::new("dwcp v3 payload");
+    hasher.update(payload);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    #[test]
+    fn a_proposal_survives_its_bytes_and_null_is_empty() {
+        let proposal = Proposal {
+            time: LogTime(7),
+            entries: vec![RootEntry::Batch(vec![Bytes::from_static(b"frame")]), RootEntry::Noop],
+        };
+        let payload = proposal.to_payload();
+        assert_eq!(Proposal::from_payload(&payload), Ok(Some(proposal)));
+        assert_eq!(Proposal::from_payload(&Bytes::new()), Ok(None));
+    }
+
+    #[test]
+    fn trailing_and_unknown_bytes_are_refused() {
+        let mut bytes = encode(&Proposal { time: LogTime(1), entries: vec![RootEntry::Noop] });
+        bytes.push(0);
+        assert!(Proposal::from_payload(&Bytes::from(bytes.clone())).is_err());
+        bytes.pop();
+        *bytes.last_mut().expect("the discriminant is last") = 2;
+        assert!(Proposal::from_payload(&Bytes::from(bytes)).is_err());
+    }
+}

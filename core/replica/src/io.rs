@@ -1,0 +1,267 @@
+//! What goes into a replica and what comes out: the whole surface between the core and the world.
+//!
+//! The driver calls `step(now, input, &mut outbox)` for every input, and `Input::Settle` when it has handed over all
+//! it had; proposals leave at Settle, so that what arrived together is ordered together. Effects are carried out in
+//! order. `Persist` has a ticket; whatever names that ticket in `after` leaves only when it is on disk.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use borsh::{BorshDeserialize, BorshSerialize};
+use bytes::Bytes;
+use dwcp_base::{Hash, Incarnation, Position, PublicKey, ReplicaId, Sequence, Signature, Ticket, View};
+use dwcp_log::MemberOrder;
+use dwcp_state::{CommandResult, Refusal, SessionId};
+
+/// The driver's name for one client connection. The driver never reuses one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(pub u64);
+
+/// Something happened outside.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Bytes from a peer over a link whose other end proved to be this incarnation of this replica.
+    Peer { from: ReplicaId, incarnation: Incarnation, bytes: Bytes },
+    /// A link to this peer came up: what it may have missed is sent again.
+    LinkUp { peer: ReplicaId },
+    /// A client asks for something.
+    Client { client: ClientId, request: ClientRequest },
+    /// A client's connection ended; nothing is sent to it any more.
+    ClientGone { client: ClientId },
+    /// The moment named by `next_wakeup` has come (or passed; waking too often is harmless).
+    Wake,
+    /// All inputs that were there have been handed over.
+    Settle,
+    /// `Effect::ReadChunk` was carried out. `None`: it cannot be read (any more).
+    ChunkRead { token: u64, bytes: Option<Bytes> },
+    /// `Effect::SaveSnapshot` or `FinishSnapshot` was carried out and is durable.
+    SnapshotSaved { sequence: Sequence },
+    /// It could not be carried out (full disk, say); the replica goes on with its longer log and tries a later one.
+    SnapshotFailed { sequence: Sequence },
+}
+
+/// What a client may ask.
+#[derive(Clone, Debug)]
+pub enum ClientRequest {
+    /// From now on results of this session, wherever its frames entered the cluster, also go to this client.
+    Attach { session: SessionId },
+    /// An encoded `dwcp_state::ClientFrame`. Attaches the client to the frame's session.
+    Frame { bytes: Bytes },
+    /// A member order, encoded `dwcp_log::SignedMemberOrder`.
+    Order { id: u64, bytes: Bytes },
+    /// A read of this replica's own state; may be stale.
+    Query { id: u64, bytes: Bytes },
+    /// How this replica sees itself and the cluster.
+    Status { id: u64 },
+}
+
+/// An answer to a client.
+#[derive(Clone, Debug)]
+pub enum ClientReply {
+    /// A frame was executed (or had been).
+    Executed(ExecutedReply),
+    /// A frame will not be ordered by this replica.
+    Refused { session: SessionId, first: u64, refusal: Refusal },
+    /// A frame that cannot even be read.
+    Malformed { reason: String },
+    Order { id: u64, outcome: OrderOutcome },
+    Query { id: u64, outcome: Result<Bytes, String> },
+    Status { id: u64, status: Box<Status> },
+}
+
+/// What became of a member order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OrderOutcome {
+    /// In force from this sequence on.
+    Done { sequence: Sequence },
+    Refused { reason: String },
+}
+
+/// Whom an acknowledgement trusts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
+#[borsh(use_discriminant = false)]
+pub enum Label {
+    /// Holds as long as members only crash.
+    Crash,
+    /// f >= 1 and a certificate of the root covers it: holds though f members lie.
+    Byzantine,
+}
+
+/// One replica's signed word on what a frame's commands returned.
+///
+/// The signature covers a Merkle root over one executed proposal, so one signature serves every frame in it.
+/// A client of a cluster with f liars believes `f + 1` equal `leaf_hash`es from different replicas.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct ExecutedReply {
+    pub session: SessionId,
+    /// The frame's first sequence; `results` are in the frame's order.
+    pub first: u64,
+    pub results: Vec<CommandResult>,
+    pub label: Label,
+    pub position: Position,
+    /// A hint whom to ask next.
+    pub view: View,
+    pub replica: ReplicaId,
+    pub incarnation: Incarnation,
+    /// Index of this frame's leaf and the hashes beside the way to the root.
+    pub leaf_index: u32,
+    pub path: Vec<Hash>,
+    /// `None` under f = 0, where one replica's word suffices and the link proves whose it is.
+    pub signature: Option<Signature>,
+}
+
+/// How urgent bytes to a peer are; queues drop `Bulk` first and `Vote` last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    Vote,
+    Order,
+    Request,
+    Bulk,
+}
+
+/// A consistent copy of the replicated state at one sequence, to be written chunk by chunk beside the core.
+pub trait FrozenChunks: Send {
+    fn chunk_count(&self) -> u32;
+    /// # Errors
+    /// A machine that cannot write a chunk says why; the snapshot is then abandoned.
+    fn chunk(&self, index: u32) -> Result<Vec<u8>, String>;
+}
+
+/// Something to be done outside, in this order.
+pub enum Effect {
+    /// Append to the write-ahead log. Tickets count up by one.
+    Persist { ticket: Ticket, record: Vec<u8> },
+    Send { to: ReplicaId, class: Class, after: Ticket, bytes: Bytes },
+    Reply { client: ClientId, after: Ticket, reply: ClientReply },
+    /// Write a snapshot in the background; answer with `SnapshotSaved` or `SnapshotFailed`.
+    SaveSnapshot { sequence: Sequence, meta: Vec<u8>, frozen: Box<dyn FrozenChunks> },
+    /// One chunk of a snapshot that is being fetched; kept across a restart.
+    SaveChunk { sequence: Sequence, index: u32, bytes: Bytes },
+    /// The fetched snapshot is whole; answer with `SnapshotSaved` once it is durable.
+    FinishSnapshot { sequence: Sequence, meta: Vec<u8> },
+    /// Read part of a chunk for a peer; answer with `ChunkRead`.
+    ReadChunk { token: u64, sequence: Sequence, index: u32, offset: u64, bytes_max: u32 },
+    DropSnapshot { sequence: Sequence },
+    /// Records before this ticket are no longer needed.
+    DiscardLog { before: Ticket },
+    /// A member's keys or addresses changed: links must follow.
+    MemberChanged { order: Box<MemberOrder> },
+    /// For logs, metrics and judges. Never needed for correctness.
+    Event(Event),
+    /// This replica must not go on; the reason says what to do.
+    Halt { reason: String },
+}
+
+impl core::fmt::Debug for Effect {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Persist { ticket, record } => write!(f, "Persist({ticket:?}, {} B)", record.len()),
+            Self::Send { to, class, after, bytes } => {
+                write!(f, "Send({to:?}, {class:?}, after {after:?}, {} B)", bytes.len())
+            }
+            Self::Reply { client, after, reply } => write!(f, "Reply({client:?}, after {after:?}, {reply:?})"),
+            Self::SaveSnapshot { sequence, .. } => write!(f, "SaveSnapshot({sequence:?})"),
+            Self::SaveChunk { sequence, index, bytes } => {
+                write!(f, "SaveChunk({sequence:?}, {index}, {} B)", bytes.len())
+            }
+            Self::FinishSnapshot { sequence, .. } => write!(f, "FinishSnapshot({sequence:?})"),
+            Self::ReadChunk { token, sequence, index, offset, .. } => {
+                write!(f, "ReadChunk({token}, {sequence:?}, {index} at {offset})")
+            }
+            Self::DropSnapshot { sequence } => write!(f, "DropSnapshot({sequence:?})"),
+            Self::DiscardLog { before } => write!(f, "DiscardLog({before:?})"),
+            Self::MemberChanged { order } => write!(f, "MemberChanged({order:?})"),
+            Self::Event(event) => write!(f, "Event({event:?})"),
+            Self::Halt { reason } => write!(f, "Halt({reason})"),
+        }
+    }
+}
+
+/// What is worth telling people and judges.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// This replica gave up on a view and asks for this one.
+    ViewChangeStarted { view: View, reason: &'static str },
+    /// This replica works in this view now. `gaps`: slots filled with the null request; `carried`: slots re-proposed.
+    ViewEntered { view: View, primary: ReplicaId, gaps: u32, carried: u32 },
+    /// A slot was executed. `commands` lists every command that ran now, not those that had run before.
+    Executed {
+        sequence: Sequence,
+        position: Position,
+        view: View,
+        payload_digest: Hash,
+        chain: Hash,
+        commands: Vec<ExecutedCommand>,
+    },
+    /// The state's digest after a checkpoint's sequence, as this replica computed it.
+    Digest { sequence: Sequence, digest: Hash },
+    StableCheckpoint { sequence: Sequence, digest: Hash },
+    /// This replica's own digest differs from the certified one; it fetches the state anew.
+    Diverged { sequence: Sequence, own: Hash, certified: Hash },
+    StateTransferStarted { sequence: Sequence },
+    StateTransferFinished { sequence: Sequence },
+    /// A donor sent what does not match the certificate; it is not asked again for this snapshot.
+    DonorDropped { donor: ReplicaId, sequence: Sequence },
+    /// This replica recovered from its disk.
+    Recovered { view: View, executed: Sequence, stable: Sequence, inside_view_change: bool, records: u64 },
+    /// A member's new incarnation is in force; it votes after `votes_after`.
+    MemberReplaced { id: ReplicaId, incarnation: Incarnation, votes_after: Sequence },
+    /// A new incarnation counts again.
+    MemberReadmitted { id: ReplicaId, incarnation: Incarnation },
+    /// A retry was answered from the session table instead of being run again.
+    RetryAnswered { session: SessionId, first: u64 },
+    /// Something from a peer or client was refused, under a named reason.
+    Refused { from: Option<ReplicaId>, reason: &'static str },
+}
+
+/// A command that ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExecutedCommand {
+    pub session: SessionId,
+    pub sequence: u64,
+    pub result: Hash,
+}
+
+/// How a replica sees itself and the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Status {
+    pub replica: ReplicaId,
+    pub incarnation: Incarnation,
+    pub n: u8,
+    pub f: u8,
+    pub view: View,
+    /// False while a view change is under way.
+    pub view_active: bool,
+    pub primary: ReplicaId,
+    pub executed: Sequence,
+    pub stable: Sequence,
+    /// The highest sequence anybody showed us evidence of.
+    pub highest_seen: Sequence,
+    pub position: Position,
+    pub chain: Hash,
+    pub state_digest_sequence: Sequence,
+    pub state_digest: Hash,
+    pub pending_frames: u32,
+    pub pending_bytes: u64,
+    pub executed_commands: u64,
+    pub log_time_ms: u64,
+    pub voter: bool,
+    pub transferring: bool,
+    /// Reasons why this replica is not ready; empty when it is.
+    pub not_ready: Vec<String>,
+    pub counters: Vec<(String, u64)>,
+    pub peers: Vec<PeerStatus>,
+    /// The key that signs this replica's replies.
+    pub vote_key: PublicKey,
+}
+
+/// What a replica last heard of a peer.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct PeerStatus {
+    pub id: ReplicaId,
+    pub view: View,
+    pub executed: Sequence,
+    pub stable: Sequence,
+    /// Milliseconds since anything came from it; `u64::MAX` for never.
+    pub silent_ms: u64,
+}

@@ -216,3 +216,87 @@ fn audit_tests_reads_real_files_and_treats_a_missing_skip_log_as_no_skips() {
         &["audit-tests: the_long_one skipped itself (no-time)"],
     );
 }
+
+/// `.ci/run` in a folder of its own, with a cargo that only writes down how it was called.
+#[cfg(unix)]
+mod ci_run {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    const GREEN: &str =
+        "test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0s";
+
+    /// Runs the script with `while_testing` as what happens inside `cargo test`; returns its output and cargo's calls.
+    fn run(readme: &str, while_testing: &str) -> (Output, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        let tools = root.join("tools");
+        for path in [root.join(".ci"), tools.clone()] {
+            std::fs::create_dir(path).unwrap();
+        }
+        std::fs::copy(repository().join(".ci/run"), root.join(".ci/run")).unwrap();
+        std::fs::write(root.join("README.md"), readme).unwrap();
+        let calls = root.join("calls");
+        let cargo = format!(
+            "#!/bin/bash\necho \"$*\" >>'{}'\ncase \"$1\" in\ntest) {while_testing} ;;\n\
+             xtask) [[ $2 != audit-tests ]] || exec '{}' \"${{@:2}}\" ;;\nesac\n",
+            calls.display(),
+            env!("CARGO_BIN_EXE_xtask"),
+        );
+        for (name, text) in [("cargo", cargo.as_str()), ("rustc", "#!/bin/sh\n")] {
+            std::fs::write(tools.join(name), text).unwrap();
+            std::fs::set_permissions(tools.join(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap());
+        let mut command = Command::new("bash");
+        command.arg(root.join(".ci/run")).env("PATH", path).env("CI", "true").env("PROTOC", "/bin/true");
+        let output = command.output().unwrap();
+        (output, std::fs::read_to_string(calls).unwrap_or_default())
+    }
+
+    const README: &str = "Run `cargo test --workspace`.\n";
+
+    #[test]
+    fn the_test_command_runs_first_and_exactly_as_the_readme_gives_it() {
+        let (output, calls) = run(README, &format!("echo '{GREEN}'"));
+        assert_passes(&output);
+        let calls: Vec<&str> = calls.lines().collect();
+        assert_eq!(calls[0], "--version");
+        assert_eq!(calls[1], "test --workspace");
+        assert!(calls[2].starts_with("xtask audit-tests --output "), "{calls:?}");
+        assert_eq!(calls[3..], ["xtask ci --skip-tests"]);
+        assert!(String::from_utf8_lossy(&output.stdout).lines().any(|line| line == GREEN), "untouched");
+
+        let (output, calls) = run("Run the tests.\n", &format!("echo '{GREEN}'"));
+        assert_refuses(&output, &["ci: README.md does not give the command `cargo test --workspace`"]);
+        assert_eq!(calls, "--version\n", "nothing is run that the README does not promise");
+    }
+
+    #[test]
+    fn failing_ignored_and_wrongly_skipped_tests_end_the_run() {
+        let ignored = GREEN.replace("0 ignored", "1 ignored");
+        let skipped = format!("echo 'SKIPPED(no-mood): lazy' >>\"$DWCP_SKIP_LOG\"; echo '{GREEN}'");
+        for tests in [format!("echo '{GREEN}'; exit 101"), format!("echo '{ignored}'"), skipped] {
+            let (output, calls) = run(README, &tests);
+            assert!(!output.status.success(), "{tests}");
+            assert!(!calls.contains("xtask ci"), "{tests}");
+        }
+        let accepted = format!("echo 'SKIPPED(needs-root): netns' >>\"$DWCP_SKIP_LOG\"; echo '{GREEN}'");
+        assert_passes(&run(README, &accepted).0);
+    }
+
+    #[test]
+    fn a_build_that_calls_protoc_or_cmake_fails_even_if_it_goes_on_without() {
+        for call in ["protoc --version", "cmake .."] {
+            let (output, _) = run(README, &format!("{call} || true; echo '{GREEN}'"));
+            assert_eq!(output.status.code(), Some(1));
+            assert!(
+                errors(&output).contains(&format!("ci: the build called a hidden tool: {call}")),
+                "{}",
+                errors(&output)
+            );
+        }
+        let (output, _) = run(README, &format!("[[ -z \"${{PROTOC:-}}\" ]] || exit 9; echo '{GREEN}'"));
+        assert_passes(&output);
+    }
+}

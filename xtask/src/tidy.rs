@@ -199,6 +199,9 @@ fn check_words(path: &str, text: &str) -> Vec<String> {
                 broken.push(format!("{path}:{}: `{word}` does not belong in the repository", number + 1));
             }
         }
+        if cites_a_paper_outside(line) {
+            broken.push(format!("{path}:{}: cites a text that is not here: say it in own words", number + 1));
+        }
     }
     broken
 }
@@ -218,6 +221,17 @@ fn forbidden_words() -> [&'static str; 12] {
         concat!("Cla", "ude"),
         concat!("AI ", "assistant"),
     ]
+}
+
+/// Sections of working papers, such as the word DESIGN before a number: a reader of the repository cannot look them up.
+fn cites_a_paper_outside(line: &str) -> bool {
+    [concat!("DES", "IGN"), concat!("LAY", "OUT")].iter().any(|paper| {
+        line.match_indices(paper).any(|(at, _)| {
+            let after = line[at + paper.len()..].trim_start_matches([' ', '(', '§']);
+            let section = after.strip_prefix("section ").unwrap_or(after);
+            section.len() < line.len() - at - paper.len() && section.starts_with(|c: char| c.is_ascii_digit())
+        })
+    })
 }
 
 /// Does the line hold the word, whatever its case, not as a part of a longer word? Paths match anywhere.
@@ -320,5 +334,16 @@ mod tests {
             assert_eq!(found(&word.to_uppercase()), 1, "{word}");
         }
         assert_eq!(found(&format!("two {}s", concat!("L", "LM"))), 1);
+    }
+
+    #[test]
+    fn a_section_of_a_text_that_is_not_here_is_found() {
+        let paper = concat!("DES", "IGN");
+        for cited in ["{} 8", "see {} section 4.", "({} §5)"] {
+            assert!(cites_a_paper_outside(&cited.replace("{}", paper)), "{cited}");
+        }
+        for fine in ["{}", "{}ATED 4", "{} of 4", "{}8", "design 8"] {
+            assert!(!cites_a_paper_outside(&fine.replace("{}", paper)), "{fine}");
+        }
     }
 }

@@ -37,7 +37,7 @@ struct Row {
 type Step = (&'static str, fn(&Path) -> anyhow::Result<Outcome>);
 
 const STEPS: &[Step] = &[
-    ("format", |root| execute(root, &["fmt", "--all", "--check"], &[])),
+    ("format", format),
     ("layers", |root| layers::run(root).map(passed)),
     ("tidy", |root| tidy::run(root).map(passed)),
     ("clippy", |root| {
@@ -96,6 +96,12 @@ fn execute(root: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> any
     println!("$ {}", shown(&command));
     let status = command.status().with_context(|| format!("cannot start `{}`", shown(&command)))?;
     Ok(passed(status.success()))
+}
+
+/// rustfmt colours its differences into a pipe too, unless told not to.
+fn format(root: &Path) -> anyhow::Result<Outcome> {
+    let colour = if std::io::stdout().is_terminal() { "auto" } else { "never" };
+    execute(root, &["fmt", "--all", "--check", "--", "--color", colour], &[])
 }
 
 /// The tests, then the question whether all of them ran. One way of running them, nextest or not: a suite that is judged

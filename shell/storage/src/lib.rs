@@ -8,18 +8,18 @@
 //!
 //! Every byte is described in `docs/durable.md`. Start reading at [`DataDir`], then [`Wal`].
 
-//TMP mod dir;
+mod dir;
 mod disk;
 mod error;
 mod manifest;
 #[cfg(test)]
 mod memory_disk;
-//TMP mod snapshot;
+mod snapshot;
 mod wal;
 
-//TMP pub use dir::{DataDir, Identity, OpenedDir};
+pub use dir::{DataDir, Identity, OpenedDir};
 pub use disk::{Disk, DiskFile, DiskLock, RealDisk};
 pub use error::{StorageError, Warning};
 pub use manifest::{DATA_FORMAT_VERSION, Manifest};
-//TMP pub use snapshot::{CHUNK_BYTES_MAX, META_BYTES_MAX, SnapshotInfo, SnapshotStore};
+pub use snapshot::{CHUNK_BYTES_MAX, META_BYTES_MAX, SnapshotInfo, SnapshotStore};
 pub use wal::{BATCH_BYTES_MAX, Lsn, OWNER_BYTES, RECORD_BYTES_MAX, Wal, WalRecord, WalSettings};

@@ -1,0 +1,468 @@
+//! Snapshots in chunks, and a few named values, in one `redb` file. A snapshot being written or received is
+//! visible as incomplete and survives a restart up to the last durable chunk; `finish` makes it durable.
+//!
+//! It knows numbers, chunks and checksums, not what a snapshot is of. `redb` verifies its pages only when it
+//! repairs, so every value carries a checksum of its own, seeded with its key, verified at every read.
+
+use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
+
+use redb::{Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+
+use crate::error::StorageError;
+
+/// Largest chunk.
+pub const CHUNK_BYTES_MAX: usize = 16 << 20;
+/// Largest metadata of a snapshot, and largest named value.
+pub const META_BYTES_MAX: usize = 1 << 20;
+/// Chunks put since the last durable commit, in bytes: what a crash may cost an unfinished snapshot.
+const UNSYNCED_BYTES_MAX: u64 = 32 << 20;
+/// Left alone, `redb` takes a gigabyte.
+const CACHE_BYTES: usize = 32 << 20;
+
+const CRC_BYTES: usize = 4;
+/// Checksum, complete, chunks, bytes; then the metadata.
+const INFO_HEADER_BYTES: usize = CRC_BYTES + 1 + 4 + 8;
+
+const SNAPSHOTS: TableDefinition<u64, &[u8]> = TableDefinition::new("snapshots");
+const CHUNKS: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("chunks");
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotInfo {
+    pub seq: u64,
+    pub meta: Vec<u8>,
+    /// Distinct chunks present; of a complete snapshot they are 0..chunks.
+    pub chunks: u32,
+    pub bytes: u64,
+    pub complete: bool,
+}
+
+type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>;
+
+/// Shared between threads as it is; writers take turns, readers never wait for them.
+pub struct SnapshotStore {
+    path: PathBuf,
+    opener: Opener,
+    /// `None` after a failure: `redb` refuses everything then, so the next call opens the file again.
+    database: RwLock<Option<Database>>,
+    unsynced_bytes: AtomicU64,
+}
+
+impl fmt::Debug for SnapshotStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnapshotStore").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl SnapshotStore {
+    /// Opens the store, or begins an empty one.
+    pub fn open(path: &Path) -> Result<Self, StorageError> {
+        let file = path.to_path_buf();
+        Self::open_with(path, Box::new(move || builder().create(&file)))
+    }
+
+    fn open_with(path: &Path, opener: Opener) -> Result<Self, StorageError> {
+        let store = Self {
+            path: path.into(),
+            opener,
+            database: RwLock::new(None),
+            unsynced_bytes: AtomicU64::new(0),
+        };
+        // Readers find the tables there from now on.
+        store.write(Durability::Immediate, |write| {
+            write.open_table(SNAPSHOTS)?;
+            write.open_table(CHUNKS)?;
+            write.open_table(META)?;
+            Ok(())
+        })?;
+        Ok(store)
+    }
+
+    /// Begins a snapshot, or takes up an incomplete one that was begun with the same metadata.
+    pub fn begin(&self, seq: u64, meta: &[u8]) -> Result<(), StorageError> {
+        refuse_above("snapshot metadata", meta, META_BYTES_MAX)?;
+        self.write(Durability::None, |write| {
+            let mut snapshots = write.open_table(SNAPSHOTS)?;
+            if let Some(info) = self.info(&snapshots, seq)? {
+                return match (info.complete, info.meta == meta) {
+                    (true, _) => refused(StorageError::SnapshotComplete { seq }),
+                    (false, true) => Ok(()),
+                    (false, false) => refused(StorageError::SnapshotMetaDiffers { seq }),
+                };
+            }
+            let info = SnapshotInfo { seq, meta: meta.into(), chunks: 0, bytes: 0, complete: false };
+            snapshots.insert(seq, &encode_info(&info)[..])?;
+            Ok(())
+        })
+    }
+
+    /// Adds a chunk, or replaces it. In any order.
+    pub fn put_chunk(&self, seq: u64, index: u32, bytes: &[u8]) -> Result<(), StorageError> {
+        refuse_above("chunk", bytes, CHUNK_BYTES_MAX)?;
+        let unsynced = self.unsynced_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let durable = unsynced + bytes.len() as u64 >= UNSYNCED_BYTES_MAX;
+        let durability = if durable { Durability::Immediate } else { Durability::None };
+        self.write(durability, |write| {
+            let mut snapshots = write.open_table(SNAPSHOTS)?;
+            let mut info = self.incomplete(&snapshots, seq)?;
+            let mut chunks = write.open_table(CHUNKS)?;
+            let replaced = chunks.get((seq, index))?.map(|old| old.value().len().saturating_sub(CRC_BYTES));
+            if replaced.is_none() {
+                info.chunks += 1;
+            }
+            info.bytes = (info.bytes + bytes.len() as u64).saturating_sub(replaced.unwrap_or(0) as u64);
+            let mut value = chunks.insert_reserve((seq, index), CRC_BYTES + bytes.len())?;
+            let (crc, body) = value.as_mut().split_at_mut(CRC_BYTES);
+            crc.copy_from_slice(&chunk_crc(seq, index, bytes).to_le_bytes());
+            body.copy_from_slice(bytes);
+            drop(value);
+            snapshots.insert(seq, &encode_info(&info)[..])?;
+            Ok(())
+        })
+    }
+
+    /// Declares the snapshot complete: chunks 0..n without a gap, durable when this returns.
+    pub fn finish(&self, seq: u64) -> Result<(), StorageError> {
+        self.write(Durability::Immediate, |write| {
+            let mut snapshots = write.open_table(SNAPSHOTS)?;
+            let mut info = match self.incomplete(&snapshots, seq) {
+                Err(Fault::Refused(StorageError::SnapshotComplete { .. })) => return Ok(()),
+                info => info?,
+            };
+            let chunks = write.open_table(CHUNKS)?;
+            for (expected, entry) in (0..info.chunks).zip(chunks.range(all_chunks(seq))?) {
+                if entry?.0.value().1 != expected {
+                    return refused(StorageError::ChunkMissing { seq, index: expected });
+                }
+            }
+            info.complete = true;
+            snapshots.insert(seq, &encode_info(&info)[..])?;
+            Ok(())
+        })
+    }
+
+    /// Makes durable what was put so far.
+    pub fn flush(&self) -> Result<(), StorageError> {
+        self.write(Durability::Immediate, |_| Ok(()))
+    }
+
+    /// All snapshots, lowest first, incomplete ones included.
+    pub fn list(&self) -> Result<Vec<SnapshotInfo>, StorageError> {
+        self.read(|read| {
+            let snapshots = read.open_table(SNAPSHOTS)?;
+            let mut infos = Vec::new();
+            for entry in snapshots.iter()? {
+                let (seq, value) = entry?;
+                infos.push(self.decode_info(seq.value(), value.value())?);
+            }
+            Ok(infos)
+        })
+    }
+
+    /// Which chunks are present: what a resumed transfer need not fetch again.
+    pub fn chunk_indexes(&self, seq: u64) -> Result<Vec<u32>, StorageError> {
+        self.read(|read| {
+            let chunks = read.open_table(CHUNKS)?;
+            chunks.range(all_chunks(seq))?.map(|entry| Ok(entry?.0.value().1)).collect()
+        })
+    }
+
+    pub fn read_chunk(&self, seq: u64, index: u32) -> Result<Vec<u8>, StorageError> {
+        self.with_chunk(seq, index, |bytes| Ok(bytes.to_vec()))
+    }
+
+    /// `len` bytes of a chunk from `offset` on. The whole chunk is verified all the same.
+    pub fn read_chunk_part(
+        &self,
+        seq: u64,
+        index: u32,
+        offset: u64,
+        len: usize,
+    ) -> Result<Vec<u8>, StorageError> {
+        self.with_chunk(seq, index, |bytes| {
+            let part = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)?.get(..len));
+            let outside = StorageError::RangeOutside { seq, index, offset, len, bytes: bytes.len() };
+            part.map(<[u8]>::to_vec).ok_or(outside)
+        })
+    }
+
+    /// Removes a snapshot, complete or not; durable. The space is used again, the file does not shrink.
+    pub fn delete(&self, seq: u64) -> Result<(), StorageError> {
+        self.write(Durability::Immediate, |write| {
+            write.open_table(SNAPSHOTS)?.remove(seq)?;
+            write.open_table(CHUNKS)?.retain_in(all_chunks(seq), |_, _| false)?;
+            Ok(())
+        })
+    }
+
+    pub fn get_meta(&self, key: &str) -> Result<Option<Vec<u8>>, StorageError> {
+        self.read(|read| {
+            let table = read.open_table(META)?;
+            let Some(value) = table.get(key)? else { return Ok(None) };
+            let (crc, bytes) = value.value().split_at_checked(CRC_BYTES).unwrap_or_default();
+            if crc != meta_crc(key, bytes).to_le_bytes() {
+                return refused(self.damaged(format!("value {key:?} fails its checksum")));
+            }
+            Ok(Some(bytes.to_vec()))
+        })
+    }
+
+    /// Sets a named value; durable when this returns.
+    pub fn put_meta(&self, key: &str, value: &[u8]) -> Result<(), StorageError> {
+        refuse_above("key", key.as_bytes(), META_BYTES_MAX)?;
+        refuse_above("value", value, META_BYTES_MAX)?;
+        self.write(Durability::Immediate, |write| {
+            let mut bytes = meta_crc(key, value).to_le_bytes().to_vec();
+            bytes.extend_from_slice(value);
+            write.open_table(META)?.insert(key, &bytes[..])?;
+            Ok(())
+        })
+    }
+
+    fn with_chunk<T>(
+        &self,
+        seq: u64,
+        index: u32,
+        use_bytes: impl FnOnce(&[u8]) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        self.read(|read| {
+            let chunks = read.open_table(CHUNKS)?;
+            let Some(value) = chunks.get((seq, index))? else {
+                return refused(StorageError::ChunkMissing { seq, index });
+            };
+            let (crc, bytes) = value.value().split_at_checked(CRC_BYTES).unwrap_or_default();
+            if crc != chunk_crc(seq, index, bytes).to_le_bytes() {
+                return refused(StorageError::ChunkDamaged { path: self.path.clone(), seq, index });
+            }
+            Ok(use_bytes(bytes)?)
+        })
+    }
+
+    fn incomplete(
+        &self,
+        snapshots: &impl ReadableTable<u64, &'static [u8]>,
+        seq: u64,
+    ) -> Result<SnapshotInfo, Fault> {
+        match self.info(snapshots, seq)? {
+            None => refused(StorageError::SnapshotMissing { seq }),
+            Some(info) if info.complete => refused(StorageError::SnapshotComplete { seq }),
+            Some(info) => Ok(info),
+        }
+    }
+
+    fn info(
+        &self,
+        snapshots: &impl ReadableTable<u64, &'static [u8]>,
+        seq: u64,
+    ) -> Result<Option<SnapshotInfo>, Fault> {
+        snapshots.get(seq)?.map(|value| self.decode_info(seq, value.value())).transpose()
+    }
+
+    fn decode_info(&self, seq: u64, value: &[u8]) -> Result<SnapshotInfo, Fault> {
+        if value.len() < INFO_HEADER_BYTES || value[..CRC_BYTES] != info_crc(seq, value).to_le_bytes() {
+            return refused(self.damaged(format!("the entry of snapshot {seq} fails its checksum")));
+        }
+        Ok(SnapshotInfo {
+            seq,
+            complete: value[4] != 0,
+            chunks: u32::from_le_bytes(value[5..9].try_into().expect("four bytes were cut")),
+            bytes: u64::from_le_bytes(value[9..17].try_into().expect("eight bytes were cut")),
+            meta: value[INFO_HEADER_BYTES..].to_vec(),
+        })
+    }
+
+    fn damaged(&self, what: impl Into<String>) -> StorageError {
+        StorageError::StoreDamaged { path: self.path.clone(), what: what.into() }
+    }
+
+    fn read<T>(
+        &self,
+        work: impl FnOnce(&redb::ReadTransaction) -> Result<T, Fault>,
+    ) -> Result<T, StorageError> {
+        self.attempt(|database| work(&database.begin_read()?))
+    }
+
+    fn write<T>(
+        &self,
+        durability: Durability,
+        work: impl FnOnce(&redb::WriteTransaction) -> Result<T, Fault>,
+    ) -> Result<T, StorageError> {
+        self.attempt(|database| {
+            let mut write = database.begin_write()?;
+            write.set_durability(durability).map_err(redb::Error::from)?;
+            // Otherwise the first start after a crash walks the whole file.
+            write.set_quick_repair(matches!(durability, Durability::Immediate));
+            let result = work(&write)?;
+            write.commit()?;
+            if matches!(durability, Durability::Immediate) {
+                self.unsynced_bytes.store(0, Ordering::Relaxed);
+            }
+            Ok(result)
+        })
+    }
+
+    /// Runs `work` on the database. A damaged file can make `redb` panic; here that is an error as any other.
+    fn attempt<T>(&self, work: impl FnOnce(&Database) -> Result<T, Fault>) -> Result<T, StorageError> {
+        self.reopen_if_closed()?;
+        let outcome = {
+            let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+            let Some(database) = database.as_ref() else {
+                return Err(self.damaged("another call failed just now, try again"));
+            };
+            catch_unwind(AssertUnwindSafe(|| work(database)))
+        };
+        let error = match outcome {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(Fault::Refused(error))) => return Err(error),
+            Ok(Err(Fault::Redb(error))) => self.translate(error),
+            Err(_) => self.damaged("the database stopped in the middle of an operation"),
+        };
+        let failed = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(failed)));
+        Err(error)
+    }
+
+    fn reopen_if_closed(&self) -> Result<(), StorageError> {
+        if self.database.read().unwrap_or_else(PoisonError::into_inner).is_some() {
+            return Ok(());
+        }
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        if database.is_none() {
+            *database = match catch_unwind(AssertUnwindSafe(|| (self.opener)())) {
+                Ok(Ok(opened)) => Some(opened),
+                Ok(Err(error)) => return Err(self.translate(error.into())),
+                Err(_) => return Err(self.damaged("the database cannot be opened")),
+            };
+        }
+        Ok(())
+    }
+
+    fn translate(&self, error: redb::Error) -> StorageError {
+        match error {
+            redb::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
+                self.damaged(source.to_string())
+            }
+            redb::Error::Io(source) if source.kind() == io::ErrorKind::UnexpectedEof => {
+                self.damaged("the file ends too early")
+            }
+            redb::Error::Io(source) => StorageError::io("use", &self.path, source),
+            redb::Error::DatabaseAlreadyOpen => {
+                StorageError::Locked { path: self.path.clone(), holder: "unknown".into() }
+            }
+            other => self.damaged(other.to_string()),
+        }
+    }
+}
+
+impl Drop for SnapshotStore {
+    /// An orderly stop keeps the chunks of an unfinished snapshot; a crash may cost the last few.
+    fn drop(&mut self) {
+        if self.unsynced_bytes.load(Ordering::Relaxed) > 0 {
+            let _ = self.flush();
+        }
+    }
+}
+
+/// `redb` failed, or we say no.
+enum Fault {
+    Redb(redb::Error),
+    Refused(StorageError),
+}
+
+fn refused<T>(error: StorageError) -> Result<T, Fault> {
+    Err(Fault::Refused(error))
+}
+
+impl From<StorageError> for Fault {
+    fn from(error: StorageError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<redb::Error> for Fault {
+    fn from(error: redb::Error) -> Self {
+        Self::Redb(error)
+    }
+}
+
+impl From<redb::StorageError> for Fault {
+    fn from(error: redb::StorageError) -> Self {
+        Self::Redb(error.into())
+    }
+}
+
+impl From<redb::TableError> for Fault {
+    fn from(error: redb::TableError) -> Self {
+        Self::Redb(error.into())
+    }
+}
+
+impl From<redb::TransactionError> for Fault {
+    fn from(error: redb::TransactionError) -> Self {
+        Self::Redb(error.into())
+    }
+}
+
+impl From<redb::CommitError> for Fault {
+    fn from(error: redb::CommitError) -> Self {
+        Self::Redb(error.into())
+    }
+}
+
+fn builder() -> Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
+}
+
+fn refuse_above(what: &'static str, bytes: &[u8], max: usize) -> Result<(), StorageError> {
+    match bytes.len() > max {
+        true => Err(StorageError::ValueTooLarge { what, bytes: bytes.len(), max }),
+        false => Ok(()),
+    }
+}
+
+fn all_chunks(seq: u64) -> std::ops::RangeInclusive<(u64, u32)> {
+    (seq, 0)..=(seq, u32::MAX)
+}
+
+fn encode_info(info: &SnapshotInfo) -> Vec<u8> {
+    let mut value = vec![0; CRC_BYTES];
+    value.push(u8::from(info.complete));
+    value.extend_from_slice(&info.chunks.to_le_bytes());
+    value.extend_from_slice(&info.bytes.to_le_bytes());
+    value.extend_from_slice(&info.meta);
+    let crc = info_crc(info.seq, &value);
+    value[..CRC_BYTES].copy_from_slice(&crc.to_le_bytes());
+    value
+}
+
+fn info_crc(seq: u64, value: &[u8]) -> u32 {
+    seeded_crc(&seq.to_le_bytes(), &value[CRC_BYTES..])
+}
+
+fn chunk_crc(seq: u64, index: u32, bytes: &[u8]) -> u32 {
+    let mut key = [0; 12];
+    key[..8].copy_from_slice(&seq.to_le_bytes());
+    key[8..].copy_from_slice(&index.to_le_bytes());
+    seeded_crc(&key, bytes)
+}
+
+fn meta_crc(key: &str, bytes: &[u8]) -> u32 {
+    seeded_crc(key.as_bytes(), bytes)
+}
+
+fn seeded_crc(key: &[u8], bytes: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(key);
+    crc.update(bytes);
+    crc.finalize()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,131 @@
+//! Judges: from what clients and replicas noted down, was the promise kept?
+//!
+//! Input is a `History` of plain numbers and bytes, built by hand or read from JSON lines; output is findings with reasons. The judges
+//! know no crate of the cluster, so no mistake can hide in code shared by the judge and the judged. Start at `judge_all`, or call the
+//! judge you need:
+//!
+//! | judge | question |
+//! |---|---|
+//! | `prefix` | do honest replicas agree on every entry at every place? |
+//! | `digest` | do they hold the same state at the same place? |
+//! | `sign_once` | did an honest identity ever sign two things for one slot? |
+//! | `exactly_once` | was every acknowledged command executed once, with the result its client got? |
+//! | `read_back` | by the clients' journals and a final read alone: what was lost, what was doubled? |
+//! | `label` | did an acknowledgement claim more than the policy allows? |
+//! | `live` | did every command finish once the faults stopped? |
+//! | `linear`, `register` | is there one order, in real time, that explains every reply? |
 
+pub mod digest;
+pub mod exactly_once;
+pub mod history;
+pub mod label;
+pub mod linear;
+pub mod lines;
+pub mod live;
+pub mod model;
+pub mod operation;
+pub mod prefix;
+pub mod read_back;
+pub mod register;
+pub mod rehearsal;
+#[cfg(test)]
+mod sample;
+pub mod sign_once;
+mod text;
+mod verdict;
+
+pub use history::{ClientJournal, Command, CommandId, History, Label, Outcome, ReplicaJournal, Reply};
+pub use live::Calm;
+pub use model::Start;
+pub use operation::{Answer, Interval, KeyValue, Operation};
+pub use verdict::{Budget, Finding, Findings, Judge, Verdict};
+
+/// What the judges must be told about a run.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Liars tolerated by the policy.
+    pub f: u32,
+    pub start: Start,
+    /// None: the run had no calm, liveness is not judged.
+    pub calm: Option<Calm>,
+    /// Every record under the read-back prefixes, read at the end. None: not judged.
+    pub read_back: Option<Vec<KeyValue>>,
+    /// A store without revisions is judged key by key.
+    pub has_revisions: bool,
+    /// Stale reads are answered outside the log; so are linearizable ones, unless they are ordered.
+    pub reads_are_logged: bool,
+    pub budget: Budget,
+}
+
+impl Terms {
+    pub fn new(f: u32) -> Self {
+        Self {
+            f,
+            start: Start::empty(1),
+            calm: None,
+            read_back: None,
+            has_revisions: true,
+            reads_are_logged: true,
+            budget: Budget::default(),
+        }
+    }
+}
+
+/// The findings of every judge that was asked, in the order of `Judge::ALL`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Judgement {
+    pub findings: Vec<Finding>,
+    pub acknowledged: u64,
+    pub lost: u64,
+    pub doubled: u64,
+    /// The search ended without an answer. Not a pass.
+    pub undecided: bool,
+}
+
+impl Judgement {
+    pub fn is_clean(&self) -> bool {
+        self.findings.is_empty() && !self.undecided
+    }
+
+    /// Judges that found something, each once.
+    pub fn judges(&self) -> Vec<Judge> {
+        let mut judges: Vec<Judge> = self.findings.iter().map(|finding| finding.judge).collect();
+        judges.dedup();
+        judges
+    }
+}
+
+pub fn judge_all(history: &History, terms: &Terms) -> Judgement {
+    let mut judgement = Judgement::default();
+    let History { clients, replicas } = history;
+    let mut take = |findings: Findings| judgement.findings.extend(findings.iter().cloned());
+    take(prefix::judge(replicas));
+    let is_logged = |command: &Command| match &command.operation {
+        Operation::Range { stale, .. } => !stale && terms.reads_are_logged,
+        _ => true,
+    };
+    let once = exactly_once::judge(clients, replicas, is_logged);
+    take(once.findings.clone());
+    let tally = terms.read_back.as_ref().map(|records| read_back::judge(clients, records));
+    take(tally.as_ref().map(|tally| tally.findings.clone()).unwrap_or_default());
+    take(sign_once::judge(replicas));
+    take(digest::judge(replicas));
+    take(terms.calm.map(|calm| live::judge(clients, calm).findings).unwrap_or_default());
+    take(label::judge(clients, terms.f));
+    let verdict = if terms.has_revisions {
+        linear::judge(clients, &terms.start, terms.budget)
+    } else {
+        register::judge_clients(clients, &terms.start, terms.budget)
+    };
+    match verdict {
+        Verdict::Linearizable => {}
+        Verdict::Violation { reason, evidence } => {
+            judgement.findings.push(Finding { judge: Judge::Linear, reason, evidence });
+        }
+        Verdict::BudgetExceeded { .. } => judgement.undecided = true,
+    }
+    judgement.acknowledged = once.acknowledged;
+    judgement.lost = tally.as_ref().map_or(0, |tally| tally.lost).max(once.lost());
+    judgement.doubled = tally.as_ref().map_or(0, |tally| tally.doubled).max(once.doubled);
+    judgement
+}

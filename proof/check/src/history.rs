@@ -1,0 +1,239 @@
+//! What was seen from outside: the clients' own journals and what each replica incarnation did.
+//!
+//! Plain numbers and bytes only, so that a history may come from the simulator, from real processes or from a file (see `lines`), and
+//! so that no judge can inherit a mistake from the code it judges. All times come from one clock (the simulator's, or the
+//! driver's machine), in microseconds. Two calls are ordered in real time when one returned strictly before the other was invoked.
+
+use crate::operation::{Answer, Operation};
+use crate::text;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CommandId {
+    #[serde(with = "text::session")]
+    pub session: u128,
+    pub seq: u64,
+}
+
+impl fmt::Display for CommandId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}/{}", self.session, self.seq)
+    }
+}
+
+/// The strength an acknowledgement claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Label {
+    Crash,
+    Byzantine,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// Store revision after the operation. None only for stores without revisions (then only the per-key search applies).
+    pub revision: Option<u64>,
+    pub answer: Answer,
+    /// Digest of the result as the client received it, to be compared with what the replicas say they computed.
+    #[serde(with = "text::optional_digest", default)]
+    pub digest: Option<[u8; 32]>,
+}
+
+impl Reply {
+    pub fn new(revision: u64, answer: Answer) -> Self {
+        Self { revision: Some(revision), answer, digest: None }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    Ok {
+        returned_at_us: u64,
+        reply: Reply,
+        label: Label,
+    },
+    /// Definitely not applied, now or later.
+    Refused {
+        returned_at_us: u64,
+        reason: String,
+    },
+    /// Never returned, or returned with the outcome unknown; then the client gave up at that time.
+    Unknown {
+        gave_up_at_us: Option<u64>,
+    },
+}
+
+/// One command, however often the client library sent it: retries under one id are one command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    pub id: CommandId,
+    pub invoked_at_us: u64,
+    pub operation: Operation,
+    pub outcome: Outcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientJournal {
+    pub client: u64,
+    pub honest: bool,
+    pub commands: Vec<Command>,
+}
+
+impl ClientJournal {
+    pub fn new(client: u64) -> Self {
+        Self { client, honest: true, commands: Vec::new() }
+    }
+
+    /// Notes an invocation; returns its place in the journal, for `returned`, `refused` or `gave_up`. Until one of them is called
+    /// the outcome is unknown.
+    pub fn invoked(&mut self, id: CommandId, at_us: u64, operation: Operation) -> usize {
+        let outcome = Outcome::Unknown { gave_up_at_us: None };
+        self.commands.push(Command { id, invoked_at_us: at_us, operation, outcome });
+        self.commands.len() - 1
+    }
+
+    /// # Panics
+    /// When `place` was not given out by `invoked`; so do `refused` and `gave_up`.
+    pub fn returned(&mut self, place: usize, at_us: u64, reply: Reply, label: Label) {
+        self.commands[place].outcome = Outcome::Ok { returned_at_us: at_us, reply, label };
+    }
+
+    pub fn refused(&mut self, place: usize, at_us: u64, reason: impl Into<String>) {
+        self.commands[place].outcome = Outcome::Refused { returned_at_us: at_us, reason: reason.into() };
+    }
+
+    pub fn gave_up(&mut self, place: usize, at_us: u64) {
+        self.commands[place].outcome = Outcome::Unknown { gave_up_at_us: Some(at_us) };
+    }
+}
+
+/// A command as an entry executed it. Commands skipped because their session had already run them are not listed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecutedCommand {
+    pub id: CommandId,
+    #[serde(with = "text::digest")]
+    pub result: [u8; 32],
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Executed {
+    pub epoch: u64,
+    pub sequence: u64,
+    /// Place in the virtual log after this entry; an entry that takes no place of its own repeats the one before.
+    pub position: u64,
+    #[serde(with = "text::digest")]
+    pub digest: [u8; 32],
+    pub commands: Vec<ExecutedCommand>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum VoteKind {
+    PrePrepare,
+    Prepare,
+    Commit,
+    Checkpoint,
+    ViewChange,
+    NewView,
+    AnchorVote,
+    Suspect,
+    Sealed,
+    /// Any other kind that may be signed once per slot.
+    Other(u16),
+}
+
+/// A vote as it left the replica. A kind that has no view or no sequence puts 0 there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vote {
+    pub kind: VoteKind,
+    pub epoch: u64,
+    pub view: u64,
+    pub sequence: u64,
+    #[serde(with = "text::digest")]
+    pub digest: [u8; 32],
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReplicaEvent {
+    /// The process started. What it executes next may repeat what it executed before.
+    Boot,
+    /// State came from a snapshot (state transfer, or a roll-back): execution goes on from there.
+    Restored {
+        epoch: u64,
+        sequence: u64,
+    },
+    /// The cluster took this incarnation in as a voter.
+    Admitted,
+    Executed(Executed),
+    Checkpoint {
+        epoch: u64,
+        sequence: u64,
+        #[serde(with = "text::digest")]
+        state: [u8; 32],
+    },
+    Voted(Vote),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamped {
+    pub at_us: u64,
+    pub event: ReplicaEvent,
+}
+
+/// What one incarnation of one replica did, in the order it did it, over all its boots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaJournal {
+    pub replica: u32,
+    pub incarnation: u64,
+    /// Judges hold only honest replicas to account: not liars, not puppets.
+    pub honest: bool,
+    /// A voter by the genesis; every other incarnation must be admitted before it votes.
+    pub founding: bool,
+    pub events: Vec<Stamped>,
+}
+
+impl ReplicaJournal {
+    pub fn new(replica: u32, incarnation: u64, honest: bool, founding: bool) -> Self {
+        Self { replica, incarnation, honest, founding, events: Vec::new() }
+    }
+
+    pub fn note(&mut self, at_us: u64, event: ReplicaEvent) {
+        self.events.push(Stamped { at_us, event });
+    }
+
+    pub fn executed(&self) -> impl Iterator<Item = &Executed> {
+        self.events.iter().filter_map(|stamped| match &stamped.event {
+            ReplicaEvent::Executed(entry) => Some(entry),
+            _ => None,
+        })
+    }
+
+    /// "replica 2 (incarnation 1)"
+    pub fn name(&self) -> String {
+        format!("replica {} (incarnation {})", self.replica, self.incarnation)
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    pub clients: Vec<ClientJournal>,
+    pub replicas: Vec<ReplicaJournal>,
+}
+
+impl History {
+    /// The journal of a client, made on first use.
+    pub fn client(&mut self, client: u64) -> &mut ClientJournal {
+        let place = self.clients.iter().position(|journal| journal.client == client).unwrap_or_else(|| {
+            self.clients.push(ClientJournal::new(client));
+            self.clients.len() - 1
+        });
+        &mut self.clients[place]
+    }
+
+    pub fn honest_replicas(&self) -> impl Iterator<Item = &ReplicaJournal> {
+        self.replicas.iter().filter(|journal| journal.honest)
+    }
+
+    pub fn honest_commands(&self) -> impl Iterator<Item = &Command> {
+        self.clients.iter().filter(|journal| journal.honest).flat_map(|journal| &journal.commands)
+    }
+}

@@ -1,1 +1,4 @@
-
+//! The runtime of one node.
+pub mod genesis_file;
+pub mod keys;
+pub mod settings;

@@ -1,0 +1,365 @@
+//! The genesis as people read and exchange it: `genesis.toml`, and the `members.toml` it is made from when parties do
+//! not share keys.
+//!
+//! The cluster's id is the hash of the genesis' canonical bytes, not of the file: comments and order of keys are free.
+//! Nothing secret stands in either file. Making keys and folders is `init`'s work.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use dwcp_base::configuration::{Principal, Role};
+use dwcp_base::{
+    Genesis, Incarnation, Member, Policy, Quorum, ReplicaId, Sequence, SettingsError, Trust,
+};
+use serde::Deserialize;
+
+use crate::keys::{HexKey, key_hex};
+use crate::settings::line_of;
+
+/// A genesis is a few KiB; a larger file is something else.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+#[derive(Debug, thiserror::Error)]
+pub enum GenesisError {
+    #[error("cannot read {}: {source}; `dwcp init` writes a genesis.toml", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{}:{line}: {what}: correct that line", path.display())]
+    Line { path: PathBuf, line: usize, what: String },
+    #[error("{}: {what}", path.display())]
+    Impossible { path: PathBuf, what: String },
+    /// A sentence others wait for word by word.
+    #[error("minimum 4 replicas required for Byzantine tolerance")]
+    TooFewForByzantine,
+}
+
+impl GenesisError {
+    pub(crate) fn impossible(path: &Path, error: SettingsError) -> Self {
+        match error {
+            SettingsError::TooFewForByzantine => Self::TooFewForByzantine,
+            other => Self::Impossible { path: path.into(), what: other.to_string() },
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    version: u16,
+    name: String,
+    created_unix_ms: u64,
+    trust: TrustWord,
+    f: u8,
+    checkpoint_interval: u64,
+    window: u64,
+    quota_bytes: u64,
+    #[serde(rename = "member")]
+    members: Vec<MemberEntry>,
+    #[serde(rename = "principal")]
+    principals: Vec<PrincipalEntry>,
+}
+
+/// What parties send each other: blocks written by `dwcp keygen`, put one after the other.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MembersFile {
+    #[serde(rename = "member")]
+    members: Vec<MemberEntry>,
+    #[serde(rename = "principal")]
+    principals: Vec<PrincipalEntry>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum TrustWord {
+    Crash,
+    Byzantine,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MemberEntry {
+    vote_key: HexKey,
+    tls_key: HexKey,
+    peer_address: String,
+    client_address: String,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RoleWord {
+    Reader,
+    Writer,
+    Admin,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PrincipalEntry {
+    name: String,
+    role: RoleWord,
+    key: HexKey,
+}
+
+/// Reads and checks a genesis file.
+///
+/// # Errors
+/// What is not TOML, not a genesis, or a genesis whose promises do not hold.
+pub fn read_genesis(path: &Path) -> Result<Genesis, GenesisError> {
+    parse_genesis(path, &read_text(path)?)
+}
+
+/// Reads a genesis from text; `path` names it in refusals.
+///
+/// # Errors
+/// As [`read_genesis`].
+pub fn parse_genesis(path: &Path, text: &str) -> Result<Genesis, GenesisError> {
+    let file: File = parse(path, text)?;
+    let quorum = Quorum::new(file.members.len(), Some(file.f)).map_err(|e| GenesisError::impossible(path, e))?;
+    let trust = match file.trust {
+        TrustWord::Crash => Trust::Crash,
+        TrustWord::Byzantine => Trust::Byzantine,
+    };
+    let genesis = Genesis {
+        version: file.version,
+        name: file.name,
+        created_unix_ms: file.created_unix_ms,
+        policy: Policy { trust, quorum },
+        members: numbered(file.members),
+        principals: file.principals.into_iter().map(principal).collect(),
+        checkpoint_interval: file.checkpoint_interval,
+        window: file.window,
+        quota_bytes: file.quota_bytes,
+    };
+    check(path, &genesis)?;
+    Ok(genesis)
+}
+
+/// Members and principals of a members file, members numbered in the order of the file.
+///
+/// # Errors
+/// What is not TOML or lacks a field.
+pub fn read_members(path: &Path) -> Result<(Vec<Member>, Vec<Principal>), GenesisError> {
+    let file: MembersFile = parse(path, &read_text(path)?)?;
+    Ok((numbered(file.members), file.principals.into_iter().map(principal).collect()))
+}
+
+/// Everything a genesis promises, and that each address can be dialled.
+pub(crate) fn check(path: &Path, genesis: &Genesis) -> Result<(), GenesisError> {
+    genesis.check().map_err(|error| GenesisError::impossible(path, error))?;
+    for member in &genesis.members {
+        for address in [&member.peer_address, &member.client_address] {
+            if !is_host_and_port(address) {
+                let what = format!("\"{address}\" of member {} is no address: write HOST:PORT", member.id);
+                return Err(GenesisError::Impossible { path: path.into(), what });
+            }
+        }
+    }
+    for principal in &genesis.principals {
+        if !(1..=64).contains(&principal.name.len()) {
+            let what = format!("principal \"{}\" must have a name of 1 to 64 bytes", principal.name);
+            return Err(GenesisError::Impossible { path: path.into(), what });
+        }
+        if genesis.principals.iter().filter(|other| other.name == principal.name).count() > 1 {
+            let what = format!("two principals are named \"{}\": give each its own name", principal.name);
+            return Err(GenesisError::Impossible { path: path.into(), what });
+        }
+    }
+    Ok(())
+}
+
+/// The file's text for a genesis that passed `check`.
+pub fn genesis_text(genesis: &Genesis) -> String {
+    let trust = match genesis.policy.trust {
+        Trust::Crash => "crash",
+        Trust::Byzantine => "byzantine",
+    };
+    let mut text = format!(
+        "# Genesis of cluster {name}: the same on every node, nothing secret. The cluster's id is\n\
+         # {id}\n\
+         version = {version}\n\
+         name = {name}\n\
+         created_unix_ms = {created}\n\
+         # Who may lie: \"byzantine\" (up to f members do anything) or \"crash\" (members only stop).\n\
+         trust = \"{trust}\"\n\
+         f = {f}\n\
+         # Proposals between checkpoints, and how far proposals may run ahead of the last stable one.\n\
+         checkpoint_interval = {interval}\n\
+         window = {window}\n\
+         # Keys and values in bytes above which writes are refused until space is made and the alarm disarmed.\n\
+         quota_bytes = {quota}\n",
+        name = quoted(&genesis.name),
+        id = hex::encode(genesis.cluster().0),
+        version = genesis.version,
+        created = genesis.created_unix_ms,
+        f = genesis.policy.quorum.f(),
+        interval = genesis.checkpoint_interval,
+        window = genesis.window,
+        quota = genesis.quota_bytes,
+    );
+    for member in &genesis.members {
+        let _ = write!(text, "\n# replica {}\n{}", member.id, member_block(member));
+    }
+    for principal in &genesis.principals {
+        let _ = write!(text, "\n{}", principal_block(principal));
+    }
+    text
+}
+
+pub(crate) fn member_block(member: &Member) -> String {
+    format!(
+        "[[member]]\nvote_key = \"{}\"\ntls_key = \"{}\"\npeer_address = {}\nclient_address = {}\n",
+        key_hex(&member.vote_key),
+        key_hex(&member.tls_key),
+        quoted(&member.peer_address),
+        quoted(&member.client_address),
+    )
+}
+
+pub(crate) fn principal_block(principal: &Principal) -> String {
+    format!(
+        "[[principal]]\nname = {}\nrole = \"{}\"\nkey = \"{}\"\n",
+        quoted(&principal.name),
+        role_word(principal.role),
+        key_hex(&principal.key)
+    )
+}
+
+pub(crate) fn role_word(role: Role) -> &'static str {
+    match role {
+        Role::Reader => "reader",
+        Role::Writer => "writer",
+        Role::Admin => "admin",
+    }
+}
+
+/// A TOML string on one line, so that it may also stand in a comment.
+pub(crate) fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c.is_control() => {
+                let _ = write!(quoted, "\\u{:04x}", u32::from(c));
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+pub(crate) fn is_host_and_port(address: &str) -> bool {
+    address
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0))
+}
+
+pub(crate) fn read_text(path: &Path) -> Result<String, GenesisError> {
+    let unreadable = |source| GenesisError::Unreadable { path: path.into(), source };
+    if std::fs::metadata(path).map_err(unreadable)?.len() > FILE_BYTES_MAX {
+        return Err(GenesisError::Impossible { path: path.into(), what: "longer than 1 MiB: no such file".into() });
+    }
+    std::fs::read_to_string(path).map_err(unreadable)
+}
+
+pub(crate) fn parse<'a, T: Deserialize<'a>>(path: &Path, text: &'a str) -> Result<T, GenesisError> {
+    toml::from_str(text).map_err(|error| GenesisError::Line {
+        path: path.into(),
+        line: error.span().map_or(1, |span| line_of(text, span.start)),
+        what: error.message().replace('\n', ", "),
+    })
+}
+
+fn numbered(entries: Vec<MemberEntry>) -> Vec<Member> {
+    let numbered = entries.into_iter().zip(0u8..=u8::MAX);
+    numbered
+        .map(|(entry, id)| Member {
+            id: ReplicaId(id),
+            incarnation: Incarnation(0),
+            vote_key: entry.vote_key.0,
+            tls_key: entry.tls_key.0,
+            peer_address: entry.peer_address,
+            client_address: entry.client_address,
+            votes_after: Sequence(0),
+        })
+        .collect()
+}
+
+fn principal(entry: PrincipalEntry) -> Principal {
+    let role = match entry.role {
+        RoleWord::Reader => Role::Reader,
+        RoleWord::Writer => Role::Writer,
+        RoleWord::Admin => Role::Admin,
+    };
+    Principal { name: entry.name, key: entry.key.0, role }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::SecretSeed;
+
+    fn genesis(n: u8, trust: Trust) -> Genesis {
+        let key = || SecretSeed::generate().unwrap().public_key();
+        let member = |id| Member {
+            id: ReplicaId(id),
+            incarnation: Incarnation(0),
+            vote_key: key(),
+            tls_key: key(),
+            peer_address: format!("127.0.0.1:{}", 7000 + u16::from(id)),
+            client_address: format!("node{id}.example.org:8000"),
+            votes_after: Sequence(0),
+        };
+        Genesis {
+            version: 1,
+            name: "a \"quoted\" name\n".into(),
+            created_unix_ms: 1_700_000_000_000,
+            policy: Policy { trust, quorum: Quorum::new(usize::from(n), None).unwrap() },
+            members: (0..n).map(member).collect(),
+            principals: vec![
+                Principal { name: "admin".into(), key: key(), role: Role::Admin },
+                Principal { name: "o'neil".into(), key: key(), role: Role::Reader },
+            ],
+            checkpoint_interval: 128,
+            window: 512,
+            quota_bytes: 1 << 31,
+        }
+    }
+
+    fn refusal(text: &str) -> String {
+        parse_genesis(Path::new("g.toml"), text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_genesis_survives_its_file_and_keeps_the_clusters_id() {
+        for n in [1, 3, 4, 31] {
+            let trust = if n < 4 { Trust::Crash } else { Trust::Byzantine };
+            let genesis = genesis(n, trust);
+            let read = parse_genesis(Path::new("g.toml"), &genesis_text(&genesis)).unwrap();
+            assert_eq!(read, genesis);
+            assert_eq!(read.cluster(), genesis.cluster());
+        }
+    }
+
+    #[test]
+    fn each_bad_genesis_is_refused_with_its_line_or_promise() {
+        let good = genesis_text(&genesis(4, Trust::Byzantine));
+        assert!(refusal(&good.replace("f = 1", "f = 2")).starts_with("g.toml: f = 2 is more than 4 replicas"));
+        assert!(refusal(&good.replace("window = 512", "window = 5")).contains("window must be a multiple"));
+        assert!(refusal(&good.replace("version = 1", "version = 9")).contains("upgrade this program"));
+        assert!(refusal(&good.replace("role = \"admin\"", "role = \"boss\"")).contains("unknown variant `boss`"));
+        assert!(refusal(&good.replace("127.0.0.1:7001", "127.0.0.1")).ends_with("is no address: write HOST:PORT"));
+        let line = good.lines().position(|line| line.starts_with("quota_bytes")).unwrap() + 1;
+        let unknown = refusal(&good.replace("quota_bytes", "quota"));
+        assert!(unknown.starts_with(&format!("g.toml:{line}: unknown field `quota`")), "{unknown}");
+        let short = good.replacen("vote_key = \"", "vote_key = \"0", 1);
+        assert!(refusal(&short).contains("a public key is 64 hexadecimal digits"), "{}", refusal(&short));
+        assert!(refusal(&good.replace("name = \"o'neil\"", "name = \"admin\"")).contains("two principals are named"));
+    }
+
+    #[test]
+    fn three_byzantine_replicas_are_refused_word_by_word() {
+        let text = genesis_text(&genesis(3, Trust::Crash)).replace("\"crash\"", "\"byzantine\"");
+        assert_eq!(refusal(&text), "minimum 4 replicas required for Byzantine tolerance");
+    }
+}

@@ -1,0 +1,318 @@
+//! The settings of one node: one TOML file, read once into final types.
+//!
+//! What may be set stands in one table (`settings/table.rs`), which drives the parser, `dwcp server --help-settings` and
+//! `docs/operating/settings.md` alike. Every refusal names the line and what to do about it. Nothing is taken from the
+//! environment, and nothing is opened here: paths are resolved against the folder of the settings file, no more.
+
+mod reader;
+mod table;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use dwcp_base::{Genesis, ReplicaId, Trust};
+
+pub(crate) use self::reader::line_of;
+pub use self::table::{Allowed, Preset, SETTINGS, Setting, settings_markdown, settings_table};
+
+/// Which network lies between the nodes. It never says who may lie: that is the genesis' trust, which it must fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// PBFT among members of which f may lie.
+    Internet,
+    /// The same root log with `trust = crash`: members may crash, none lies.
+    Datacenter,
+}
+
+impl Mode {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Internet => "internet",
+            Self::Datacenter => "datacenter",
+        }
+    }
+
+    pub fn trust(self) -> Trust {
+        match self {
+            Self::Internet => Trust::Byzantine,
+            Self::Datacenter => Trust::Crash,
+        }
+    }
+}
+
+/// How much the journal says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// Timers and bounds of consensus, by the names of `dwcp_replica::Settings`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Consensus {
+    pub view_timeout_ms: u64,
+    pub view_timeout_max_ms: u64,
+    pub pipeline_depth: u32,
+    pub batch_bytes_max: usize,
+    pub pending_bytes_max: usize,
+    pub status_interval_ms: u64,
+    pub idle_tick_ms: u64,
+    pub snapshot_log_bytes: u64,
+}
+
+/// Bounds of what waits inside the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queues {
+    pub peer_bytes_max: usize,
+    pub peer_frames_max: usize,
+    pub client_bytes_max: usize,
+    pub clients_bytes_max: usize,
+    pub clients_max: usize,
+    pub replies_bytes_max: usize,
+    pub send_bytes_max: usize,
+    pub burst_inputs_max: usize,
+}
+
+/// Everything one node is told.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    pub replica: ReplicaId,
+    pub mode: Mode,
+    pub genesis_file: PathBuf,
+    pub data_dir: PathBuf,
+    pub vote_key_file: PathBuf,
+    pub tls_key_file: PathBuf,
+    pub peer_listen: SocketAddr,
+    pub client_listen: SocketAddr,
+    pub http_listen: SocketAddr,
+    pub log_level: LogLevel,
+    pub consensus: Consensus,
+    pub segment_bytes: u64,
+    pub queues: Queues,
+    origin: Origin,
+}
+
+/// Where each setting stands, for refusals that are only found out later.
+#[derive(Clone, Debug, Default)]
+struct Origin {
+    path: PathBuf,
+    lines: BTreeMap<&'static str, usize>,
+}
+
+/// A settings file that cannot be. One line, with the place and the remedy.
+#[derive(Debug)]
+pub struct SettingsError {
+    pub path: PathBuf,
+    /// `None`: the file as a whole, or something missing from it.
+    pub line: Option<usize>,
+    pub fault: Fault,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    #[error("cannot be read ({0}): name the config.toml of a node; `dwcp init` writes one")]
+    Unreadable(std::io::Error),
+    #[error("is not TOML ({0}): correct that line")]
+    NotToml(String),
+    #[error("unknown setting `{key}`: {remedy}")]
+    Unknown { key: String, remedy: String },
+    #[error("setting `{key}` is missing: add it ({what})")]
+    Missing { key: &'static str, what: &'static str },
+    #[error("`{key}` is {found}: write {expected}")]
+    WrongType { key: &'static str, found: &'static str, expected: String },
+    #[error("`{key}` = {value} is out of range: set it within {range}")]
+    OutOfRange { key: &'static str, value: i64, range: String },
+    #[error("`{key}` = \"{value}\" is not known: write one of {allowed}")]
+    NotAWord { key: &'static str, value: String, allowed: String },
+    #[error("`{key}` = \"{value}\" is no address: write IP:PORT, for example 127.0.0.1:7000 or [::1]:7000")]
+    NotAnAddress { key: &'static str, value: String },
+    #[error("`{key}` = {value} is also `{other}`: give each its own port")]
+    AddressTwice { key: &'static str, other: &'static str, value: SocketAddr },
+    #[error("`{key}` = {value} is below `{other}` = {other_value}: set it to at least that")]
+    Below { key: &'static str, value: u64, other: &'static str, other_value: u64 },
+    #[error("`{key}` = {value} must be a multiple of {of}: set it to {remedy}")]
+    NotAMultiple { key: &'static str, value: u64, of: u64, remedy: u64 },
+    #[error(
+        "mode = \"{mode}\" does not fit the genesis, whose trust is {trust}: set mode = \"{fitting}\", \
+         or make another cluster with `dwcp init`"
+    )]
+    ModeDiffers { mode: &'static str, trust: &'static str, fitting: &'static str },
+    #[error("replica = {replica} is not a member: the genesis has replicas 0..={last}")]
+    NoSuchReplica { replica: u8, last: usize },
+    #[error("minimum 4 replicas required for Byzantine tolerance")]
+    TooFewForByzantine,
+}
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.fault, self.line) {
+            // A sentence others wait for word by word.
+            (Fault::TooFewForByzantine, _) => write!(f, "{}", self.fault),
+            (fault, Some(line)) => write!(f, "{}:{line}: {fault}", self.path.display()),
+            (Fault::Unreadable(_), None) => write!(f, "settings file {} {}", self.path.display(), self.fault),
+            (fault, None) => write!(f, "{}: {fault}", self.path.display()),
+        }
+    }
+}
+
+impl std::error::Error for SettingsError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.fault {
+            Fault::Unreadable(source) => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl NodeConfig {
+    /// Reads a node's settings file.
+    ///
+    /// # Errors
+    /// The first thing in it that cannot be, with its line.
+    pub fn load(path: &Path) -> Result<Self, SettingsError> {
+        let text = std::fs::read_to_string(path).map_err(|source| SettingsError {
+            path: path.into(),
+            line: None,
+            fault: Fault::Unreadable(source),
+        })?;
+        Self::parse(path, &text)
+    }
+
+    /// Reads settings from text; `path` names them in refusals and anchors relative paths.
+    ///
+    /// # Errors
+    /// As [`NodeConfig::load`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, SettingsError> {
+        let mut reader = reader::Reader::new(path, text)?;
+        let mode = match reader.word("mode")?.as_str() {
+            "datacenter" => Mode::Datacenter,
+            _ => Mode::Internet,
+        };
+        reader.set_mode(mode);
+        let config = Self {
+            replica: ReplicaId(u8::try_from(reader.number("replica")?).expect("the range fits a byte")),
+            mode,
+            genesis_file: reader.path("genesis_file")?,
+            data_dir: reader.path("data_dir")?,
+            vote_key_file: reader.path("vote_key_file")?,
+            tls_key_file: reader.path("tls_key_file")?,
+            peer_listen: reader.address("peer_listen")?,
+            client_listen: reader.address("client_listen")?,
+            http_listen: reader.address("http_listen")?,
+            log_level: match reader.word("log_level")?.as_str() {
+                "error" => LogLevel::Error,
+                "info" => LogLevel::Info,
+                "debug" => LogLevel::Debug,
+                "trace" => LogLevel::Trace,
+                _ => LogLevel::Warn,
+            },
+            consensus: Consensus {
+                view_timeout_ms: reader.number("consensus.view_timeout_ms")?,
+                view_timeout_max_ms: reader.number("consensus.view_timeout_max_ms")?,
+                pipeline_depth: u32::try_from(reader.number("consensus.pipeline_depth")?)
+                    .expect("the range fits"),
+                batch_bytes_max: reader.size("consensus.batch_bytes_max")?,
+                pending_bytes_max: reader.size("consensus.pending_bytes_max")?,
+                status_interval_ms: reader.number("consensus.status_interval_ms")?,
+                idle_tick_ms: reader.number("consensus.idle_tick_ms")?,
+                snapshot_log_bytes: reader.number("consensus.snapshot_log_bytes")?,
+            },
+            segment_bytes: reader.number("storage.segment_bytes")?,
+            queues: Queues {
+                peer_bytes_max: reader.size("queues.peer_bytes_max")?,
+                peer_frames_max: reader.size("queues.peer_frames_max")?,
+                client_bytes_max: reader.size("queues.client_bytes_max")?,
+                clients_bytes_max: reader.size("queues.clients_bytes_max")?,
+                clients_max: reader.size("queues.clients_max")?,
+                replies_bytes_max: reader.size("queues.replies_bytes_max")?,
+                send_bytes_max: reader.size("queues.send_bytes_max")?,
+                burst_inputs_max: reader.size("queues.burst_inputs_max")?,
+            },
+            origin: Origin::default(),
+        };
+        let config = Self { origin: reader.finish()?, ..config };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// What no single setting can tell.
+    fn check(&self) -> Result<(), SettingsError> {
+        let listens = [
+            ("peer_listen", self.peer_listen),
+            ("client_listen", self.client_listen),
+            ("http_listen", self.http_listen),
+        ];
+        for (index, (key, value)) in listens.into_iter().enumerate() {
+            let twin = listens[..index].iter().find(|(_, other)| *other == value && value.port() != 0);
+            if let Some((other, _)) = twin {
+                return Err(self.refuse(key, Fault::AddressTwice { key, other, value }));
+            }
+        }
+        let consensus = &self.consensus;
+        let at_least = [
+            (
+                ("consensus.view_timeout_max_ms", consensus.view_timeout_max_ms),
+                ("consensus.view_timeout_ms", consensus.view_timeout_ms),
+            ),
+            (
+                ("queues.clients_bytes_max", self.queues.clients_bytes_max as u64),
+                ("queues.client_bytes_max", self.queues.client_bytes_max as u64),
+            ),
+        ];
+        for ((key, value), (other, other_value)) in at_least {
+            if value < other_value {
+                return Err(self.refuse(key, Fault::Below { key, value, other, other_value }));
+            }
+        }
+        if !self.segment_bytes.is_multiple_of(PAGE_BYTES) {
+            let (key, value) = ("storage.segment_bytes", self.segment_bytes);
+            let remedy = value.next_multiple_of(PAGE_BYTES);
+            return Err(self.refuse(key, Fault::NotAMultiple { key, value, of: PAGE_BYTES, remedy }));
+        }
+        Ok(())
+    }
+
+    /// Do these settings fit this cluster?
+    ///
+    /// # Errors
+    /// Too few members for the mode, a mode that is not the genesis' policy, a replica that is no member.
+    pub fn check_against(&self, genesis: &Genesis) -> Result<(), SettingsError> {
+        let n = genesis.members.len();
+        if self.mode == Mode::Internet && n < 4 {
+            return Err(self.refuse("mode", Fault::TooFewForByzantine));
+        }
+        if self.mode.trust() != genesis.policy.trust {
+            let (trust, fitting) = match genesis.policy.trust {
+                Trust::Crash => ("crash", Mode::Datacenter),
+                Trust::Byzantine => ("byzantine", Mode::Internet),
+            };
+            let fault = Fault::ModeDiffers { mode: self.mode.word(), trust, fitting: fitting.word() };
+            return Err(self.refuse("mode", fault));
+        }
+        if usize::from(self.replica.0) >= n {
+            let fault = Fault::NoSuchReplica { replica: self.replica.0, last: n.saturating_sub(1) };
+            return Err(self.refuse("replica", fault));
+        }
+        Ok(())
+    }
+
+    /// The file these settings were read from.
+    pub fn path(&self) -> &Path {
+        &self.origin.path
+    }
+
+    fn refuse(&self, key: &str, fault: Fault) -> SettingsError {
+        SettingsError { path: self.origin.path.clone(), line: self.origin.lines.get(key).copied(), fault }
+    }
+}
+
+/// The log writes whole pages.
+const PAGE_BYTES: u64 = 4096;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,289 @@
+//! Every setting there is: name, unit, default, range and reason. The one place where they are listed.
+//!
+//! It knows no file and no value; `reader.rs` judges values by it.
+
+use std::fmt::Write;
+
+use dwcp_base::limits::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, PROPOSAL_BYTES_MAX};
+
+use super::Mode;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Dotted: `consensus.view_timeout_ms` is `view_timeout_ms` under `[consensus]`.
+    pub key: &'static str,
+    /// Empty for what has none.
+    pub unit: &'static str,
+    pub preset: Preset,
+    pub allowed: Allowed,
+    pub what: &'static str,
+}
+
+/// What holds when the file is silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    Required,
+    Number(u64),
+    ByMode { internet: u64, datacenter: u64 },
+    Word(&'static str),
+}
+
+impl Preset {
+    pub fn number(self, mode: Mode) -> Option<u64> {
+        match (self, mode) {
+            (Self::Number(value), _)
+            | (Self::ByMode { internet: value, .. }, Mode::Internet)
+            | (Self::ByMode { datacenter: value, .. }, Mode::Datacenter) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// As it would stand in a settings file.
+    pub(crate) fn toml(self, mode: Mode) -> Option<String> {
+        match self {
+            Self::Word(word) => Some(format!("\"{word}\"")),
+            other => other.number(mode).map(|value| value.to_string()),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allowed {
+    Number { min: u64, max: u64 },
+    Words(&'static [&'static str]),
+    Path,
+    /// `IP:PORT`.
+    Address,
+}
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+
+const fn required(key: &'static str, allowed: Allowed, what: &'static str) -> Setting {
+    Setting { key, unit: "", preset: Preset::Required, allowed, what }
+}
+
+const fn number(
+    key: &'static str, unit: &'static str, preset: Preset, (min, max): (u64, u64), what: &'static str,
+) -> Setting {
+    Setting { key, unit, preset, allowed: Allowed::Number { min, max }, what }
+}
+
+/// In the order in which they are documented.
+pub const SETTINGS: &[Setting] = &[
+    required("replica", Allowed::Number { min: 0, max: 30 }, "this node's number in the genesis"),
+    Setting {
+        key: "mode",
+        unit: "",
+        preset: Preset::Word("internet"),
+        allowed: Allowed::Words(&["internet", "datacenter"]),
+        what: "internet: members may lie (trust = byzantine, at least 4 replicas); datacenter: members only crash \
+               (trust = crash); must fit the genesis",
+    },
+    required("genesis_file", Allowed::Path, "the cluster's genesis.toml, the same bytes of meaning on every node"),
+    required(
+        "data_dir",
+        Allowed::Path,
+        "where log, snapshots and manifest live; made by `dwcp init`, never by the server",
+    ),
+    required("vote_key_file", Allowed::Path, "the secret key that signs votes; readable by its owner alone"),
+    required("tls_key_file", Allowed::Path, "the secret key of this node's links, PEM; readable by its owner alone"),
+    required("peer_listen", Allowed::Address, "where the other replicas connect"),
+    required("client_listen", Allowed::Address, "where clients connect (gRPC over TLS)"),
+    required("http_listen", Allowed::Address, "where /metrics, /livez and /readyz are served, unencrypted"),
+    Setting {
+        key: "log_level",
+        unit: "",
+        preset: Preset::Word("warn"),
+        allowed: Allowed::Words(&["error", "warn", "info", "debug", "trace"]),
+        what: "how much is logged; start and stop are always said",
+    },
+    number(
+        "consensus.view_timeout_ms",
+        "ms",
+        Preset::ByMode { internet: 2_000, datacenter: 500 },
+        (50, 600_000),
+        "how long a replica waits for a pending command before it gives up on the primary; doubles while that does \
+         not help; well above the slowest round trip between members",
+    ),
+    number(
+        "consensus.view_timeout_max_ms",
+        "ms",
+        Preset::Number(60_000),
+        (50, 3_600_000),
+        "where the doubling of consensus.view_timeout_ms ends",
+    ),
+    number(
+        "consensus.pipeline_depth",
+        "proposals",
+        Preset::ByMode { internet: 8, datacenter: 4 },
+        (1, 1_024),
+        "proposals under way at once; more fill long links, fewer make larger batches",
+    ),
+    number(
+        "consensus.batch_bytes_max",
+        "bytes",
+        Preset::Number(MIB),
+        (64 * KIB, PROPOSAL_BYTES_MAX as u64),
+        "client frames in one proposal; a single larger frame travels alone",
+    ),
+    number(
+        "consensus.pending_bytes_max",
+        "bytes",
+        Preset::Number(64 * MIB),
+        (4 * MIB, 16 * GIB),
+        "client frames that wait to be ordered; further ones are refused as not applied",
+    ),
+    number(
+        "consensus.status_interval_ms",
+        "ms",
+        Preset::ByMode { internet: 500, datacenter: 200 },
+        (10, 60_000),
+        "how often replicas tell each other where they are, which is how lost messages are found",
+    ),
+    number(
+        "consensus.idle_tick_ms",
+        "ms",
+        Preset::Number(1_000),
+        (50, 60_000),
+        "how often an otherwise idle primary orders the passage of time while a lease or session waits to expire",
+    ),
+    number(
+        "consensus.snapshot_log_bytes",
+        "bytes",
+        Preset::Number(256 * MIB),
+        (MIB, 1024 * GIB),
+        "log written since the last snapshot that makes it worth another; bounds restart time and disk",
+    ),
+    number(
+        "storage.segment_bytes",
+        "bytes",
+        Preset::Number(64 * MIB),
+        (64 * KIB, GIB),
+        "size of one log file, a multiple of 4096; smaller ones free space sooner, larger ones rotate less often",
+    ),
+    number(
+        "queues.peer_bytes_max",
+        "bytes",
+        Preset::Number(32 * MIB),
+        (MESSAGE_BYTES_MAX as u64, 4 * GIB),
+        "received from one peer and not yet handled; at the bound its link is not read",
+    ),
+    number(
+        "queues.peer_frames_max",
+        "frames",
+        Preset::Number(16_384),
+        (16, 1_048_576),
+        "as queues.peer_bytes_max, counted in frames",
+    ),
+    number(
+        "queues.client_bytes_max",
+        "bytes",
+        Preset::Number(8 * MIB),
+        (FRAME_BYTES_MAX as u64, GIB),
+        "received from one client connection and not yet handled; at the bound it is told to wait",
+    ),
+    number(
+        "queues.clients_bytes_max",
+        "bytes",
+        Preset::Number(64 * MIB),
+        (FRAME_BYTES_MAX as u64, 16 * GIB),
+        "as queues.client_bytes_max, for all clients together",
+    ),
+    number(
+        "queues.clients_max",
+        "connections",
+        Preset::Number(4_096),
+        (1, 65_536),
+        "client connections at once; further ones are told that the node is busy",
+    ),
+    number(
+        "queues.replies_bytes_max",
+        "bytes",
+        Preset::Number(16 * MIB),
+        (4 * MIB, GIB),
+        "replies that wait for one client; a client that reads slower than that is cut off",
+    ),
+    number(
+        "queues.send_bytes_max",
+        "bytes",
+        Preset::Number(32 * MIB),
+        (16 * MIB, 16 * GIB),
+        "messages that wait for one peer's link; at the bound bulk data is dropped first and votes last",
+    ),
+    number(
+        "queues.burst_inputs_max",
+        "inputs",
+        Preset::Number(4_096),
+        (1, 65_536),
+        "inputs handled between two syncs of the log; more make larger groups, fewer a shorter wait",
+    ),
+];
+
+impl Setting {
+    /// The default in words.
+    pub fn preset_text(&self) -> String {
+        match self.preset {
+            Preset::Required => "none, must be set".into(),
+            Preset::Number(value) => value.to_string(),
+            Preset::ByMode { internet, datacenter } => format!("{internet} (internet), {datacenter} (datacenter)"),
+            Preset::Word(word) => format!("\"{word}\""),
+        }
+    }
+
+    /// The range in words.
+    pub fn allowed_text(&self) -> String {
+        match self.allowed {
+            Allowed::Number { min, max } => format!("{min}..={max}"),
+            Allowed::Words(words) => {
+                words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ")
+            }
+            Allowed::Path => "path; relative to the settings file".into(),
+            Allowed::Address => "IP:PORT".into(),
+        }
+    }
+}
+
+/// All settings for a terminal.
+pub fn settings_table() -> String {
+    let mut text = String::from("Settings of a node (TOML; a dot means a [section]):\n");
+    for setting in SETTINGS {
+        let unit = if setting.unit.is_empty() { String::new() } else { format!(", in {}", setting.unit) };
+        let _ = write!(
+            text,
+            "\n{}\n    {}\n    default {}{unit}; allowed {}\n",
+            setting.key,
+            setting.what,
+            setting.preset_text(),
+            setting.allowed_text()
+        );
+    }
+    text
+}
+
+/// All settings as the page of the operator's manual.
+pub fn settings_markdown() -> String {
+    let mut text = String::from(
+        "# Settings of a node\n\n\
+         `dwcp server --config FILE` reads one TOML file; `dwcp init` writes one per node. A dot means a section:\n\
+         `consensus.view_timeout_ms` is `view_timeout_ms` under `[consensus]`. An unknown key, a value of the wrong type or\n\
+         outside its range is refused with its line and what to write instead; nothing is silently corrected. The same list is\n\
+         printed by `dwcp server --help-settings`. What all nodes must agree on (members, trust, f, checkpoint interval,\n\
+         window, quota) is no setting: it stands in the genesis.\n\n\
+         This page is generated from `shell/node/src/settings/table.rs`; a test compares the two.\n\n\
+         | setting | unit | default | allowed | what |\n|---|---|---|---|---|\n",
+    );
+    for setting in SETTINGS {
+        let unit = if setting.unit.is_empty() { "-" } else { setting.unit };
+        let _ = writeln!(
+            text,
+            "| `{}` | {unit} | {} | {} | {} |",
+            setting.key,
+            setting.preset_text(),
+            setting.allowed_text(),
+            setting.what
+        );
+    }
+    text
+}

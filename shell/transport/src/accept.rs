@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
+use tokio::sync::{Notify, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -21,7 +21,7 @@ use crate::frame::{Arrival, Class, Pong, Reading, Reassembler, put_beat, put_bye
 use crate::handshake::{linger, read_hello, stream_end};
 use crate::hello::Hello;
 use crate::identity::{key_text, peer_public_key};
-use crate::peer::{Delivery, Peer, Shared};
+use crate::peer::{Delivery, HandshakeSlot, Peer, Shared};
 use crate::reason::{LinkEnd, Reason};
 
 /// Read at once from the socket at most.
@@ -50,8 +50,9 @@ pub(crate) async fn keep_accepting(shared: Arc<Shared>, listener: TcpListener, a
                 continue;
             }
         };
-        let Ok(slot) = shared.handshake_slots.clone().try_acquire_owned() else {
-            let detail = format!("{} handshakes are pending already", shared.limits.handshakes_max);
+        let Some(slot) = shared.take_handshake_slot(from.ip()) else {
+            let detail =
+                format!("too many of at most {} handshakes are pending", shared.limits.handshakes_max);
             count_stranger(&shared, Some(from), &LinkEnd::new(Reason::TooManyHandshakes, detail));
             continue;
         };
@@ -93,7 +94,7 @@ async fn serve(
     tcp: TcpStream,
     from: SocketAddr,
     acceptor: TlsAcceptor,
-    slot: OwnedSemaphorePermit,
+    slot: HandshakeSlot,
 ) {
     // A failed option costs latency only; a dead socket shows at the first read.
     let _ = tcp.set_nodelay(true);
@@ -186,7 +187,7 @@ async fn run_incoming(
     stream: TlsStream<TcpStream>,
     from: SocketAddr,
     opened: Opened,
-    slot: OwnedSemaphorePermit,
+    slot: HandshakeSlot,
 ) {
     let Opened { peer, hello, version, mut key_changes } = opened;
     let number = shared.incoming_numbers.fetch_add(1, Ordering::Relaxed) + 1;

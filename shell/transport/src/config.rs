@@ -46,7 +46,8 @@ pub struct Limits {
     /// Largest frame sent or accepted. Default 8 MiB, range 1 KiB..=1 GiB; equal on all replicas.
     pub frame_bytes_max: usize,
     pub queue: QueueLimits,
-    /// Connections that have not yet proven who they are. Default 64; further ones are closed at once.
+    /// Connections that have not yet proven who they are. Default 64, a quarter of it kept for addresses at which a
+    /// peer was found; further ones are closed at once.
     pub handshakes_max: usize,
     /// From the TCP connection to the end of the hello. Default 5 s.
     pub handshake_timeout: Duration,

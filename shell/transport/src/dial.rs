@@ -3,6 +3,7 @@
 //! Each replica dials every other one and sends only on links it dialled itself, so there is never a question which
 //! of two connections to keep. What comes back on such a link is control only: pongs, signs of life, a farewell.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -144,7 +145,7 @@ async fn open_link(
     peer: &Peer,
     target: &Target,
 ) -> Result<(TlsStream<TcpStream>, LinkUp), LinkEnd> {
-    let tcp = connect(&target.addr, shared.limits.connect_timeout).await?;
+    let tcp = connect(peer, &target.addr, shared.limits.connect_timeout).await?;
     tcp.set_nodelay(true).map_err(|error| LinkEnd::io(&error))?;
     let config = client_config(Some(&shared.identity), &PinSet::new([target.pin]))
         .map_err(|error| LinkEnd::new(Reason::TlsFailed, error.to_string()))?;
@@ -167,10 +168,12 @@ async fn open_link(
 }
 
 /// Tries the addresses of the host one after the other.
-async fn connect(addr: &str, patience: Duration) -> Result<TcpStream, LinkEnd> {
-    let addresses = tokio::net::lookup_host(addr)
+async fn connect(peer: &Peer, addr: &str, patience: Duration) -> Result<TcpStream, LinkEnd> {
+    let addresses: Vec<SocketAddr> = tokio::net::lookup_host(addr)
         .await
-        .map_err(|error| LinkEnd::new(Reason::Unresolved, format!("{addr}: {error}")))?;
+        .map_err(|error| LinkEnd::new(Reason::Unresolved, format!("{addr}: {error}")))?
+        .collect();
+    peer.note_addresses(&addresses);
     let mut last = LinkEnd::new(Reason::Unresolved, format!("{addr} has no address"));
     for address in addresses {
         let detail = match tokio::time::timeout(patience, TcpStream::connect(address)).await {

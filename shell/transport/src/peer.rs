@@ -2,12 +2,13 @@
 //! state all tasks of one transport share. The links themselves are in `dial.rs` and `accept.rs`.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::config::{Limits, PeerConfig, PeerId};
 use crate::frame::Class;
@@ -16,6 +17,9 @@ use crate::identity::{PinSet, PublicKey, TlsIdentity};
 use crate::measure::Measures;
 use crate::queue::Queue;
 use crate::reason::{LinkEnd, Reason, ReasonCounts};
+
+/// Addresses of one peer that are remembered.
+const ADDRESSES_MAX: usize = 16;
 
 /// Whether the sink took a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +75,8 @@ pub(crate) struct Peer {
     /// Changes with every new key, and at removal: links that rest on the old one end.
     pub(crate) key_changes: watch::Sender<u64>,
     pub(crate) removed: AtomicBool,
+    /// What its host name last meant. Bound: [`ADDRESSES_MAX`].
+    addresses: Mutex<Vec<IpAddr>>,
     queue: Mutex<Queue>,
     pub(crate) queued: Notify,
     /// The peer has just dialled in, so it is worth dialling it now.
@@ -96,6 +102,7 @@ impl Peer {
             target_changes: watch::Sender::new(0),
             key_changes: watch::Sender::new(0),
             removed: AtomicBool::new(false),
+            addresses: Mutex::new(vec![]),
             queue: Mutex::new(Queue::new(limits.queue.clone())),
             queued: Notify::new(),
             nudge: Notify::new(),
@@ -120,6 +127,15 @@ impl Peer {
 
     pub(crate) fn measures(&self) -> MutexGuard<'_, Measures> {
         self.measures.lock().expect("no panic while measures are held")
+    }
+
+    pub(crate) fn note_addresses(&self, addresses: &[SocketAddr]) {
+        let addresses = addresses.iter().take(ADDRESSES_MAX).map(|address| address.ip().to_canonical());
+        *self.addresses.lock().expect("no panic while addresses are held") = addresses.collect();
+    }
+
+    fn has_address(&self, address: IpAddr) -> bool {
+        self.addresses.lock().expect("no panic while addresses are held").contains(&address)
     }
 
     /// Points the peer elsewhere. Ends the links that no longer fit; with a new key also empties the queue.
@@ -252,7 +268,9 @@ pub(crate) struct Shared {
     pub(crate) peers: RwLock<BTreeMap<u8, Arc<Peer>>>,
     pub(crate) pins: PinSet,
     pub(crate) strangers: ReasonCounts,
-    pub(crate) handshake_slots: Arc<tokio::sync::Semaphore>,
+    pub(crate) handshake_slots: Arc<Semaphore>,
+    /// The part of the handshakes that connections from unknown addresses may hold.
+    pub(crate) stranger_slots: Arc<Semaphore>,
     pub(crate) incoming_numbers: AtomicU64,
     pub(crate) sink_room: Notify,
     pub(crate) stop: watch::Sender<bool>,
@@ -269,12 +287,34 @@ impl Shared {
         peers.values().find(|peer| peer.target().pin == *key).cloned()
     }
 
+    /// A place among the pending handshakes, if one is free. A quarter is kept for addresses at which some peer was
+    /// found, so that a flood from elsewhere cannot lock the peers out. The address proves nothing and opens nothing.
+    pub(crate) fn take_handshake_slot(&self, from: IpAddr) -> Option<HandshakeSlot> {
+        let from = from.to_canonical();
+        let known = {
+            let peers = self.peers.read().expect("no panic while the peers are held");
+            peers.values().any(|peer| peer.has_address(from))
+        };
+        let stranger = match known {
+            true => None,
+            false => Some(self.stranger_slots.clone().try_acquire_owned().ok()?),
+        };
+        let slot = self.handshake_slots.clone().try_acquire_owned().ok()?;
+        Some(HandshakeSlot { _stranger: stranger, _slot: slot })
+    }
+
     /// Resolves when the transport stops.
     pub(crate) async fn stopped(&self) {
         let mut stop = self.stop.subscribe();
         // An error means the sender is gone, which it cannot be while `self` lives.
         let _ = stop.wait_for(|stop| *stop).await;
     }
+}
+
+/// One pending handshake; frees its place when dropped.
+pub(crate) struct HandshakeSlot {
+    _stranger: Option<OwnedSemaphorePermit>,
+    _slot: OwnedSemaphorePermit,
 }
 
 /// Counts the running tasks, so that a shutdown can wait until the last has let go of its socket.

@@ -81,6 +81,9 @@ impl Transport {
             },
             identity: config.identity,
             handshake_slots: Arc::new(Semaphore::new(config.limits.handshakes_max)),
+            stranger_slots: Arc::new(Semaphore::new(
+                config.limits.handshakes_max - config.limits.handshakes_max / 4,
+            )),
             limits: config.limits,
             seed: config.seed,
             sink,

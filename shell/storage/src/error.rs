@@ -92,6 +92,11 @@ pub enum StorageError {
     #[error("snapshot {seq} has no chunk {index}: put it first")]
     ChunkMissing { seq: u64, index: u32 },
 
+    #[error(
+        "a failure took the latest chunks of snapshot {seq}: begin it again and put those that are missing"
+    )]
+    ChunksLost { seq: u64 },
+
     #[error("{what} of {bytes} bytes refused: the largest is {max}; split it")]
     ValueTooLarge { what: &'static str, bytes: usize, max: usize },
 

@@ -8,8 +8,8 @@ use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use redb::{Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
@@ -51,6 +51,9 @@ pub struct SnapshotStore {
     /// `None` after a failure: `redb` refuses everything then, so the next call opens the file again.
     database: RwLock<Option<Database>>,
     unsynced_bytes: AtomicU64,
+    /// A failure took chunks that were not yet durable. Until a snapshot is begun again nothing is added or
+    /// finished, or one could be declared complete without its end.
+    chunks_lost: AtomicBool,
 }
 
 impl fmt::Debug for SnapshotStore {
@@ -72,6 +75,7 @@ impl SnapshotStore {
             opener,
             database: RwLock::new(None),
             unsynced_bytes: AtomicU64::new(0),
+            chunks_lost: AtomicBool::new(false),
         };
         // Readers find the tables there from now on.
         store.write(Durability::Immediate, |write| {
@@ -98,12 +102,15 @@ impl SnapshotStore {
             let info = SnapshotInfo { seq, meta: meta.into(), chunks: 0, bytes: 0, complete: false };
             snapshots.insert(seq, &encode_info(&info)[..])?;
             Ok(())
-        })
+        })?;
+        self.chunks_lost.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Adds a chunk, or replaces it. In any order.
     pub fn put_chunk(&self, seq: u64, index: u32, bytes: &[u8]) -> Result<(), StorageError> {
         refuse_above("chunk", bytes, CHUNK_BYTES_MAX)?;
+        self.refuse_after_loss(seq)?;
         let unsynced = self.unsynced_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         let durable = unsynced + bytes.len() as u64 >= UNSYNCED_BYTES_MAX;
         let durability = if durable { Durability::Immediate } else { Durability::None };
@@ -128,6 +135,7 @@ impl SnapshotStore {
 
     /// Declares the snapshot complete: chunks 0..n without a gap, durable when this returns.
     pub fn finish(&self, seq: u64) -> Result<(), StorageError> {
+        self.refuse_after_loss(seq)?;
         self.write(Durability::Immediate, |write| {
             let mut snapshots = write.open_table(SNAPSHOTS)?;
             let mut info = match self.incomplete(&snapshots, seq) {
@@ -276,6 +284,13 @@ impl SnapshotStore {
         })
     }
 
+    fn refuse_after_loss(&self, seq: u64) -> Result<(), StorageError> {
+        match self.chunks_lost.load(Ordering::Relaxed) {
+            true => Err(StorageError::ChunksLost { seq }),
+            false => Ok(()),
+        }
+    }
+
     fn damaged(&self, what: impl Into<String>) -> StorageError {
         StorageError::StoreDamaged { path: self.path.clone(), what: what.into() }
     }
@@ -308,12 +323,9 @@ impl SnapshotStore {
 
     /// Runs `work` on the database. A damaged file can make `redb` panic; here that is an error as any other.
     fn attempt<T>(&self, work: impl FnOnce(&Database) -> Result<T, Fault>) -> Result<T, StorageError> {
-        self.reopen_if_closed()?;
         let outcome = {
-            let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-            let Some(database) = database.as_ref() else {
-                return Err(self.damaged("another call failed just now, try again"));
-            };
+            let database = self.opened()?;
+            let database = database.as_ref().expect("an opened database is there");
             catch_unwind(AssertUnwindSafe(|| work(database)))
         };
         let error = match outcome {
@@ -322,24 +334,30 @@ impl SnapshotStore {
             Ok(Err(Fault::Redb(error))) => self.translate(error),
             Err(_) => self.damaged("the database stopped in the middle of an operation"),
         };
+        if self.unsynced_bytes.swap(0, Ordering::Relaxed) > 0 {
+            self.chunks_lost.store(true, Ordering::Relaxed);
+        }
         let failed = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
         let _ = catch_unwind(AssertUnwindSafe(|| drop(failed)));
         Err(error)
     }
 
-    fn reopen_if_closed(&self) -> Result<(), StorageError> {
-        if self.database.read().unwrap_or_else(PoisonError::into_inner).is_some() {
-            return Ok(());
+    fn opened(&self) -> Result<RwLockReadGuard<'_, Option<Database>>, StorageError> {
+        loop {
+            let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+            if database.is_some() {
+                return Ok(database);
+            }
+            drop(database);
+            let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+            if database.is_none() {
+                *database = match catch_unwind(AssertUnwindSafe(|| (self.opener)())) {
+                    Ok(Ok(opened)) => Some(opened),
+                    Ok(Err(error)) => return Err(self.translate(error.into())),
+                    Err(_) => return Err(self.damaged("the database cannot be opened")),
+                };
+            }
         }
-        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        if database.is_none() {
-            *database = match catch_unwind(AssertUnwindSafe(|| (self.opener)())) {
-                Ok(Ok(opened)) => Some(opened),
-                Ok(Err(error)) => return Err(self.translate(error.into())),
-                Err(_) => return Err(self.damaged("the database cannot be opened")),
-            };
-        }
-        Ok(())
     }
 
     fn translate(&self, error: redb::Error) -> StorageError {

@@ -47,7 +47,7 @@ fn write_until_killed(dir: &Path, seed: u64) {
         // One write call per line: a killed writer leaves at most one line unfinished.
         out.write_all(format!("acknowledged {first} {end}\n").as_bytes()).expect("pipe");
         out.flush().expect("pipe");
-        if next(&mut state) % 16 == 0 {
+        if next(&mut state).is_multiple_of(16) {
             let floor = end.saturating_sub(200);
             out.write_all(format!("discard {floor}\n").as_bytes()).expect("pipe");
             out.flush().expect("pipe");

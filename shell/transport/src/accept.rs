@@ -198,11 +198,13 @@ async fn run_incoming(
         let _ = newest.wait_for(|newest| *newest != number).await;
     });
     let mut out = BytesMut::new();
+    let mut welcomed = false;
     let (mut reader, mut writer) = tokio::io::split(stream);
     let pongs = Pongs::default();
     let link = async {
         let _delivering = peer.incoming_slot.lock().await;
         out.extend_from_slice(&shared.local.answer(Ok(version)).encode());
+        welcomed = true;
         drop(slot);
         // Declared after the slot, so dropped before it: a newer link must not see its mark erased.
         let _mark = IncomingMark::set(&peer);
@@ -230,7 +232,11 @@ async fn run_incoming(
     if matches!(end.reason, Reason::Io | Reason::Closed) {
         return;
     }
-    put_bye(&mut out, end.reason);
+    match welcomed {
+        true => put_bye(&mut out, end.reason),
+        // The dialler still waits for its answer.
+        false => return refuse(shared, &mut stream, end.reason).await,
+    }
     let say = async {
         stream.write_all(&out).await?;
         stream.flush().await

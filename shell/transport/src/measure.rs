@@ -17,7 +17,7 @@ const SAMPLES_MAX: usize = 512;
 /// Most pings without answer that are remembered; the oldest go first.
 const PINGS_MAX: usize = 64;
 /// A shorter stretch says more about scheduling than about the network.
-const RATE_STRETCH_MIN_US: u64 = 1_000;
+const RATE_STRETCH_MIN_US: u128 = 1_000;
 
 #[derive(Debug, Default)]
 struct Window {
@@ -100,7 +100,7 @@ pub(crate) struct Meter {
     pings: VecDeque<Ping>,
     /// How often the writer found nothing to send.
     idle_count: u64,
-    last: Option<(Pong, u64)>,
+    last: Option<(Pong, Ping)>,
 }
 
 impl Meter {
@@ -125,14 +125,18 @@ impl Meter {
         if ping.kind == PingKind::Beat {
             measures.add_rtt(now, now.saturating_duration_since(ping.at));
         }
-        if let Some((last, last_idle_count)) = self.last.replace((pong, ping.idle_count)) {
-            let bytes = pong.received_bytes.saturating_sub(last.received_bytes);
-            let stretch_us = pong.at_us.saturating_sub(last.at_us);
-            let application_limited = ping.idle_count != last_idle_count;
-            if !application_limited && !pong.receiver_limited && stretch_us >= RATE_STRETCH_MIN_US {
-                let rate = u128::from(bytes) * 1_000_000 / u128::from(stretch_us);
-                measures.rate_bytes_per_s.add(now, u64::try_from(rate).unwrap_or(u64::MAX));
-            }
+        let ended = ping.at;
+        let idle_count = ping.idle_count;
+        let Some((last_pong, last_ping)) = self.last.replace((pong, ping)) else { return };
+        let bytes = pong.received_bytes.saturating_sub(last_pong.received_bytes);
+        // The longer of both ends' stretches: data that piled up in a buffer arrives faster than the network carries.
+        let sent_us = ended.saturating_duration_since(last_ping.at).as_micros();
+        let received_us = u128::from(pong.at_us.saturating_sub(last_pong.at_us));
+        let stretch_us = sent_us.max(received_us);
+        let application_limited = idle_count != last_ping.idle_count;
+        if !application_limited && !pong.receiver_limited && stretch_us >= RATE_STRETCH_MIN_US {
+            let rate = u128::from(bytes) * 1_000_000 / stretch_us;
+            measures.rate_bytes_per_s.add(now, u64::try_from(rate).unwrap_or(u64::MAX));
         }
     }
 }
@@ -185,6 +189,17 @@ mod tests {
         let limited = Pong { receiver_limited: true, ..pong(fourth, 2_000_000, 300_000) };
         meter.on_pong(now, limited, &mut measures);
         assert_eq!(measures.rate_bytes_per_s(now), None);
+    }
+
+    #[test]
+    fn data_that_piled_up_in_a_buffer_does_not_look_like_a_faster_network() {
+        let now = Instant::now();
+        let (mut meter, mut measures) = (Meter::default(), Measures::default());
+        let first = meter.on_ping(now, PingKind::Beat);
+        let second = meter.on_ping(now + Duration::from_millis(500), PingKind::Probe);
+        meter.on_pong(now, pong(first, 0, 0), &mut measures);
+        meter.on_pong(now, pong(second, 1_000_000, 2_000), &mut measures);
+        assert_eq!(measures.rate_bytes_per_s(now), Some(2_000_000));
     }
 
     #[test]

@@ -1,0 +1,320 @@
+//! Healing: whatever was lost is noticed through standings and sent again, by whoever has it.
+//!
+//! Replicas tell each other where they stand. From a standing one sees what its sender lacks: a view, a stable
+//! checkpoint, decided slots, votes. Decided slots carry their proof, so they may come from anybody.
+
+use crate::message::{Decided, Message, Signed, SlotHeld, Standing, Vote};
+use crate::output::{Action, Output};
+use crate::record::Record;
+use crate::state::{Application, Pbft};
+use alloc::vec::Vec;
+use dwcp_base::{Hash, Micros, Mutant, Now, ReplicaId, Sequence, Ticket};
+use dwcp_log::entry::payload_digest;
+
+/// Decided slots sent in one answer, in payload bytes and in number.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+const ANSWER_SLOTS_MAX: usize = 256;
+/// Slots a stuck replica describes.
+const STUCK_SLOTS_MAX: usize = 32;
+
+impl Pbft {
+    /// Where this replica stands. `stuck` describes the slots that do not move.
+    fn standing(&self, stuck: bool, answer: bool) -> Standing {
+        let mut held = Vec::new();
+        if stuck && self.active {
+            let mut sequence = self.delivered;
+            let last = self.slots.keys().next_back().copied().unwrap_or(sequence).max(self.delivered.next());
+            while sequence < last && held.len() < STUCK_SLOTS_MAX {
+                sequence = sequence.next();
+                let slot = self.slots.get(&sequence);
+                held.push(SlotHeld {
+                    pre_prepare: slot.is_some_and(|slot| slot.digest().is_some_and(|digest| slot.holds(&digest))),
+                    prepared: slot.is_some_and(|slot| slot.prepared_in(self.view)),
+                });
+            }
+        }
+        Standing {
+            view: self.view,
+            active: self.active,
+            stable: self.stable_sequence(),
+            executed: self.delivered,
+            decided_from: self.history.keys().next().copied().unwrap_or_else(|| self.delivered.next()),
+            snapshot: self.snapshot,
+            stuck: held,
+            answer,
+        }
+    }
+
+    pub(crate) fn broadcast_standing(&mut self, now: Now, out: &mut Output) {
+        let stuck = self.has_work() && self.is_stalled(now);
+        self.timers.next_standing =
+            now.mono.plus(if stuck { self.timing.resend_interval } else { self.timing.standing_interval });
+        let message = Message::Standing(self.standing(stuck, false));
+        out.push(Action::Broadcast { message, after: Ticket::ZERO });
+    }
+
+    /// Slots are under way or a view is being looked for.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.active || self.timers.waiting_since.is_some() || self.slots.range(self.delivered.next()..).next().is_some()
+    }
+
+    /// A link to `peer` came up: either of us may have missed anything.
+    pub fn on_link_up(&mut self, peer: ReplicaId, out: &mut Output) {
+        let message = Message::Standing(self.standing(true, true));
+        out.push(Action::Send { to: peer, message, after: Ticket::ZERO });
+        if let Some(vote) = self.last_votes.get(&peer) {
+            out.push(Action::Send { to: peer, message: Message::Reminder(*vote), after: Ticket::ZERO });
+        }
+    }
+
+    pub(crate) fn on_standing(&mut self, now: Now, from: ReplicaId, standing: Standing, out: &mut Output) {
+        if standing.answer {
+            let message = Message::Standing(self.standing(true, false));
+            out.push(Action::Send { to: from, message, after: Ticket::ZERO });
+        }
+        self.help_with_view(now, from, &standing, out);
+        self.help_with_checkpoint(from, &standing, out);
+        self.help_with_slots(now, from, &standing, out);
+        self.standings.insert(from, (now.mono, standing));
+        self.seek_help(now, out);
+    }
+
+    fn help_with_view(&mut self, now: Now, to: ReplicaId, standing: &Standing, out: &mut Output) {
+        let behind = standing.view < self.view || (standing.view == self.view && !standing.active);
+        if !behind {
+            return;
+        }
+        if self.active {
+            self.send_new_view(now, to, out);
+        } else if !self.mutants.on(Mutant::ViewChangeSentOnce) {
+            self.send_view_change(Some(to), out);
+        }
+    }
+
+    fn help_with_checkpoint(&self, to: ReplicaId, standing: &Standing, out: &mut Output) {
+        match &self.stable {
+            Some(stable) if stable.claim.sequence > standing.stable => {
+                let message = Message::Stable(stable.clone());
+                let after = out.last_ticket();
+                out.push(Action::Send { to, message, after });
+            }
+            _ => {
+                let own = self.own_checkpoint.filter(|own| own.statement.claim.sequence > standing.stable);
+                if let Some(own) = own {
+                    let after = out.last_ticket();
+                    out.push(Action::Send { to, message: Message::Vote(own), after });
+                }
+            }
+        }
+    }
+
+    /// Sends our part of each slot the peer is stuck at.
+    fn help_with_slots(&mut self, now: Now, to: ReplicaId, standing: &Standing, out: &mut Output) {
+        if !self.active || standing.view != self.view || standing.stuck.is_empty() {
+            return;
+        }
+        let mut we_lack = false;
+        let after = self.after(self.vote_ticket);
+        let send = |message: Message, out: &mut Output| out.push(Action::Send { to, message, after });
+        for (index, held) in standing.stuck.iter().take(STUCK_SLOTS_MAX).enumerate() {
+            let sequence = standing.executed.plus(index as u64 + 1);
+            let Some(slot) = self.slots.get(&sequence) else {
+                we_lack |= held.pre_prepare && sequence > self.delivered;
+                continue;
+            };
+            let held_here = slot.digest().is_some_and(|digest| slot.holds(&digest));
+            we_lack |= held.pre_prepare && !held_here && sequence > self.delivered;
+            if !held.pre_prepare
+                && let Some((proposal, payload)) = self.assignment(sequence)
+            {
+                send(Message::PrePrepare { proposal, payload }, out);
+            }
+            if !held.prepared
+                && let Some(prepare) = slot.prepares.get(self.me)
+            {
+                send(Message::Vote(*prepare), out);
+            }
+            if let Some(commit) = slot.commits.get(self.me) {
+                send(Message::Vote(*commit), out);
+            }
+        }
+        if we_lack && now.mono >= self.timers.next_plea {
+            self.timers.next_plea = now.mono.plus(self.timing.resend_interval);
+            let message = Message::Standing(self.standing(true, false));
+            out.push(Action::Send { to, message, after: Ticket::ZERO });
+        }
+    }
+
+    /// Asks for decided slots, or a snapshot, when others are ahead and our own votes do not get us there.
+    pub(crate) fn seek_help(&mut self, now: Now, out: &mut Output) {
+        if now.mono < self.timers.catching_up_until {
+            return;
+        }
+        let idle = self.is_stalled(now);
+        let below_stable = self.delivered < self.stable_sequence();
+        let gap = |executed: Sequence| executed.0.saturating_sub(self.delivered.0);
+        let mut ahead: Vec<(ReplicaId, Sequence, Sequence, Sequence)> = self
+            .standings
+            .iter()
+            .filter(|(_, (_, standing))| {
+                gap(standing.executed) > 0 && (idle || below_stable || gap(standing.executed) > self.window / 4)
+            })
+            .map(|(id, (_, standing))| (*id, standing.executed, standing.decided_from, standing.snapshot))
+            .collect();
+        if ahead.is_empty() {
+            return;
+        }
+        // Another one each time, so that a peer that does not answer, or lies about how far it is, costs one round.
+        let turn = usize::try_from(self.timers.help_turn % ahead.len() as u64).unwrap_or(0);
+        ahead.rotate_left(turn);
+        self.timers.help_turn += 1;
+        self.timers.catching_up_until = now.mono.plus(self.timing.resend_interval.times(4));
+        let next = self.delivered.next();
+        if let Some((peer, ..)) = ahead.iter().find(|(_, _, decided_from, _)| *decided_from <= next) {
+            let message = Message::FetchDecided { from: next };
+            out.push(Action::Send { to: *peer, message, after: Ticket::ZERO });
+        } else if let Some((peer, _, _, snapshot)) = ahead.iter().find(|(_, _, _, snapshot)| *snapshot > self.delivered) {
+            out.push(Action::NeedSnapshot { from: *peer, at_least: *snapshot });
+        }
+    }
+
+    pub(crate) fn on_fetch_decided(&self, from: ReplicaId, first: Sequence, out: &mut Output) {
+        let mut answer = Vec::new();
+        let mut bytes = 0;
+        let mut expected = first;
+        for (sequence, decided) in self.history.range(first..) {
+            if *sequence != expected || answer.len() >= ANSWER_SLOTS_MAX || bytes >= ANSWER_BYTES_MAX {
+                break;
+            }
+            expected = expected.next();
+            bytes += decided.payload.len();
+            answer.push(decided.clone());
+        }
+        if !answer.is_empty() {
+            // The certificates may hold our own commits, which must not leave before they are durable.
+            let after = self.after(self.vote_ticket);
+            out.push(Action::Send { to: from, message: Message::Decided(answer), after });
+        }
+    }
+
+    pub(crate) fn on_decided(&mut self, now: Now, from: ReplicaId, decided: Vec<Decided>, out: &mut Output) {
+        for one in decided {
+            let claim = one.certificate.claim;
+            if claim.sequence <= self.delivered {
+                continue;
+            }
+            if claim.sequence != self.delivered.next() {
+                break;
+            }
+            if payload_digest(&one.payload) != claim.digest {
+                return self.refuse(from, "a decided slot whose digest is not its payload's", out);
+            }
+            let known = self.slots.get(&claim.sequence).is_some_and(|slot| slot.decided.is_some());
+            if !known && let Err(reason) = self.verifier().certificate(&one.certificate, Vote::Commit) {
+                return self.refuse(from, reason, out);
+            }
+            let ticket = out.persist(Record::Decided(one.clone()));
+            self.kept_tickets.entry(claim.sequence).or_insert(ticket);
+            if claim.sequence > self.stable_sequence() {
+                let slot = self.slots.entry(claim.sequence).or_default();
+                slot.note_ticket(ticket);
+                slot.payloads.insert(claim.digest, one.payload.clone());
+                slot.decided = Some(one.certificate.clone());
+            }
+            self.deliver_one(now, one, out);
+        }
+        self.deliver_ready(now, out);
+        self.forget_settled();
+        let more = self.standings.get(&from).is_some_and(|(_, standing)| standing.executed > self.delivered);
+        self.timers.catching_up_until = Micros::ZERO;
+        if more && (self.delivered < self.stable_sequence() || self.slots.is_empty()) {
+            self.timers.catching_up_until = now.mono.plus(self.timing.resend_interval.times(4));
+            let message = Message::FetchDecided { from: self.delivered.next() };
+            out.push(Action::Send { to: from, message, after: Ticket::ZERO });
+        }
+    }
+
+    pub(crate) fn on_fetch_payload(&self, from: ReplicaId, sequence: Sequence, digest: Hash, out: &mut Output) {
+        let kept = self.slots.get(&sequence).and_then(|slot| slot.payloads.get(&digest)).cloned();
+        let decided = self.history.get(&sequence).filter(|decided| decided.certificate.claim.digest == digest);
+        if let Some(payload) = kept.or_else(|| decided.map(|decided| decided.payload.clone())) {
+            let message = Message::Payload { sequence, payload };
+            out.push(Action::Send { to: from, message, after: Ticket::ZERO });
+        }
+    }
+
+    pub(crate) fn on_stable(&mut self, now: Now, from: ReplicaId, certificate: crate::Certificate, out: &mut Output) {
+        if certificate.claim.sequence <= self.stable_sequence() {
+            return;
+        }
+        match self.verifier().certificate(&certificate, Vote::Checkpoint) {
+            Ok(()) => self.adopt_stable(now, certificate, out),
+            Err(reason) => self.refuse(from, reason, out),
+        }
+    }
+
+    /// A peer shows us a vote of ours. Every vote is durable before it leaves, so a vote that we do not remember was
+    /// made by a disk that is gone.
+    pub(crate) fn on_reminder(&mut self, from: ReplicaId, signed: Signed, out: &mut Output) {
+        let statement = &signed.statement;
+        let ours = statement.sender == self.me && statement.incarnation == self.incarnation;
+        let forgiven = self.mutants.on(Mutant::WipedDiskRejoins) || self.mutants.on(Mutant::ForgetVotesOnRestart);
+        if !ours || forgiven || statement.claim.vote == Vote::Checkpoint {
+            return;
+        }
+        if self.verifier().vote(&signed).is_err() {
+            return self.refuse(from, "a reminder of a vote we did not sign", out);
+        }
+        let claim = statement.claim;
+        let settled = claim.sequence <= self.delivered.max(self.stable_sequence());
+        let remembered = self.slots.get(&claim.sequence).is_some_and(|slot| {
+            slot.pre_prepared.get(&claim.digest).is_some_and(|view| *view >= claim.view) || slot.decided.is_some()
+        });
+        if claim.view > self.view || !(settled || remembered) {
+            out.push(Action::Halt {
+                reason: "this disk has forgotten votes that this replica signed (wiped or rolled back): \
+                         run `dwcp member replace` to bring it back as a new incarnation",
+            });
+        }
+    }
+
+    /// Keeps a decided slot for laggards; beyond the bound the oldest go.
+    pub(crate) fn remember_decided(&mut self, decided: Decided) {
+        self.history_bytes += decided.payload.len();
+        self.history.insert(decided.certificate.claim.sequence, decided);
+        while self.history_bytes > self.history_bytes_max && self.history.len() > 1 {
+            let (_, oldest) = self.history.pop_first().expect("there are several");
+            self.history_bytes -= oldest.payload.len();
+        }
+    }
+
+    /// Decided slots from this sequence on are all that must still be kept for laggards.
+    pub fn trim_history(&mut self, from: Sequence) {
+        self.history = self.history.split_off(&from);
+        self.history_bytes = self.history.values().map(|decided| decided.payload.len()).sum();
+    }
+
+    /// Sends again what a NEW-VIEW's adoption or a slot still waits for.
+    pub(crate) fn ask_again(&mut self, now: Now, application: &mut dyn Application, out: &mut Output) {
+        if let Some(sender) = self.pending_new_view.as_ref().and_then(crate::new_view::parse).map(|body| body.sender) {
+            for hash in self.awaited_view_changes() {
+                let message = Message::FetchViewChange { sender, hash };
+                out.push(Action::Broadcast { message, after: Ticket::ZERO });
+            }
+            self.try_adopt(now, application, out);
+        }
+        let lacking: Vec<(Sequence, Hash)> = self
+            .slots
+            .range(self.delivered.next()..)
+            .filter_map(|(sequence, slot)| {
+                let digest = slot.decided.as_ref().map(|decided| decided.claim.digest).or(slot.digest())?;
+                (!slot.holds(&digest)).then_some((*sequence, digest))
+            })
+            .take(STUCK_SLOTS_MAX)
+            .collect();
+        for (sequence, digest) in lacking {
+            let message = Message::FetchPayload { sequence, digest };
+            out.push(Action::Broadcast { message, after: Ticket::ZERO });
+        }
+    }
+}

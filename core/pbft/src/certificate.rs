@@ -1,0 +1,285 @@
+//! Who may vote on what, and what a certificate is worth: every signature check of the protocol is here.
+//!
+//! A vote counts under the configuration of its sequence. A member replaced by an entry at sequence `s` is replaced
+//! for sequences above `s + window`: nobody can have voted there before knowing of `s`.
+
+use crate::message::{Certificate, Claim, NewView, PreparedCertificate, Signed, SignedBody, ViewChange, Vote, Voucher};
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec;
+use alloc::vec::Vec;
+use borsh::{BorshDeserialize, BorshSerialize};
+use dwcp_base::{
+    ClusterId, Configuration, Crypto, Hash, Incarnation, Mutant, Mutants, PublicKey, Quorum, ReplicaId, Sequence,
+    Signature, SigningKind, decode, signing_hash,
+};
+
+/// The configurations that still matter, oldest first, each with the last sequence it does *not* govern.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
+pub struct Configurations {
+    history: Vec<(Sequence, Configuration)>,
+}
+
+impl Configurations {
+    /// Configurations remembered at most; replacing members faster than this many per window is refused upstream.
+    pub const HISTORY_MAX: usize = 64;
+
+    #[must_use]
+    pub fn new(first: Configuration) -> Self {
+        Self { history: vec![(Sequence::ZERO, first)] }
+    }
+
+    /// The configuration that governs a sequence.
+    #[must_use]
+    pub fn at(&self, sequence: Sequence) -> &Configuration {
+        let found = self.history.iter().rev().find(|(after, _)| *after < sequence);
+        &found.unwrap_or(&self.history[0]).1
+    }
+
+    /// The newest configuration known, in force or about to be.
+    #[must_use]
+    pub fn latest(&self) -> &Configuration {
+        &self.history.last().expect("there is always one configuration").1
+    }
+
+    /// `configuration` governs everything after `after`.
+    pub fn push(&mut self, after: Sequence, configuration: Configuration) {
+        self.history.push((after, configuration));
+        if self.history.len() > Self::HISTORY_MAX {
+            self.history.remove(0);
+        }
+    }
+
+    /// Forgets what no sequence above `stable` needs.
+    pub fn forget_before(&mut self, stable: Sequence) {
+        while self.history.len() > 1 && self.history[1].0 <= stable {
+            self.history.remove(0);
+        }
+    }
+
+    /// The key of an incarnation, if any remembered configuration knows it.
+    #[must_use]
+    pub fn key_of(&self, sender: ReplicaId, incarnation: Incarnation) -> Option<PublicKey> {
+        self.history.iter().rev().find_map(|(_, configuration)| {
+            configuration.member(sender).filter(|member| member.incarnation == incarnation).map(|member| member.vote_key)
+        })
+    }
+}
+
+/// Checks signatures and certificates against the configurations.
+pub(crate) struct Verifier<'a> {
+    pub cluster: ClusterId,
+    pub crypto: &'a dyn Crypto,
+    pub configurations: &'a Configurations,
+    pub quorum: Quorum,
+    pub mutants: Mutants,
+    /// Votes whose signatures this replica has verified before, so that certificates made of them cost little.
+    pub known: BTreeSet<Signed>,
+}
+
+impl Verifier<'_> {
+    /// The key that must have signed this claim, if its sender may make it.
+    fn key_for(&self, claim: &Claim, sender: ReplicaId, incarnation: Incarnation) -> Option<PublicKey> {
+        let configuration = self.configurations.at(claim.sequence);
+        if claim.configuration != configuration.id {
+            return None;
+        }
+        configuration.member(sender).filter(|member| member.incarnation == incarnation).map(|member| member.vote_key)
+    }
+
+    fn signature_holds(&self, key: &PublicKey, hash: &Hash, signature: &Signature) -> bool {
+        self.mutants.on(Mutant::SignatureUnchecked) || self.crypto.verify(key, hash, signature)
+    }
+
+    /// A single vote.
+    pub(crate) fn vote(&self, signed: &Signed) -> Result<(), &'static str> {
+        let statement = &signed.statement;
+        let key = self
+            .key_for(&statement.claim, statement.sender, statement.incarnation)
+            .ok_or("a vote by an unknown member or under another configuration")?;
+        if self.known.contains(signed) {
+            return Ok(());
+        }
+        if self.signature_holds(&key, &statement.signing_hash(self.cluster), &signed.signature) {
+            Ok(())
+        } else {
+            Err("a vote with a bad signature")
+        }
+    }
+
+    /// A quorum of equal votes.
+    pub(crate) fn certificate(&self, certificate: &Certificate, vote: Vote) -> Result<(), &'static str> {
+        if certificate.claim.vote != vote {
+            return Err("a certificate of another kind");
+        }
+        let needed = if vote == Vote::Checkpoint && self.mutants.on(Mutant::WeakCheckpoint) {
+            self.quorum.weak()
+        } else {
+            self.quorum.q()
+        };
+        if certificate.vouchers.len() < needed {
+            return Err("a certificate with fewer than q votes");
+        }
+        if !certificate.vouchers.windows(2).all(|pair| pair[0].sender < pair[1].sender) {
+            return Err("a certificate that counts a sender twice");
+        }
+        for voucher in &certificate.vouchers {
+            let statement = crate::message::Statement {
+                claim: certificate.claim,
+                sender: voucher.sender,
+                incarnation: voucher.incarnation,
+            };
+            self.vote(&Signed { statement, signature: voucher.signature })?;
+        }
+        Ok(())
+    }
+
+    /// A prepared certificate: the pre-prepare is the primary's, and `q - 1` others prepared the same.
+    pub(crate) fn prepared(&self, certificate: &PreparedCertificate) -> Result<(), &'static str> {
+        let proposal = &certificate.pre_prepare.statement;
+        if proposal.claim.vote != Vote::PrePrepare || proposal.sender != proposal.claim.view.primary(self.quorum.n()) {
+            return Err("a prepared certificate without its primary's pre-prepare");
+        }
+        if certificate.prepares.len() + 1 < self.quorum.q() {
+            return Err("a prepared certificate with fewer than q votes");
+        }
+        if !certificate.prepares.windows(2).all(|pair| pair[0].statement.sender < pair[1].statement.sender) {
+            return Err("a prepared certificate that counts a sender twice");
+        }
+        self.vote(&certificate.pre_prepare)?;
+        let expected = Claim { vote: Vote::Prepare, ..proposal.claim };
+        for prepare in &certificate.prepares {
+            let claim = prepare.statement.claim;
+            let same = if self.mutants.on(Mutant::PreparedDigestUnchecked) {
+                Claim { digest: expected.digest, ..claim } == expected
+            } else {
+                claim == expected
+            };
+            if !same {
+                return Err("a prepared certificate whose votes do not match");
+            }
+            if prepare.statement.sender == proposal.sender {
+                return Err("a prepared certificate that counts the primary twice");
+            }
+            self.vote(prepare)?;
+        }
+        Ok(())
+    }
+
+    fn body_key(&self, sender: ReplicaId, incarnation: Incarnation) -> Result<PublicKey, &'static str> {
+        self.configurations.key_of(sender, incarnation).ok_or("a message by an unknown member or incarnation")
+    }
+
+    /// A VIEW-CHANGE, with everything it claims.
+    pub(crate) fn view_change(&self, signed: &SignedBody, window: u64) -> Result<ViewChange, &'static str> {
+        let body: ViewChange = decode(&signed.body).map_err(|_| "a malformed VIEW-CHANGE")?;
+        let key = self.body_key(body.sender, body.incarnation)?;
+        let hash = signing_hash(SigningKind::ViewChange, self.cluster, &signed.body);
+        if !self.signature_holds(&key, &hash, &signed.signature) {
+            return Err("a VIEW-CHANGE with a bad signature");
+        }
+        if let Some(stable) = &body.stable {
+            self.certificate(stable, Vote::Checkpoint)?;
+        }
+        let low = body.stable_sequence();
+        let inside = |sequence: Sequence| sequence > low && sequence <= low.plus(window);
+        if !body.prepared.windows(2).all(|pair| pair[0].sequence() < pair[1].sequence())
+            || !body.pre_prepared.windows(2).all(|pair| {
+                (pair[0].sequence, pair[0].digest) < (pair[1].sequence, pair[1].digest)
+            })
+        {
+            return Err("a VIEW-CHANGE whose sets are not ascending");
+        }
+        if body.prepared.iter().any(|entry| !inside(entry.sequence()) || entry.view() >= body.view)
+            || body.pre_prepared.iter().any(|entry| !inside(entry.sequence) || entry.view >= body.view)
+        {
+            return Err("a VIEW-CHANGE with entries outside its window or views");
+        }
+        for entry in &body.prepared {
+            self.prepared(entry)?;
+        }
+        Ok(body)
+    }
+
+    /// A NEW-VIEW's signature and form; whether it follows from its VIEW-CHANGEs is for `new_view`.
+    pub(crate) fn new_view(&self, signed: &SignedBody) -> Result<NewView, &'static str> {
+        let body: NewView = decode(&signed.body).map_err(|_| "a malformed NEW-VIEW")?;
+        let key = self.body_key(body.sender, body.incarnation)?;
+        let hash = signing_hash(SigningKind::NewView, self.cluster, &signed.body);
+        if !self.signature_holds(&key, &hash, &signed.signature) {
+            return Err("a NEW-VIEW with a bad signature");
+        }
+        if body.sender != body.view.primary(self.quorum.n()) {
+            return Err("a NEW-VIEW by another than the view's primary");
+        }
+        Ok(body)
+    }
+}
+
+/// The votes one slot or checkpoint has received, one per sender.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Votes {
+    by_sender: BTreeMap<ReplicaId, Signed>,
+    /// Proof builds only: repeats that a mutant counts.
+    repeats: usize,
+}
+
+impl Votes {
+    /// Remembers a verified vote; the first of each sender stays. True when it is new.
+    pub(crate) fn add(&mut self, signed: Signed, mutants: Mutants) -> bool {
+        if self.by_sender.contains_key(&signed.statement.sender) {
+            if mutants.on(Mutant::DuplicateVotesCounted) {
+                self.repeats += 1;
+                return true;
+            }
+            return false;
+        }
+        self.by_sender.insert(signed.statement.sender, signed);
+        true
+    }
+
+    /// Whether this sender voted already.
+    pub(crate) fn has(&self, sender: ReplicaId) -> bool {
+        self.by_sender.contains_key(&sender)
+    }
+
+    pub(crate) fn get(&self, sender: ReplicaId) -> Option<&Signed> {
+        self.by_sender.get(&sender)
+    }
+
+    /// How many voted for this digest.
+    pub(crate) fn count(&self, digest: &Hash) -> usize {
+        self.by_sender.values().filter(|signed| signed.statement.claim.digest == *digest).count() + self.repeats
+    }
+
+    /// The digest that at least `needed` voted for.
+    pub(crate) fn winner(&self, needed: usize) -> Option<Hash> {
+        self.by_sender
+            .values()
+            .map(|signed| signed.statement.claim.digest)
+            .find(|digest| self.count(digest) >= needed)
+    }
+
+    /// The votes for a digest, ascending by sender.
+    pub(crate) fn matching<'a>(&'a self, digest: &'a Hash) -> impl Iterator<Item = &'a Signed> + 'a {
+        self.by_sender.values().filter(move |signed| signed.statement.claim.digest == *digest)
+    }
+
+    /// A certificate of the first `needed` votes for `claim`'s digest.
+    pub(crate) fn certificate(&self, claim: Claim, needed: usize) -> Certificate {
+        let vouchers = self
+            .matching(&claim.digest)
+            .take(needed)
+            .map(|signed| Voucher {
+                sender: signed.statement.sender,
+                incarnation: signed.statement.incarnation,
+                signature: signed.signature,
+            })
+            .collect();
+        Certificate { claim, vouchers }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.by_sender.clear();
+        self.repeats = 0;
+    }
+}

@@ -1,0 +1,78 @@
+//! One sequence of the root log between proposal and stable checkpoint.
+
+use crate::certificate::Votes;
+use crate::message::{Certificate, PreparedCertificate, Signed};
+use alloc::collections::BTreeMap;
+use bytes::Bytes;
+use dwcp_base::{Hash, Micros, Ticket, View};
+
+/// Digests remembered per slot in the Q set. A slot sees one digest per view that fails; the oldest views go first.
+pub(crate) const DIGESTS_MAX: usize = 8;
+
+/// What this replica knows of one sequence.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Slot {
+    /// The pre-prepare accepted in the current view.
+    pub(crate) accepted: Option<Signed>,
+    pub(crate) accepted_at: Micros,
+    /// Votes of the current view, ours included.
+    pub(crate) prepares: Votes,
+    pub(crate) commits: Votes,
+    pub(crate) commit_sent: bool,
+    /// P: the prepared certificate of the highest view.
+    pub(crate) prepared: Option<PreparedCertificate>,
+    /// Q: each digest accepted here and the last view it was accepted in.
+    pub(crate) pre_prepared: BTreeMap<Hash, View>,
+    pub(crate) payloads: BTreeMap<Hash, Bytes>,
+    pub(crate) decided: Option<Certificate>,
+    /// The first record that speaks of this slot; the log is kept from there.
+    pub(crate) first_ticket: Option<Ticket>,
+}
+
+impl Slot {
+    pub(crate) fn digest(&self) -> Option<Hash> {
+        self.accepted.map(|signed| signed.statement.claim.digest)
+    }
+
+    pub(crate) fn holds(&self, digest: &Hash) -> bool {
+        self.payloads.contains_key(digest)
+    }
+
+    /// Prepared in this view.
+    pub(crate) fn prepared_in(&self, view: View) -> bool {
+        self.prepared.as_ref().is_some_and(|certificate| certificate.view() == view)
+    }
+
+    /// Forgets what belongs to a view that ended; keeps what later views must know.
+    pub(crate) fn leave_view(&mut self) {
+        self.accepted = None;
+        self.prepares.clear();
+        self.commits.clear();
+        self.commit_sent = false;
+    }
+
+    /// Adds to the Q set. At the bound the digest of the oldest view goes, never a prepared or decided one.
+    pub(crate) fn note_pre_prepared(&mut self, digest: Hash, view: View) {
+        self.pre_prepared.insert(digest, view);
+        while self.pre_prepared.len() > DIGESTS_MAX {
+            let keep = [
+                self.prepared.as_ref().map(PreparedCertificate::digest),
+                self.decided.as_ref().map(|certificate| certificate.claim.digest),
+                Some(digest),
+            ];
+            let oldest = self
+                .pre_prepared
+                .iter()
+                .filter(|(candidate, _)| !keep.contains(&Some(**candidate)))
+                .min_by_key(|(_, view)| **view)
+                .map(|(candidate, _)| *candidate);
+            let Some(oldest) = oldest else { break };
+            self.pre_prepared.remove(&oldest);
+            self.payloads.remove(&oldest);
+        }
+    }
+
+    pub(crate) fn note_ticket(&mut self, ticket: Ticket) {
+        self.first_ticket.get_or_insert(ticket);
+    }
+}

@@ -1,6 +1,6 @@
 //! A disk for tests that behaves as badly as real ones may. What was not synced is, after a crash, sector by
-//! sector the old bytes, the new ones or noise; names not synced revert from some point on. It can run full,
-//! fail a sync, or lie about one. Everything is drawn from the test's own seed.
+//! sector the old bytes, the new ones or noise; names not synced are old or new, from some point on or at
+//! will. It can run full, fail a sync, or lie about one. Everything is drawn from the test's own seed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -112,8 +112,13 @@ impl MemoryDisk {
         let mut state = self.state().clone();
         let kept = chance.below(state.unsynced_names.len() as u64 + 1) as usize;
         let mut names = state.durable_names.clone();
-        for change in &state.unsynced_names[..kept] {
-            apply(&mut names, change);
+        // A journal keeps their order; nothing promises that there is one.
+        let ordered = chance.below(2) == 0;
+        for (at, change) in state.unsynced_names.iter().enumerate() {
+            let lands = if ordered { at < kept } else { chance.below(2) == 0 };
+            if lands {
+                apply(&mut names, change);
+            }
         }
         for content in state.contents.values_mut() {
             content.now = tear(content, chance);

@@ -177,9 +177,10 @@ impl Wal {
     }
 
     /// What was just read may sit in the page cache only, the names too. The caller will act on it, so it is
-    /// made durable first.
+    /// made durable first; and before the mark is written, or two batches would be in flight at once.
     fn settle(&mut self) -> Result<(), StorageError> {
         self.sync_dir()?;
+        self.file.sync_data().map_err(|e| self.poison("fdatasync", e))?;
         self.write_mark()
     }
 

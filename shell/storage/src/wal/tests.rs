@@ -156,7 +156,12 @@ proptest! {
             }
             if crash {
                 drop(wal);
-                disk = disk.crash(&mut chance);
+                if chance.below(3) == 0 {
+                    // Only the process died. What it wrote is still to be read, but not yet durable.
+                    disk.set_faults(Faults::default());
+                } else {
+                    disk = disk.crash(&mut chance);
+                }
                 // Crashing again while it recovers must do no harm either.
                 if chance.below(2) == 0 {
                     disk.set_faults(Faults { dies_after: Some(chance.below(8)), ..Faults::default() });
@@ -168,6 +173,22 @@ proptest! {
                 model.accept(&wal, &records);
             }
         }
+    }
+}
+
+#[test]
+fn a_batch_left_in_the_page_cache_is_made_durable_before_the_mark_behind_it() {
+    for seed in 0..400 {
+        let disk = MemoryDisk::default();
+        let (mut wal, _, _) = open(&disk).expect("open");
+        wal.append(&[7; 10_000]).expect("append");
+        disk.set_faults(Faults { dies_after: Some(1), ..Faults::default() });
+        wal.sync().expect_err("killed between write and sync");
+        drop(wal);
+        // Killed again at some point of the recovery, and now the power goes too.
+        disk.set_faults(Faults { dies_after: Some(seed % 8), ..Faults::default() });
+        drop(open(&disk));
+        open(&disk.crash(&mut Chance::new(seed))).expect("nothing was acknowledged, nothing is damaged");
     }
 }
 
@@ -268,6 +289,43 @@ fn a_missing_segment_in_the_middle_is_refused() {
     disk.remove(&segment(3)).expect("remove");
     let error = open(&disk).expect_err("a hole");
     assert!(matches!(&error, StorageError::SegmentMissing { path } if *path == segment(3)), "{error}");
+}
+
+#[test]
+fn damage_in_an_earlier_segment_is_refused_with_its_place() {
+    for page in 1..3 {
+        let (disk, wal, _) = long_log();
+        drop(wal);
+        // Segment 1 holds a mark before its record, the others begin with theirs.
+        let offset = (page * PAGE_BYTES) as u64;
+        let (number, damaged_at) = if page == 1 { (3, offset) } else { (1, offset) };
+        disk.alter(&segment(number), |bytes| bytes[page * PAGE_BYTES + 5000] ^= 4);
+        let error = open(&disk).expect_err("acknowledged and gone");
+        let place = matches!(&error, StorageError::Damaged { path, offset, .. }
+            if *path == segment(number) && *offset == damaged_at);
+        assert!(place, "{error}");
+    }
+}
+
+#[test]
+fn a_sound_batch_in_the_wrong_place_is_refused() {
+    for wrong in [1, 3, 5, u64::MAX] {
+        let disk = MemoryDisk::default();
+        let (mut wal, _, _) = open(&disk).expect("open");
+        write(&mut wal, &[&[b"one"], &[b"two"], &[b"three"]]);
+        let seed = wal.active().seed();
+        drop(wal);
+        disk.alter(&segment(1), |bytes| {
+            let at = 3 * PAGE_BYTES;
+            let batch = BatchHeader::decode(&bytes[at..], seed).expect("the second record's batch");
+            assert_eq!(batch.first_lsn, Lsn(2));
+            let moved = BatchHeader { first_lsn: Lsn(wrong), ..batch }.encode(seed);
+            bytes[at..at + BATCH_HEADER_BYTES].copy_from_slice(&moved);
+        });
+        let error = open(&disk).expect_err("records are not where they belong");
+        let offset = 3 * PAGE_BYTES as u64;
+        assert!(matches!(error, StorageError::Damaged { offset: at, .. } if at == offset), "{error}");
+    }
 }
 
 #[test]

@@ -508,13 +508,17 @@ fn the_queue_to_a_dead_peer_is_bounded_and_keeps_its_votes() {
 fn a_replaced_peer_loses_its_links_and_its_successor_gets_them() {
     let (a, old) = pair();
     assert_linked(&a, &old);
-    let new = Node::start(TransportConfig { incarnation: 2, ..config(2, &identity()) });
+    // The old links end because of the new key, not only once the successor dials in.
+    let key = identity();
+    a.knows(PeerConfig { id: 2, addr: "127.0.0.1:1".into(), pin: key.public_key() });
+    old.wait_end(1, Reason::KeyRefusedByPeer);
+    assert!(!a.peer_stats(2).incoming_up);
+    let new = Node::start(TransportConfig { incarnation: 2, ..config(2, &key) });
     new.knows(a.as_peer());
     a.knows(new.as_peer());
     let end = a.sink.wait("the old link is down", |seen| seen.downs.first().map(|down| down.1.clone()));
     assert_eq!(end.reason, Reason::Reconfigured);
     assert_eq!(a.sink.wait_ups(2, 2).peer_incarnation, 2);
-    old.wait_end(1, Reason::KeyRefusedByPeer);
     assert_linked(&a, &new);
     let _ = old.send(1, Class::Vote, b"a voice from the past");
     assert_linked(&a, &new);
@@ -548,6 +552,31 @@ fn a_busy_sink_stops_the_reader_and_loses_nothing() {
     b.transport.sink_has_room();
     b.sink.wait("all frames", |seen| (seen.frames.len() == 200).then_some(()));
     assert!(b.sink.seen.lock().unwrap().frames.iter().map(|frame| frame.2[0]).eq(0..200));
+}
+
+#[test]
+fn a_frame_cut_in_two_by_a_lost_link_never_arrives_in_part() {
+    let mut roomy = config(1, &identity());
+    roomy.limits.queue.class_bytes_max[Class::Bulk as usize] = 64 << 20;
+    roomy.limits.queue.total_bytes_max = 64 << 20;
+    let (a, b) = (Node::start(roomy), Node::new(2));
+    meet(&a, &b);
+    a.sink.wait_up(2);
+    // The receiver stands still, so the sender is stuck within a frame once the sockets are full.
+    b.sink.busy.store(true, Ordering::SeqCst);
+    let (length, count) = (5 << 20, 8u8);
+    for n in 0..count {
+        assert_eq!(a.send(2, Class::Bulk, &vec![n; length]), Sent::Queued);
+    }
+    wait_until("the reader waits", || b.peer_stats(1).sink_waits > 20);
+    let addr = format!("localhost:{}", b.transport.local_addr().port());
+    a.knows(PeerConfig { addr, ..b.as_peer() });
+    b.sink.busy.store(false, Ordering::SeqCst);
+    b.sink.wait("the last frame", |seen| seen.frames.iter().any(|f| f.2[0] == count - 1).then_some(()));
+    for (_, _, frame) in &b.sink.seen.lock().unwrap().frames {
+        assert_eq!(frame.len(), length);
+        assert!(frame.iter().all(|byte| *byte == frame[0]));
+    }
 }
 
 #[test]

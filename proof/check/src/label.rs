@@ -9,7 +9,7 @@ pub fn judge(clients: &[ClientJournal], f: u32) -> Findings {
     if f >= 1 {
         return findings;
     }
-    for journal in clients {
+    for journal in clients.iter().filter(|journal| journal.honest) {
         for command in &journal.commands {
             if let Outcome::Ok { label: Label::Byzantine, returned_at_us, .. } = &command.outcome {
                 let reason = format!("command {} was labelled byzantine with f = 0", command.id);
@@ -31,6 +31,9 @@ mod tests {
         let mut clients = sample::cluster().clients;
         assert!(judge(&clients, 1).is_empty());
         assert!(judge(&clients, 0).has("labelled byzantine with f = 0"));
+        clients[0].honest = false;
+        assert!(judge(&clients, 0).is_empty(), "a liar may claim anything");
+        clients[0].honest = true;
         for command in &mut clients[0].commands {
             if let Outcome::Ok { label, .. } = &mut command.outcome {
                 *label = Label::Crash;

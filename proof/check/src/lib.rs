@@ -75,7 +75,9 @@ impl Terms {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Judgement {
     pub findings: Vec<Finding>,
+    /// Commands acknowledged to honest clients, reads included.
     pub acknowledged: u64,
+    /// The larger of what the read-back and the log show.
     pub lost: u64,
     pub doubled: u64,
     /// The search ended without an answer. Not a pass.
@@ -104,8 +106,9 @@ pub fn judge_all(history: &History, terms: &Terms) -> Judgement {
         Operation::Range { stale, .. } => !stale && terms.reads_are_logged,
         _ => true,
     };
-    let once = exactly_once::judge(clients, replicas, is_logged);
-    take(once.findings.clone());
+    // Without any replica's journal there is no log to look into, and the clients' own evidence must do.
+    let once = (!replicas.is_empty()).then(|| exactly_once::judge(clients, replicas, is_logged));
+    take(once.as_ref().map(|once| once.findings.clone()).unwrap_or_default());
     let tally = terms.read_back.as_ref().map(|records| read_back::judge(clients, records));
     take(tally.as_ref().map(|tally| tally.findings.clone()).unwrap_or_default());
     take(sign_once::judge(replicas));
@@ -124,8 +127,10 @@ pub fn judge_all(history: &History, terms: &Terms) -> Judgement {
         }
         Verdict::BudgetExceeded { .. } => judgement.undecided = true,
     }
-    judgement.acknowledged = once.acknowledged;
-    judgement.lost = tally.as_ref().map_or(0, |tally| tally.lost).max(once.lost());
-    judgement.doubled = tally.as_ref().map_or(0, |tally| tally.doubled).max(once.doubled);
+    let is_acknowledged = |command: &&Command| matches!(command.outcome, Outcome::Ok { .. });
+    judgement.acknowledged = history.honest_commands().filter(is_acknowledged).count() as u64;
+    let (tally, once) = (tally.unwrap_or_default(), once.unwrap_or_default());
+    judgement.lost = tally.lost.max(once.lost());
+    judgement.doubled = tally.doubled.max(once.doubled);
     judgement
 }

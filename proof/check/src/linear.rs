@@ -6,9 +6,12 @@
 //! 2. replies: each equals what the reference model answers at that place;
 //! 3. revisions nobody acknowledged are filled with calls of unknown outcome, which is the one part that needs a search (`fill`).
 //!
+//! Replies that contradict each other whoever filled a gap are found first, without a search (`contradict`).
+//!
 //! Opaque operations are left out; a client that is not honest counts as a source of calls of unknown outcome. A journal must not
 //! hold two calls of one id. Registers without revisions are the matter of `register`.
 
+mod contradict;
 mod fill;
 
 use crate::history::{ClientJournal, Command, Outcome, Reply};
@@ -73,7 +76,9 @@ struct Order<'a> {
 /// Judges the histories of all clients of one store that held `start` before the first command.
 pub fn judge(clients: &[ClientJournal], start: &Start, budget: Budget) -> Verdict {
     match place(clients, start) {
-        Ok(order) => fill::Search::new(order, start, budget).run(),
+        Ok(order) => {
+            contradict::find(&order).unwrap_or_else(|| fill::Search::new(order, start, budget).run())
+        }
         Err(verdict) => verdict,
     }
 }

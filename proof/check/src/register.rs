@@ -12,6 +12,9 @@ use crate::text::show;
 use crate::verdict::{Budget, Verdict};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+/// Memory the search may spend on remembering what it has seen; beyond it the budget counts as exceeded.
+const SEEN_BYTES_MAX: usize = 512 << 20;
+
 /// The state of a register; None: the key does not exist.
 pub type Value = Option<Vec<u8>>;
 
@@ -37,7 +40,7 @@ pub struct RegisterCall {
     pub action: Action,
 }
 
-/// Judges one register. The budget bounds the number of placements tried and, with it, the memory.
+/// Judges one register. The budget bounds the number of placements tried.
 pub fn judge_register(calls: &[RegisterCall], initial: &Value, budget: Budget) -> Verdict {
     let backwards =
         calls.iter().find(|call| call.returned_at_us.is_some_and(|at_us| at_us < call.invoked_at_us));
@@ -223,13 +226,14 @@ impl<'a> Search<'a> {
         let mut open = self.returned.iter().flatten().count();
         let mut placed = vec![0u64; self.calls.len().div_ceil(64)];
         let mut seen: HashSet<(Box<[u64]>, u32)> = HashSet::new();
+        let seen_max = SEEN_BYTES_MAX / (placed.len() * 8 + 64);
         let mut path: Vec<(usize, u32)> = Vec::new();
         let mut steps = 0;
         let mut deepest: (usize, Option<(usize, u32)>) = (0, None);
         let mut at = self.next[head];
         while open > 0 {
             steps += 1;
-            if steps > budget.steps_max {
+            if steps > budget.steps_max || seen.len() > seen_max {
                 return Verdict::BudgetExceeded { steps };
             }
             match self.events.get(at).copied() {

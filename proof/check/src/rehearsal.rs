@@ -337,15 +337,13 @@ fn swap_results(clients: &mut [ClientJournal]) -> bool {
                 let differs =
                     |(c, p): &&(usize, usize)| clients[*c].commands[*p].operation != command.operation;
                 if let Some((c, p)) = found.iter().find(differs).copied() {
-                    let theirs = reply.clone();
-                    let Outcome::Ok { reply: ours, .. } = &mut clients[c].commands[p].outcome else {
-                        return false;
-                    };
-                    let ours = std::mem::replace(ours, theirs);
+                    let theirs = reply.answer.clone();
+                    let Outcome::Ok { reply, .. } = &mut clients[c].commands[p].outcome else { return false };
+                    let ours = std::mem::replace(&mut reply.answer, theirs);
                     let Outcome::Ok { reply, .. } = &mut clients[client].commands[place].outcome else {
                         return false;
                     };
-                    *reply = ours;
+                    reply.answer = ours;
                     return true;
                 }
                 found.push((client, place));

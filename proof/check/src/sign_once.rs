@@ -10,6 +10,9 @@ use crate::text::short;
 use crate::verdict::{Findings, Judge};
 use std::collections::{BTreeMap, HashMap};
 
+/// Kind, epoch, view, sequence.
+type Slot = (VoteKind, u64, u64, u64);
+
 pub fn judge(replicas: &[ReplicaJournal]) -> Findings {
     let mut findings = Findings::default();
     let honest = || replicas.iter().filter(|journal| journal.honest);
@@ -19,7 +22,7 @@ pub fn judge(replicas: &[ReplicaJournal]) -> Findings {
 }
 
 fn judge_identity(journal: &ReplicaJournal, findings: &mut Findings) {
-    let mut slots: HashMap<(VoteKind, u64, u64, u64), (u64, [u8; 32])> = HashMap::new();
+    let mut slots: HashMap<Slot, (u64, [u8; 32])> = HashMap::new();
     let mut left_below: BTreeMap<u64, u64> = BTreeMap::new();
     let mut admitted = journal.founding;
     for stamped in &journal.events {

@@ -7,7 +7,7 @@
 
 use super::{Floating, Order, Placed};
 use crate::model::{Model, Start};
-use crate::operation::{Answer, Interval, KeyValue, Operation};
+use crate::operation::{Answer, Interval, KeyValue, Operation, Target};
 use crate::text::show;
 use crate::verdict::{Budget, Verdict};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -24,7 +24,7 @@ struct Facts<'a> {
 }
 
 struct Candidate {
-    /// Calls with the same operation share a class and need only be tried once at a place.
+    /// Calls that no reply can tell apart share a class; one of them at a place is enough.
     class: usize,
     writes: Vec<Interval>,
     reads: Vec<Interval>,
@@ -59,13 +59,14 @@ pub(super) struct Search<'a> {
 
 impl<'a> Search<'a> {
     pub(super) fn new(order: Order<'a>, start: &Start, budget: Budget) -> Self {
-        let mut classes: HashMap<&Operation, usize> = HashMap::new();
+        let seen = Seen::gather(&order);
+        let mut classes: HashMap<Operation, usize> = HashMap::new();
         let mut candidates = Vec::new();
         for floating in &order.floating {
             let operation = &floating.call.command.operation;
             let next = classes.len();
             candidates.push(Candidate {
-                class: *classes.entry(operation).or_insert(next),
+                class: *classes.entry(seen.likeness(operation)).or_insert(next),
                 writes: operation.write_footprint(),
                 reads: operation.read_footprint(),
                 reserved_for: None,
@@ -312,6 +313,62 @@ impl<'a> Search<'a> {
             let mut able = (0..self.candidates.len()).filter(|index| self.could_write(*index, revision));
             if let (Some(only), None) = (able.next(), able.next()) {
                 self.candidates[only].reserved_for = Some(revision);
+            }
+        }
+    }
+}
+
+/// What anybody ever saw or compared of values.
+struct Seen<'a> {
+    values: HashSet<&'a [u8]>,
+    compared: HashSet<&'a Interval>,
+}
+
+impl<'a> Seen<'a> {
+    fn gather(order: &Order<'a>) -> Self {
+        let mut seen = Self { values: HashSet::new(), compared: HashSet::new() };
+        if order.floating.is_empty() {
+            return seen;
+        }
+        let mut records = Vec::new();
+        for placed in order.writers.values().chain(order.readers.values().flatten()) {
+            placed.reply.answer.records(&placed.call.command.operation, &mut records);
+            seen.values.extend(records.drain(..).map(|(record, _)| record.value.as_slice()));
+            seen.compares(&placed.call.command.operation);
+        }
+        for floating in &order.floating {
+            seen.compares(&floating.call.command.operation);
+        }
+        seen
+    }
+
+    fn compares(&mut self, operation: &'a Operation) {
+        if let Operation::Txn { compares, then, otherwise } = operation {
+            let of_values = compares.iter().filter(|compare| matches!(compare.target, Target::Value(_)));
+            self.compared.extend(of_values.map(|compare| &compare.over));
+            then.iter().chain(otherwise).for_each(|inner| self.compares(inner));
+        }
+    }
+
+    /// The operation without what nobody saw: a value that no reply shows and no comparison meets is as good as any other such
+    /// value. It becomes a put of nothing with a previous record wanted, which is otherwise cleared, so the two cannot be mixed up.
+    fn likeness(&self, operation: &Operation) -> Operation {
+        match operation {
+            Operation::Put { key, value, lease, .. } => {
+                let is_seen = self.values.contains(value.as_slice())
+                    || self.compared.iter().any(|interval| interval.contains(key));
+                let value = if is_seen { value.clone() } else { Vec::new() };
+                Operation::Put { key: key.clone(), value, lease: *lease, want_prev: !is_seen }
+            }
+            Operation::Txn { compares, then, otherwise } => {
+                let all = |branch: &[Operation]| branch.iter().map(|inner| self.likeness(inner)).collect();
+                Operation::Txn { compares: compares.clone(), then: all(then), otherwise: all(otherwise) }
+            }
+            Operation::DeleteRange { over, .. } => {
+                Operation::DeleteRange { over: over.clone(), want_prev: false }
+            }
+            Operation::Range { .. } | Operation::LeaseRevoke { .. } | Operation::Opaque(_) => {
+                operation.clone()
             }
         }
     }

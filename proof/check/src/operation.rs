@@ -179,6 +179,15 @@ impl Operation {
         }
     }
 
+    /// Does it read, in any branch, at a revision of its own choice?
+    pub fn looks_back(&self) -> bool {
+        match self {
+            Self::Range { revision, .. } => *revision != 0,
+            Self::Txn { then, otherwise, .. } => then.iter().chain(otherwise).any(Self::looks_back),
+            Self::Put { .. } | Self::DeleteRange { .. } | Self::LeaseRevoke { .. } | Self::Opaque(_) => false,
+        }
+    }
+
     /// Intervals this operation may change, over all branches.
     pub fn write_footprint(&self) -> Vec<Interval> {
         let mut out = Vec::new();

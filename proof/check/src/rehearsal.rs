@@ -232,10 +232,18 @@ impl Stage {
         let faulty =
             strikes(self).and_then(|fault| self.strike(fault, &operation, self.floors[&(client, place)]));
         self.struck |= faulty.is_some();
-        let reply = faulty.unwrap_or_else(|| {
-            let answer = self.model.apply(&operation).expect("the rehearsal asks only what has an answer");
-            Reply::new(self.model.revision(), answer)
-        });
+        let honest = |model: &mut Model| Some(Reply::new(0, model.apply(&operation).ok()?));
+        let Some(mut reply) = faulty.clone().or_else(|| honest(&mut self.model)) else {
+            // It asked for a revision that a lost write has taken away.
+            if acknowledged {
+                self.clients[client].refused(place, at_us, "no such revision");
+                self.schedule(at_us + 1, Event::Invoke { client });
+            }
+            return;
+        };
+        if faulty.is_none() {
+            reply.revision = Some(self.model.revision());
+        }
         if !acknowledged {
             return;
         }

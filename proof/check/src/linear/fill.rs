@@ -50,6 +50,8 @@ pub(super) struct Search<'a> {
     model: Model,
     facts: BTreeMap<u64, Facts<'a>>,
     candidates: Vec<Candidate>,
+    /// For each key, the revisions by which an acknowledged reply told its whole state, ascending.
+    anchors: HashMap<&'a [u8], Vec<u64>>,
     used: Vec<bool>,
     frames: Vec<Frame>,
     steps: u64,
@@ -76,7 +78,9 @@ impl<'a> Search<'a> {
         let facts = gather(&order);
         let model = Model::new(start);
         let (frames, deepest) = (Vec::new(), None);
-        let mut search = Self { order, model, facts, candidates, used, frames, steps: 0, budget, deepest };
+        let anchors = anchors(&order);
+        let mut search =
+            Self { order, model, facts, candidates, anchors, used, frames, steps: 0, budget, deepest };
         search.reserve();
         search
     }
@@ -135,7 +139,11 @@ impl<'a> Search<'a> {
         let reason = format!("the reply to {} is wrong at revision {}", placed.call.name(), placed.revision);
         let ought = answer.map_or_else(|error| format!("no answer: {error:?}"), |answer| answer.to_string());
         self.note(placed.revision, || (reason, vec![placed.call.line(), format!("it ought to be {ought}")]));
-        let read = operation.read_footprint();
+        let mut read = operation.read_footprint();
+        if operation.looks_back() {
+            // What it read is older than any anchor found for its own place: an interval has none.
+            read.push(Interval::all());
+        }
         Err(self.related(read, placed.revision, self.frames.len()))
     }
 
@@ -251,6 +259,7 @@ impl<'a> Search<'a> {
         let touches = |writes: &[Interval], footprint: &[Interval]| {
             writes.iter().any(|write| footprint.iter().any(|read| read.overlaps(write)))
         };
+        let mut anchor = footprint.iter().map(|read| self.anchor(read, revision)).min().unwrap_or(0);
         let mut inside = vec![false; self.candidates.len()];
         loop {
             self.steps += 1;
@@ -261,7 +270,9 @@ impl<'a> Search<'a> {
                     inside[index] = true;
                     let fresh = candidate.reads.iter().filter(|read| !footprint.contains(read));
                     let fresh: Vec<Interval> = fresh.cloned().collect();
-                    grown |= !fresh.is_empty();
+                    if !fresh.is_empty() {
+                        (grown, anchor) = (true, 0);
+                    }
                     footprint.extend(fresh);
                 }
             }
@@ -269,8 +280,28 @@ impl<'a> Search<'a> {
                 break;
             }
         }
-        let matters = |frame: &Frame| frame.candidates.iter().any(|index| inside[*index]);
-        (0..frames_max).filter(|index| matters(&self.frames[*index])).collect()
+        // Below the anchor a choice matters only by having used up a call that could stand above it.
+        let above = self.frames[..frames_max].partition_point(|frame| frame.revision <= anchor);
+        let could_rise = |frame: &Frame| {
+            let taken = frame.chosen.filter(|taken| inside[*taken]);
+            let places = &self.frames[above..];
+            taken.is_some_and(|taken| places.iter().any(|place| self.could_write(taken, place.revision)))
+        };
+        let matters = |place: &usize| match &self.frames[*place] {
+            frame if *place < above => could_rise(frame),
+            frame => frame.candidates.iter().any(|index| inside[*index]),
+        };
+        (0..frames_max).filter(matters).collect()
+    }
+
+    /// The latest revision below `revision` by which the state of all that is read was told, so that it does not depend on any
+    /// choice made up to there.
+    fn anchor(&self, read: &Interval, revision: u64) -> u64 {
+        let told = self.anchors.get(read.key.as_slice()).filter(|_| read.is_single());
+        told.map_or(0, |told| {
+            let before = told.partition_point(|at| *at < revision);
+            told[..before].last().copied().unwrap_or(0)
+        })
     }
 
     /// What can be said without knowing the state: real time, reservation, and the facts about single keys.
@@ -316,6 +347,26 @@ impl<'a> Search<'a> {
             }
         }
     }
+}
+
+fn anchors<'a>(order: &Order<'a>) -> HashMap<&'a [u8], Vec<u64>> {
+    let mut anchors: HashMap<&'a [u8], Vec<u64>> = HashMap::new();
+    if order.floating.is_empty() {
+        return anchors;
+    }
+    for placed in order.writers.values().chain(order.readers.values().flatten()) {
+        match &placed.call.command.operation {
+            Operation::Range { over, revision: 0, .. } if over.is_single() => {
+                anchors.entry(&over.key).or_default().push(placed.revision);
+            }
+            Operation::Put { key, want_prev: true, .. } => {
+                anchors.entry(key).or_default().push(placed.revision)
+            }
+            _ => {}
+        }
+    }
+    anchors.values_mut().for_each(|told| told.sort_unstable());
+    anchors
 }
 
 /// What anybody ever saw or compared of values.

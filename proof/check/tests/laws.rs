@@ -7,7 +7,7 @@ use check::history::{
 };
 use check::lines::Reader;
 use check::model::{Model, Start};
-use check::operation::{Answer, Interval, KeyValue, Operation};
+use check::operation::{Answer, Compare, Interval, KeyValue, Operation, Relation, Target};
 use check::register::{Action, RegisterCall, judge_clients, judge_register};
 use check::rehearsal::{Chance, Fault, Rehearsal, Shape, rehearse};
 use check::{Budget, Calm, Judge, Terms, Verdict, judge_all, linear, read_back};
@@ -108,6 +108,79 @@ fn a_search_that_ends_without_an_answer_says_so() {
     let rehearsal = rehearse(Shape { unknown_per_mille: 120, ..shape(1) });
     let verdict = linear::judge(&rehearsal.clients, &Start::empty(1), Budget { steps_max: 10 });
     assert!(matches!(verdict, Verdict::BudgetExceeded { .. }), "{verdict:?}");
+}
+
+/// One client's operations against a model. A call of unknown outcome takes effect where `takes_effect` says.
+struct Script {
+    journal: ClientJournal,
+    model: Model,
+    now_us: u64,
+}
+
+impl Script {
+    fn new() -> Self {
+        Self { journal: ClientJournal::new(1), model: Model::new(&Start::empty(1)), now_us: 0 }
+    }
+
+    fn unknown(&mut self, operation: Operation) {
+        self.now_us += 10;
+        let id = CommandId { session: 1, seq: self.now_us };
+        self.journal.invoked(id, self.now_us, operation);
+    }
+
+    fn takes_effect(&mut self, operation: Operation) {
+        self.model.apply(&operation).unwrap();
+    }
+
+    fn acknowledged(&mut self, operation: Operation) {
+        self.now_us += 10;
+        let answer = self.model.apply(&operation).unwrap();
+        let id = CommandId { session: 1, seq: self.now_us };
+        let place = self.journal.invoked(id, self.now_us, operation);
+        self.journal.returned(
+            place,
+            self.now_us + 5,
+            Reply::new(self.model.revision(), answer),
+            Label::Crash,
+        );
+    }
+
+    fn verdict(self) -> Verdict {
+        linear::judge(&[self.journal], &Start::empty(1), Budget::default())
+    }
+}
+
+#[test]
+fn a_call_used_for_an_early_revision_is_taken_back_when_a_later_one_needs_it() {
+    let mut script = Script::new();
+    script.acknowledged(Operation::put("w", "0"));
+    let (early, late) = (Operation::put("w", "unseen"), Operation::put("z", "unseen"));
+    script.unknown(early.clone());
+    script.unknown(late.clone());
+    script.takes_effect(early);
+    script.acknowledged(Operation::put("w", "1"));
+    script.takes_effect(late);
+    script.acknowledged(Operation::get("w"));
+    assert_eq!(script.verdict(), Verdict::Linearizable);
+}
+
+#[test]
+fn a_call_used_below_a_told_state_may_still_be_needed_above_it() {
+    let mut script = Script::new();
+    script.acknowledged(Operation::put("k", "0"));
+    let (early, late) = (Operation::put("z", "unseen"), Operation::put("k", "unseen"));
+    script.unknown(early.clone());
+    script.unknown(late.clone());
+    script.takes_effect(early);
+    script.acknowledged(Operation::delete("k"));
+    script.acknowledged(Operation::get("k"));
+    script.takes_effect(late);
+    let over = Interval::key("k");
+    let exists = Compare { over, relation: Relation::Equal, target: Target::Version(1) };
+    let txn =
+        Operation::Txn { compares: vec![exists], then: vec![Operation::put("y", "1")], otherwise: vec![] };
+    script.acknowledged(txn);
+    assert_eq!(script.verdict(), Verdict::Linearizable);
 }
 
 /// Every order, tried one by one. Slow and obvious: the law for small histories.

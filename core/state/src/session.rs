@@ -291,7 +291,7 @@ impl SessionTable {
     }
 
     pub(crate) fn raise_low_water(&mut self, id: SessionId, low_water: u64) {
-        if self.get(id).is_some_and(|session| session.head.low_water < low_water) {
+        if self.live(id).is_some_and(|session| session.head.low_water < low_water) {
             self.change(id, |session| session.raise_low_water(low_water));
         }
     }

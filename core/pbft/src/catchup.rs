@@ -253,6 +253,14 @@ impl Pbft {
         }
     }
 
+    /// Whether `q` replicas signed this checkpoint, as far as we know their keys.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn verify_checkpoint(&self, certificate: &crate::Certificate) -> Result<(), &'static str> {
+        self.verifier().certificate(certificate, Vote::Checkpoint)
+    }
+
     /// A peer shows us a vote of ours. Every vote is durable before it leaves, so a vote that we do not remember was
     /// made by a disk that is gone.
     pub(crate) fn on_reminder(&mut self, from: ReplicaId, signed: Signed, out: &mut Output) {

@@ -62,7 +62,9 @@ pub enum ClientReply {
     Executed(ExecutedReply),
     /// A frame will not be ordered by this replica.
     Refused { session: SessionId, first: u64, refusal: Refusal },
-    /// A frame that cannot even be read.
+    /// This replica's queue is full or it is not ready; the frame was not taken: definitely not applied by it.
+    Busy { session: SessionId, first: u64 },
+    /// A frame that cannot even be read, or whose signature is bad.
     Malformed { reason: String },
     Order { id: u64, outcome: OrderOutcome },
     Query { id: u64, outcome: Result<Bytes, String> },
@@ -105,6 +107,7 @@ pub struct ExecutedReply {
     pub incarnation: Incarnation,
     /// Index of this frame's leaf and the hashes beside the way to the root.
     pub leaf_index: u32,
+    pub leaf_count: u32,
     pub path: Vec<Hash>,
     /// `None` under f = 0, where one replica's word suffices and the link proves whose it is.
     pub signature: Option<Signature>,

@@ -1,0 +1,313 @@
+//! Client frames at the border: read, verified, judged, answered from the session table or put in the pool. Also what
+//! a backup checks before it prepares a proposal. Never orders and never executes.
+
+use crate::config::Setup;
+use crate::io::{Class, ClientId, ClientReply, Effect, Event, ExecutedReply, OrderOutcome};
+use crate::pool::{Pending, Pool};
+use crate::replica::{Outbox, Replica};
+use crate::reply::{label, leaf_hash, reply_signing_hash};
+use crate::wire::PeerMessage;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use bytes::Bytes;
+use dwcp_base::limits::CLOCK_AHEAD_MAX_MS;
+use dwcp_base::{ClusterId, Crypto, Hash, LogTime, Mutant, Now, ReplicaId, Ticket, decode};
+use dwcp_log::{Proposal, RootEntry, SignedMemberOrder};
+use dwcp_pbft::Application;
+use dwcp_state::{Admission, CheckedFrame, ClientFrame, SessionId, StateMachine};
+
+/// Sessions one client connection may attach.
+const SESSIONS_PER_CLIENT_MAX: usize = 4_096;
+
+/// Which connections want to hear of which sessions. Bounded by the driver's connections times the sessions of each.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Clients {
+    by_session: BTreeMap<SessionId, BTreeSet<ClientId>>,
+    by_client: BTreeMap<ClientId, BTreeSet<SessionId>>,
+    /// Who waits for which member order.
+    pub(crate) orders: Vec<(ClientId, u64, SignedMemberOrder)>,
+}
+
+impl Clients {
+    pub(crate) fn attach(&mut self, client: ClientId, session: SessionId) {
+        let sessions = self.by_client.entry(client).or_default();
+        if sessions.len() < SESSIONS_PER_CLIENT_MAX && sessions.insert(session) {
+            self.by_session.entry(session).or_default().insert(client);
+        }
+    }
+
+    pub(crate) fn gone(&mut self, client: ClientId) {
+        for session in self.by_client.remove(&client).unwrap_or_default() {
+            if let Some(clients) = self.by_session.get_mut(&session) {
+                clients.remove(&client);
+                if clients.is_empty() {
+                    self.by_session.remove(&session);
+                }
+            }
+        }
+        self.orders.retain(|(waiting, ..)| *waiting != client);
+    }
+
+    pub(crate) fn of(&self, session: SessionId) -> impl Iterator<Item = ClientId> + '_ {
+        self.by_session.get(&session).into_iter().flatten().copied()
+    }
+
+    pub(crate) fn any_of(&self, session: SessionId) -> bool {
+        self.by_session.contains_key(&session)
+    }
+}
+
+/// What a backup checks before it prepares.
+pub(crate) struct Judge<'a> {
+    setup: &'a Setup,
+    cluster: ClusterId,
+    crypto: &'a dyn Crypto,
+    pool: &'a Pool,
+    log_time: LogTime,
+}
+
+impl<'a> Judge<'a> {
+    pub(crate) fn new(
+        setup: &'a Setup,
+        cluster: ClusterId,
+        crypto: &'a dyn Crypto,
+        pool: &'a Pool,
+        log_time: LogTime,
+    ) -> Self {
+        Self { setup, cluster, crypto, pool, log_time }
+    }
+}
+
+impl Application for Judge<'_> {
+    fn check(&mut self, now: Now, payload: &Bytes) -> Result<(), &'static str> {
+        let Some(proposal) = Proposal::from_payload(payload).map_err(|_| "a proposal that is malformed")? else {
+            return Err("a null request outside a new view");
+        };
+        let latest = LogTime(now.wall_ms + CLOCK_AHEAD_MAX_MS).max(self.log_time);
+        if proposal.time > latest && !self.setup.mutants.on(Mutant::ClockUnchecked) {
+            return Err("a proposal from the future");
+        }
+        let mut signatures = Vec::new();
+        for entry in &proposal.entries {
+            match entry {
+                RootEntry::Batch(frames) => {
+                    for frame in frames {
+                        // A frame that waits in our pool was verified when it came.
+                        if self.pool.holds(&Hash::of(frame)) {
+                            continue;
+                        }
+                        let checked =
+                            ClientFrame::decode(frame.clone()).map_err(|_| "a proposal with a malformed frame")?;
+                        signatures.push(checked.signature_item(self.cluster));
+                    }
+                }
+                RootEntry::Member(order) => signatures.push(order.signature_item(self.cluster)),
+                RootEntry::Noop => {}
+            }
+        }
+        if self.setup.mutants.on(Mutant::ClientSignatureUnchecked) || self.crypto.verify_all(&signatures) {
+            Ok(())
+        } else {
+            Err("a proposal with a forged client signature")
+        }
+    }
+}
+
+impl<M: StateMachine> Replica<M> {
+    /// A client's frame.
+    pub(crate) fn on_frame(&mut self, now: Now, client: ClientId, bytes: Bytes, out: &mut Outbox) {
+        let frame = match self.read_frame(bytes) {
+            Ok(frame) => frame,
+            Err(reason) => {
+                self.count(reason);
+                out.event(Event::Refused { from: None, reason });
+                let reply = ClientReply::Malformed { reason: reason.to_string() };
+                return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
+            }
+        };
+        let (session, first) = (frame.session(), frame.sequences().start);
+        self.clients.attach(client, session);
+        match self.state.admit(&frame) {
+            Ok(Admission::AllExecuted(results)) => {
+                out.event(Event::RetryAnswered { session, first });
+                self.count("retries answered");
+                let reply = self.single_reply(session, first, results);
+                let after = self.pbft.vote_ticket();
+                out.push(Effect::Reply { client, after, reply: ClientReply::Executed(reply) });
+            }
+            Ok(Admission::Fresh) => self.take_frame(now, client, frame, out),
+            Err(refusal) => {
+                self.count("frames refused");
+                let reply = ClientReply::Refused { session, first, refusal };
+                out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
+            }
+        }
+    }
+
+    fn take_frame(&mut self, now: Now, client: ClientId, frame: CheckedFrame, out: &mut Outbox) {
+        let hash = Hash::of(frame.bytes());
+        if self.pool.holds(&hash) {
+            // A retry of something under way: its result will come. If it does not, the others must know of it.
+            return self.pool.mark_ours(&hash);
+        }
+        let (session, first) = (frame.session(), frame.sequences().start);
+        let bytes = frame.bytes().clone();
+        let pending = Pending { frame, hash, since: now.mono, known_to_all: false, proposed_in: None, ours: true };
+        if self.pool.insert(pending, self.setup.settings.pending_bytes_max).is_err() {
+            self.count("frames refused: busy");
+            let reply = ClientReply::Busy { session, first };
+            return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
+        }
+        let primary = self.pbft.primary();
+        if primary != self.setup.me && self.pbft.is_active() {
+            self.send_one(primary, &PeerMessage::Request { to_all: false, frame: bytes }, Class::Request, out);
+        }
+    }
+
+    /// A frame that another replica's client sent.
+    pub(crate) fn on_relayed(&mut self, now: Now, from: ReplicaId, to_all: bool, bytes: Bytes, out: &mut Outbox) {
+        let hash = Hash::of(&bytes);
+        if self.pool.holds(&hash) {
+            if to_all {
+                self.pool.mark_known(&hash, now.mono);
+            }
+            return;
+        }
+        let frame = match self.read_frame(bytes) {
+            Ok(frame) => frame,
+            Err(reason) => return self.refuse_peer(from, reason, out),
+        };
+        if !matches!(self.state.admit(&frame), Ok(Admission::Fresh)) {
+            return;
+        }
+        let pending = Pending { frame, hash, since: now.mono, known_to_all: to_all, proposed_in: None, ours: false };
+        if self.pool.insert(pending, self.setup.settings.pending_bytes_max).is_err() {
+            self.count("relayed frames dropped: busy");
+        }
+    }
+
+    /// Reads a frame and verifies its signature, which is a function of its bytes alone: no replica can take a frame
+    /// for authentic that another does not.
+    fn read_frame(&self, bytes: Bytes) -> Result<CheckedFrame, &'static str> {
+        let frame = ClientFrame::decode(bytes).map_err(|_| "a malformed client frame")?;
+        let (key, hash, signature) = frame.signature_item(self.cluster);
+        if self.setup.mutants.on(Mutant::ClientSignatureUnchecked) || self.crypto.verify(&key, &hash, &signature) {
+            Ok(frame)
+        } else {
+            Err("a client frame with a bad signature")
+        }
+    }
+
+    /// A reply that stands alone, outside a proposal's tree.
+    pub(crate) fn single_reply(
+        &self,
+        session: SessionId,
+        first: u64,
+        results: Vec<dwcp_state::CommandResult>,
+    ) -> ExecutedReply {
+        let root = leaf_hash(session, first, &results);
+        self.reply_under(session, first, results, 0, 1, Vec::new(), self.sign_replies(1, root))
+    }
+
+    /// Signs the root of a reply tree; nobody needs that where one replica's word suffices.
+    pub(crate) fn sign_replies(&self, leaves: u32, root: Hash) -> Option<dwcp_base::Signature> {
+        let position = self.control.log.position;
+        (self.pbft.quorum().f() > 0).then(|| {
+            let (me, incarnation) = (self.setup.me, self.setup.incarnation);
+            self.crypto.sign(&reply_signing_hash(self.cluster, me, incarnation, position, leaves, root))
+        })
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one reply")]
+    pub(crate) fn reply_under(
+        &self,
+        session: SessionId,
+        first: u64,
+        results: Vec<dwcp_state::CommandResult>,
+        leaf_index: u32,
+        leaf_count: u32,
+        path: Vec<Hash>,
+        signature: Option<dwcp_base::Signature>,
+    ) -> ExecutedReply {
+        ExecutedReply {
+            session,
+            first,
+            results,
+            label: label(self.pbft.quorum().f()),
+            position: self.control.log.position,
+            view: self.pbft.view(),
+            replica: self.setup.me,
+            incarnation: self.setup.incarnation,
+            leaf_index,
+            leaf_count,
+            path,
+            signature,
+        }
+    }
+
+    /// Shows all replicas the frames of our clients that have waited too long: from then on everybody's timer runs.
+    pub(crate) fn relay_due(&mut self, now: Now, out: &mut Outbox) {
+        let before = now.mono.since(self.setup.settings.relay_after);
+        if now.mono < self.setup.settings.relay_after {
+            return;
+        }
+        for frame in self.pool.relay_due(before, now.mono) {
+            self.send_all(&PeerMessage::Request { to_all: true, frame }, Class::Request, Ticket::ZERO, out);
+        }
+    }
+
+    /// An operator's order from a client.
+    pub(crate) fn on_order(&mut self, client: ClientId, id: u64, bytes: &Bytes, out: &mut Outbox) {
+        let refused = |reason: &str| ClientReply::Order { id, outcome: OrderOutcome::Refused { reason: reason.to_string() } };
+        let Ok(order) = decode::<SignedMemberOrder>(bytes) else {
+            let reply = refused("the order cannot be read");
+            return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
+        };
+        if let Some(place) = self.control.orders.iter().position(|done| *done == order) {
+            let _ = place;
+            let sequence = self.control.executed;
+            let reply = ClientReply::Order { id, outcome: OrderOutcome::Done { sequence } };
+            return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
+        }
+        if let Err(reason) = self.judge_order(&order) {
+            let reply = refused(reason);
+            return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
+        }
+        if !self.pool.add_order(order.clone()) || self.clients.orders.len() >= 64 {
+            let reply = refused("too many orders wait: try again later");
+            return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
+        }
+        self.send_all(&PeerMessage::Order(order.clone()), Class::Request, Ticket::ZERO, out);
+        self.clients.orders.push((client, id, order));
+    }
+
+    pub(crate) fn on_relayed_order(&mut self, from: ReplicaId, order: SignedMemberOrder, out: &mut Outbox) {
+        if let Err(reason) = self.judge_order(&order) {
+            return self.refuse_peer(from, reason, out);
+        }
+        self.pool.add_order(order);
+    }
+
+    fn judge_order(&self, order: &SignedMemberOrder) -> Result<(), &'static str> {
+        let (key, hash, signature) = order.signature_item(self.cluster);
+        let known = self.control.configurations.latest().member(order.order.id).ok_or("there is no such member")?;
+        if order.order.incarnation != known.incarnation.next() {
+            return Err("the incarnation must be the one in force plus one");
+        }
+        if !self.is_admin(&key) {
+            return Err("the order is not signed by an admin of the registry");
+        }
+        if !self.crypto.verify(&key, &hash, &signature) {
+            return Err("the order's signature is bad");
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_admin(&self, key: &dwcp_base::PublicKey) -> bool {
+        self.state
+            .principals()
+            .iter()
+            .any(|principal| principal.key == *key && principal.role == dwcp_base::configuration::Role::Admin)
+    }
+}

@@ -1,0 +1,228 @@
+//! Client frames and orders that wait to be executed. Bounded in bytes, and per session in frames.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use bytes::Bytes;
+use dwcp_base::{Hash, Micros, View};
+use dwcp_log::SignedMemberOrder;
+use dwcp_state::{CheckedFrame, SessionId};
+
+/// Frames of one session that may wait here; more than its window could need.
+const SESSION_FRAMES_MAX: usize = 1_024;
+/// Orders that may wait here.
+const ORDERS_MAX: usize = 16;
+
+/// One waiting frame. Its signature has been verified.
+#[derive(Clone, Debug)]
+pub(crate) struct Pending {
+    pub frame: CheckedFrame,
+    pub hash: Hash,
+    pub since: Micros,
+    /// The view in which we, as primary, proposed it.
+    pub proposed_in: Option<View>,
+    /// It came from a client of ours: we see to it that the others hear of it.
+    pub ours: bool,
+    /// All replicas were told; from then on everybody watches the primary.
+    pub known_to_all: bool,
+}
+
+/// Why a frame was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PoolFull {
+    Bytes,
+    Session,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pool {
+    /// In order of arrival.
+    frames: BTreeMap<u64, Pending>,
+    by_hash: BTreeMap<Hash, u64>,
+    by_session: BTreeMap<SessionId, BTreeSet<u64>>,
+    /// Frames that all replicas know of, and since when.
+    known: BTreeMap<u64, Micros>,
+    /// Frames of our clients that they do not all know of.
+    unrelayed: BTreeSet<u64>,
+    next: u64,
+    bytes: usize,
+    /// Frames at or after this one have not been looked at for proposing in this view.
+    unproposed_from: u64,
+    orders: Vec<(SignedMemberOrder, Option<View>)>,
+}
+
+impl Pool {
+    pub(crate) fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// From now on all replicas know of this frame.
+    pub(crate) fn mark_known(&mut self, hash: &Hash, now: Micros) {
+        if let Some(id) = self.by_hash.get(hash)
+            && let Some(pending) = self.frames.get_mut(id)
+            && !pending.known_to_all
+        {
+            pending.known_to_all = true;
+            self.known.insert(*id, now);
+            self.unrelayed.remove(id);
+        }
+    }
+
+    /// This frame is (also) a client's of ours.
+    pub(crate) fn mark_ours(&mut self, hash: &Hash) {
+        if let Some(id) = self.by_hash.get(hash)
+            && let Some(pending) = self.frames.get_mut(id)
+        {
+            pending.ours = true;
+            if !pending.known_to_all {
+                self.unrelayed.insert(*id);
+            }
+        }
+    }
+
+    pub(crate) fn holds(&self, hash: &Hash) -> bool {
+        self.by_hash.contains_key(hash)
+    }
+
+    pub(crate) fn insert(&mut self, pending: Pending, bytes_max: usize) -> Result<(), PoolFull> {
+        let size = pending.frame.bytes().len();
+        if self.bytes + size > bytes_max {
+            return Err(PoolFull::Bytes);
+        }
+        let of_session = self.by_session.entry(pending.frame.session()).or_default();
+        if of_session.len() >= SESSION_FRAMES_MAX {
+            return Err(PoolFull::Session);
+        }
+        of_session.insert(self.next);
+        self.by_hash.insert(pending.hash, self.next);
+        if pending.known_to_all {
+            self.known.insert(self.next, pending.since);
+        } else if pending.ours {
+            self.unrelayed.insert(self.next);
+        }
+        self.frames.insert(self.next, pending);
+        self.next += 1;
+        self.bytes += size;
+        Ok(())
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Pending> {
+        let pending = self.frames.remove(&id)?;
+        self.by_hash.remove(&pending.hash);
+        self.known.remove(&id);
+        self.unrelayed.remove(&id);
+        self.bytes -= pending.frame.bytes().len();
+        let session = pending.frame.session();
+        if let Some(ids) = self.by_session.get_mut(&session) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.by_session.remove(&session);
+            }
+        }
+        Some(pending)
+    }
+
+    pub(crate) fn remove_hash(&mut self, hash: &Hash) -> Option<Pending> {
+        let id = self.by_hash.get(hash).copied()?;
+        self.remove(id)
+    }
+
+    /// Takes out the frames of a session that `settled` says need no ordering any more.
+    pub(crate) fn take_settled(
+        &mut self,
+        session: SessionId,
+        mut settled: impl FnMut(&CheckedFrame) -> bool,
+    ) -> Vec<Pending> {
+        let ids: Vec<u64> = self.by_session.get(&session).into_iter().flatten().copied().collect();
+        let gone: Vec<u64> = ids.into_iter().filter(|id| settled(&self.frames[id].frame)).collect();
+        gone.into_iter().filter_map(|id| self.remove(id)).collect()
+    }
+
+    /// A new view: what was proposed in an older one may be proposed again.
+    pub(crate) fn view_changed(&mut self) {
+        self.unproposed_from = 0;
+        for (_, proposed_in) in &mut self.orders {
+            *proposed_in = None;
+        }
+    }
+
+    /// The next frames to propose in `view`, marked as such.
+    pub(crate) fn next_batch(&mut self, view: View, bytes_max: usize, frames_max: usize) -> Vec<Bytes> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        for (id, pending) in self.frames.range_mut(self.unproposed_from..) {
+            let size = pending.frame.bytes().len();
+            if !batch.is_empty() && (bytes + size > bytes_max || batch.len() >= frames_max) {
+                break;
+            }
+            self.unproposed_from = id + 1;
+            if pending.proposed_in == Some(view) {
+                continue;
+            }
+            pending.proposed_in = Some(view);
+            bytes += size;
+            batch.push(pending.frame.bytes().clone());
+        }
+        batch
+    }
+
+    /// Since when the oldest frame waits that all replicas know of.
+    pub(crate) fn oldest_known_to_all(&self) -> Option<Micros> {
+        self.known.values().next().copied()
+    }
+
+    /// Frames of our clients that arrived at or before `before` and that not all replicas know of; from `now` on they
+    /// do, the caller sees to it.
+    pub(crate) fn relay_due(&mut self, before: Micros, now: Micros) -> Vec<Bytes> {
+        let due: Vec<u64> =
+            self.unrelayed.iter().copied().take_while(|id| self.frames[id].since <= before).collect();
+        let mut frames = Vec::new();
+        for id in due {
+            self.unrelayed.remove(&id);
+            self.known.insert(id, now);
+            if let Some(pending) = self.frames.get_mut(&id) {
+                pending.known_to_all = true;
+                frames.push(pending.frame.bytes().clone());
+            }
+        }
+        frames
+    }
+
+    /// When the oldest of them arrived.
+    pub(crate) fn oldest_unrelayed(&self) -> Option<Micros> {
+        self.unrelayed.first().map(|id| self.frames[id].since)
+    }
+
+    /// All frames, oldest first: what a new primary has to be told.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Pending> {
+        self.frames.values()
+    }
+
+    pub(crate) fn add_order(&mut self, order: SignedMemberOrder) -> bool {
+        if self.orders.iter().any(|(known, _)| *known == order) {
+            return true;
+        }
+        if self.orders.len() >= ORDERS_MAX {
+            return false;
+        }
+        self.orders.push((order, None));
+        true
+    }
+
+    pub(crate) fn remove_order(&mut self, order: &SignedMemberOrder) {
+        self.orders.retain(|(known, _)| known.order.id != order.order.id || known.order.incarnation > order.order.incarnation);
+    }
+
+    pub(crate) fn next_order(&mut self, view: View) -> Option<SignedMemberOrder> {
+        let waiting = self.orders.iter_mut().find(|(_, proposed_in)| *proposed_in != Some(view))?;
+        waiting.1 = Some(view);
+        Some(waiting.0.clone())
+    }
+
+    pub(crate) fn orders(&self) -> impl Iterator<Item = &SignedMemberOrder> {
+        self.orders.iter().map(|(order, _)| order)
+    }
+}

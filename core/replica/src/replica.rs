@@ -1,0 +1,327 @@
+//! The replica: its parts, the dispatch of inputs, and the translation of the protocol's actions into effects.
+
+use crate::admit::{Clients, Judge};
+use crate::config::Setup;
+use crate::control::Control;
+use crate::io::{Class, ClientReply, ClientRequest, Effect, Event, Input};
+use crate::pool::Pool;
+use crate::serve::Donor;
+use crate::transfer::Transfer;
+use crate::wire::PeerMessage;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use bytes::Bytes;
+use dwcp_base::limits::MESSAGE_BYTES_MAX;
+use dwcp_base::{ClusterId, Crypto, Hash, Micros, Now, ReplicaId, Sequence, Ticket, View, decode, encode};
+use dwcp_pbft::{Action, Message, Output, Pbft};
+use dwcp_state::{FrozenState, State, StateMachine};
+
+/// Makes an empty machine: one to start with, and one for every snapshot that is fetched.
+pub type MachineFactory<M> = Arc<dyn Fn() -> M + Send + Sync>;
+
+/// Effects in the order in which they are to be carried out.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    effects: Vec<Effect>,
+}
+
+impl Outbox {
+    pub fn push(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    pub(crate) fn event(&mut self, event: Event) {
+        self.effects.push(Effect::Event(event));
+    }
+
+    /// Takes what has gathered.
+    pub fn drain(&mut self) -> Vec<Effect> {
+        core::mem::take(&mut self.effects)
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.effects.is_empty()
+    }
+}
+
+/// A state that was frozen at a checkpoint and waits for its certificate.
+pub(crate) struct Frozen<M: StateMachine> {
+    pub sequence: Sequence,
+    pub control: Vec<u8>,
+    pub digests: Vec<Hash>,
+    pub state: FrozenState<M>,
+}
+
+/// One node of the cluster. See the crate's picture.
+pub struct Replica<M: StateMachine> {
+    pub(crate) setup: Setup,
+    pub(crate) cluster: ClusterId,
+    pub(crate) crypto: Arc<dyn Crypto>,
+    pub(crate) make_machine: MachineFactory<M>,
+
+    pub(crate) pbft: Pbft,
+    pub(crate) protocol: Output,
+    pub(crate) control: Control,
+    pub(crate) state: State<M>,
+
+    pub(crate) pool: Pool,
+    pub(crate) clients: Clients,
+    pub(crate) donor: Donor,
+    pub(crate) transfer: Option<Transfer<M>>,
+    /// Fetched in an earlier life and not finished: chunks by sequence, at most what one snapshot has.
+    pub(crate) partial: Vec<(Sequence, Vec<(u32, Bytes)>)>,
+    pub(crate) frozen: Option<Frozen<M>>,
+    /// Given to the driver and not yet durable.
+    pub(crate) saving: Option<Sequence>,
+    pub(crate) last_digest: (Sequence, Hash),
+    pub(crate) next_tick: Micros,
+    /// Members whose `votes_after` lies at or below this are known to vote again.
+    pub(crate) readmitted_to: Sequence,
+    pub(crate) executed_commands: u64,
+    /// Named reasons and how often; one per reason in the code.
+    pub(crate) counters: BTreeMap<&'static str, u64>,
+    pub(crate) last_heard: BTreeMap<ReplicaId, Micros>,
+    /// Recovering from disk: what is executed is known to the world already.
+    pub(crate) recovering: bool,
+    pub(crate) halted: bool,
+}
+
+impl<M: StateMachine> core::fmt::Debug for Replica<M> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Replica")
+            .field("me", &self.setup.me)
+            .field("view", &self.pbft.view())
+            .field("executed", &self.control.executed)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<M: StateMachine> Replica<M> {
+    /// Takes one input. Effects are appended to `out` in the order in which they must happen.
+    pub fn step(&mut self, now: Now, input: Input, out: &mut Outbox) {
+        if self.halted {
+            return;
+        }
+        match input {
+            Input::Peer { from, incarnation: _, bytes } => self.on_peer(now, from, &bytes, out),
+            Input::LinkUp { peer } => self.pbft.on_link_up(peer, &mut self.protocol),
+            Input::Client { client, request } => self.on_client(now, client, request, out),
+            Input::ClientGone { client } => self.clients.gone(client),
+            Input::Wake => self.on_wake(now, out),
+            Input::Settle => self.on_settle(now, out),
+            Input::ChunkRead { token, bytes } => self.on_chunk_read(token, bytes, out),
+            Input::SnapshotSaved { sequence } => self.on_snapshot_saved(now, sequence, out),
+            Input::SnapshotFailed { sequence } => self.on_snapshot_failed(sequence, out),
+        }
+        self.carry_out(now, out);
+    }
+
+    fn on_peer(&mut self, now: Now, from: ReplicaId, bytes: &Bytes, out: &mut Outbox) {
+        self.last_heard.insert(from, now.mono);
+        if bytes.len() > MESSAGE_BYTES_MAX {
+            return self.refuse_peer(from, "a message over the size limit", out);
+        }
+        let Ok(message) = decode::<PeerMessage>(bytes) else {
+            return self.refuse_peer(from, "a malformed message", out);
+        };
+        match message {
+            PeerMessage::Pbft(message) => {
+                let mut judge = Judge::new(&self.setup, self.cluster, &*self.crypto, &self.pool, self.state.log_time());
+                self.pbft.on_message(now, from, message, &mut judge, &mut self.protocol);
+            }
+            PeerMessage::Request { to_all, frame } => self.on_relayed(now, from, to_all, frame, out),
+            PeerMessage::Order(order) => self.on_relayed_order(from, order, out),
+            PeerMessage::FetchOffer { at_least } => self.on_fetch_offer(from, at_least, out),
+            PeerMessage::Offer(meta) => self.on_offer(now, from, meta, out),
+            PeerMessage::FetchChunk { sequence, index, offset } => {
+                self.on_fetch_chunk(from, sequence, index, offset, out);
+            }
+            PeerMessage::Chunk { sequence, index, offset, bytes } => {
+                self.on_chunk(now, from, sequence, index, offset, bytes, out);
+            }
+            PeerMessage::NoChunk { sequence, index: _ } => self.on_no_chunk(now, from, sequence, out),
+        }
+    }
+
+    fn on_client(&mut self, now: Now, client: crate::ClientId, request: ClientRequest, out: &mut Outbox) {
+        match request {
+            ClientRequest::Attach { session } => self.clients.attach(client, session),
+            ClientRequest::Frame { bytes } => self.on_frame(now, client, bytes, out),
+            ClientRequest::Order { id, bytes } => self.on_order(client, id, &bytes, out),
+            ClientRequest::Query { id, bytes } => {
+                let outcome = self.state.query(&bytes).map_err(|error| alloc::format!("{error}"));
+                let reply = ClientReply::Query { id, outcome };
+                out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
+            }
+            ClientRequest::Status { id } => {
+                let status = alloc::boxed::Box::new(self.status(now));
+                let reply = ClientReply::Status { id, status };
+                out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
+            }
+        }
+    }
+
+    fn on_wake(&mut self, now: Now, out: &mut Outbox) {
+        self.relay_due(now, out);
+        self.pbft.set_waiting(self.pool.oldest_known_to_all());
+        let mut judge = Judge::new(&self.setup, self.cluster, &*self.crypto, &self.pool, self.state.log_time());
+        self.pbft.on_time(now, &mut judge, &mut self.protocol);
+        self.carry_out(now, out);
+        self.transfer_on_time(now, out);
+        self.propose_tick(now);
+    }
+
+    fn on_settle(&mut self, now: Now, out: &mut Outbox) {
+        self.propose_pending(now);
+        self.carry_out(now, out);
+        self.pbft.set_waiting(self.pool.oldest_known_to_all());
+    }
+
+    /// The moment at which `Input::Wake` is due.
+    #[must_use]
+    pub fn next_wakeup(&self) -> Micros {
+        let mut due = self.pbft.next_wakeup();
+        if let Some(oldest) = self.pool.oldest_unrelayed() {
+            due = due.min(oldest.plus(self.setup.settings.relay_after));
+        }
+        if self.pbft.is_primary() && (self.state.wants_ticks().is_some() || self.learners_wait()) {
+            due = due.min(self.next_tick);
+        }
+        if let Some(transfer) = &self.transfer {
+            due = due.min(transfer.next_look());
+        }
+        due
+    }
+
+    /// Turns the protocol's actions into effects, executing what was delivered, until nothing is left.
+    pub(crate) fn carry_out(&mut self, now: Now, out: &mut Outbox) {
+        loop {
+            let actions = self.protocol.take();
+            if actions.is_empty() {
+                return;
+            }
+            for action in actions {
+                self.carry_out_one(now, action, out);
+            }
+        }
+    }
+
+    fn carry_out_one(&mut self, now: Now, action: Action, out: &mut Outbox) {
+        match action {
+            Action::Persist { ticket, record } => out.push(Effect::Persist { ticket, record: encode(&record) }),
+            Action::Broadcast { message, after } => {
+                let class = class_of(&message);
+                self.send_all(&PeerMessage::Pbft(message), class, after, out);
+            }
+            Action::Send { to, message, after } => {
+                let class = class_of(&message);
+                let bytes = Bytes::from(encode(&PeerMessage::Pbft(message)));
+                out.push(Effect::Send { to, class, after, bytes });
+            }
+            Action::Deliver(decided, view) => self.apply(now, &decided, view, out),
+            Action::Stable { sequence, digest } => self.on_stable(sequence, digest, out),
+            Action::Diverged { sequence, own, certified } => {
+                self.count("diverged");
+                out.event(Event::Diverged { sequence, own, certified });
+                self.start_transfer(now, sequence, true, out);
+            }
+            Action::ViewChangeStarted { view, reason } => {
+                self.count("view changes started");
+                out.event(Event::ViewChangeStarted { view, reason });
+            }
+            Action::ViewEntered { view, primary, gaps, carried } => {
+                out.event(Event::ViewEntered { view, primary, gaps, carried });
+                self.on_view_entered(now, view, primary, out);
+            }
+            Action::NeedSnapshot { from: _, at_least } => self.start_transfer(now, at_least, false, out),
+            Action::Refused { from, reason } => self.refuse_peer(from, reason, out),
+            Action::Halt { reason } => {
+                self.halted = true;
+                out.push(Effect::Halt { reason: reason.into() });
+            }
+        }
+    }
+
+    fn on_view_entered(&mut self, _now: Now, _view: View, primary: ReplicaId, out: &mut Outbox) {
+        self.pool.view_changed();
+        if primary == self.setup.me {
+            return;
+        }
+        // Whatever waits here, the new primary may not have.
+        let frames: Vec<Bytes> = self.pool.iter().map(|pending| pending.frame.bytes().clone()).collect();
+        for frame in frames {
+            self.send_one(primary, &PeerMessage::Request { to_all: false, frame }, Class::Request, out);
+        }
+        let orders: Vec<_> = self.pool.orders().cloned().collect();
+        for order in orders {
+            self.send_one(primary, &PeerMessage::Order(order), Class::Request, out);
+        }
+    }
+
+    pub(crate) fn send_all(&self, message: &PeerMessage, class: Class, after: Ticket, out: &mut Outbox) {
+        let bytes = Bytes::from(encode(message));
+        for id in (0..self.pbft.quorum().n()).map(ReplicaId).filter(|id| *id != self.setup.me) {
+            out.push(Effect::Send { to: id, class, after, bytes: bytes.clone() });
+        }
+    }
+
+    /// For messages that promise nothing and wait for nothing.
+    pub(crate) fn send_one(&self, to: ReplicaId, message: &PeerMessage, class: Class, out: &mut Outbox) {
+        out.push(Effect::Send { to, class, after: Ticket::ZERO, bytes: Bytes::from(encode(message)) });
+    }
+
+    pub(crate) fn count(&mut self, reason: &'static str) {
+        *self.counters.entry(reason).or_default() += 1;
+    }
+
+    pub(crate) fn refuse_peer(&mut self, from: ReplicaId, reason: &'static str, out: &mut Outbox) {
+        self.count(reason);
+        out.event(Event::Refused { from: Some(from), reason });
+    }
+
+    /// Checks what must always hold.
+    ///
+    /// # Panics
+    /// When something does not, saying what.
+    pub fn check(&self) {
+        if self.setup.mutants.any() {
+            return;
+        }
+        self.pbft.check();
+        assert!(self.control.executed == self.pbft.delivered(), "what is delivered is executed");
+        assert!(self.pool.bytes() <= self.setup.settings.pending_bytes_max, "the pool keeps to its bound");
+    }
+
+    #[must_use]
+    pub fn state(&self) -> &State<M> {
+        &self.state
+    }
+
+    #[must_use]
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    #[must_use]
+    pub fn protocol(&self) -> &Pbft {
+        &self.pbft
+    }
+}
+
+fn class_of(message: &Message) -> Class {
+    match message {
+        Message::PrePrepare { .. } | Message::Payload { .. } => Class::Order,
+        Message::Decided(_) => Class::Bulk,
+        Message::Vote(_)
+        | Message::ViewChange(_)
+        | Message::NewView(_)
+        | Message::FetchViewChange { .. }
+        | Message::Standing(_)
+        | Message::FetchPayload { .. }
+        | Message::FetchDecided { .. }
+        | Message::Stable(_)
+        | Message::Reminder(_) => Class::Vote,
+    }
+}

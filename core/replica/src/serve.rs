@@ -1,0 +1,101 @@
+//! The donor's side of state transfer: offers the newest durable snapshot and reads its chunks for whoever asks.
+//! Knows nothing of the log.
+
+use crate::io::{Class, Effect};
+use crate::replica::{Outbox, Replica};
+use crate::wire::{CHUNK_PART_BYTES, PeerMessage, SnapshotMeta};
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use bytes::Bytes;
+use dwcp_base::{ReplicaId, Sequence};
+use dwcp_state::StateMachine;
+
+/// Chunk reads under way for peers; beyond it requests are dropped and asked for again.
+const READS_MAX: usize = 128;
+
+#[derive(Clone, Debug)]
+struct Read {
+    to: ReplicaId,
+    sequence: Sequence,
+    index: u32,
+    offset: u64,
+}
+
+/// What this replica can give.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Donor {
+    /// Durable and whole; the newest is offered, the one before is kept for those who are fetching it.
+    snapshots: BTreeMap<Sequence, SnapshotMeta>,
+    /// Being written.
+    preparing: Option<SnapshotMeta>,
+    reads: BTreeMap<u64, Read>,
+    next_token: u64,
+}
+
+impl Donor {
+    pub(crate) fn prepare(&mut self, meta: SnapshotMeta) {
+        self.preparing = Some(meta);
+    }
+
+    pub(crate) fn unprepare(&mut self, sequence: Sequence) {
+        self.preparing.take_if(|meta| meta.certificate.claim.sequence == sequence);
+    }
+
+    /// The snapshot is durable. Returns those that need not be kept.
+    pub(crate) fn saved(&mut self, sequence: Sequence) -> Vec<Sequence> {
+        if let Some(meta) = self.preparing.take_if(|meta| meta.certificate.claim.sequence == sequence) {
+            self.snapshots.insert(sequence, meta);
+        }
+        let mut old = Vec::new();
+        while self.snapshots.len() > 2 {
+            old.extend(self.snapshots.pop_first().map(|(sequence, _)| sequence));
+        }
+        old
+    }
+
+    /// The certificate of a durable snapshot.
+    pub(crate) fn certificate(&self, sequence: Sequence) -> Option<dwcp_pbft::Certificate> {
+        self.snapshots.get(&sequence).map(|meta| meta.certificate.clone())
+    }
+
+    fn newest(&self) -> Option<&SnapshotMeta> {
+        self.snapshots.values().next_back()
+    }
+}
+
+impl<M: StateMachine> Replica<M> {
+    pub(crate) fn on_fetch_offer(&mut self, from: ReplicaId, at_least: Sequence, out: &mut Outbox) {
+        let Some(meta) = self.donor.newest().filter(|meta| meta.certificate.claim.sequence >= at_least) else { return };
+        let message = PeerMessage::Offer(meta.clone());
+        self.send_one(from, &message, Class::Bulk, out);
+    }
+
+    pub(crate) fn on_fetch_chunk(
+        &mut self,
+        from: ReplicaId,
+        sequence: Sequence,
+        index: u32,
+        offset: u64,
+        out: &mut Outbox,
+    ) {
+        if !self.donor.snapshots.contains_key(&sequence) {
+            return self.send_one(from, &PeerMessage::NoChunk { sequence, index }, Class::Bulk, out);
+        }
+        if self.donor.reads.len() >= READS_MAX {
+            return self.count("chunk reads dropped: too many");
+        }
+        let token = self.donor.next_token;
+        self.donor.next_token += 1;
+        self.donor.reads.insert(token, Read { to: from, sequence, index, offset });
+        out.push(Effect::ReadChunk { token, sequence, index, offset, bytes_max: CHUNK_PART_BYTES });
+    }
+
+    pub(crate) fn on_chunk_read(&mut self, token: u64, bytes: Option<Bytes>, out: &mut Outbox) {
+        let Some(Read { to, sequence, index, offset }) = self.donor.reads.remove(&token) else { return };
+        let message = match bytes {
+            Some(bytes) => PeerMessage::Chunk { sequence, index, offset, bytes },
+            None => PeerMessage::NoChunk { sequence, index },
+        };
+        self.send_one(to, &message, Class::Bulk, out);
+    }
+}

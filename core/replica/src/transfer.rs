@@ -1,0 +1,378 @@
+//! Fetching a certified snapshot: chunk by chunk, from every peer that offers the same one, each chunk verified against
+//! the digests that `q` replicas signed. A donor whose chunk does not verify is dropped; what it did not spoil stays.
+
+use crate::control::{Control, follow_orders, key_among};
+use crate::io::{Class, Effect, Event};
+use crate::replica::{Outbox, Replica};
+use crate::wire::{CHUNK_PART_BYTES, PeerMessage, SnapshotMeta};
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use bytes::Bytes;
+use dwcp_base::{Hash, Micros, Mutant, Now, ReplicaId, Sequence, Ticket, decode, encode};
+use dwcp_pbft::{Certificate, Statement, Vote};
+use dwcp_state::{Restorer, State, StateMachine, state_digest};
+
+/// Chunks asked of one donor at once.
+const PER_DONOR: usize = 4;
+/// Bytes of one chunk; a donor that sends more lies.
+const CHUNK_BYTES_MAX: usize = 256 << 20;
+/// Chunks of one snapshot.
+const CHUNKS_MAX: usize = 65_536;
+
+/// A chunk on its way.
+#[derive(Debug)]
+struct InFlight {
+    donor: ReplicaId,
+    received: Vec<u8>,
+    deadline: Micros,
+}
+
+/// The snapshot being fetched.
+struct Target<M: StateMachine> {
+    meta: SnapshotMeta,
+    donors: BTreeSet<ReplicaId>,
+    control: Option<Control>,
+    restorer: Restorer<M>,
+    missing: BTreeSet<u32>,
+    in_flight: BTreeMap<u32, InFlight>,
+}
+
+/// A state transfer under way.
+pub(crate) struct Transfer<M: StateMachine> {
+    at_least: Sequence,
+    /// Our own state is wrong, not merely old: whatever we have is replaced.
+    forced: bool,
+    target: Option<Target<M>>,
+    /// Whole and verified, waiting to be durable.
+    ready: Option<(Control, State<M>)>,
+    dropped: BTreeSet<ReplicaId>,
+    next_ask: Micros,
+}
+
+impl<M: StateMachine> Transfer<M> {
+    pub(crate) fn next_look(&self) -> Micros {
+        let chunks = self.target.iter().flat_map(|target| target.in_flight.values()).map(|flight| flight.deadline).min();
+        chunks.map_or(self.next_ask, |deadline| deadline.min(self.next_ask))
+    }
+}
+
+impl<M: StateMachine> Replica<M> {
+    pub(crate) fn start_transfer(&mut self, now: Now, at_least: Sequence, forced: bool, out: &mut Outbox) {
+        if let Some(transfer) = &mut self.transfer {
+            transfer.forced |= forced;
+            return;
+        }
+        out.event(Event::StateTransferStarted { sequence: at_least });
+        self.count("state transfers started");
+        self.transfer = Some(Transfer {
+            at_least,
+            forced,
+            target: None,
+            ready: None,
+            dropped: BTreeSet::new(),
+            next_ask: now.mono,
+        });
+        self.transfer_on_time(now, out);
+    }
+
+    pub(crate) fn abandon_transfer(&mut self) {
+        self.transfer = None;
+    }
+
+    /// Whatever the transfer has due: asking for offers, asking again for chunks that do not come.
+    pub(crate) fn transfer_on_time(&mut self, now: Now, out: &mut Outbox) {
+        let patience = self.setup.settings.timing.resend_interval.times(4);
+        let Some(transfer) = &mut self.transfer else { return };
+        // Slots may have come in the meantime that make it needless.
+        let obsolete = transfer.target.as_ref().map_or(transfer.at_least, |target| target.meta.certificate.claim.sequence);
+        if !transfer.forced && transfer.ready.is_none() && self.control.executed >= obsolete {
+            return self.abandon_transfer();
+        }
+        if now.mono >= transfer.next_ask {
+            transfer.next_ask = now.mono.plus(patience);
+            let at_least = transfer.at_least;
+            if transfer.target.as_ref().is_none_or(|target| target.donors.is_empty()) && transfer.ready.is_none() {
+                // Nobody useful is left: start over with everybody.
+                transfer.target = None;
+                transfer.dropped.clear();
+            }
+            self.send_all(&PeerMessage::FetchOffer { at_least }, Class::Vote, Ticket::ZERO, out);
+        }
+        let Some(target) = self.transfer.as_mut().and_then(|transfer| transfer.target.as_mut()) else { return };
+        let late: Vec<u32> =
+            target.in_flight.iter().filter(|(_, flight)| now.mono >= flight.deadline).map(|(index, _)| *index).collect();
+        for index in late {
+            if let Some(flight) = target.in_flight.remove(&index) {
+                // It comes back with its next offer.
+                target.donors.remove(&flight.donor);
+            }
+        }
+        self.ask_chunks(now, out);
+    }
+
+    pub(crate) fn on_offer(&mut self, now: Now, from: ReplicaId, meta: SnapshotMeta, out: &mut Outbox) {
+        let Some(transfer) = &mut self.transfer else { return };
+        let sequence = meta.certificate.claim.sequence;
+        let useless = sequence < transfer.at_least || (sequence <= self.control.executed && !transfer.forced);
+        if useless || transfer.ready.is_some() || transfer.dropped.contains(&from) {
+            return;
+        }
+        if let Some(target) = &mut transfer.target {
+            if target.meta.certificate.claim == meta.certificate.claim && target.meta.digests == meta.digests {
+                target.donors.insert(from);
+                return self.ask_chunks(now, out);
+            }
+            if !target.donors.is_empty() && sequence <= target.meta.certificate.claim.sequence {
+                return;
+            }
+            if !target.donors.is_empty() {
+                return; // A newer one; the one under way is good enough, slots fill the rest.
+            }
+        }
+        if let Err(reason) = self.judge_offer(&meta) {
+            if let Some(transfer) = &mut self.transfer {
+                transfer.dropped.insert(from);
+            }
+            out.event(Event::DonorDropped { donor: from, sequence });
+            return self.refuse_peer(from, reason, out);
+        }
+        let machine = (self.make_machine)();
+        let restorer = State::restore(&self.setup.genesis, machine, self.setup.mutants);
+        let count = u32::try_from(meta.digests.len()).expect("the judge bounds it");
+        let mut target = Target {
+            donors: BTreeSet::from([from]),
+            control: None,
+            restorer,
+            missing: (0..count).collect(),
+            in_flight: BTreeMap::new(),
+            meta,
+        };
+        let kept = self.partial.iter().position(|(kept, _)| *kept == sequence);
+        for (index, bytes) in kept.map(|place| self.partial.remove(place).1).unwrap_or_default() {
+            // What an earlier life fetched is verified like everything else.
+            let _ = target.take(index, &bytes, self.setup.mutants.on(Mutant::StateTransferUnchecked));
+        }
+        if let Some(transfer) = &mut self.transfer {
+            transfer.target = Some(target);
+        }
+        self.finish_if_whole(out);
+        self.ask_chunks(now, out);
+    }
+
+    /// `q` replicas signed the digest of these chunk digests.
+    fn judge_offer(&self, meta: &SnapshotMeta) -> Result<(), &'static str> {
+        if meta.format != 1 || meta.digests.is_empty() || meta.digests.len() > CHUNKS_MAX {
+            return Err("a snapshot of an unknown format");
+        }
+        if self.setup.mutants.on(Mutant::StateTransferUnchecked) {
+            return Ok(());
+        }
+        if state_digest(&meta.digests) != meta.certificate.claim.digest {
+            return Err("a snapshot whose chunks are not those of its certificate");
+        }
+        if self.pbft.verify_checkpoint(&meta.certificate).is_ok() || self.follows_from_orders(meta) {
+            Ok(())
+        } else {
+            Err("a snapshot without a valid certificate")
+        }
+    }
+
+    /// We may have missed that members were replaced: the orders, signed by an admin of the genesis, name their keys.
+    fn follows_from_orders(&self, meta: &SnapshotMeta) -> bool {
+        let Some(members) = follow_orders(&self.setup.genesis, &meta.orders, &*self.crypto) else { return false };
+        let Certificate { claim, vouchers } = &meta.certificate;
+        let distinct = vouchers.windows(2).all(|pair| pair[0].sender < pair[1].sender);
+        claim.vote == Vote::Checkpoint
+            && distinct
+            && vouchers.len() >= self.pbft.quorum().q()
+            && vouchers.iter().all(|voucher| {
+                let statement =
+                    Statement { claim: *claim, sender: voucher.sender, incarnation: voucher.incarnation };
+                // An incarnation that was replaced since may still have signed this one.
+                let keys = key_among(&members, voucher.sender)
+                    .filter(|member| member.incarnation == voucher.incarnation)
+                    .map(|member| member.vote_key)
+                    .into_iter()
+                    .chain(meta.orders.iter().filter_map(|signed| {
+                        let order = &signed.order;
+                        (order.id == voucher.sender && order.incarnation == voucher.incarnation).then_some(order.vote_key)
+                    }))
+                    .chain(self.setup.genesis.members.iter().filter_map(|member| {
+                        (member.id == voucher.sender && member.incarnation == voucher.incarnation)
+                            .then_some(member.vote_key)
+                    }));
+                let hash = statement.signing_hash(self.cluster);
+                let mut keys = keys;
+                keys.any(|key| self.crypto.verify(&key, &hash, &voucher.signature))
+            })
+    }
+
+    fn ask_chunks(&mut self, now: Now, out: &mut Outbox) {
+        let deadline = now.mono.plus(self.setup.settings.timing.resend_interval.times(10));
+        let Some(target) = self.transfer.as_mut().and_then(|transfer| transfer.target.as_mut()) else { return };
+        let sequence = target.meta.certificate.claim.sequence;
+        let mut asks = Vec::new();
+        for donor in &target.donors {
+            let mut busy = target.in_flight.values().filter(|flight| flight.donor == *donor).count();
+            while busy < PER_DONOR {
+                let next = target.missing.iter().find(|index| !target.in_flight.contains_key(index)).copied();
+                let Some(index) = next else { break };
+                target.in_flight.insert(index, InFlight { donor: *donor, received: Vec::new(), deadline });
+                asks.push((*donor, index));
+                busy += 1;
+            }
+        }
+        for (donor, index) in asks {
+            self.send_one(donor, &PeerMessage::FetchChunk { sequence, index, offset: 0 }, Class::Vote, out);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
+    pub(crate) fn on_chunk(
+        &mut self,
+        now: Now,
+        from: ReplicaId,
+        sequence: Sequence,
+        index: u32,
+        offset: u64,
+        bytes: Bytes,
+        out: &mut Outbox,
+    ) {
+        let deadline = now.mono.plus(self.setup.settings.timing.resend_interval.times(10));
+        let unchecked = self.setup.mutants.on(Mutant::StateTransferUnchecked);
+        let Some(target) = self.transfer.as_mut().and_then(|transfer| transfer.target.as_mut()) else { return };
+        let Some(flight) = target.in_flight.get_mut(&index) else { return };
+        let expected = sequence == target.meta.certificate.claim.sequence
+            && flight.donor == from
+            && flight.received.len() as u64 == offset;
+        if !expected {
+            return;
+        }
+        let last = (bytes.len() as u64) < u64::from(CHUNK_PART_BYTES);
+        let too_long = bytes.len() > CHUNK_PART_BYTES as usize || flight.received.len() + bytes.len() > CHUNK_BYTES_MAX;
+        if !too_long {
+            flight.received.extend_from_slice(&bytes);
+            if !last {
+                flight.deadline = deadline;
+                let offset = flight.received.len() as u64;
+                let message = PeerMessage::FetchChunk { sequence, index, offset };
+                return self.send_one(from, &message, Class::Vote, out);
+            }
+        }
+        let received = target.in_flight.remove(&index).map(|flight| flight.received).unwrap_or_default();
+        if too_long || target.take(index, &received, unchecked).is_err() {
+            return self.drop_donor(now, from, sequence, out);
+        }
+        out.push(Effect::SaveChunk { sequence, index, bytes: Bytes::from(received) });
+        self.finish_if_whole(out);
+        self.ask_chunks(now, out);
+    }
+
+    pub(crate) fn on_no_chunk(&mut self, now: Now, from: ReplicaId, sequence: Sequence, out: &mut Outbox) {
+        let Some(target) = self.transfer.as_mut().and_then(|transfer| transfer.target.as_mut()) else { return };
+        if target.meta.certificate.claim.sequence == sequence {
+            target.donors.remove(&from);
+            target.in_flight.retain(|_, flight| flight.donor != from);
+            self.ask_chunks(now, out);
+        }
+    }
+
+    fn drop_donor(&mut self, now: Now, donor: ReplicaId, sequence: Sequence, out: &mut Outbox) {
+        self.count("donors dropped");
+        out.event(Event::DonorDropped { donor, sequence });
+        if let Some(transfer) = &mut self.transfer {
+            transfer.dropped.insert(donor);
+            if let Some(target) = &mut transfer.target {
+                target.donors.remove(&donor);
+                target.in_flight.retain(|_, flight| flight.donor != donor);
+            }
+        }
+        self.ask_chunks(now, out);
+    }
+
+    fn finish_if_whole(&mut self, out: &mut Outbox) {
+        let Some(transfer) = &mut self.transfer else { return };
+        let Some(target) = transfer.target.take_if(|target| target.missing.is_empty()) else { return };
+        let sequence = target.meta.certificate.claim.sequence;
+        let Target { meta, control, restorer, .. } = target;
+        match (control, restorer.finish()) {
+            (Some(control), Ok(state)) => {
+                transfer.ready = Some((control, state));
+                out.push(Effect::FinishSnapshot { sequence, meta: encode(&meta) });
+                self.donor.prepare(meta);
+            }
+            _ => {
+                // Every chunk verified and yet they do not fit: more than f replicas signed nonsense.
+                self.count("snapshots that do not fit together");
+                self.abandon_transfer();
+            }
+        }
+    }
+
+    /// The fetched snapshot is durable: it becomes our state.
+    pub(crate) fn install_fetched(&mut self, now: Now, sequence: Sequence, out: &mut Outbox) {
+        let Some(transfer) = self.transfer.take() else { return };
+        let Some((control, state)) = transfer.ready else {
+            self.transfer = Some(transfer);
+            return;
+        };
+        self.snapshot_is_durable(sequence, out);
+        if sequence <= self.control.executed && !transfer.forced {
+            return; // Slots brought us here sooner; the snapshot serves others.
+        }
+        let Some(certificate) = self.donor.certificate(sequence) else { return };
+        let before = self.control.configurations.latest().clone();
+        self.control = control;
+        self.state = state;
+        self.last_digest = (sequence, certificate.claim.digest);
+        self.frozen = None;
+        let configurations = self.control.configurations.clone();
+        self.announce_members(&before, out);
+        self.pbft.on_installed(now, certificate, configurations, &mut self.protocol);
+        out.event(Event::StateTransferFinished { sequence });
+        self.count("state transfers finished");
+        self.carry_out(now, out);
+        self.settle_pool();
+    }
+
+    /// Links must follow members that were replaced while we were away.
+    fn announce_members(&self, before: &dwcp_base::Configuration, out: &mut Outbox) {
+        for signed in &self.control.orders {
+            let order = &signed.order;
+            let newer = before.member(order.id).is_some_and(|member| member.incarnation < order.incarnation);
+            if newer {
+                out.push(Effect::MemberChanged { order: alloc::boxed::Box::new(order.clone()) });
+            }
+        }
+    }
+
+    /// Frames in the pool that the new state has executed need no ordering.
+    fn settle_pool(&mut self) {
+        let sessions: BTreeSet<_> = self.pool.iter().map(|pending| pending.frame.session()).collect();
+        for session in sessions {
+            let state = &self.state;
+            self.pool.take_settled(session, |frame| !matches!(state.admit(frame), Ok(dwcp_state::Admission::Fresh)));
+        }
+    }
+}
+
+impl<M: StateMachine> Target<M> {
+    /// Takes a whole chunk if it is the certified one.
+    fn take(&mut self, index: u32, bytes: &[u8], unchecked: bool) -> Result<(), ()> {
+        let expected = *self.meta.digests.get(index as usize).ok_or(())?;
+        if !self.missing.contains(&index) {
+            return Ok(());
+        }
+        match index.checked_sub(1) {
+            None => {
+                if Hash::of(bytes) != expected && !unchecked {
+                    return Err(());
+                }
+                self.control = Some(decode(bytes).map_err(|_| ())?);
+            }
+            Some(index) => self.restorer.chunk(index, bytes, &expected).map_err(|_| ())?,
+        }
+        self.missing.remove(&index);
+        Ok(())
+    }
+}

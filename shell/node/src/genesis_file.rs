@@ -8,9 +8,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use dwcp_base::configuration::{Principal, Role};
-use dwcp_base::{
-    Genesis, Incarnation, Member, Policy, Quorum, ReplicaId, Sequence, SettingsError, Trust,
-};
+use dwcp_base::{Genesis, Incarnation, Member, Policy, Quorum, ReplicaId, Sequence, SettingsError, Trust};
 use serde::Deserialize;
 
 use crate::keys::{HexKey, key_hex};
@@ -114,7 +112,8 @@ pub fn read_genesis(path: &Path) -> Result<Genesis, GenesisError> {
 /// As [`read_genesis`].
 pub fn parse_genesis(path: &Path, text: &str) -> Result<Genesis, GenesisError> {
     let file: File = parse(path, text)?;
-    let quorum = Quorum::new(file.members.len(), Some(file.f)).map_err(|e| GenesisError::impossible(path, e))?;
+    let quorum =
+        Quorum::new(file.members.len(), Some(file.f)).map_err(|e| GenesisError::impossible(path, e))?;
     let trust = match file.trust {
         TrustWord::Crash => Trust::Crash,
         TrustWord::Byzantine => Trust::Byzantine,
@@ -257,7 +256,10 @@ pub(crate) fn is_host_and_port(address: &str) -> bool {
 pub(crate) fn read_text(path: &Path) -> Result<String, GenesisError> {
     let unreadable = |source| GenesisError::Unreadable { path: path.into(), source };
     if std::fs::metadata(path).map_err(unreadable)?.len() > FILE_BYTES_MAX {
-        return Err(GenesisError::Impossible { path: path.into(), what: "longer than 1 MiB: no such file".into() });
+        return Err(GenesisError::Impossible {
+            path: path.into(),
+            what: "longer than 1 MiB: no such file".into(),
+        });
     }
     std::fs::read_to_string(path).map_err(unreadable)
 }
@@ -344,17 +346,26 @@ mod tests {
     #[test]
     fn each_bad_genesis_is_refused_with_its_line_or_promise() {
         let good = genesis_text(&genesis(4, Trust::Byzantine));
-        assert!(refusal(&good.replace("f = 1", "f = 2")).starts_with("g.toml: f = 2 is more than 4 replicas"));
+        assert!(
+            refusal(&good.replace("f = 1", "f = 2")).starts_with("g.toml: f = 2 is more than 4 replicas")
+        );
         assert!(refusal(&good.replace("window = 512", "window = 5")).contains("window must be a multiple"));
         assert!(refusal(&good.replace("version = 1", "version = 9")).contains("upgrade this program"));
-        assert!(refusal(&good.replace("role = \"admin\"", "role = \"boss\"")).contains("unknown variant `boss`"));
-        assert!(refusal(&good.replace("127.0.0.1:7001", "127.0.0.1")).ends_with("is no address: write HOST:PORT"));
+        assert!(
+            refusal(&good.replace("role = \"admin\"", "role = \"boss\"")).contains("unknown variant `boss`")
+        );
+        assert!(
+            refusal(&good.replace("127.0.0.1:7001", "127.0.0.1")).ends_with("is no address: write HOST:PORT")
+        );
         let line = good.lines().position(|line| line.starts_with("quota_bytes")).unwrap() + 1;
         let unknown = refusal(&good.replace("quota_bytes", "quota"));
         assert!(unknown.starts_with(&format!("g.toml:{line}: unknown field `quota`")), "{unknown}");
         let short = good.replacen("vote_key = \"", "vote_key = \"0", 1);
         assert!(refusal(&short).contains("a public key is 64 hexadecimal digits"), "{}", refusal(&short));
-        assert!(refusal(&good.replace("name = \"o'neil\"", "name = \"admin\"")).contains("two principals are named"));
+        assert!(
+            refusal(&good.replace("name = \"o'neil\"", "name = \"admin\""))
+                .contains("two principals are named")
+        );
     }
 
     #[test]

@@ -16,13 +16,12 @@ use std::path::{Path, PathBuf};
 
 use dwcp_base::configuration::{Principal, Role};
 use dwcp_base::{Genesis, Incarnation, Member, Policy, PublicKey, Quorum, ReplicaId, Sequence};
-use dwcp_storage::{DataDir, StorageError};
+use dwcp_storage::{DataDir, Identity, StorageError, WalSettings};
 use dwcp_transport::TlsIdentity;
 
 pub use self::order::{Replacement, read_order, replacement};
 pub use self::trial::{Ports, TrialCluster, TrialNode, TrialOptions, trial_cluster};
 
-use crate::data_identity;
 use crate::genesis_file::{
     GenesisError, check, genesis_text, member_block, principal_block, quoted, read_genesis, read_members,
 };
@@ -66,7 +65,9 @@ pub enum InitError {
     KeyIsNotTheMembers { path: PathBuf, id: ReplicaId, which: &'static str },
     #[error("\"{address}\" is no address: write IP:PORT, for example 127.0.0.1:7000")]
     NotAnAddress { address: String },
-    #[error("incarnation 0 is the genesis' own: a replacement is incarnation 1 or later (the one in force plus one)")]
+    #[error(
+        "incarnation 0 is the genesis' own: a replacement is incarnation 1 or later (the one in force plus one)"
+    )]
     NotAReplacement,
     #[error("the system clock stands before 1970: set it")]
     Clock,
@@ -154,7 +155,10 @@ pub fn from_members(members_file: &Path, out: &Path, options: &ClusterOptions) -
 /// # Errors
 /// Keys of another member; anything that exists already.
 pub fn node_data(
-    genesis_file: &Path, id: ReplicaId, folder: &Path, listen: &Listen,
+    genesis_file: &Path,
+    id: ReplicaId,
+    folder: &Path,
+    listen: &Listen,
 ) -> Result<PathBuf, InitError> {
     let genesis = read_genesis(genesis_file)?;
     let member = member_of(&genesis, id)?;
@@ -172,11 +176,26 @@ pub fn node_data(
 
 /// Writes settings and manifest for one incarnation of one member into `folder`.
 fn prepare(
-    genesis: &Genesis, genesis_path: &str, id: ReplicaId, incarnation: Incarnation, folder: &Path, listen: &Listen,
+    genesis: &Genesis,
+    genesis_path: &str,
+    id: ReplicaId,
+    incarnation: Incarnation,
+    folder: &Path,
+    listen: &Listen,
 ) -> Result<PathBuf, InitError> {
     let config = folder.join(CONFIG_FILE);
     write_new(&config, config_text(genesis, genesis_path, id, listen).as_bytes(), 0o644)?;
-    DataDir::init(&folder.join(DATA_FOLDER), &data_identity(genesis, id, incarnation), wall_clock_ms()?)?;
+    let cluster = genesis.cluster().0;
+    let identity = Identity {
+        cluster,
+        replica: id.0,
+        incarnation: incarnation.0,
+        genesis_hash: cluster,
+        created_unix_ms: wall_clock_ms()?,
+    };
+    // The log starts small, so that making many nodes is quick; its later files have the size of the settings.
+    let wal = WalSettings { segment_bytes: 1 << 20, prepare_ahead: false, ..WalSettings::default() };
+    DataDir::create(&folder.join(DATA_FOLDER), &identity, &wal)?;
     Ok(config)
 }
 
@@ -223,7 +242,10 @@ fn config_text(genesis: &Genesis, genesis_path: &str, id: ReplicaId, listen: &Li
 }
 
 fn make_genesis(
-    named: &Path, members: Vec<Member>, principals: Vec<Principal>, options: &ClusterOptions,
+    named: &Path,
+    members: Vec<Member>,
+    principals: Vec<Principal>,
+    options: &ClusterOptions,
 ) -> Result<Genesis, InitError> {
     let default_faults = match options.mode {
         Mode::Internet => None,
@@ -258,7 +280,11 @@ fn make_member_keys(folder: &Path) -> Result<(PublicKey, PublicKey), InitError> 
 }
 
 fn member(
-    id: ReplicaId, vote_key: PublicKey, tls_key: PublicKey, peer_address: String, client_address: String,
+    id: ReplicaId,
+    vote_key: PublicKey,
+    tls_key: PublicKey,
+    peer_address: String,
+    client_address: String,
 ) -> Member {
     let (incarnation, votes_after) = (Incarnation(0), Sequence(0));
     Member { id, incarnation, vote_key, tls_key, peer_address, client_address, votes_after }
@@ -271,8 +297,10 @@ fn member_of(genesis: &Genesis, id: ReplicaId) -> Result<&Member, InitError> {
 
 fn principal_key_file(name: &str) -> String {
     // A principal's name is free text; a file name is not.
-    let safe: String =
-        name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' }).collect();
+    let safe: String = name
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' })
+        .collect();
     format!("{safe}.key")
 }
 

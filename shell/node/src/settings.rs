@@ -12,7 +12,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use dwcp_base::{Genesis, ReplicaId, Trust};
+use dwcp_base::{Genesis, Micros, ReplicaId, Trust};
+use dwcp_replica::Settings;
 
 pub(crate) use self::reader::line_of;
 pub use self::table::{Allowed, Preset, SETTINGS, Setting, settings_markdown, settings_table};
@@ -52,17 +53,16 @@ pub enum LogLevel {
     Trace,
 }
 
-/// Timers and bounds of consensus, by the names of `dwcp_replica::Settings`.
+/// Timers and bounds of consensus. The rest of the core's settings follow from these.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Consensus {
     pub view_timeout_ms: u64,
-    pub view_timeout_max_ms: u64,
-    pub pipeline_depth: u32,
+    pub standing_interval_ms: u64,
+    pub tick_interval_ms: u64,
+    pub pipeline_depth: u64,
     pub batch_bytes_max: usize,
     pub pending_bytes_max: usize,
-    pub status_interval_ms: u64,
-    pub idle_tick_ms: u64,
-    pub snapshot_log_bytes: u64,
+    pub history_bytes_max: usize,
 }
 
 /// Bounds of what waits inside the node.
@@ -213,14 +213,12 @@ impl NodeConfig {
             },
             consensus: Consensus {
                 view_timeout_ms: reader.number("consensus.view_timeout_ms")?,
-                view_timeout_max_ms: reader.number("consensus.view_timeout_max_ms")?,
-                pipeline_depth: u32::try_from(reader.number("consensus.pipeline_depth")?)
-                    .expect("the range fits"),
+                standing_interval_ms: reader.number("consensus.standing_interval_ms")?,
+                tick_interval_ms: reader.number("consensus.tick_interval_ms")?,
+                pipeline_depth: reader.number("consensus.pipeline_depth")?,
                 batch_bytes_max: reader.size("consensus.batch_bytes_max")?,
                 pending_bytes_max: reader.size("consensus.pending_bytes_max")?,
-                status_interval_ms: reader.number("consensus.status_interval_ms")?,
-                idle_tick_ms: reader.number("consensus.idle_tick_ms")?,
-                snapshot_log_bytes: reader.number("consensus.snapshot_log_bytes")?,
+                history_bytes_max: reader.size("consensus.history_bytes_max")?,
             },
             segment_bytes: reader.number("storage.segment_bytes")?,
             queues: Queues {
@@ -253,21 +251,10 @@ impl NodeConfig {
                 return Err(self.refuse(key, Fault::AddressTwice { key, other, value }));
             }
         }
-        let consensus = &self.consensus;
-        let at_least = [
-            (
-                ("consensus.view_timeout_max_ms", consensus.view_timeout_max_ms),
-                ("consensus.view_timeout_ms", consensus.view_timeout_ms),
-            ),
-            (
-                ("queues.clients_bytes_max", self.queues.clients_bytes_max as u64),
-                ("queues.client_bytes_max", self.queues.client_bytes_max as u64),
-            ),
-        ];
-        for ((key, value), (other, other_value)) in at_least {
-            if value < other_value {
-                return Err(self.refuse(key, Fault::Below { key, value, other, other_value }));
-            }
+        let (each, all) = (self.queues.client_bytes_max as u64, self.queues.clients_bytes_max as u64);
+        if all < each {
+            let (key, other) = ("queues.clients_bytes_max", "queues.client_bytes_max");
+            return Err(self.refuse(key, Fault::Below { key, value: all, other, other_value: each }));
         }
         if !self.segment_bytes.is_multiple_of(PAGE_BYTES) {
             let (key, value) = ("storage.segment_bytes", self.segment_bytes);
@@ -311,8 +298,39 @@ impl NodeConfig {
     }
 }
 
+impl Consensus {
+    /// The core's settings in this mode.
+    pub(crate) fn to_settings(&self, mode: Mode) -> Settings {
+        let default = match mode {
+            Mode::Internet => Settings::internet(),
+            Mode::Datacenter => Settings::lan(),
+        };
+        let view_timeout = Micros::from_millis(self.view_timeout_ms);
+        let quarter = Micros(view_timeout.0 / 4);
+        let mut settings = Settings {
+            relay_after: quarter,
+            tick_interval: Micros::from_millis(self.tick_interval_ms),
+            pipeline_depth: self.pipeline_depth,
+            batch_bytes_max: self.batch_bytes_max,
+            pending_bytes_max: self.pending_bytes_max,
+            history_bytes_max: self.history_bytes_max,
+            ..default
+        };
+        settings.timing.view_timeout = view_timeout;
+        settings.timing.standing_interval = Micros::from_millis(self.standing_interval_ms);
+        // A lost message must be found, and a frame be shown to all, well before the primary is given up on.
+        settings.timing.resend_interval = default.timing.resend_interval.min(quarter);
+        settings
+    }
+}
+
 /// The log writes whole pages.
 const PAGE_BYTES: u64 = 4096;
+
+#[cfg(test)]
+pub(crate) fn tests_queues() -> Queues {
+    tests::queues()
+}
 
 #[cfg(test)]
 mod tests;

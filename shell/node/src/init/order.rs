@@ -42,8 +42,13 @@ struct OrderFile {
 /// # Errors
 /// A member or incarnation that cannot be, or anything that exists in `folder` already.
 pub fn replacement(
-    genesis_file: &Path, id: ReplicaId, incarnation: Incarnation, folder: &Path, listen: &Listen,
-    peer_address: &str, client_address: &str,
+    genesis_file: &Path,
+    id: ReplicaId,
+    incarnation: Incarnation,
+    folder: &Path,
+    listen: &Listen,
+    peer_address: &str,
+    client_address: &str,
 ) -> Result<Replacement, InitError> {
     let genesis = read_genesis(genesis_file)?;
     member_of(&genesis, id)?;

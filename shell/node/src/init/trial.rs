@@ -15,8 +15,8 @@ use dwcp_base::configuration::{Principal, Role};
 use dwcp_base::{Genesis, Incarnation, ReplicaId};
 
 use super::{
-    ClusterOptions, GENESIS_FILE, InitError, Listen, make_folder, make_genesis, make_member_keys, member, prepare,
-    principal_key_file,
+    ClusterOptions, GENESIS_FILE, InitError, Listen, make_folder, make_genesis, make_member_keys, member,
+    prepare, principal_key_file,
 };
 use crate::genesis_file::{genesis_text, quoted, role_word};
 use crate::keys::{SecretSeed, key_hex, write_new};
@@ -113,7 +113,8 @@ fn node_folder(out: &Path, id: u8) -> PathBuf {
 
 /// A dry run with keys that nobody holds.
 fn judge_options(nodes: usize, out: &Path, options: &ClusterOptions) -> Result<(), InitError> {
-    let key = |kind, id| dwcp_base::PublicKey([[kind; 16], [id; 16]].concat().try_into().expect("twice 16 is 32"));
+    let key =
+        |kind, id| dwcp_base::PublicKey([[kind; 16], [id; 16]].concat().try_into().expect("twice 16 is 32"));
     let address = || String::from("localhost:1");
     let members = (0..u8::try_from(nodes).expect("at most 31"))
         .map(|id| member(ReplicaId(id), key(1, id), key(2, id), address(), address()))

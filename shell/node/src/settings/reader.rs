@@ -55,7 +55,8 @@ impl Reader {
             Some((line, Value::Number(value))) => (line, value),
             Some((line, Value::Huge)) => (line, i64::MAX),
             Some((line, other)) => {
-                let unit = if setting.unit.is_empty() { String::new() } else { format!(" of {}", setting.unit) };
+                let unit =
+                    if setting.unit.is_empty() { String::new() } else { format!(" of {}", setting.unit) };
                 return Err(self.wrong_type(key, line, &other, format!("a number{unit}, without quotes")));
             }
         };

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use dwcp_base::limits::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, PROPOSAL_BYTES_MAX};
+use dwcp_base::limits::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX};
 
 use super::Mode;
 
@@ -49,7 +49,10 @@ impl Preset {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allowed {
-    Number { min: u64, max: u64 },
+    Number {
+        min: u64,
+        max: u64,
+    },
     Words(&'static [&'static str]),
     Path,
     /// `IP:PORT`.
@@ -65,7 +68,11 @@ const fn required(key: &'static str, allowed: Allowed, what: &'static str) -> Se
 }
 
 const fn number(
-    key: &'static str, unit: &'static str, preset: Preset, (min, max): (u64, u64), what: &'static str,
+    key: &'static str,
+    unit: &'static str,
+    preset: Preset,
+    (min, max): (u64, u64),
+    what: &'static str,
 ) -> Setting {
     Setting { key, unit, preset, allowed: Allowed::Number { min, max }, what }
 }
@@ -81,14 +88,22 @@ pub const SETTINGS: &[Setting] = &[
         what: "internet: members may lie (trust = byzantine, at least 4 replicas); datacenter: members only crash \
                (trust = crash); must fit the genesis",
     },
-    required("genesis_file", Allowed::Path, "the cluster's genesis.toml, the same bytes of meaning on every node"),
+    required(
+        "genesis_file",
+        Allowed::Path,
+        "the cluster's genesis.toml, the same bytes of meaning on every node",
+    ),
     required(
         "data_dir",
         Allowed::Path,
         "where log, snapshots and manifest live; made by `dwcp init`, never by the server",
     ),
     required("vote_key_file", Allowed::Path, "the secret key that signs votes; readable by its owner alone"),
-    required("tls_key_file", Allowed::Path, "the secret key of this node's links, PEM; readable by its owner alone"),
+    required(
+        "tls_key_file",
+        Allowed::Path,
+        "the secret key of this node's links, PEM; readable by its owner alone",
+    ),
     required("peer_listen", Allowed::Address, "where the other replicas connect"),
     required("client_listen", Allowed::Address, "where clients connect (gRPC over TLS)"),
     required("http_listen", Allowed::Address, "where /metrics, /livez and /readyz are served, unencrypted"),
@@ -102,30 +117,37 @@ pub const SETTINGS: &[Setting] = &[
     number(
         "consensus.view_timeout_ms",
         "ms",
-        Preset::ByMode { internet: 2_000, datacenter: 500 },
-        (50, 600_000),
-        "how long a replica waits for a pending command before it gives up on the primary; doubles while that does \
-         not help; well above the slowest round trip between members",
+        Preset::ByMode { internet: 4_000, datacenter: 500 },
+        (20, 60_000),
+        "how long a replica waits, while something is pending and nothing executes, before it gives up on the primary; \
+         doubles while that does not help; well above the slowest round trip between members",
     ),
     number(
-        "consensus.view_timeout_max_ms",
+        "consensus.standing_interval_ms",
         "ms",
-        Preset::Number(60_000),
-        (50, 3_600_000),
-        "where the doubling of consensus.view_timeout_ms ends",
+        Preset::ByMode { internet: 1_000, datacenter: 250 },
+        (10, 60_000),
+        "how often an otherwise silent replica says where it stands, which is how lost messages are found",
+    ),
+    number(
+        "consensus.tick_interval_ms",
+        "ms",
+        Preset::Number(1_000),
+        (100, 2_000),
+        "how often an otherwise idle primary orders the passage of time while a lease or session waits to expire",
     ),
     number(
         "consensus.pipeline_depth",
         "proposals",
-        Preset::ByMode { internet: 8, datacenter: 4 },
-        (1, 1_024),
-        "proposals under way at once; more fill long links, fewer make larger batches",
+        Preset::ByMode { internet: 16, datacenter: 4 },
+        (1, 64),
+        "proposals under way at once; more hide the latency of long links, fewer make larger batches",
     ),
     number(
         "consensus.batch_bytes_max",
         "bytes",
         Preset::Number(MIB),
-        (64 * KIB, PROPOSAL_BYTES_MAX as u64),
+        (64 * KIB, 3 * MIB),
         "client frames in one proposal; a single larger frame travels alone",
     ),
     number(
@@ -133,28 +155,14 @@ pub const SETTINGS: &[Setting] = &[
         "bytes",
         Preset::Number(64 * MIB),
         (4 * MIB, 16 * GIB),
-        "client frames that wait to be ordered; further ones are refused as not applied",
+        "client frames that wait for execution; further ones are refused as not applied",
     ),
     number(
-        "consensus.status_interval_ms",
-        "ms",
-        Preset::ByMode { internet: 500, datacenter: 200 },
-        (10, 60_000),
-        "how often replicas tell each other where they are, which is how lost messages are found",
-    ),
-    number(
-        "consensus.idle_tick_ms",
-        "ms",
-        Preset::Number(1_000),
-        (50, 60_000),
-        "how often an otherwise idle primary orders the passage of time while a lease or session waits to expire",
-    ),
-    number(
-        "consensus.snapshot_log_bytes",
+        "consensus.history_bytes_max",
         "bytes",
-        Preset::Number(256 * MIB),
-        (MIB, 1024 * GIB),
-        "log written since the last snapshot that makes it worth another; bounds restart time and disk",
+        Preset::Number(96 * MIB),
+        (64 * MIB, 16 * GIB),
+        "decided proposals kept in memory for replicas that lag; one that lags further fetches the whole state",
     ),
     number(
         "storage.segment_bytes",
@@ -227,7 +235,9 @@ impl Setting {
         match self.preset {
             Preset::Required => "none, must be set".into(),
             Preset::Number(value) => value.to_string(),
-            Preset::ByMode { internet, datacenter } => format!("{internet} (internet), {datacenter} (datacenter)"),
+            Preset::ByMode { internet, datacenter } => {
+                format!("{internet} (internet), {datacenter} (datacenter)")
+            }
             Preset::Word(word) => format!("\"{word}\""),
         }
     }

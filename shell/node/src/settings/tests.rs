@@ -19,6 +19,11 @@ fn good() -> String {
         .into()
 }
 
+/// Bounds of a node with default settings, for other tests of this crate.
+pub(crate) fn queues() -> Queues {
+    NodeConfig::parse(Path::new("config.toml"), &good()).unwrap().queues
+}
+
 fn refusal(text: &str) -> String {
     NodeConfig::parse(Path::new("etc/config.toml"), text).unwrap_err().to_string()
 }
@@ -36,11 +41,11 @@ fn a_good_file_is_read_into_final_types_with_defaults_of_its_mode() {
     assert_eq!(config.genesis_file, Path::new("etc/../genesis.toml"));
     assert_eq!(config.data_dir, Path::new("/var/lib/dwcp"));
     assert_eq!(config.consensus.view_timeout_ms, 3000);
-    assert_eq!(config.consensus.status_interval_ms, 500);
+    assert_eq!(config.consensus.standing_interval_ms, 1000);
     assert_eq!(config.log_level, LogLevel::Warn);
     let lan = good().replace("internet", "datacenter").replace("view_timeout_ms = 3000\n", "");
     let lan = NodeConfig::parse(Path::new("config.toml"), &lan).unwrap();
-    assert_eq!((lan.consensus.view_timeout_ms, lan.consensus.status_interval_ms), (500, 200));
+    assert_eq!((lan.consensus.view_timeout_ms, lan.consensus.standing_interval_ms), (500, 250));
     assert_eq!(lan.genesis_file, Path::new("../genesis.toml"));
 }
 
@@ -68,24 +73,27 @@ fn every_bad_line_is_named_with_its_remedy() {
         ),
         (
             with("3000", "5"),
-            "etc/config.toml:13: `consensus.view_timeout_ms` = 5 is out of range: set it within 50..=600000 ms",
+            "etc/config.toml:13: `consensus.view_timeout_ms` = 5 is out of range: set it within 20..=60000 ms",
         ),
         (
             with("3000", "-1"),
-            "etc/config.toml:13: `consensus.view_timeout_ms` = -1 is out of range: set it within 50..=600000 ms",
+            "etc/config.toml:13: `consensus.view_timeout_ms` = -1 is out of range: set it within 20..=60000 ms",
         ),
         (
             with("3000", "0xffff_ffff_ffff_ffff"),
             "etc/config.toml:13: `consensus.view_timeout_ms` = 9223372036854775807 is out of range: set it within \
-             50..=600000 ms",
+             20..=60000 ms",
         ),
         (
             with("3000", "\"3s\""),
             "etc/config.toml:13: `consensus.view_timeout_ms` is a text: write a number of ms, without quotes",
         ),
         (
-            with("3000", "60001\nview_timeout_max_ms = 60000"),
-            "etc/config.toml:14: `consensus.view_timeout_max_ms` = 60000 is below `consensus.view_timeout_ms` = 60001: \
+            with(
+                "[consensus]",
+                "[queues]\nclient_bytes_max = 70000000\nclients_bytes_max = 60000000\n[consensus]",
+            ),
+            "etc/config.toml:14: `queues.clients_bytes_max` = 60000000 is below `queues.client_bytes_max` = 70000000: \
              set it to at least that",
         ),
         (
@@ -170,4 +178,68 @@ fn the_table_is_sound_and_the_manual_shows_it() {
          `DWCP_WRITE_DOCS=1 cargo test -p dwcp-node the_table_is_sound`"
     );
     assert!(SETTINGS.iter().all(|setting| settings_table().contains(setting.key)));
+}
+
+#[test]
+fn the_defaults_are_the_cores_own_and_every_allowed_value_passes_the_core() {
+    let good = good().replace("view_timeout_ms = 3000\n", "");
+    for (word, core) in [("internet", Settings::internet()), ("datacenter", Settings::lan())] {
+        let config = NodeConfig::parse(Path::new("c.toml"), &good.replace("internet", word)).unwrap();
+        assert_eq!(config.consensus.to_settings(config.mode), core);
+    }
+    for setting in SETTINGS {
+        let (Some(name), Allowed::Number { min, max }) =
+            (setting.key.strip_prefix("consensus."), setting.allowed)
+        else {
+            continue;
+        };
+        for value in [min, max] {
+            let config =
+                NodeConfig::parse(Path::new("c.toml"), &format!("{good}{name} = {value}\n")).unwrap();
+            assert_eq!(config.consensus.to_settings(config.mode).check(), Ok(()), "{name} = {value}");
+        }
+    }
+}
+
+#[test]
+fn settings_that_do_not_fit_the_genesis_are_refused() {
+    use dwcp_base::{Policy, Quorum};
+    let config = NodeConfig::parse(Path::new("c.toml"), &good()).unwrap();
+    let genesis = |n: usize, trust| Genesis {
+        version: 1,
+        name: String::new(),
+        created_unix_ms: 0,
+        policy: Policy { trust, quorum: Quorum::new(n, None).unwrap() },
+        members: (0..n).map(|_| member()).collect(),
+        principals: vec![],
+        checkpoint_interval: 1,
+        window: 2,
+        quota_bytes: 0,
+    };
+    let refusal =
+        |config: &NodeConfig, n, trust| config.check_against(&genesis(n, trust)).unwrap_err().to_string();
+    assert!(config.check_against(&genesis(4, Trust::Byzantine)).is_ok());
+    assert_eq!(refusal(&config, 3, Trust::Crash), "minimum 4 replicas required for Byzantine tolerance");
+    assert_eq!(
+        refusal(&config, 5, Trust::Crash),
+        "c.toml:3: mode = \"internet\" does not fit the genesis, whose trust is crash: set mode = \"datacenter\", or \
+         make another cluster with `dwcp init`"
+    );
+    let far = NodeConfig::parse(Path::new("c.toml"), &good().replace("replica = 2", "replica = 9")).unwrap();
+    assert_eq!(
+        refusal(&far, 4, Trust::Byzantine),
+        "c.toml:2: replica = 9 is not a member: the genesis has replicas 0..=3"
+    );
+}
+
+fn member() -> dwcp_base::Member {
+    dwcp_base::Member {
+        id: ReplicaId(0),
+        incarnation: dwcp_base::Incarnation(0),
+        vote_key: dwcp_base::PublicKey::default(),
+        tls_key: dwcp_base::PublicKey::default(),
+        peer_address: String::new(),
+        client_address: String::new(),
+        votes_after: dwcp_base::Sequence(0),
+    }
 }

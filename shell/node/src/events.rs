@@ -1,0 +1,72 @@
+//! What the core says of itself, told once: each event becomes figures and, where somebody should read it, one line.
+
+use dwcp_replica::Event;
+
+use crate::logging::LIFE;
+use crate::metrics::Metrics;
+
+/// Counts an event and writes its line.
+pub(crate) fn tell(event: &Event, metrics: &Metrics, wall_ms: u64) {
+    match event {
+        Event::ViewChangeStarted { view, reason } => {
+            metrics.view_changes_started.add(1);
+            tracing::warn!(%view, reason, "gives up on the primary and asks for a new view");
+        }
+        Event::ViewEntered { view, primary, gaps, carried } => {
+            metrics.views_entered.add(u64::from(view.0 > 0));
+            metrics.null_slots.add(u64::from(*gaps));
+            tracing::info!(target: LIFE, %view, %primary, gaps, carried, "works in this view");
+        }
+        Event::Executed { sequence, position, view, commands, .. } => {
+            metrics.proposals_executed.add(1);
+            metrics.commands_executed.add(commands.len() as u64);
+            metrics.batch_commands.observe(commands.len() as u64);
+            metrics.last_executed_unix_ms.set(wall_ms);
+            tracing::trace!(%sequence, %position, %view, commands = commands.len(), "executed");
+        }
+        Event::Digest { sequence, digest } => tracing::debug!(%sequence, ?digest, "state digest"),
+        Event::StableCheckpoint { sequence, digest } => {
+            metrics.stable_checkpoints.add(1);
+            tracing::debug!(%sequence, ?digest, "stable checkpoint");
+        }
+        Event::Diverged { sequence, own, certified } => {
+            metrics.divergences.add(1);
+            tracing::error!(
+                %sequence, ?own, ?certified,
+                "this replica's state differs from the certified one and is fetched anew: check its memory and disk"
+            );
+        }
+        Event::StateTransferStarted { sequence } => {
+            metrics.transfers_started.add(1);
+            tracing::info!(target: LIFE, %sequence, "fetches the state from its peers");
+        }
+        Event::StateTransferFinished { sequence } => {
+            metrics.transfers_finished.add(1);
+            tracing::info!(target: LIFE, %sequence, "has fetched the state");
+        }
+        Event::DonorDropped { donor, sequence } => {
+            metrics.donors_dropped.add(1);
+            tracing::warn!(%donor, %sequence, "a donor sent what its certificate does not cover: check that replica");
+        }
+        Event::Recovered { view, executed, stable, inside_view_change, records } => {
+            tracing::info!(
+                target: LIFE, %view, %executed, %stable, inside_view_change, records, "recovered from its disk"
+            );
+        }
+        Event::MemberReplaced { id, incarnation, votes_after } => {
+            metrics.members_replaced.add(1);
+            tracing::info!(target: LIFE, member = %id, %incarnation, %votes_after, "member replaced");
+        }
+        Event::MemberReadmitted { id, incarnation } => {
+            tracing::info!(target: LIFE, member = %id, %incarnation, "member votes again");
+        }
+        Event::RetryAnswered { session, first } => {
+            metrics.retries_answered.add(1);
+            tracing::debug!(?session, first, "a retry was answered without running again");
+        }
+        Event::Refused { from, reason } => {
+            metrics.count_refusal(reason);
+            tracing::debug!(from = from.map(|from| from.0), reason, "refused");
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! The exposition is judged by the rules of `promtool check metrics`, and by promtool itself where it is installed.
+
+use std::collections::BTreeMap;
+
+use dwcp_base::{Hash, Incarnation, Position, PublicKey, ReplicaId, Sequence, View};
+use dwcp_replica::PeerStatus;
+use dwcp_transport::{PeerId, PeerStats};
+
+use super::*;
+
+fn status() -> Status {
+    let peer = |id, silent_ms| PeerStatus {
+        id: ReplicaId(id),
+        view: View(3),
+        executed: Sequence(9),
+        stable: Sequence(8),
+        silent_ms,
+    };
+    Status {
+        replica: ReplicaId(3),
+        incarnation: Incarnation(0),
+        n: 4,
+        f: 1,
+        view: View(3),
+        view_active: true,
+        primary: ReplicaId(3),
+        executed: Sequence(900),
+        stable: Sequence(768),
+        highest_seen: Sequence(901),
+        position: Position(5),
+        chain: Hash::ZERO,
+        state_digest_sequence: Sequence(896),
+        state_digest: Hash::ZERO,
+        pending_frames: 17,
+        pending_bytes: 1700,
+        executed_commands: 64_000,
+        log_time_ms: 1_700_000_000_500,
+        voter: true,
+        transferring: false,
+        not_ready: vec![],
+        counters: vec![("forgeries".into(), 2), ("odd \"name\"".into(), 1)],
+        peers: vec![peer(0, 1500), peer(1, u64::MAX)],
+        vote_key: PublicKey::default(),
+    }
+}
+
+fn links() -> TransportStats {
+    let peer = PeerStats {
+        id: PeerId(1),
+        addr: "127.0.0.1:1".into(),
+        up: true,
+        incoming_up: false,
+        peer_incarnation: Some(0),
+        rtt_p50_us: Some(250),
+        rtt_p95_us: None,
+        delivery_rate_bytes_per_s: None,
+        bytes_in: 1,
+        bytes_out: 2,
+        frames_in: 3,
+        frames_out: 4,
+        queue_bytes: 5,
+        dropped: [0, 1, 2, 3],
+        reconnects: 6,
+        sink_waits: 7,
+        ends: vec![(Reason::Silent, 2)],
+    };
+    TransportStats { peers: vec![peer], strangers: vec![(Reason::NotTls, 9)], pending_handshakes: 0 }
+}
+
+fn text(metrics: &Metrics) -> String {
+    let (status, links) = (status(), links());
+    let scrape = Scrape {
+        metrics,
+        mode: Mode::Internet,
+        status: Some(&status),
+        links: Some(&links),
+        depth: Depth::default(),
+        process: ProcessFigures::read(),
+        uptime: Duration::from_millis(1500),
+    };
+    scrape.text()
+}
+
+fn worked() -> Metrics {
+    let metrics = Metrics::default();
+    metrics.count_refusal("bad signature");
+    metrics.count_refusal("bad signature");
+    metrics.count_refusal("old view");
+    for micros in [50, 51, 2_000_000] {
+        metrics.sync_us.observe(micros);
+    }
+    metrics.batch_commands.observe(64);
+    metrics
+}
+
+#[test]
+fn the_eight_pbft_figures_and_the_rest_are_told() {
+    let text = text(&worked());
+    for line in [
+        "dwcp_pbft_view 3",
+        "dwcp_pbft_checkpoint_seq 896",
+        "dwcp_pbft_stable_checkpoint 768",
+        "dwcp_pbft_executed_requests_total 64000",
+        "dwcp_pbft_pending_requests 17",
+        "dwcp_pbft_byzantine_tolerance 1",
+        "dwcp_pbft_replicas 4",
+        "dwcp_pbft_is_primary 1",
+        "dwcp_mode{mode=\"internet\"} 1",
+        "dwcp_refused_total{reason=\"bad signature\"} 2",
+        "dwcp_wal_fsync_duration_seconds_bucket{le=\"0.00005\"} 1",
+        "dwcp_wal_fsync_duration_seconds_bucket{le=\"0.0001\"} 2",
+        "dwcp_wal_fsync_duration_seconds_bucket{le=\"1\"} 2",
+        "dwcp_wal_fsync_duration_seconds_bucket{le=\"+Inf\"} 3",
+        "dwcp_wal_fsync_duration_seconds_count 3",
+        "dwcp_wal_fsync_duration_seconds_sum 2.000101",
+        "dwcp_batch_commands_bucket{le=\"32\"} 0",
+        "dwcp_batch_commands_bucket{le=\"64\"} 1",
+        "dwcp_link_rtt_seconds{peer=\"1\",q=\"0.5\"} 0.00025",
+        "dwcp_link_dropped_frames_total{peer=\"1\",class=\"bulk\"} 3",
+        "dwcp_link_ends_total{peer=\"unknown\",reason=\"not_tls\"} 9",
+        "dwcp_peer_silent_seconds{peer=\"0\"} 1.5",
+        "dwcp_core_events_total{event=\"odd \\\"name\\\"\"} 1",
+        "dwcp_uptime_seconds 1.5",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is missing from\n{text}");
+    }
+    assert!(!text.contains("dwcp_peer_silent_seconds{peer=\"1\"}"), "never heard is no number");
+}
+
+#[test]
+fn a_silent_core_still_leaves_what_is_known_without_it() {
+    let metrics = worked();
+    let scrape = Scrape {
+        metrics: &metrics,
+        mode: Mode::Internet,
+        status: None,
+        links: None,
+        depth: Depth::default(),
+        process: ProcessFigures::default(),
+        uptime: Duration::ZERO,
+    };
+    let text = scrape.text();
+    assert!(text.contains("dwcp_core_up 0\n") && text.contains("dwcp_wal_fsync_duration_seconds_count 3\n"));
+    assert!(!text.contains("dwcp_pbft_"));
+}
+
+/// The linter's rules that can be broken here: HELP and TYPE once and first, counters in `_total` and nothing else,
+/// base units, no type in a name, no reserved label, no sample twice.
+#[test]
+fn the_exposition_follows_the_rules_of_promtool() {
+    let text = text(&worked());
+    let mut kinds: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut helped = "";
+    let mut samples = std::collections::BTreeSet::new();
+    for line in text.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            let (name, words) = help.split_once(' ').expect("a help text");
+            assert!(!words.trim().is_empty() && !kinds.contains_key(name), "{line}");
+            helped = name;
+            continue;
+        }
+        if let Some(kind) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = kind.split_once(' ').expect("a type");
+            assert_eq!(name, helped, "HELP and TYPE stand together");
+            kinds.insert(name, kind);
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+            for bad in [
+                "_ms",
+                "_micros",
+                "_milliseconds",
+                "_minutes",
+                "_kilobytes",
+                "_mb",
+                "gauge",
+                "counter",
+                "histogram",
+            ] {
+                assert!(
+                    !name.split('_').any(|part| part == bad.trim_start_matches('_')),
+                    "{name} names {bad}"
+                );
+            }
+            if kind != "histogram" {
+                assert!(
+                    !name.ends_with("_count") && !name.ends_with("_sum") && !name.ends_with("_bucket"),
+                    "{name}"
+                );
+            }
+            continue;
+        }
+        let (sample, value) = line.rsplit_once(' ').expect("a value");
+        assert!(value.parse::<f64>().is_ok_and(f64::is_finite), "{line}");
+        assert!(samples.insert(sample.to_string()), "{sample} comes twice");
+        let name = sample.split('{').next().expect("a name");
+        let family = if kinds.get(helped) == Some(&"histogram") {
+            name.trim_end_matches("_bucket").trim_end_matches("_sum").trim_end_matches("_count")
+        } else {
+            name
+        };
+        assert_eq!(family, helped, "a sample stands under its family");
+        assert!(name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'), "{name}");
+    }
+    assert!(kinds.len() > 50);
+}
+
+#[test]
+fn promtool_finds_nothing_where_it_is_installed() {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    let started = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut promtool) = started else {
+        eprintln!("skipped: needs promtool");
+        return;
+    };
+    promtool.stdin.take().unwrap().write_all(text(&worked()).as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.trim().is_empty(), "{said}");
+}
+
+#[test]
+fn every_figure_is_explained_in_the_manual() {
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operating/metrics.md");
+    let mut wanted = String::from(
+        "# Figures of a node\n\n\
+         `GET /metrics` on a node's `http_listen` answers in Prometheus' text format. Units are seconds and bytes. Figures\n\
+         that come from the core (`dwcp_pbft_*` and others) are missing from a scrape that the core did not answer within two\n\
+         seconds; `dwcp_core_up` is 0 then.\n\n\
+         This page is generated from `shell/node/src/metrics.rs`; a test compares the two.\n\n\
+         | figure | type | what |\n|---|---|---|\n",
+    );
+    let text = text(&worked());
+    let mut help = ("", "");
+    for line in text.lines() {
+        if let Some(line) = line.strip_prefix("# HELP ") {
+            help = line.split_once(' ').unwrap();
+        } else if let Some(line) = line.strip_prefix("# TYPE ") {
+            let kind = line.split_once(' ').unwrap().1;
+            wanted += &format!("| `{}` | {kind} | {} |\n", help.0, help.1);
+        }
+    }
+    if std::env::var_os("DWCP_WRITE_DOCS").is_some() {
+        std::fs::write(&page, &wanted).unwrap();
+    }
+    assert!(
+        std::fs::read_to_string(&page).unwrap_or_default() == wanted,
+        "docs/operating/metrics.md is not what the code says: run \
+         `DWCP_WRITE_DOCS=1 cargo test -p dwcp-node every_figure`"
+    );
+}

@@ -120,7 +120,9 @@ impl Genesis {
             return Err(SettingsError::Genesis("two members or principals share a key: give each its own"));
         }
         if !self.principals.iter().any(|principal| principal.role == Role::Admin) {
-            return Err(SettingsError::Genesis("no principal has the role admin: nobody could replace a member"));
+            return Err(SettingsError::Genesis(
+                "no principal has the role admin: nobody could replace a member",
+            ));
         }
         if self.checkpoint_interval == 0 || self.checkpoint_interval > 65_536 {
             return Err(SettingsError::Genesis("checkpoint_interval must be 1..=65536 sequences"));
@@ -177,7 +179,10 @@ impl fmt::Display for SettingsError {
         match self {
             Self::ReplicaCount { given } => write!(f, "{given} replicas: a cluster has 1 to 31"),
             Self::FaultBound { n, f: faults, f_max } => {
-                write!(f, "f = {faults} is more than {n} replicas tolerate: set f to 0..={f_max} or add replicas")
+                write!(
+                    f,
+                    "f = {faults} is more than {n} replicas tolerate: set f to 0..={f_max} or add replicas"
+                )
             }
             Self::TooFewForByzantine => write!(f, "minimum 4 replicas required for Byzantine tolerance"),
             Self::Genesis(reason) => write!(f, "{reason}"),

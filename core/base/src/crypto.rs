@@ -161,7 +161,8 @@ impl Crypto for Ed25519 {
         if let Ok(index) = self.known.binary_search_by_key(key, |(known, _)| *known) {
             return self.known[index].1.verify(&signature, &message.0).is_ok();
         }
-        ed25519_zebra::VerificationKey::try_from(key.0).is_ok_and(|key| key.verify(&signature, &message.0).is_ok())
+        ed25519_zebra::VerificationKey::try_from(key.0)
+            .is_ok_and(|key| key.verify(&signature, &message.0).is_ok())
     }
 }
 

@@ -25,9 +25,10 @@ impl Quorum {
     /// # Errors
     /// When n is outside `1..=31` or f above floor((n-1)/3).
     pub fn new(n: usize, f: Option<u8>) -> Result<Self, SettingsError> {
-        let n = u8::try_from(n).ok().filter(|n| (1..=REPLICAS_MAX).contains(n)).ok_or(
-            SettingsError::ReplicaCount { given: n },
-        )?;
+        let n = u8::try_from(n)
+            .ok()
+            .filter(|n| (1..=REPLICAS_MAX).contains(n))
+            .ok_or(SettingsError::ReplicaCount { given: n })?;
         let f_max = (n - 1) / 3;
         let f = f.unwrap_or(f_max);
         if f > f_max {

@@ -3,7 +3,9 @@
 use borsh::{BorshDeserialize, BorshSerialize};
 
 /// Microseconds, both for durations and for moments of a node's monotonic clock (its zero is the node's start).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, BorshSerialize, BorshDeserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, BorshSerialize, BorshDeserialize,
+)]
 pub struct Micros(pub u64);
 
 impl Micros {
@@ -35,7 +37,9 @@ impl Micros {
 }
 
 /// Milliseconds since the Unix epoch as the log carries them. Monotonic along the log, not a claim about real time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, BorshSerialize, BorshDeserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, BorshSerialize, BorshDeserialize,
+)]
 pub struct LogTime(pub u64);
 
 /// What the driver's clocks say: `mono` never goes back and times waiting; `wall_ms` (Unix) only feeds log time.

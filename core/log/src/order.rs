@@ -1,7 +1,9 @@
 //! Orders of the operator that stand in the log by themselves, signed with an admin key of the registry.
 
 use borsh::{BorshDeserialize, BorshSerialize};
-use dwcp_base::{ClusterId, Crypto, Hash, Incarnation, PublicKey, ReplicaId, Signature, SigningKind, encode, signing_hash};
+use dwcp_base::{
+    ClusterId, Crypto, Hash, Incarnation, PublicKey, ReplicaId, Signature, SigningKind, encode, signing_hash,
+};
 
 extern crate alloc;
 use alloc::string::String;

@@ -28,7 +28,8 @@ impl Pbft {
                 sequence = sequence.next();
                 let slot = self.slots.get(&sequence);
                 held.push(SlotHeld {
-                    pre_prepare: slot.is_some_and(|slot| slot.digest().is_some_and(|digest| slot.holds(&digest))),
+                    pre_prepare: slot
+                        .is_some_and(|slot| slot.digest().is_some_and(|digest| slot.holds(&digest))),
                     prepared: slot.is_some_and(|slot| slot.prepared_in(self.view)),
                 });
             }
@@ -55,7 +56,9 @@ impl Pbft {
 
     /// Slots are under way or a view is being looked for.
     pub(crate) fn has_work(&self) -> bool {
-        !self.active || self.timers.waiting_since.is_some() || self.slots.range(self.delivered.next()..).next().is_some()
+        !self.active
+            || self.timers.waiting_since.is_some()
+            || self.slots.range(self.delivered.next()..).next().is_some()
     }
 
     /// A link to `peer` came up: either of us may have missed anything.
@@ -157,7 +160,8 @@ impl Pbft {
             .standings
             .iter()
             .filter(|(_, (_, standing))| {
-                gap(standing.executed) > 0 && (idle || below_stable || gap(standing.executed) > self.window / 4)
+                gap(standing.executed) > 0
+                    && (idle || below_stable || gap(standing.executed) > self.window / 4)
             })
             .map(|(id, (_, standing))| (*id, standing.executed, standing.decided_from, standing.snapshot))
             .collect();
@@ -173,7 +177,9 @@ impl Pbft {
         if let Some((peer, ..)) = ahead.iter().find(|(_, _, decided_from, _)| *decided_from <= next) {
             let message = Message::FetchDecided { from: next };
             out.push(Action::Send { to: *peer, message, after: Ticket::ZERO });
-        } else if let Some((peer, _, _, snapshot)) = ahead.iter().find(|(_, _, _, snapshot)| *snapshot > self.delivered) {
+        } else if let Some((peer, _, _, snapshot)) =
+            ahead.iter().find(|(_, _, _, snapshot)| *snapshot > self.delivered)
+        {
             out.push(Action::NeedSnapshot { from: *peer, at_least: *snapshot });
         }
     }
@@ -234,16 +240,29 @@ impl Pbft {
         }
     }
 
-    pub(crate) fn on_fetch_payload(&self, from: ReplicaId, sequence: Sequence, digest: Hash, out: &mut Output) {
+    pub(crate) fn on_fetch_payload(
+        &self,
+        from: ReplicaId,
+        sequence: Sequence,
+        digest: Hash,
+        out: &mut Output,
+    ) {
         let kept = self.slots.get(&sequence).and_then(|slot| slot.payloads.get(&digest)).cloned();
-        let decided = self.history.get(&sequence).filter(|decided| decided.certificate.claim.digest == digest);
+        let decided =
+            self.history.get(&sequence).filter(|decided| decided.certificate.claim.digest == digest);
         if let Some(payload) = kept.or_else(|| decided.map(|decided| decided.payload.clone())) {
             let message = Message::Payload { sequence, payload };
             out.push(Action::Send { to: from, message, after: Ticket::ZERO });
         }
     }
 
-    pub(crate) fn on_stable(&mut self, now: Now, from: ReplicaId, certificate: crate::Certificate, out: &mut Output) {
+    pub(crate) fn on_stable(
+        &mut self,
+        now: Now,
+        from: ReplicaId,
+        certificate: crate::Certificate,
+        out: &mut Output,
+    ) {
         if certificate.claim.sequence <= self.stable_sequence() {
             return;
         }
@@ -266,7 +285,8 @@ impl Pbft {
     pub(crate) fn on_reminder(&mut self, from: ReplicaId, signed: Signed, out: &mut Output) {
         let statement = &signed.statement;
         let ours = statement.sender == self.me && statement.incarnation == self.incarnation;
-        let forgiven = self.mutants.on(Mutant::WipedDiskRejoins) || self.mutants.on(Mutant::ForgetVotesOnRestart);
+        let forgiven =
+            self.mutants.on(Mutant::WipedDiskRejoins) || self.mutants.on(Mutant::ForgetVotesOnRestart);
         if !ours || forgiven || statement.claim.vote == Vote::Checkpoint {
             return;
         }
@@ -276,7 +296,8 @@ impl Pbft {
         let claim = statement.claim;
         let settled = claim.sequence <= self.delivered.max(self.stable_sequence());
         let remembered = self.slots.get(&claim.sequence).is_some_and(|slot| {
-            slot.pre_prepared.get(&claim.digest).is_some_and(|view| *view >= claim.view) || slot.decided.is_some()
+            slot.pre_prepared.get(&claim.digest).is_some_and(|view| *view >= claim.view)
+                || slot.decided.is_some()
         });
         if claim.view > self.view || !(settled || remembered) {
             out.push(Action::Halt {
@@ -304,7 +325,9 @@ impl Pbft {
 
     /// Sends again what a NEW-VIEW's adoption or a slot still waits for.
     pub(crate) fn ask_again(&mut self, now: Now, application: &mut dyn Application, out: &mut Output) {
-        if let Some(sender) = self.pending_new_view.as_ref().and_then(crate::new_view::parse).map(|body| body.sender) {
+        if let Some(sender) =
+            self.pending_new_view.as_ref().and_then(crate::new_view::parse).map(|body| body.sender)
+        {
             for hash in self.awaited_view_changes() {
                 let message = Message::FetchViewChange { sender, hash };
                 out.push(Action::Broadcast { message, after: Ticket::ZERO });

@@ -3,14 +3,16 @@
 //! A vote counts under the configuration of its sequence. A member replaced by an entry at sequence `s` is replaced
 //! for sequences above `s + window`: nobody can have voted there before knowing of `s`.
 
-use crate::message::{Certificate, Claim, NewView, PreparedCertificate, Signed, SignedBody, ViewChange, Vote, Voucher};
+use crate::message::{
+    Certificate, Claim, NewView, PreparedCertificate, Signed, SignedBody, ViewChange, Vote, Voucher,
+};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec;
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use dwcp_base::{
-    ClusterId, Configuration, Crypto, Hash, Incarnation, Mutant, Mutants, PublicKey, Quorum, ReplicaId, Sequence,
-    Signature, SigningKind, decode, signing_hash,
+    ClusterId, Configuration, Crypto, Hash, Incarnation, Mutant, Mutants, PublicKey, Quorum, ReplicaId,
+    Sequence, Signature, SigningKind, decode, signing_hash,
 };
 
 /// The configurations that still matter, oldest first, each with the last sequence it does *not* govern.
@@ -60,7 +62,10 @@ impl Configurations {
     #[must_use]
     pub fn key_of(&self, sender: ReplicaId, incarnation: Incarnation) -> Option<PublicKey> {
         self.history.iter().rev().find_map(|(_, configuration)| {
-            configuration.member(sender).filter(|member| member.incarnation == incarnation).map(|member| member.vote_key)
+            configuration
+                .member(sender)
+                .filter(|member| member.incarnation == incarnation)
+                .map(|member| member.vote_key)
         })
     }
 }
@@ -83,7 +88,10 @@ impl Verifier<'_> {
         if claim.configuration != configuration.id {
             return None;
         }
-        configuration.member(sender).filter(|member| member.incarnation == incarnation).map(|member| member.vote_key)
+        configuration
+            .member(sender)
+            .filter(|member| member.incarnation == incarnation)
+            .map(|member| member.vote_key)
     }
 
     fn signature_holds(&self, key: &PublicKey, hash: &Hash, signature: &Signature) -> bool {
@@ -136,7 +144,9 @@ impl Verifier<'_> {
     /// A prepared certificate: the pre-prepare is the primary's, and `q - 1` others prepared the same.
     pub(crate) fn prepared(&self, certificate: &PreparedCertificate) -> Result<(), &'static str> {
         let proposal = &certificate.pre_prepare.statement;
-        if proposal.claim.vote != Vote::PrePrepare || proposal.sender != proposal.claim.view.primary(self.quorum.n()) {
+        if proposal.claim.vote != Vote::PrePrepare
+            || proposal.sender != proposal.claim.view.primary(self.quorum.n())
+        {
             return Err("a prepared certificate without its primary's pre-prepare");
         }
         if certificate.prepares.len() + 1 < self.quorum.q() {
@@ -183,9 +193,10 @@ impl Verifier<'_> {
         let low = body.stable_sequence();
         let inside = |sequence: Sequence| sequence > low && sequence <= low.plus(window);
         if !body.prepared.windows(2).all(|pair| pair[0].sequence() < pair[1].sequence())
-            || !body.pre_prepared.windows(2).all(|pair| {
-                (pair[0].sequence, pair[0].digest) < (pair[1].sequence, pair[1].digest)
-            })
+            || !body
+                .pre_prepared
+                .windows(2)
+                .all(|pair| (pair[0].sequence, pair[0].digest) < (pair[1].sequence, pair[1].digest))
         {
             return Err("a VIEW-CHANGE whose sets are not ascending");
         }
@@ -248,7 +259,8 @@ impl Votes {
 
     /// How many voted for this digest.
     pub(crate) fn count(&self, digest: &Hash) -> usize {
-        self.by_sender.values().filter(|signed| signed.statement.claim.digest == *digest).count() + self.repeats
+        self.by_sender.values().filter(|signed| signed.statement.claim.digest == *digest).count()
+            + self.repeats
     }
 
     /// The digest that at least `needed` voted for.

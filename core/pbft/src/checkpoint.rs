@@ -62,9 +62,12 @@ impl Pbft {
     fn try_stable(&mut self, now: Now, sequence: Sequence, out: &mut Output) {
         let needed =
             if self.mutants.on(Mutant::WeakCheckpoint) { self.quorum.weak() } else { self.quorum.q() };
-        let Some(digest) = self.checkpoints.get(&sequence).and_then(|votes| votes.winner(needed)) else { return };
+        let Some(digest) = self.checkpoints.get(&sequence).and_then(|votes| votes.winner(needed)) else {
+            return;
+        };
         let claim = self.claim(Vote::Checkpoint, View::ZERO, sequence, digest);
-        let certificate = self.checkpoints.get(&sequence).map(|votes: &Votes| votes.certificate(claim, needed));
+        let certificate =
+            self.checkpoints.get(&sequence).map(|votes: &Votes| votes.certificate(claim, needed));
         if let Some(certificate) = certificate {
             self.adopt_stable(now, certificate, out);
         }

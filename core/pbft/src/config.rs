@@ -56,7 +56,9 @@ impl Timing {
             return Err(SettingsError::Genesis("standing_interval must be 10 ms to 60 s"));
         }
         if !within(self.resend_interval, 5, 10_000) || self.resend_interval > self.view_timeout {
-            return Err(SettingsError::Genesis("resend_interval must be 5 ms to 10 s and at most view_timeout"));
+            return Err(SettingsError::Genesis(
+                "resend_interval must be 5 ms to 10 s and at most view_timeout",
+            ));
         }
         Ok(())
     }

@@ -7,8 +7,8 @@ use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
 use dwcp_base::{
-    ClusterId, ConfigurationId, Crypto, Hash, Incarnation, ReplicaId, Sequence, Signature, SigningKind, View, encode,
-    signing_hash,
+    ClusterId, ConfigurationId, Crypto, Hash, Incarnation, ReplicaId, Sequence, Signature, SigningKind, View,
+    encode, signing_hash,
 };
 
 /// Which vote a statement is. PBFT (OSDI '99) sections 4.2 and 4.3.
@@ -226,7 +226,10 @@ pub struct SlotHeld {
 #[repr(u8)]
 pub enum Message {
     /// `PrePrepare` with the payload it assigns.
-    PrePrepare { proposal: Signed, payload: Bytes } = 1,
+    PrePrepare {
+        proposal: Signed,
+        payload: Bytes,
+    } = 1,
     /// `Prepare`, `Commit` or `Checkpoint`.
     Vote(Signed) = 2,
     /// Body: [`ViewChange`].
@@ -234,12 +237,23 @@ pub enum Message {
     /// Body: [`NewView`].
     NewView(SignedBody) = 4,
     /// A backup lacks a VIEW-CHANGE that a NEW-VIEW names.
-    FetchViewChange { sender: ReplicaId, hash: Hash } = 5,
+    FetchViewChange {
+        sender: ReplicaId,
+        hash: Hash,
+    } = 5,
     Standing(Standing) = 6,
-    FetchPayload { sequence: Sequence, digest: Hash } = 7,
-    Payload { sequence: Sequence, payload: Bytes } = 8,
+    FetchPayload {
+        sequence: Sequence,
+        digest: Hash,
+    } = 7,
+    Payload {
+        sequence: Sequence,
+        payload: Bytes,
+    } = 8,
     /// Asks for decided slots from this one on, as many as the answerer likes to send at once.
-    FetchDecided { from: Sequence } = 9,
+    FetchDecided {
+        from: Sequence,
+    } = 9,
     /// Consecutive decided slots.
     Decided(Vec<Decided>) = 10,
     /// The newest stable checkpoint the sender can prove.

@@ -30,7 +30,10 @@ pub fn choose(view_changes: &[&ViewChange], quorum: Quorum, mutants: Mutants) ->
     if view_changes.len() < quorum.q() {
         return None;
     }
-    let stable = view_changes.iter().filter_map(|body| body.stable.as_ref()).max_by_key(|stable| stable.claim.sequence);
+    let stable = view_changes
+        .iter()
+        .filter_map(|body| body.stable.as_ref())
+        .max_by_key(|stable| stable.claim.sequence);
     let low = stable.map_or(Sequence::ZERO, |stable| stable.claim.sequence);
     let mut best: BTreeMap<Sequence, (dwcp_base::View, Hash)> = BTreeMap::new();
     for certificate in view_changes.iter().flat_map(|body| &body.prepared) {
@@ -178,12 +181,17 @@ impl Pbft {
     fn judge(&self, body: &NewView, named: &[(ViewChange, SignedBody)]) -> Result<Choice, &'static str> {
         let senders_match = body.view_changes.len() == named.len()
             && body.view_changes.windows(2).all(|pair| pair[0].0 < pair[1].0)
-            && body.view_changes.iter().zip(named).all(|((sender, _), (view_change, _))| *sender == view_change.sender);
+            && body
+                .view_changes
+                .iter()
+                .zip(named)
+                .all(|((sender, _), (view_change, _))| *sender == view_change.sender);
         if !senders_match || named.iter().any(|(view_change, _)| view_change.view != body.view) {
             return Err("a NEW-VIEW that names VIEW-CHANGEs of other views or senders");
         }
         let bodies: Vec<&ViewChange> = named.iter().map(|(view_change, _)| view_change).collect();
-        let choice = choose(&bodies, self.quorum, self.mutants).ok_or("a NEW-VIEW without enough VIEW-CHANGEs")?;
+        let choice =
+            choose(&bodies, self.quorum, self.mutants).ok_or("a NEW-VIEW without enough VIEW-CHANGEs")?;
         let verifier = self.verifier();
         if !self.mutants.on(Mutant::NewViewUnchecked) {
             let same = choice.slots.len() == body.pre_prepares.len()
@@ -205,7 +213,14 @@ impl Pbft {
         Ok(choice)
     }
 
-    fn enter_view(&mut self, now: Now, proof: NewViewProof, body: &NewView, choice: &Choice, out: &mut Output) {
+    fn enter_view(
+        &mut self,
+        now: Now,
+        proof: NewViewProof,
+        body: &NewView,
+        choice: &Choice,
+        out: &mut Output,
+    ) {
         if body.view > self.view {
             for slot in self.slots.values_mut() {
                 slot.leave_view();

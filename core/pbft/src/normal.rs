@@ -54,7 +54,8 @@ impl Pbft {
         out: &mut Output,
     ) {
         let claim = proposal.statement.claim;
-        if claim.vote != Vote::PrePrepare || proposal.statement.sender != claim.view.primary(self.quorum.n()) {
+        if claim.vote != Vote::PrePrepare || proposal.statement.sender != claim.view.primary(self.quorum.n())
+        {
             return self.refuse(from, "a pre-prepare by another than the view's primary", out);
         }
         if claim.view > self.view || (claim.view == self.view && !self.active) {
@@ -133,7 +134,9 @@ impl Pbft {
         let digest = payload_digest(&payload);
         let Some(slot) = self.slots.get_mut(&sequence) else { return };
         let decided = slot.decided.as_ref().map(|certificate| certificate.claim.digest);
-        let wanted = slot.digest() == Some(digest) || decided == Some(digest) || slot.commits.winner(1) == Some(digest);
+        let wanted = slot.digest() == Some(digest)
+            || decided == Some(digest)
+            || slot.commits.winner(1) == Some(digest);
         if slot.holds(&digest) {
             return;
         }
@@ -233,10 +236,19 @@ impl Pbft {
         let execute_prepared = self.mutants.on(Mutant::ExecutePrepared);
         let Some(slot) = self.slots.get_mut(&sequence) else { return };
         if slot.decided.is_none() {
-            let decided = if execute_prepared && slot.prepared_in(view) { slot.digest() } else { slot.commits.winner(q) };
+            let decided = if execute_prepared && slot.prepared_in(view) {
+                slot.digest()
+            } else {
+                slot.commits.winner(q)
+            };
             let Some(digest) = decided else { return };
-            let claim =
-                Claim { vote: Vote::Commit, configuration: self.configurations.at(sequence).id, view, sequence, digest };
+            let claim = Claim {
+                vote: Vote::Commit,
+                configuration: self.configurations.at(sequence).id,
+                view,
+                sequence,
+                digest,
+            };
             let certificate = slot.commits.certificate(claim, q);
             slot.decided = Some(certificate.clone());
             if sequence > self.delivered {

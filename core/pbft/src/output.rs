@@ -8,25 +8,58 @@ use dwcp_base::{Hash, ReplicaId, Sequence, Ticket, View};
 /// One effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    Persist { ticket: Ticket, record: Record },
+    Persist {
+        ticket: Ticket,
+        record: Record,
+    },
     /// To every other member.
-    Broadcast { message: Message, after: Ticket },
-    Send { to: ReplicaId, message: Message, after: Ticket },
+    Broadcast {
+        message: Message,
+        after: Ticket,
+    },
+    Send {
+        to: ReplicaId,
+        message: Message,
+        after: Ticket,
+    },
     /// The next slot in order is decided. Carried out at once by the caller, which reports a checkpoint's digest back
     /// through `Pbft::on_executed`.
     Deliver(Decided, View),
     /// A checkpoint is stable (`q` replicas signed its digest).
-    Stable { sequence: Sequence, digest: Hash },
+    Stable {
+        sequence: Sequence,
+        digest: Hash,
+    },
     /// The certified digest differs from what this replica computed.
-    Diverged { sequence: Sequence, own: Hash, certified: Hash },
-    ViewChangeStarted { view: View, reason: &'static str },
-    ViewEntered { view: View, primary: ReplicaId, gaps: u32, carried: u32 },
+    Diverged {
+        sequence: Sequence,
+        own: Hash,
+        certified: Hash,
+    },
+    ViewChangeStarted {
+        view: View,
+        reason: &'static str,
+    },
+    ViewEntered {
+        view: View,
+        primary: ReplicaId,
+        gaps: u32,
+        carried: u32,
+    },
     /// What is missing is no longer kept as decided slots by this peer; a snapshot is.
-    NeedSnapshot { from: ReplicaId, at_least: Sequence },
+    NeedSnapshot {
+        from: ReplicaId,
+        at_least: Sequence,
+    },
     /// A peer's message was dropped.
-    Refused { from: ReplicaId, reason: &'static str },
+    Refused {
+        from: ReplicaId,
+        reason: &'static str,
+    },
     /// This replica must not go on.
-    Halt { reason: &'static str },
+    Halt {
+        reason: &'static str,
+    },
 }
 
 /// Actions and the counter of tickets, shared by everything in a replica that persists.

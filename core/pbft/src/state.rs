@@ -2,7 +2,9 @@
 
 use crate::certificate::{Configurations, Verifier, Votes};
 use crate::config::{PbftSetup, Timing};
-use crate::message::{Certificate, Claim, Decided, Message, Signed, SignedBody, Standing, Statement, ViewChange, Vote};
+use crate::message::{
+    Certificate, Claim, Decided, Message, Signed, SignedBody, Standing, Statement, ViewChange, Vote,
+};
 use crate::output::{Action, Output};
 use crate::record::{NewViewProof, Record};
 use crate::slot::Slot;
@@ -11,8 +13,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::{
-    ClusterId, Configuration, Crypto, Hash, Incarnation, Member, Micros, Mutant, Mutants, Now, Quorum, ReplicaId,
-    SigningKind, Sequence, Ticket, View, decode, encode,
+    ClusterId, Configuration, Crypto, Hash, Incarnation, Member, Micros, Mutant, Mutants, Now, Quorum,
+    ReplicaId, Sequence, SigningKind, Ticket, View, decode, encode,
 };
 use dwcp_log::entry::payload_digest;
 
@@ -133,7 +135,12 @@ impl Pbft {
 
     /// Starts from a durable snapshot at `sequence` (0: the genesis) whose state knows `configurations`. Records are
     /// replayed on top with [`Pbft::replay`].
-    pub fn start_from(&mut self, sequence: Sequence, configurations: Configurations, stable: Option<Certificate>) {
+    pub fn start_from(
+        &mut self,
+        sequence: Sequence,
+        configurations: Configurations,
+        stable: Option<Certificate>,
+    ) {
         self.delivered = sequence;
         self.snapshot = sequence;
         self.next_sequence = sequence.next();
@@ -202,7 +209,8 @@ impl Pbft {
                 }
             }
             Record::NewView(proof) => {
-                let entered = decode::<crate::message::NewView>(&proof.new_view.body).map(|new_view| new_view.view);
+                let entered =
+                    decode::<crate::message::NewView>(&proof.new_view.body).map(|new_view| new_view.view);
                 if let Ok(entered) = entered
                     && entered >= self.view
                 {
@@ -420,7 +428,12 @@ impl Pbft {
     /// The highest sequence anybody claims to have executed, and ours.
     #[must_use]
     pub fn highest_seen(&self) -> Sequence {
-        self.standings.values().map(|(_, standing)| standing.executed).max().unwrap_or_default().max(self.delivered)
+        self.standings
+            .values()
+            .map(|(_, standing)| standing.executed)
+            .max()
+            .unwrap_or_default()
+            .max(self.delivered)
     }
 
     /// The latest standing of a peer and when it came.

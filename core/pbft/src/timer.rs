@@ -97,7 +97,8 @@ impl Pbft {
         if self.has_work() {
             due = due.min(self.timers.next_resend);
         }
-        let deadline = if self.active { self.view_deadline().map(|(at, _)| at) } else { self.timers.new_view_deadline };
+        let deadline =
+            if self.active { self.view_deadline().map(|(at, _)| at) } else { self.timers.new_view_deadline };
         deadline.map_or(due, |deadline| due.min(deadline))
     }
 
@@ -134,7 +135,8 @@ impl Pbft {
 
     /// Others are known to have executed what we have not: the primary is not to blame.
     fn is_behind(&self) -> bool {
-        let ahead = self.standings.values().filter(|(_, standing)| standing.executed > self.delivered).count();
+        let ahead =
+            self.standings.values().filter(|(_, standing)| standing.executed > self.delivered).count();
         self.delivered < self.stable_sequence() || ahead >= self.quorum.weak()
     }
 
@@ -162,7 +164,9 @@ impl Pbft {
                 }
                 _ => {}
             }
-        } else if self.is_voter() && self.timers.new_view_deadline.is_some_and(|deadline| now.mono >= deadline) {
+        } else if self.is_voter()
+            && self.timers.new_view_deadline.is_some_and(|deadline| now.mono >= deadline)
+        {
             self.start_view_change(now, self.view.next(), "the new view did not begin", application, out);
         }
     }

@@ -93,7 +93,9 @@ impl Pbft {
         let hash = signed.hash();
         let awaited = self.awaited_view_changes().contains(&hash);
         // The view and sender stand at the front of the body; reading them spares the signatures of what is late.
-        let Ok((view, sender)) = peek(&signed) else { return self.refuse(from, "a malformed VIEW-CHANGE", out) };
+        let Ok((view, sender)) = peek(&signed) else {
+            return self.refuse(from, "a malformed VIEW-CHANGE", out);
+        };
         let late = view < self.view || (view == self.view && self.active);
         let known = self.view_changes.get(&sender).is_some_and(|(known, _)| known.view >= view);
         if sender == self.me || ((late || known) && !awaited) {
@@ -153,7 +155,8 @@ impl Pbft {
     pub(crate) fn on_fetch_view_change(&mut self, from: ReplicaId, hash: Hash, out: &mut Output) {
         let mine = self.own_view_change.as_ref().filter(|signed| signed.hash() == hash).cloned();
         let stored = self.named_view_change(&hash).map(|(_, signed)| signed.clone());
-        let proof = self.new_view.iter().flat_map(|proof| &proof.view_changes).find(|signed| signed.hash() == hash);
+        let proof =
+            self.new_view.iter().flat_map(|proof| &proof.view_changes).find(|signed| signed.hash() == hash);
         let (signed, after) = match (mine, stored, proof) {
             (Some(signed), ..) => (signed, self.after(self.view_ticket)),
             (None, Some(signed), _) => (signed, Ticket::ZERO),

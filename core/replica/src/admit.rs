@@ -81,7 +81,8 @@ impl<'a> Judge<'a> {
 
 impl Application for Judge<'_> {
     fn check(&mut self, now: Now, payload: &Bytes) -> Result<(), &'static str> {
-        let Some(proposal) = Proposal::from_payload(payload).map_err(|_| "a proposal that is malformed")? else {
+        let Some(proposal) = Proposal::from_payload(payload).map_err(|_| "a proposal that is malformed")?
+        else {
             return Err("a null request outside a new view");
         };
         let latest = LogTime(now.wall_ms + CLOCK_AHEAD_MAX_MS).max(self.log_time);
@@ -97,8 +98,8 @@ impl Application for Judge<'_> {
                         if self.pool.holds(&Hash::of(frame)) {
                             continue;
                         }
-                        let checked =
-                            ClientFrame::decode(frame.clone()).map_err(|_| "a proposal with a malformed frame")?;
+                        let checked = ClientFrame::decode(frame.clone())
+                            .map_err(|_| "a proposal with a malformed frame")?;
                         signatures.push(checked.signature_item(self.cluster));
                     }
                 }
@@ -153,7 +154,8 @@ impl<M: StateMachine> Replica<M> {
         }
         let (session, first) = (frame.session(), frame.sequences().start);
         let bytes = frame.bytes().clone();
-        let pending = Pending { frame, hash, since: now.mono, known_to_all: false, proposed_in: None, ours: true };
+        let pending =
+            Pending { frame, hash, since: now.mono, known_to_all: false, proposed_in: None, ours: true };
         if self.pool.insert(pending, self.setup.settings.pending_bytes_max).is_err() {
             self.count("frames refused: busy");
             let reply = ClientReply::Busy { session, first };
@@ -161,12 +163,24 @@ impl<M: StateMachine> Replica<M> {
         }
         let primary = self.pbft.primary();
         if primary != self.setup.me && self.pbft.is_active() {
-            self.send_one(primary, &PeerMessage::Request { to_all: false, frame: bytes }, Class::Request, out);
+            self.send_one(
+                primary,
+                &PeerMessage::Request { to_all: false, frame: bytes },
+                Class::Request,
+                out,
+            );
         }
     }
 
     /// A frame that another replica's client sent.
-    pub(crate) fn on_relayed(&mut self, now: Now, from: ReplicaId, to_all: bool, bytes: Bytes, out: &mut Outbox) {
+    pub(crate) fn on_relayed(
+        &mut self,
+        now: Now,
+        from: ReplicaId,
+        to_all: bool,
+        bytes: Bytes,
+        out: &mut Outbox,
+    ) {
         let hash = Hash::of(&bytes);
         if self.pool.holds(&hash) {
             if to_all {
@@ -181,7 +195,8 @@ impl<M: StateMachine> Replica<M> {
         if !matches!(self.state.admit(&frame), Ok(Admission::Fresh)) {
             return;
         }
-        let pending = Pending { frame, hash, since: now.mono, known_to_all: to_all, proposed_in: None, ours: false };
+        let pending =
+            Pending { frame, hash, since: now.mono, known_to_all: to_all, proposed_in: None, ours: false };
         if self.pool.insert(pending, self.setup.settings.pending_bytes_max).is_err() {
             self.count("relayed frames dropped: busy");
         }
@@ -192,7 +207,9 @@ impl<M: StateMachine> Replica<M> {
     fn read_frame(&self, bytes: Bytes) -> Result<CheckedFrame, &'static str> {
         let frame = ClientFrame::decode(bytes).map_err(|_| "a malformed client frame")?;
         let (key, hash, signature) = frame.signature_item(self.cluster);
-        if self.setup.mutants.on(Mutant::ClientSignatureUnchecked) || self.crypto.verify(&key, &hash, &signature) {
+        if self.setup.mutants.on(Mutant::ClientSignatureUnchecked)
+            || self.crypto.verify(&key, &hash, &signature)
+        {
             Ok(frame)
         } else {
             Err("a client frame with a bad signature")
@@ -259,7 +276,10 @@ impl<M: StateMachine> Replica<M> {
 
     /// An operator's order from a client.
     pub(crate) fn on_order(&mut self, client: ClientId, id: u64, bytes: &Bytes, out: &mut Outbox) {
-        let refused = |reason: &str| ClientReply::Order { id, outcome: OrderOutcome::Refused { reason: reason.to_string() } };
+        let refused = |reason: &str| ClientReply::Order {
+            id,
+            outcome: OrderOutcome::Refused { reason: reason.to_string() },
+        };
         let Ok(order) = decode::<SignedMemberOrder>(bytes) else {
             let reply = refused("the order cannot be read");
             return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
@@ -291,7 +311,8 @@ impl<M: StateMachine> Replica<M> {
 
     fn judge_order(&self, order: &SignedMemberOrder) -> Result<(), &'static str> {
         let (key, hash, signature) = order.signature_item(self.cluster);
-        let known = self.control.configurations.latest().member(order.order.id).ok_or("there is no such member")?;
+        let known =
+            self.control.configurations.latest().member(order.order.id).ok_or("there is no such member")?;
         if order.order.incarnation != known.incarnation.next() {
             return Err("the incarnation must be the one in force plus one");
         }

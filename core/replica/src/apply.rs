@@ -238,10 +238,12 @@ impl<M: StateMachine> Replica<M> {
 }
 
 fn executed(outcome: &FrameOutcome) -> impl Iterator<Item = ExecutedCommand> + '_ {
-    outcome.results.iter().filter(|result| matches!(result.outcome, Outcome::Done(_))).map(|result| ExecutedCommand {
-        session: outcome.session,
-        sequence: result.sequence,
-        result: Hash::of(&encode(&result.outcome)),
+    outcome.results.iter().filter(|result| matches!(result.outcome, Outcome::Done(_))).map(|result| {
+        ExecutedCommand {
+            session: outcome.session,
+            sequence: result.sequence,
+            result: Hash::of(&encode(&result.outcome)),
+        }
     })
 }
 

@@ -106,10 +106,9 @@ pub(crate) fn follow_orders(
     let cluster: ClusterId = genesis.cluster();
     let mut members = genesis.members.clone();
     for signed in orders.iter().take(ORDERS_MAX) {
-        let admin = genesis
-            .principals
-            .iter()
-            .any(|principal| principal.role == dwcp_base::configuration::Role::Admin && principal.key == signed.admin_key);
+        let admin = genesis.principals.iter().any(|principal| {
+            principal.role == dwcp_base::configuration::Role::Admin && principal.key == signed.admin_key
+        });
         let (key, hash, signature) = signed.signature_item(cluster);
         let MemberOrder { id, incarnation, .. } = signed.order;
         let member = members.get_mut(usize::from(id.0))?;

@@ -61,22 +61,44 @@ pub enum ClientReply {
     /// A frame was executed (or had been).
     Executed(ExecutedReply),
     /// A frame will not be ordered by this replica.
-    Refused { session: SessionId, first: u64, refusal: Refusal },
+    Refused {
+        session: SessionId,
+        first: u64,
+        refusal: Refusal,
+    },
     /// This replica's queue is full or it is not ready; the frame was not taken: definitely not applied by it.
-    Busy { session: SessionId, first: u64 },
+    Busy {
+        session: SessionId,
+        first: u64,
+    },
     /// A frame that cannot even be read, or whose signature is bad.
-    Malformed { reason: String },
-    Order { id: u64, outcome: OrderOutcome },
-    Query { id: u64, outcome: Result<Bytes, String> },
-    Status { id: u64, status: Box<Status> },
+    Malformed {
+        reason: String,
+    },
+    Order {
+        id: u64,
+        outcome: OrderOutcome,
+    },
+    Query {
+        id: u64,
+        outcome: Result<Bytes, String>,
+    },
+    Status {
+        id: u64,
+        status: Box<Status>,
+    },
 }
 
 /// What became of a member order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OrderOutcome {
     /// In force from this sequence on.
-    Done { sequence: Sequence },
-    Refused { reason: String },
+    Done {
+        sequence: Sequence,
+    },
+    Refused {
+        reason: String,
+    },
 }
 
 /// Whom an acknowledgement trusts.
@@ -133,26 +155,63 @@ pub trait FrozenChunks: Send {
 /// Something to be done outside, in this order.
 pub enum Effect {
     /// Append to the write-ahead log. Tickets count up by one.
-    Persist { ticket: Ticket, record: Vec<u8> },
-    Send { to: ReplicaId, class: Class, after: Ticket, bytes: Bytes },
-    Reply { client: ClientId, after: Ticket, reply: ClientReply },
+    Persist {
+        ticket: Ticket,
+        record: Vec<u8>,
+    },
+    Send {
+        to: ReplicaId,
+        class: Class,
+        after: Ticket,
+        bytes: Bytes,
+    },
+    Reply {
+        client: ClientId,
+        after: Ticket,
+        reply: ClientReply,
+    },
     /// Write a snapshot in the background; answer with `SnapshotSaved` or `SnapshotFailed`.
-    SaveSnapshot { sequence: Sequence, meta: Vec<u8>, frozen: Box<dyn FrozenChunks> },
+    SaveSnapshot {
+        sequence: Sequence,
+        meta: Vec<u8>,
+        frozen: Box<dyn FrozenChunks>,
+    },
     /// One chunk of a snapshot that is being fetched; kept across a restart.
-    SaveChunk { sequence: Sequence, index: u32, bytes: Bytes },
+    SaveChunk {
+        sequence: Sequence,
+        index: u32,
+        bytes: Bytes,
+    },
     /// The fetched snapshot is whole; answer with `SnapshotSaved` once it is durable.
-    FinishSnapshot { sequence: Sequence, meta: Vec<u8> },
+    FinishSnapshot {
+        sequence: Sequence,
+        meta: Vec<u8>,
+    },
     /// Read part of a chunk for a peer; answer with `ChunkRead`.
-    ReadChunk { token: u64, sequence: Sequence, index: u32, offset: u64, bytes_max: u32 },
-    DropSnapshot { sequence: Sequence },
+    ReadChunk {
+        token: u64,
+        sequence: Sequence,
+        index: u32,
+        offset: u64,
+        bytes_max: u32,
+    },
+    DropSnapshot {
+        sequence: Sequence,
+    },
     /// Records before this ticket are no longer needed.
-    DiscardLog { before: Ticket },
+    DiscardLog {
+        before: Ticket,
+    },
     /// A member's keys or addresses changed: links must follow.
-    MemberChanged { order: Box<MemberOrder> },
+    MemberChanged {
+        order: Box<MemberOrder>,
+    },
     /// For logs, metrics and judges. Never needed for correctness.
     Event(Event),
     /// This replica must not go on; the reason says what to do.
-    Halt { reason: String },
+    Halt {
+        reason: String,
+    },
 }
 
 impl core::fmt::Debug for Effect {
@@ -162,7 +221,9 @@ impl core::fmt::Debug for Effect {
             Self::Send { to, class, after, bytes } => {
                 write!(f, "Send({to:?}, {class:?}, after {after:?}, {} B)", bytes.len())
             }
-            Self::Reply { client, after, reply } => write!(f, "Reply({client:?}, after {after:?}, {reply:?})"),
+            Self::Reply { client, after, reply } => {
+                write!(f, "Reply({client:?}, after {after:?}, {reply:?})")
+            }
             Self::SaveSnapshot { sequence, .. } => write!(f, "SaveSnapshot({sequence:?})"),
             Self::SaveChunk { sequence, index, bytes } => {
                 write!(f, "SaveChunk({sequence:?}, {index}, {} B)", bytes.len())
@@ -184,9 +245,17 @@ impl core::fmt::Debug for Effect {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// This replica gave up on a view and asks for this one.
-    ViewChangeStarted { view: View, reason: &'static str },
+    ViewChangeStarted {
+        view: View,
+        reason: &'static str,
+    },
     /// This replica works in this view now. `gaps`: slots filled with the null request; `carried`: slots re-proposed.
-    ViewEntered { view: View, primary: ReplicaId, gaps: u32, carried: u32 },
+    ViewEntered {
+        view: View,
+        primary: ReplicaId,
+        gaps: u32,
+        carried: u32,
+    },
     /// A slot was executed. `commands` lists every command that ran now, not those that had run before.
     Executed {
         sequence: Sequence,
@@ -197,24 +266,60 @@ pub enum Event {
         commands: Vec<ExecutedCommand>,
     },
     /// The state's digest after a checkpoint's sequence, as this replica computed it.
-    Digest { sequence: Sequence, digest: Hash },
-    StableCheckpoint { sequence: Sequence, digest: Hash },
+    Digest {
+        sequence: Sequence,
+        digest: Hash,
+    },
+    StableCheckpoint {
+        sequence: Sequence,
+        digest: Hash,
+    },
     /// This replica's own digest differs from the certified one; it fetches the state anew.
-    Diverged { sequence: Sequence, own: Hash, certified: Hash },
-    StateTransferStarted { sequence: Sequence },
-    StateTransferFinished { sequence: Sequence },
+    Diverged {
+        sequence: Sequence,
+        own: Hash,
+        certified: Hash,
+    },
+    StateTransferStarted {
+        sequence: Sequence,
+    },
+    StateTransferFinished {
+        sequence: Sequence,
+    },
     /// A donor sent what does not match the certificate; it is not asked again for this snapshot.
-    DonorDropped { donor: ReplicaId, sequence: Sequence },
+    DonorDropped {
+        donor: ReplicaId,
+        sequence: Sequence,
+    },
     /// This replica recovered from its disk.
-    Recovered { view: View, executed: Sequence, stable: Sequence, inside_view_change: bool, records: u64 },
+    Recovered {
+        view: View,
+        executed: Sequence,
+        stable: Sequence,
+        inside_view_change: bool,
+        records: u64,
+    },
     /// A member's new incarnation is in force; it votes after `votes_after`.
-    MemberReplaced { id: ReplicaId, incarnation: Incarnation, votes_after: Sequence },
+    MemberReplaced {
+        id: ReplicaId,
+        incarnation: Incarnation,
+        votes_after: Sequence,
+    },
     /// A new incarnation counts again.
-    MemberReadmitted { id: ReplicaId, incarnation: Incarnation },
+    MemberReadmitted {
+        id: ReplicaId,
+        incarnation: Incarnation,
+    },
     /// A retry was answered from the session table instead of being run again.
-    RetryAnswered { session: SessionId, first: u64 },
+    RetryAnswered {
+        session: SessionId,
+        first: u64,
+    },
     /// Something from a peer or client was refused, under a named reason.
-    Refused { from: Option<ReplicaId>, reason: &'static str },
+    Refused {
+        from: Option<ReplicaId>,
+        reason: &'static str,
+    },
 }
 
 /// A command that ran.

@@ -31,8 +31,8 @@ pub mod wire;
 pub use config::{Settings, Setup};
 pub use control::Control;
 pub use io::{
-    Class, ClientId, ClientReply, ClientRequest, Effect, Event, ExecutedCommand, ExecutedReply, FrozenChunks, Input,
-    Label, OrderOutcome, PeerStatus, Status,
+    Class, ClientId, ClientReply, ClientRequest, Effect, Event, ExecutedCommand, ExecutedReply, FrozenChunks,
+    Input, Label, OrderOutcome, PeerStatus, Status,
 };
 pub use recover::{RecoverError, RecoveredSnapshot, Recovery};
 pub use replica::{MachineFactory, Outbox, Replica};

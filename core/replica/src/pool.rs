@@ -213,7 +213,9 @@ impl Pool {
     }
 
     pub(crate) fn remove_order(&mut self, order: &SignedMemberOrder) {
-        self.orders.retain(|(known, _)| known.order.id != order.order.id || known.order.incarnation > order.order.incarnation);
+        self.orders.retain(|(known, _)| {
+            known.order.id != order.order.id || known.order.incarnation > order.order.incarnation
+        });
     }
 
     pub(crate) fn next_order(&mut self, view: View) -> Option<SignedMemberOrder> {

@@ -3,7 +3,7 @@
 use crate::admit::Clients;
 use crate::config::Setup;
 use crate::control::Control;
-use crate::io::{Event};
+use crate::io::Event;
 use crate::pool::Pool;
 use crate::replica::{MachineFactory, Outbox, Replica};
 use crate::serve::Donor;
@@ -52,8 +52,13 @@ pub struct Recovery {
 pub enum RecoverError {
     Settings(SettingsError),
     /// A record that was written whole is not one of ours.
-    Record { ticket: Ticket },
-    Snapshot { sequence: Sequence, reason: String },
+    Record {
+        ticket: Ticket,
+    },
+    Snapshot {
+        sequence: Sequence,
+        reason: String,
+    },
 }
 
 impl fmt::Display for RecoverError {
@@ -170,7 +175,8 @@ fn rebuild<M: StateMachine>(
     if meta.format != 1 {
         return Err("its format is newer than this program".to_string());
     }
-    if meta.certificate.claim.sequence != snapshot.sequence || state_digest(&meta.digests) != meta.certificate.claim.digest
+    if meta.certificate.claim.sequence != snapshot.sequence
+        || state_digest(&meta.digests) != meta.certificate.claim.digest
     {
         return Err("its digests are not those of its certificate".to_string());
     }

@@ -128,7 +128,8 @@ impl<M: StateMachine> Replica<M> {
         };
         match message {
             PeerMessage::Pbft(message) => {
-                let mut judge = Judge::new(&self.setup, self.cluster, &*self.crypto, &self.pool, self.state.log_time());
+                let mut judge =
+                    Judge::new(&self.setup, self.cluster, &*self.crypto, &self.pool, self.state.log_time());
                 self.pbft.on_message(now, from, message, &mut judge, &mut self.protocol);
             }
             PeerMessage::Request { to_all, frame } => self.on_relayed(now, from, to_all, frame, out),
@@ -166,7 +167,8 @@ impl<M: StateMachine> Replica<M> {
     fn on_wake(&mut self, now: Now, out: &mut Outbox) {
         self.relay_due(now, out);
         self.pbft.set_waiting(self.pool.oldest_known_to_all());
-        let mut judge = Judge::new(&self.setup, self.cluster, &*self.crypto, &self.pool, self.state.log_time());
+        let mut judge =
+            Judge::new(&self.setup, self.cluster, &*self.crypto, &self.pool, self.state.log_time());
         self.pbft.on_time(now, &mut judge, &mut self.protocol);
         self.carry_out(now, out);
         self.transfer_on_time(now, out);
@@ -210,7 +212,9 @@ impl<M: StateMachine> Replica<M> {
 
     fn carry_out_one(&mut self, now: Now, action: Action, out: &mut Outbox) {
         match action {
-            Action::Persist { ticket, record } => out.push(Effect::Persist { ticket, record: encode(&record) }),
+            Action::Persist { ticket, record } => {
+                out.push(Effect::Persist { ticket, record: encode(&record) })
+            }
             Action::Broadcast { message, after } => {
                 let class = class_of(&message);
                 self.send_all(&PeerMessage::Pbft(message), class, after, out);

@@ -3,7 +3,8 @@
 use crate::io::{ExecutedReply, Label};
 use alloc::vec::Vec;
 use dwcp_base::{
-    ClusterId, Crypto, Hash, Hasher, Incarnation, Position, PublicKey, ReplicaId, SigningKind, encode, signing_hash,
+    ClusterId, Crypto, Hash, Hasher, Incarnation, Position, PublicKey, ReplicaId, SigningKind, encode,
+    signing_hash,
 };
 use dwcp_state::{FrameOutcome, SessionId};
 
@@ -125,7 +126,9 @@ impl ExecutedReply {
 
 /// Leaves of a proposal's outcomes.
 pub(crate) fn tree_of(outcomes: &[FrameOutcome]) -> ReplyTree {
-    ReplyTree::new(outcomes.iter().map(|outcome| leaf_hash(outcome.session, outcome.first, &outcome.results)).collect())
+    ReplyTree::new(
+        outcomes.iter().map(|outcome| leaf_hash(outcome.session, outcome.first, &outcome.results)).collect(),
+    )
 }
 
 /// The label of a reply from the root log.

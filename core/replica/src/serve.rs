@@ -65,7 +65,10 @@ impl Donor {
 
 impl<M: StateMachine> Replica<M> {
     pub(crate) fn on_fetch_offer(&mut self, from: ReplicaId, at_least: Sequence, out: &mut Outbox) {
-        let Some(meta) = self.donor.newest().filter(|meta| meta.certificate.claim.sequence >= at_least) else { return };
+        let Some(meta) = self.donor.newest().filter(|meta| meta.certificate.claim.sequence >= at_least)
+        else {
+            return;
+        };
         let message = PeerMessage::Offer(meta.clone());
         self.send_one(from, &message, Class::Bulk, out);
     }

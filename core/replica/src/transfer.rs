@@ -51,7 +51,12 @@ pub(crate) struct Transfer<M: StateMachine> {
 
 impl<M: StateMachine> Transfer<M> {
     pub(crate) fn next_look(&self) -> Micros {
-        let chunks = self.target.iter().flat_map(|target| target.in_flight.values()).map(|flight| flight.deadline).min();
+        let chunks = self
+            .target
+            .iter()
+            .flat_map(|target| target.in_flight.values())
+            .map(|flight| flight.deadline)
+            .min();
         chunks.map_or(self.next_ask, |deadline| deadline.min(self.next_ask))
     }
 }
@@ -84,23 +89,34 @@ impl<M: StateMachine> Replica<M> {
         let patience = self.setup.settings.timing.resend_interval.times(4);
         let Some(transfer) = &mut self.transfer else { return };
         // Slots may have come in the meantime that make it needless.
-        let obsolete = transfer.target.as_ref().map_or(transfer.at_least, |target| target.meta.certificate.claim.sequence);
+        let obsolete = transfer
+            .target
+            .as_ref()
+            .map_or(transfer.at_least, |target| target.meta.certificate.claim.sequence);
         if !transfer.forced && transfer.ready.is_none() && self.control.executed >= obsolete {
             return self.abandon_transfer();
         }
         if now.mono >= transfer.next_ask {
             transfer.next_ask = now.mono.plus(patience);
             let at_least = transfer.at_least;
-            if transfer.target.as_ref().is_none_or(|target| target.donors.is_empty()) && transfer.ready.is_none() {
+            if transfer.target.as_ref().is_none_or(|target| target.donors.is_empty())
+                && transfer.ready.is_none()
+            {
                 // Nobody useful is left: start over with everybody.
                 transfer.target = None;
                 transfer.dropped.clear();
             }
             self.send_all(&PeerMessage::FetchOffer { at_least }, Class::Vote, Ticket::ZERO, out);
         }
-        let Some(target) = self.transfer.as_mut().and_then(|transfer| transfer.target.as_mut()) else { return };
-        let late: Vec<u32> =
-            target.in_flight.iter().filter(|(_, flight)| now.mono >= flight.deadline).map(|(index, _)| *index).collect();
+        let Some(target) = self.transfer.as_mut().and_then(|transfer| transfer.target.as_mut()) else {
+            return;
+        };
+        let late: Vec<u32> = target
+            .in_flight
+            .iter()
+            .filter(|(_, flight)| now.mono >= flight.deadline)
+            .map(|(index, _)| *index)
+            .collect();
         for index in late {
             if let Some(flight) = target.in_flight.remove(&index) {
                 // It comes back with its next offer.
@@ -118,7 +134,8 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         if let Some(target) = &mut transfer.target {
-            if target.meta.certificate.claim == meta.certificate.claim && target.meta.digests == meta.digests {
+            if target.meta.certificate.claim == meta.certificate.claim && target.meta.digests == meta.digests
+            {
                 target.donors.insert(from);
                 return self.ask_chunks(now, out);
             }
@@ -179,7 +196,9 @@ impl<M: StateMachine> Replica<M> {
 
     /// We may have missed that members were replaced: the orders, signed by an admin of the genesis, name their keys.
     fn follows_from_orders(&self, meta: &SnapshotMeta) -> bool {
-        let Some(members) = follow_orders(&self.setup.genesis, &meta.orders, &*self.crypto) else { return false };
+        let Some(members) = follow_orders(&self.setup.genesis, &meta.orders, &*self.crypto) else {
+            return false;
+        };
         let Certificate { claim, vouchers } = &meta.certificate;
         let distinct = vouchers.windows(2).all(|pair| pair[0].sender < pair[1].sender);
         claim.vote == Vote::Checkpoint
@@ -195,7 +214,8 @@ impl<M: StateMachine> Replica<M> {
                     .into_iter()
                     .chain(meta.orders.iter().filter_map(|signed| {
                         let order = &signed.order;
-                        (order.id == voucher.sender && order.incarnation == voucher.incarnation).then_some(order.vote_key)
+                        (order.id == voucher.sender && order.incarnation == voucher.incarnation)
+                            .then_some(order.vote_key)
                     }))
                     .chain(self.setup.genesis.members.iter().filter_map(|member| {
                         (member.id == voucher.sender && member.incarnation == voucher.incarnation)
@@ -209,7 +229,9 @@ impl<M: StateMachine> Replica<M> {
 
     fn ask_chunks(&mut self, now: Now, out: &mut Outbox) {
         let deadline = now.mono.plus(self.setup.settings.timing.resend_interval.times(10));
-        let Some(target) = self.transfer.as_mut().and_then(|transfer| transfer.target.as_mut()) else { return };
+        let Some(target) = self.transfer.as_mut().and_then(|transfer| transfer.target.as_mut()) else {
+            return;
+        };
         let sequence = target.meta.certificate.claim.sequence;
         let mut asks = Vec::new();
         for donor in &target.donors {
@@ -240,7 +262,9 @@ impl<M: StateMachine> Replica<M> {
     ) {
         let deadline = now.mono.plus(self.setup.settings.timing.resend_interval.times(10));
         let unchecked = self.setup.mutants.on(Mutant::StateTransferUnchecked);
-        let Some(target) = self.transfer.as_mut().and_then(|transfer| transfer.target.as_mut()) else { return };
+        let Some(target) = self.transfer.as_mut().and_then(|transfer| transfer.target.as_mut()) else {
+            return;
+        };
         let Some(flight) = target.in_flight.get_mut(&index) else { return };
         let expected = sequence == target.meta.certificate.claim.sequence
             && flight.donor == from
@@ -249,7 +273,8 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         let last = (bytes.len() as u64) < u64::from(CHUNK_PART_BYTES);
-        let too_long = bytes.len() > CHUNK_PART_BYTES as usize || flight.received.len() + bytes.len() > CHUNK_BYTES_MAX;
+        let too_long =
+            bytes.len() > CHUNK_PART_BYTES as usize || flight.received.len() + bytes.len() > CHUNK_BYTES_MAX;
         if !too_long {
             flight.received.extend_from_slice(&bytes);
             if !last {
@@ -269,7 +294,9 @@ impl<M: StateMachine> Replica<M> {
     }
 
     pub(crate) fn on_no_chunk(&mut self, now: Now, from: ReplicaId, sequence: Sequence, out: &mut Outbox) {
-        let Some(target) = self.transfer.as_mut().and_then(|transfer| transfer.target.as_mut()) else { return };
+        let Some(target) = self.transfer.as_mut().and_then(|transfer| transfer.target.as_mut()) else {
+            return;
+        };
         if target.meta.certificate.claim.sequence == sequence {
             target.donors.remove(&from);
             target.in_flight.retain(|_, flight| flight.donor != from);
@@ -351,7 +378,9 @@ impl<M: StateMachine> Replica<M> {
         let sessions: BTreeSet<_> = self.pool.iter().map(|pending| pending.frame.session()).collect();
         for session in sessions {
             let state = &self.state;
-            self.pool.take_settled(session, |frame| !matches!(state.admit(frame), Ok(dwcp_state::Admission::Fresh)));
+            self.pool.take_settled(session, |frame| {
+                !matches!(state.admit(frame), Ok(dwcp_state::Admission::Fresh))
+            });
         }
     }
 }

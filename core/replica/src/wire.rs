@@ -17,17 +17,34 @@ pub const CHUNK_PART_BYTES: u32 = 256 * 1024;
 pub enum PeerMessage {
     Pbft(Message) = 1,
     /// A client's frame. `to_all`: every replica is being told, so every replica watches whether it gets executed.
-    Request { to_all: bool, frame: Bytes } = 2,
+    Request {
+        to_all: bool,
+        frame: Bytes,
+    } = 2,
     /// An operator's order on its way to the primary.
     Order(SignedMemberOrder) = 3,
     /// Asks for the newest snapshot at or above this sequence.
-    FetchOffer { at_least: Sequence } = 4,
+    FetchOffer {
+        at_least: Sequence,
+    } = 4,
     Offer(SnapshotMeta) = 5,
-    FetchChunk { sequence: Sequence, index: u32, offset: u64 } = 6,
+    FetchChunk {
+        sequence: Sequence,
+        index: u32,
+        offset: u64,
+    } = 6,
     /// Part of a chunk; one shorter than [`CHUNK_PART_BYTES`] is the last.
-    Chunk { sequence: Sequence, index: u32, offset: u64, bytes: Bytes } = 7,
+    Chunk {
+        sequence: Sequence,
+        index: u32,
+        offset: u64,
+        bytes: Bytes,
+    } = 7,
     /// The donor does not have that snapshot any more.
-    NoChunk { sequence: Sequence, index: u32 } = 8,
+    NoChunk {
+        sequence: Sequence,
+        index: u32,
+    } = 8,
 }
 
 /// What a snapshot proves about itself: `q` replicas signed a digest that is the digest of these chunk digests.

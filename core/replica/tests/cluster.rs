@@ -1,0 +1,405 @@
+//! A whole cluster in memory, without faults of disk: the shortest road through all rooms of the core. The simulator
+//! does this with every fault there is; these few stories are for whoever changes a room and wants an answer at once.
+
+use bytes::Bytes;
+use dwcp_base::configuration::{Principal, Role};
+use dwcp_base::crypto::Ed25519;
+use dwcp_base::{
+    Crypto, Genesis, Incarnation, Member, Micros, Mutants, Now, Policy, PublicKey, Quorum, ReplicaId,
+    Sequence, Ticket, Trust,
+};
+use dwcp_replica::{
+    ClientId, ClientReply, ClientRequest, Effect, Event, ExecutedReply, Input, Outbox, RecoveredSnapshot,
+    Recovery, Replica, Settings, Setup,
+};
+use dwcp_state::kv::{Kv, KvCommand};
+use dwcp_state::{ClientFrame, Command, Outcome, SessionFrame, SessionOpen};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+const START_MS: u64 = 1_700_000_000_000;
+
+fn seed(kind: u8, id: u8) -> [u8; 32] {
+    let mut seed = [kind; 32];
+    seed[0] = id;
+    seed
+}
+
+fn key(kind: u8, id: u8) -> PublicKey {
+    Ed25519::new(seed(kind, id), &[]).public_key()
+}
+
+fn genesis(n: u8) -> Arc<Genesis> {
+    let members = (0..n)
+        .map(|id| Member {
+            id: ReplicaId(id),
+            incarnation: Incarnation(0),
+            vote_key: key(1, id),
+            tls_key: key(2, id),
+            peer_address: format!("h{id}:1"),
+            client_address: format!("h{id}:2"),
+            votes_after: Sequence::ZERO,
+        })
+        .collect();
+    let genesis = Genesis {
+        version: 1,
+        name: "test".into(),
+        created_unix_ms: START_MS,
+        policy: Policy {
+            trust: if n >= 4 { Trust::Byzantine } else { Trust::Crash },
+            quorum: Quorum::new(n.into(), None).unwrap(),
+        },
+        members,
+        principals: vec![Principal { name: "admin".into(), key: key(3, 0), role: Role::Admin }],
+        checkpoint_interval: 8,
+        window: 16,
+        quota_bytes: 1 << 30,
+    };
+    genesis.check().unwrap();
+    Arc::new(genesis)
+}
+
+#[derive(Default)]
+struct Disk {
+    records: Vec<(Ticket, Bytes)>,
+    snapshots: BTreeMap<Sequence, (Vec<u8>, BTreeMap<u32, Vec<u8>>)>,
+}
+
+struct Node {
+    replica: Option<Replica<Kv>>,
+    disk: Disk,
+    inbox: VecDeque<Input>,
+    events: Vec<Event>,
+}
+
+struct Cluster {
+    genesis: Arc<Genesis>,
+    nodes: Vec<Node>,
+    now: Micros,
+    replies: Vec<(u8, ClientReply)>,
+}
+
+impl Cluster {
+    fn new(n: u8) -> Self {
+        let genesis = genesis(n);
+        let nodes = (0..n)
+            .map(|_| Node {
+                replica: None,
+                disk: Disk::default(),
+                inbox: VecDeque::new(),
+                events: Vec::new(),
+            })
+            .collect();
+        let mut cluster = Self { genesis, nodes, now: Micros(1_000_000), replies: Vec::new() };
+        (0..n).for_each(|id| cluster.start(id));
+        cluster
+    }
+
+    fn now(&self) -> Now {
+        Now { mono: self.now, wall_ms: START_MS + self.now.0 / 1000 }
+    }
+
+    fn start(&mut self, id: u8) {
+        let keys: Vec<PublicKey> = self.genesis.members.iter().map(|member| member.vote_key).collect();
+        let crypto: Arc<dyn Crypto> = Arc::new(Ed25519::new(seed(1, id), &keys));
+        let settings =
+            Settings { snapshot_log_bytes: 64 << 10, history_bytes_max: 128 << 10, ..Settings::lan() };
+        let setup = Setup {
+            genesis: self.genesis.clone(),
+            me: ReplicaId(id),
+            incarnation: Incarnation(0),
+            settings,
+            mutants: Mutants::default(),
+        };
+        let disk = &self.nodes[usize::from(id)].disk;
+        let snapshot =
+            disk.snapshots.iter().next_back().map(|(sequence, (meta, chunks))| RecoveredSnapshot {
+                sequence: *sequence,
+                meta: meta.clone(),
+                chunks: Box::new(chunks.clone().into_values().map(Ok)),
+            });
+        let next_ticket = Ticket(disk.records.last().map_or(1, |(ticket, _)| ticket.0 + 1));
+        let recovery = Recovery { snapshot, partial: Vec::new(), records: disk.records.clone(), next_ticket };
+        let mut out = Outbox::default();
+        let quota_bytes = self.genesis.quota_bytes;
+        let make = Arc::new(move || Kv::new(quota_bytes));
+        let replica = Replica::recover(setup, make, crypto, recovery, self.now(), &mut out).unwrap();
+        self.nodes[usize::from(id)].replica = Some(replica);
+        self.carry_out(id, out);
+        for other in (0..self.genesis.members.len() as u8).filter(|other| *other != id) {
+            if self.nodes[usize::from(other)].replica.is_some() {
+                self.nodes[usize::from(other)].inbox.push_back(Input::LinkUp { peer: ReplicaId(id) });
+                self.nodes[usize::from(id)].inbox.push_back(Input::LinkUp { peer: ReplicaId(other) });
+            }
+        }
+    }
+
+    fn stop(&mut self, id: u8) {
+        self.nodes[usize::from(id)].replica = None;
+        self.nodes[usize::from(id)].inbox.clear();
+    }
+
+    fn carry_out(&mut self, id: u8, mut out: Outbox) {
+        for effect in out.drain() {
+            let node = &mut self.nodes[usize::from(id)];
+            match effect {
+                Effect::Persist { ticket, record } => node.disk.records.push((ticket, Bytes::from(record))),
+                Effect::Send { to, bytes, .. } => {
+                    let target = &mut self.nodes[usize::from(to.0)];
+                    if target.replica.is_some() {
+                        let from = ReplicaId(id);
+                        target.inbox.push_back(Input::Peer { from, incarnation: Incarnation(0), bytes });
+                    }
+                }
+                Effect::Reply { reply, .. } => self.replies.push((id, reply)),
+                Effect::SaveSnapshot { sequence, meta, frozen } => {
+                    let chunks =
+                        (0..frozen.chunk_count()).map(|at| (at, frozen.chunk(at).unwrap())).collect();
+                    node.disk.snapshots.insert(sequence, (meta, chunks));
+                    node.inbox.push_back(Input::SnapshotSaved { sequence });
+                }
+                Effect::SaveChunk { sequence, index, bytes } => {
+                    node.disk.snapshots.entry(sequence).or_default().1.insert(index, bytes.to_vec());
+                }
+                Effect::FinishSnapshot { sequence, meta } => {
+                    node.disk.snapshots.get_mut(&sequence).unwrap().0 = meta;
+                    node.inbox.push_back(Input::SnapshotSaved { sequence });
+                }
+                Effect::ReadChunk { token, sequence, index, offset, bytes_max } => {
+                    let chunk = node.disk.snapshots.get(&sequence).and_then(|(_, chunks)| chunks.get(&index));
+                    let bytes = chunk.map(|chunk| {
+                        let rest = &chunk[usize::try_from(offset).unwrap().min(chunk.len())..];
+                        Bytes::copy_from_slice(&rest[..rest.len().min(bytes_max as usize)])
+                    });
+                    node.inbox.push_back(Input::ChunkRead { token, bytes });
+                }
+                Effect::DropSnapshot { sequence } => {
+                    node.disk.snapshots.remove(&sequence);
+                }
+                Effect::DiscardLog { before } => node.disk.records.retain(|(ticket, _)| *ticket >= before),
+                Effect::MemberChanged { .. } => {}
+                Effect::Event(event) => node.events.push(event),
+                Effect::Halt { reason } => panic!("r{id} halts: {reason}"),
+            }
+        }
+    }
+
+    fn step(&mut self, id: u8, input: Input) {
+        let now = self.now();
+        let mut out = Outbox::default();
+        let Some(replica) = &mut self.nodes[usize::from(id)].replica else { return };
+        replica.step(now, input, &mut out);
+        replica.step(now, Input::Settle, &mut out);
+        replica.check();
+        self.carry_out(id, out);
+    }
+
+    /// Runs until nothing is to be done, letting time pass up to `until`.
+    fn run_until(&mut self, until: Micros) {
+        loop {
+            let busy: Vec<u8> = (0..self.nodes.len() as u8)
+                .filter(|id| !self.nodes[usize::from(*id)].inbox.is_empty())
+                .collect();
+            for id in &busy {
+                while let Some(input) = self.nodes[usize::from(*id)].inbox.pop_front() {
+                    self.step(*id, input);
+                }
+            }
+            if !busy.is_empty() {
+                self.now = self.now.plus(Micros(100));
+                continue;
+            }
+            let next = self
+                .nodes
+                .iter()
+                .filter_map(|node| node.replica.as_ref())
+                .map(Replica::next_wakeup)
+                .min()
+                .unwrap();
+            if next > until {
+                self.now = until;
+                return;
+            }
+            self.now = self.now.max(next);
+            for id in 0..self.nodes.len() as u8 {
+                let due = self.nodes[usize::from(id)]
+                    .replica
+                    .as_ref()
+                    .is_some_and(|replica| replica.next_wakeup() <= self.now);
+                if due {
+                    self.step(id, Input::Wake);
+                }
+            }
+        }
+    }
+
+    fn run(&mut self, ms: u64) {
+        self.run_until(self.now.plus(Micros::from_millis(ms)));
+    }
+
+    fn send(&mut self, to: u8, frame: &ClientFrame) {
+        let request = ClientRequest::Frame { bytes: frame.encode() };
+        self.nodes[usize::from(to)].inbox.push_back(Input::Client { client: ClientId(7), request });
+    }
+
+    fn executed(&self, node: u8) -> Vec<&ExecutedReply> {
+        self.replies
+            .iter()
+            .filter(|(from, _)| *from == node)
+            .filter_map(|(_, reply)| match reply {
+                ClientReply::Executed(reply) => Some(reply),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn events(&self, id: u8, wanted: impl Fn(&Event) -> bool) -> usize {
+        self.nodes[usize::from(id)].events.iter().filter(|event| wanted(event)).count()
+    }
+
+    fn assert_agreed(&mut self, nodes: &[u8]) {
+        let seen: Vec<_> = nodes
+            .iter()
+            .map(|id| {
+                let control = self.nodes[usize::from(*id)].replica.as_ref().unwrap().control();
+                (control.executed, control.log.chain, control.digest())
+            })
+            .collect();
+        assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "{seen:?}");
+    }
+}
+
+struct Session {
+    crypto: Ed25519,
+    next: u64,
+    cluster: dwcp_base::ClusterId,
+}
+
+impl Session {
+    fn open(cluster: &mut Cluster, at: u8) -> Self {
+        let id = cluster.genesis.cluster();
+        let session = Self { crypto: Ed25519::new(seed(9, 9), &[]), next: 1, cluster: id };
+        let admin = Ed25519::new(seed(3, 0), &[]);
+        let open = SessionOpen {
+            principal: "admin".into(),
+            session_key: session.crypto.public_key(),
+            ttl_ms: 0,
+            valid_until_ms: cluster.now().wall_ms + 30_000,
+        };
+        let frame = ClientFrame::open(&admin, admin.public_key(), id, &open);
+        cluster.send(at, &frame);
+        cluster.run(50);
+        assert_eq!(cluster.executed(at).len(), 1, "the session is open");
+        session
+    }
+
+    fn put(&mut self, key: &str, value: &[u8]) -> ClientFrame {
+        let command = KvCommand::put(key.as_bytes().to_vec(), value.to_vec()).encode();
+        let frame = SessionFrame {
+            session_key: self.crypto.public_key(),
+            low_water: self.next,
+            first: self.next,
+            commands: vec![Command::Machine(command).encode()],
+        };
+        self.next += 1;
+        ClientFrame::commands(&self.crypto, self.cluster, &frame)
+    }
+}
+
+#[test]
+fn four_replicas_agree_and_reply_with_signatures_that_hold() {
+    let mut cluster = Cluster::new(4);
+    let mut session = Session::open(&mut cluster, 1);
+    for index in 0..40 {
+        let frame = session.put(&format!("k{index}"), b"v");
+        cluster.send(1, &frame);
+        cluster.run(10);
+    }
+    cluster.run(300);
+    cluster.assert_agreed(&[0, 1, 2, 3]);
+    let replies = cluster.executed(1);
+    assert_eq!(replies.len(), 41);
+    let verifier = Ed25519::new(seed(8, 8), &[]);
+    for reply in replies {
+        assert!(matches!(reply.results[0].outcome, Outcome::Done(_)), "{reply:?}");
+        assert!(reply.verify(cluster.genesis.cluster(), &key(1, 1), &verifier));
+        assert!(!reply.verify(cluster.genesis.cluster(), &key(1, 2), &verifier));
+    }
+    assert!(cluster.nodes[0].replica.as_ref().unwrap().protocol().stable_sequence() >= Sequence(32));
+}
+
+#[test]
+fn one_and_three_replicas_run_under_crash_trust() {
+    for n in [1, 3] {
+        let mut cluster = Cluster::new(n);
+        let mut session = Session::open(&mut cluster, 0);
+        let frame = session.put("a", b"1");
+        cluster.send(0, &frame);
+        cluster.run(50);
+        assert_eq!(cluster.executed(0).len(), 2, "n = {n}");
+    }
+}
+
+#[test]
+fn a_dead_primary_is_replaced_and_its_return_catches_up() {
+    let mut cluster = Cluster::new(4);
+    let mut session = Session::open(&mut cluster, 1);
+    let frame = session.put("a", b"1");
+    cluster.send(1, &frame);
+    cluster.run(50);
+    cluster.stop(0);
+    let frame = session.put("b", b"2");
+    cluster.send(1, &frame);
+    cluster.run(3_000);
+    assert_eq!(cluster.executed(1).len(), 3, "the command survives its primary");
+    assert!(cluster.nodes[1].replica.as_ref().unwrap().protocol().view().0 >= 1);
+    for index in 0..30 {
+        let frame = session.put(&format!("k{index}"), &[7; 8_000]);
+        cluster.send(1, &frame);
+        cluster.run(10);
+    }
+    cluster.start(0);
+    cluster.run(3_000);
+    cluster.assert_agreed(&[0, 1, 2, 3]);
+}
+
+#[test]
+fn a_sleeper_that_missed_more_than_the_history_fetches_a_snapshot() {
+    let mut cluster = Cluster::new(4);
+    let mut session = Session::open(&mut cluster, 1);
+    cluster.stop(3);
+    for index in 0..100 {
+        let frame = session.put(&format!("k{index}"), &[7; 8_000]);
+        cluster.send(1, &frame);
+        cluster.run(10);
+    }
+    cluster.start(3);
+    cluster.run(5_000);
+    cluster.assert_agreed(&[0, 1, 2, 3]);
+    assert_eq!(cluster.events(3, |event| matches!(event, Event::StateTransferFinished { .. })), 1);
+    // What was fetched is durable: a restart needs nobody.
+    cluster.stop(3);
+    (0..3).for_each(|id| cluster.stop(id));
+    (0..4).for_each(|id| cluster.start(id));
+    cluster.run(2_000);
+    cluster.assert_agreed(&[0, 1, 2, 3]);
+    let frame = session.put("after", b"all");
+    cluster.send(2, &frame);
+    cluster.run(2_000);
+    assert_eq!(cluster.executed(2).len(), 1);
+    cluster.assert_agreed(&[0, 1, 2, 3]);
+}
+
+#[test]
+fn a_retry_is_answered_and_not_run_again() {
+    let mut cluster = Cluster::new(4);
+    let mut session = Session::open(&mut cluster, 1);
+    let frame = session.put("a", b"1");
+    cluster.send(1, &frame);
+    cluster.run(50);
+    cluster.send(2, &frame);
+    cluster.run(50);
+    let (first, again) = (cluster.executed(1)[1].leaf_hash(), cluster.executed(2)[0].leaf_hash());
+    assert_eq!(first, again);
+    assert_eq!(cluster.events(2, |event| matches!(event, Event::RetryAnswered { .. })), 1);
+}

@@ -9,7 +9,7 @@ use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use dwcp_base::{Genesis, Hash, Mutant, Mutants, decode, encode};
+use dwcp_base::{ClusterId, Genesis, Hash, Mutant, Mutants, decode, encode};
 
 /// Why a chunk cannot be written out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub enum RestoreError {
     Version {
         index: u32,
     },
+    /// The snapshot of a cluster with another genesis.
+    OtherCluster,
     /// `finish` before this chunk was in.
     Missing {
         index: u32,
@@ -69,6 +71,9 @@ impl fmt::Display for RestoreError {
                     f,
                     "chunk {index} was written by another machine or a newer version: upgrade this program"
                 )
+            }
+            Self::OtherCluster => {
+                write!(f, "the snapshot belongs to another cluster: use this cluster's data")
             }
             Self::Missing { index } => write!(f, "chunk {index} is missing: fetch it first"),
             Self::Inconsistent => {
@@ -150,6 +155,7 @@ impl<M: StateMachine> FrozenState<M> {
 /// A state under construction from chunks.
 #[derive(Debug)]
 pub struct Restorer<M: StateMachine> {
+    cluster: ClusterId,
     machine: M,
     sessions: SessionTable,
     control: Option<Control>,
@@ -160,9 +166,15 @@ pub struct Restorer<M: StateMachine> {
 
 impl<M: StateMachine> Restorer<M> {
     pub(crate) fn new(genesis: &Genesis, machine: M, mutants: Mutants) -> Self {
-        let _ = genesis;
         let missing = (0..1 + SESSION_BUCKETS + machine.chunk_count()).collect();
-        Self { machine, sessions: SessionTable::new(), control: None, missing, mutants }
+        Self {
+            cluster: genesis.cluster(),
+            machine,
+            sessions: SessionTable::new(),
+            control: None,
+            missing,
+            mutants,
+        }
     }
 
     /// Chunks that are not in yet, in order.
@@ -195,6 +207,7 @@ impl<M: StateMachine> Restorer<M> {
                     RestoreError::Malformed { .. } => RestoreError::Malformed { index },
                     RestoreError::Version { .. } => RestoreError::Version { index },
                     RestoreError::Missing { .. } => RestoreError::Missing { index },
+                    RestoreError::OtherCluster => RestoreError::OtherCluster,
                     RestoreError::Inconsistent => RestoreError::Inconsistent,
                 };
                 self.machine.restore_chunk(rest - SESSION_BUCKETS, bytes, expected).map_err(own)?;
@@ -209,6 +222,9 @@ impl<M: StateMachine> Restorer<M> {
             return Err(RestoreError::Digest { index: 0 });
         }
         let control: Control = decode(bytes).map_err(|_| RestoreError::Malformed { index: 0 })?;
+        if control.cluster() != self.cluster {
+            return Err(RestoreError::OtherCluster);
+        }
         if !control.readable_by(M::NAME, self.machine.version()) {
             return Err(RestoreError::Version { index: 0 });
         }

@@ -19,7 +19,7 @@ use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
 use dwcp_base::configuration::{Principal, Role};
 use dwcp_base::limits::EXPIRY_STEP_MAX_MS;
-use dwcp_base::{Genesis, Hash, Hasher, LogTime, Mutant, Mutants, Position, PublicKey, encode};
+use dwcp_base::{ClusterId, Genesis, Hash, Hasher, LogTime, Mutant, Mutants, Position, PublicKey, encode};
 
 /// The format of the control and session chunks.
 const STATE_FORMAT: u16 = 1;
@@ -28,6 +28,7 @@ const STATE_FORMAT: u16 = 1;
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Control {
     format: u16,
+    cluster: ClusterId,
     machine_name: String,
     machine_version: u32,
     /// The version of rules that all nodes follow; the genesis starts at 1.
@@ -40,6 +41,10 @@ pub(crate) struct Control {
 }
 
 impl Control {
+    pub(crate) fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
     pub(crate) fn readable_by(&self, machine_name: &str, machine_version: u32) -> bool {
         self.format == STATE_FORMAT
             && self.machine_name == machine_name
@@ -78,6 +83,7 @@ impl<M: StateMachine> State<M> {
     pub fn new(genesis: &Genesis, machine: M, mutants: Mutants) -> Self {
         let control = Control {
             format: STATE_FORMAT,
+            cluster: genesis.cluster(),
             machine_name: M::NAME.to_string(),
             machine_version: machine.version(),
             cluster_version: 1,

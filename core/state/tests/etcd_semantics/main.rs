@@ -4,6 +4,8 @@
 
 mod hostile;
 mod model;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod sessions;
 mod snapshots;
 mod store;

@@ -1,21 +1,29 @@
 //! A restored copy is the state it was frozen from; a frozen state stays what it was; a donor that lies wastes its breath.
 
 use crate::{BORN_MS, frame, genesis, open_frame, put};
+use bytes::Bytes;
 use dwcp_base::{Hash, LogTime, Mutants, Position};
 use dwcp_state::kv::Kv;
-use dwcp_state::{CheckedFrame, RestoreError, SESSION_BUCKETS, SnapshotError, State, state_digest};
+use dwcp_state::{
+    CheckedFrame, Context, MachineRefusal, QueryError, RestoreError, SESSION_BUCKETS, Small, SmallMachine,
+    SnapshotError, State, state_digest,
+};
 
 fn fresh() -> State<Kv> {
     State::new(&genesis(), Kv::new(1 << 30), Mutants::default())
 }
 
-pub fn copy(state: &mut State<Kv>) -> State<Kv> {
+pub fn restored(state: &mut State<Kv>, mutants: Mutants) -> State<Kv> {
     let frozen = state.freeze();
-    let mut restorer = State::restore(&genesis(), Kv::new(0), Mutants::default());
+    let mut restorer = State::restore(&genesis(), Kv::new(0), mutants);
     for (index, digest) in frozen.digests().iter().enumerate().rev() {
         restorer.chunk(index as u32, &frozen.chunk(index as u32).unwrap(), digest).unwrap();
     }
-    let mut copy = restorer.finish().unwrap();
+    restorer.finish().unwrap()
+}
+
+pub fn copy(state: &mut State<Kv>) -> State<Kv> {
+    let mut copy = restored(state, Mutants::default());
     assert_eq!(copy.chunk_digests(), state.chunk_digests());
     copy
 }
@@ -68,20 +76,14 @@ fn a_frozen_state_is_not_touched_by_later_entries() {
     }
     let end = frozen.chunk_count();
     assert_eq!(frozen.chunk(end), Err(SnapshotError::NoSuchChunk { index: end }));
-    // What the frozen state was can still be restored, on another thread.
-    let count = std::thread::scope(|scope| {
-        scope
-            .spawn(move || {
-                let mut restorer = State::restore(&genesis(), Kv::new(0), Mutants::default());
-                for (index, digest) in digests.iter().enumerate() {
-                    restorer.chunk(index as u32, &frozen.chunk(index as u32).unwrap(), digest).unwrap();
-                }
-                restorer.finish().unwrap().machine().revision()
-            })
-            .join()
-            .unwrap()
-    });
-    assert_eq!(count, 200);
+    // What the frozen state was can still be restored, and on any thread.
+    fn may_travel<T: Send + 'static>(_: &T) {}
+    may_travel(&frozen);
+    let mut restorer = State::restore(&genesis(), Kv::new(0), Mutants::default());
+    for (index, digest) in digests.iter().enumerate() {
+        restorer.chunk(index as u32, &frozen.chunk(index as u32).unwrap(), digest).unwrap();
+    }
+    assert_eq!(restorer.finish().unwrap().machine().revision(), 200);
 }
 
 /// Every chunk, each with one bit flipped, cut short, and swapped for another's: refused, and the honest one still fits.
@@ -167,4 +169,42 @@ fn digests_follow_what_changed_and_only_that() {
     );
     let clone = state.clone().digest();
     assert_eq!(clone, state.digest());
+}
+
+#[test]
+fn a_snapshot_of_another_cluster_or_machine_is_refused() {
+    let frozen = busy().freeze();
+    let (chunk, digest) = (frozen.chunk(0).unwrap(), frozen.digests()[0]);
+    let mut other = genesis();
+    other.name = "other".to_string();
+    let mut restorer = State::restore(&other, Kv::new(0), Mutants::default());
+    assert_eq!(restorer.chunk(0, &chunk, &digest), Err(RestoreError::OtherCluster));
+    let mut restorer = State::restore(&genesis(), Small::new(Nobody), Mutants::default());
+    assert_eq!(restorer.chunk(0, &chunk, &digest), Err(RestoreError::Version { index: 0 }));
+}
+
+struct Nobody;
+
+impl SmallMachine for Nobody {
+    const NAME: &'static str = "nobody";
+
+    fn apply(&mut self, _: &Context<'_>, _: &[u8]) -> Result<Bytes, MachineRefusal> {
+        Ok(Bytes::new())
+    }
+
+    fn read_only(&self, _: &[u8]) -> bool {
+        true
+    }
+
+    fn query(&self, _: &[u8]) -> Result<Bytes, QueryError> {
+        Err(QueryError::Malformed)
+    }
+
+    fn save(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn load(&self, _: &[u8]) -> Option<Self> {
+        Some(Self)
+    }
 }

@@ -1,0 +1,94 @@
+//! What a run went through, counted, and how much of it a thousand seeds must show. A simulator that never sees a view
+//! change proves nothing about view changes.
+
+use std::fmt;
+use std::ops::AddAssign;
+
+macro_rules! coverage {
+    ($($name:ident: $minimum:literal, $about:literal;)*) => {
+        /// Counts of one run, or summed over many.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct Coverage {
+            $(pub $name: u64),*
+        }
+
+        impl AddAssign<&Self> for Coverage {
+            fn add_assign(&mut self, other: &Self) {
+                $(self.$name += other.$name;)*
+            }
+        }
+
+        impl Coverage {
+            /// Name, count, minimum per 1,000 seeds of the profile `mixed`, meaning.
+            #[must_use]
+            pub fn rows(&self) -> Vec<(&'static str, u64, u64, &'static str)> {
+                vec![$((stringify!($name), self.$name, $minimum, $about)),*]
+            }
+        }
+    };
+}
+
+coverage! {
+    commands_acknowledged: 100_000, "commands whose client believes the answer";
+    commands_refused: 0, "commands refused by the ordered log";
+    slots_executed: 100_000, "slots executed, summed over replicas";
+    checkpoints: 2_000, "stable checkpoints, summed over replicas";
+    view_changes: 1_000, "views entered above 0, summed over replicas";
+    views_asked: 1_000, "VIEW-CHANGEs begun";
+    new_views_with_gaps: 20, "views entered with null requests in them";
+    new_views_carrying: 100, "views entered that re-propose slots";
+    state_transfers: 50, "state transfers finished";
+    snapshots_saved: 1_000, "snapshots written";
+    donors_dropped: 1, "donors caught lying";
+    restarts: 1_000, "replicas that recovered from their disk";
+    restarts_in_view_change: 20, "of these, in the middle of a view change";
+    crashes_at_tickets: 200, "crashes before, at and after a sync, and between effects";
+    crashes_between_effects: 50, "of these, between two effects of one sync";
+    records_lost: 100, "records not yet synced that a crash lost";
+    torn_writes: 20, "records torn by a crash";
+    lost_syncs: 1, "crashes that lost what a lying disk had claimed";
+    disks_wiped: 20, "blank disks";
+    disks_damaged: 20, "disks with a flipped bit, refused at start";
+    disks_full: 20, "replicas that stopped at a full disk";
+    disks_slow: 50, "periods of a slow disk";
+    members_replaced: 40, "new incarnations in force, by the operator's order";
+    members_readmitted: 20, "of these, with a vote again";
+    partitions: 500, "partitions";
+    one_way_partitions: 50, "of these, one-way";
+    pauses: 200, "replicas stopped and continued";
+    messages_lost: 10_000, "messages dropped";
+    messages_doubled: 5_000, "messages duplicated";
+    retries_answered: 500, "retries answered from the session table";
+    frames_retried: 500, "frames a client sent again";
+    clients_died: 20, "clients that died with a frame in flight";
+    forgeries_refused: 200, "messages and frames refused by honest replicas";
+    liars: 100, "replicas that lied";
+    lies_told: 2_000, "messages a puppet altered, withheld, invented or held back";
+    twins: 10, "replicas run twice under one key";
+    equivocations: 20, "slots for which a lying primary proposed two payloads";
+    wrong_clocks: 20, "replicas with a clock far off";
+    real_signatures: 10, "runs with Ed25519";
+}
+
+impl Coverage {
+    /// What fell below its minimum, scaled to this many seeds.
+    #[must_use]
+    pub fn shortfalls(&self, seeds: u64) -> Vec<String> {
+        self.rows()
+            .into_iter()
+            .filter_map(|(name, count, minimum, _)| {
+                let due = minimum * seeds / 1000;
+                (count < due).then(|| format!("{name}: {count}, and {seeds} seeds must show {due}"))
+            })
+            .collect()
+    }
+}
+
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, count, minimum, about) in self.rows() {
+            writeln!(f, "  {name:<24} {count:>10}   min {minimum:>7}/1000 seeds   {about}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,265 @@
+//! The end of a run: when everything asked is answered, one client reads everything back, replicas come to stand at one
+//! place, and the judges are called.
+
+use crate::client::Client;
+use crate::coverage::Coverage;
+use crate::dials::Dials;
+use crate::world::{Event, Phase, World};
+use check::{Calm, History, Judge, Terms};
+use dwcp_base::{Mutants, Sequence};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// What a command may take once the faults have stopped.
+pub const ANSWER_LIMIT_US: u64 = 120_000_000;
+/// How often the end is looked for.
+const LOOK_US: u64 = 250_000;
+
+/// Who found something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Finder {
+    /// A judge of `proof/check`.
+    Judge(Judge),
+    /// The simulator itself, or an assertion of the core.
+    Simulator,
+}
+
+impl fmt::Display for Finder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Judge(judge) => write!(f, "{judge}"),
+            Self::Simulator => write!(f, "simulator"),
+        }
+    }
+}
+
+/// Something that must not be.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub by: Finder,
+    pub text: String,
+}
+
+/// What came of one seed.
+#[derive(Debug)]
+pub struct Report {
+    pub seed: u64,
+    pub dials: Dials,
+    pub found: Vec<Found>,
+    pub coverage: Coverage,
+    pub refusals: BTreeMap<&'static str, u64>,
+    pub trace_hash: u64,
+    pub events: u64,
+    pub ended_at_us: u64,
+    pub acknowledged: u64,
+    pub lost: u64,
+    pub doubled: u64,
+}
+
+impl Report {
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// The first judge that caught something.
+    #[must_use]
+    pub fn judge(&self) -> Option<Judge> {
+        self.found.iter().find_map(|found| match found.by {
+            Finder::Judge(judge) => Some(judge),
+            Finder::Simulator => None,
+        })
+    }
+}
+
+/// Runs one seed to its end.
+#[must_use]
+pub fn run(seed: u64, dials: &Dials, mutants: Mutants) -> Report {
+    let mut world = World::new(seed, dials, mutants, false);
+    world.run_to_end();
+    world.report()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Working,
+    Reading,
+    Converging,
+    Done,
+}
+
+impl World {
+    /// Lets events happen until the run is over.
+    pub fn run_to_end(&mut self) {
+        let mut ending = Ending::default();
+        while !ending.step(self) {}
+    }
+
+    #[must_use]
+    pub fn report(&mut self) -> Report {
+        let history = History {
+            clients: {
+                let mut journals: Vec<_> =
+                    self.clients.iter_mut().map(|client| std::mem::take(&mut client.journal.commands)).collect();
+                let mut clients: Vec<check::ClientJournal> = self
+                    .clients
+                    .iter()
+                    .zip(journals.drain(..))
+                    .map(|(client, commands)| check::ClientJournal {
+                        client: client.number as u64,
+                        honest: !client.lies,
+                        commands,
+                    })
+                    .collect();
+                clients.push(std::mem::replace(&mut self.expiries, check::ClientJournal::new(u64::MAX)));
+                clients
+            },
+            replicas: std::mem::take(&mut self.journals),
+        };
+        let mut terms = Terms::new(u32::try_from(self.dials.f).expect("few liars"));
+        if let Phase::Calm { since_us } = self.phase {
+            terms.calm = Some(Calm {
+                begins_at_us: since_us,
+                limit_us: ANSWER_LIMIT_US,
+                run_ended_at_us: self.now_us,
+            });
+        }
+        // A read asked again runs again, so it has no one place in the log.
+        terms.reads_are_logged = false;
+        terms.read_back = self.clients.iter().find_map(|client| client.read.clone());
+        let judgement = check::judge_all(&history, &terms);
+        let mut found: Vec<Found> = judgement
+            .findings
+            .iter()
+            .map(|finding| Found { by: Finder::Judge(finding.judge), text: finding.to_string() })
+            .collect();
+        if judgement.undecided {
+            let text = "the search for an order ended without an answer".to_string();
+            found.push(Found { by: Finder::Simulator, text });
+        }
+        let complaints = self.complaints.iter().chain(&self.divergences);
+        found.extend(complaints.map(|text| Found { by: Finder::Simulator, text: text.clone() }));
+        self.coverage.messages_lost = self.net.counts.dropped + self.net.counts.cut;
+        self.coverage.messages_doubled = self.net.counts.duplicated;
+        for puppet in self.nodes.iter().filter_map(|node| node.puppet.as_ref()) {
+            self.coverage.lies_told += puppet.lies_told;
+            self.coverage.equivocations += puppet.equivocations;
+        }
+        Report {
+            seed: self.seed,
+            dials: self.dials.clone(),
+            found,
+            coverage: self.coverage.clone(),
+            refusals: self.refusals.clone(),
+            trace_hash: self.trace.hash(),
+            events: self.trace.count(),
+            ended_at_us: self.now_us,
+            acknowledged: judgement.acknowledged,
+            lost: judgement.lost,
+            doubled: judgement.doubled,
+        }
+    }
+
+    /// Where each honest replica stands; None while one is down.
+    fn standings(&self) -> Vec<(usize, Option<Sequence>)> {
+        self.honest_nodes()
+            .map(|ix| (ix, self.nodes[ix].core.as_ref().map(|core| core.control().executed)))
+            .collect()
+    }
+
+    fn add_reader(&mut self) {
+        let number = self.clients.len();
+        let chance = dwcp_base::Chance::new(self.seed).fork("reader");
+        let mut reader = Client::new(number, false, self, chance);
+        reader.reader = true;
+        self.clients.push(reader);
+        self.schedule(1_000, Event::ClientWake { client: number });
+    }
+}
+
+/// Looks for the end of a run while it goes on.
+#[derive(Debug)]
+pub struct Ending {
+    stage: Stage,
+    look_at_us: u64,
+}
+
+impl Default for Ending {
+    fn default() -> Self {
+        Self { stage: Stage::Working, look_at_us: 0 }
+    }
+}
+
+impl Ending {
+    /// One event; true when the run is over.
+    pub fn step(&mut self, world: &mut World) -> bool {
+        if !world.advance() {
+            return true;
+        }
+        if world.now_us < self.look_at_us {
+            return false;
+        }
+        self.look_at_us = world.now_us + LOOK_US;
+        self.look(world);
+        self.stage == Stage::Done
+    }
+
+    fn look(&mut self, world: &mut World) {
+        let Phase::Calm { since_us } = world.phase else { return };
+        let late = world.now_us >= since_us + world.dials.calm_ms * 1000;
+        match self.stage {
+            Stage::Working => {
+                if world.clients.iter().all(Client::is_done) && world.operator.is_idle() {
+                    world.add_reader();
+                    self.stage = Stage::Reading;
+                } else if late {
+                    let stuck: Vec<String> = world
+                        .operator
+                        .replacements
+                        .values()
+                        .map(|r| {
+                            format!("{:?} started {} done {:?}", world.nodes[r.node], r.started, r.done)
+                        })
+                        .collect();
+                    if !stuck.is_empty() {
+                        let refusal = world.operator.last_refusal.clone();
+                        world.complain(format!("members are not re-admitted: {stuck:?}, last refusal: {refusal}"));
+                    }
+                    let waiting: Vec<String> = world
+                        .clients
+                        .iter()
+                        .filter(|client| !client.is_done())
+                        .map(|client| format!("{client:?} waits for {:?}", client.in_flight.keys().collect::<Vec<_>>()))
+                        .collect();
+                    if !waiting.is_empty() {
+                        world.complain(format!("clients wait: {waiting:?}"));
+                    }
+                    self.stage = Stage::Done;
+                }
+            }
+            Stage::Reading => {
+                if world.clients.iter().any(|client| client.read.is_some()) {
+                    self.stage = Stage::Converging;
+                } else if late {
+                    world.complain("the reader at the end got no answer".into());
+                    self.stage = Stage::Done;
+                }
+            }
+            Stage::Converging => {
+                let standings = world.standings();
+                let highest = standings.iter().filter_map(|(_, executed)| *executed).max();
+                if standings.iter().all(|(_, executed)| *executed == highest) {
+                    self.stage = Stage::Done;
+                } else if late {
+                    let text: Vec<String> = standings
+                        .iter()
+                        .map(|(ix, executed)| format!("{:?} at {executed:?}", world.nodes[*ix]))
+                        .collect();
+                    world.complain(format!("replicas do not come together: {text:?}"));
+                    self.stage = Stage::Done;
+                }
+            }
+            Stage::Done => {}
+        }
+    }
+}

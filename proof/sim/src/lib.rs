@@ -1,0 +1,27 @@
+//! The simulator: one seed in, one whole cluster history out, in virtual time, judged.
+//!
+//! It drives the real replica core exactly as the server does and owns everything around it: network, disks, clocks,
+//! clients, liars, the operator. It knows nothing of how the core decides; what is right is for the judges in
+//! `proof/check`. Read `world`, then `driver`, then `faults`; `ending` for what is demanded; `docs/testing.md` for use.
+
+pub mod client;
+pub mod coverage;
+pub mod dials;
+pub mod disk;
+pub mod driver;
+pub mod ending;
+pub mod faults;
+pub mod keys;
+pub mod mutants;
+pub mod net;
+pub mod node;
+pub mod observe;
+pub mod operator;
+pub mod puppet;
+pub mod runner;
+pub mod scenario;
+pub mod shrink;
+pub mod trace;
+pub mod translate;
+pub mod workload;
+pub mod world;

@@ -1,0 +1,102 @@
+//! One simulated process: a replica core, its disk, its clocks, and what waits for a sync. Data only; `driver` moves it.
+
+use crate::disk::Disk;
+use crate::puppet::Puppet;
+use bytes::Bytes;
+use dwcp_base::{Incarnation, Micros, Now, ReplicaId, Sequence, Ticket};
+use dwcp_replica::{ClientId, Effect, FrozenChunks, Input, Outbox, Replica};
+use dwcp_state::kv::Kv;
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+
+/// Unix time at which every run begins, in milliseconds.
+pub const EPOCH_MS: u64 = 1_750_000_000_000;
+
+/// Inputs a process holds before it drops what peers send.
+pub const INBOX_MAX: usize = 20_000;
+
+/// Why a node is down, which decides how it comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Down {
+    /// It will be started again by itself.
+    Crashed,
+    /// The disk is full; it starts again when there is room.
+    DiskFull,
+    /// The disk is lost or damaged; the operator replaces the member.
+    DiskLost,
+}
+
+/// Something that the disk does in the background.
+pub enum Job {
+    Save { sequence: Sequence, meta: Vec<u8>, frozen: Box<dyn FrozenChunks> },
+    Finish { sequence: Sequence, meta: Vec<u8> },
+}
+
+/// The wall clock of a node: an offset and a drift. The monotonic clock starts at zero with the process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock {
+    pub offset_us: i64,
+    pub drift_ppm: i64,
+}
+
+pub struct Node {
+    pub replica: ReplicaId,
+    pub incarnation: Incarnation,
+    /// A second core under the same key: the other half of a pair of twins.
+    pub twin: bool,
+    /// Held to account by the judges.
+    pub honest: bool,
+    pub puppet: Option<Puppet>,
+    pub core: Option<Replica<Kv>>,
+    pub down: Option<Down>,
+    pub down_since_us: u64,
+    /// Counts starts; what was scheduled for an earlier one is void.
+    pub boot: u64,
+    pub booted_at_us: u64,
+    pub paused_until_us: u64,
+    pub inbox: VecDeque<Input>,
+    pub burst_scheduled: bool,
+    pub wake_at_us: u64,
+    pub outbox: Outbox,
+    /// Effects and the ticket each waits for, in order. Bounded by what one core emits between two syncs.
+    pub waiting: VecDeque<(Ticket, Effect)>,
+    pub syncing: bool,
+    pub jobs: BTreeMap<u64, Job>,
+    pub disk: Disk,
+    pub clock: Clock,
+    /// Live connections of clients.
+    pub connections: BTreeMap<ClientId, usize>,
+    /// Index of this life's journal.
+    pub journal: usize,
+    /// Its disk lost what it had claimed: it may have forgotten what it signed.
+    pub lost_sync: bool,
+    /// Peers' incarnations as `MemberChanged` told.
+    pub known: BTreeSet<(ReplicaId, Incarnation)>,
+    /// The last bytes seen leaving.
+    pub last_sent: Bytes,
+    /// Votes of this life already in the journal: kind, view, sequence, digest.
+    pub noted: HashSet<(u16, u64, u64, [u8; 32])>,
+    /// The view of its latest VIEW-CHANGE.
+    pub left_below: u64,
+    pub flush_scheduled: bool,
+}
+
+impl Node {
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.core.is_some()
+    }
+
+    #[must_use]
+    pub fn now(&self, at_us: u64) -> Now {
+        let drift_us = i64::try_from(at_us).unwrap_or(0) * self.clock.drift_ppm / 1_000_000;
+        let wall_us = (at_us as i64).saturating_add(self.clock.offset_us).saturating_add(drift_us);
+        let wall_ms = EPOCH_MS.saturating_add_signed(wall_us / 1000);
+        Now { mono: Micros(at_us - self.booted_at_us), wall_ms }
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}.{:?}{}", self.replica, self.incarnation, if self.twin { "'" } else { "" })
+    }
+}

@@ -1,0 +1,575 @@
+//! Replicas that lie. A puppet wraps an honest core and spoils what passes between it and the world: it alters,
+//! withholds, delays, replays and invents, with the signer of its own identity and no other.
+//!
+//! Liars of one run share a notebook, so that two of them can push the same false proposal. What they do to their own
+//! disk or core is nobody's concern; what matters is what honest replicas and clients see.
+
+use crate::dials::Dials;
+use crate::keys::Identity;
+use crate::world::{Event, World};
+use bytes::Bytes;
+use dwcp_base::{Chance, ClusterId, Crypto, Hash, LogTime, ReplicaId, Sequence, Signature, View, decode, encode};
+use dwcp_log::{Proposal, RootEntry};
+use dwcp_pbft::{Message, NewView, Signed, SignedBody, ViewChange, Vote};
+use dwcp_replica::{Class, ClientReply, ClientRequest, Input, PeerMessage};
+use dwcp_state::{ClientFrame, SessionFrame};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+/// A way to lie. The number is its bit in the dial `tricks`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Trick {
+    /// Two payloads for one slot, and votes for both, each to its half of the peers.
+    Equivocate,
+    /// Prepares and commits do not leave, or only to some.
+    Withhold,
+    /// A different VIEW-CHANGE for every peer, most of them forgetful.
+    SplitViewChange,
+    /// Old messages, its own and others', again.
+    Replay,
+    /// One client's frames are not heard.
+    Censor,
+    /// Proposals leave at 0.9 of the view timer.
+    Delay,
+    /// Chunks for state transfer are altered.
+    LieAsDonor,
+    /// Far-future votes and garbage.
+    Flood,
+    /// A second core under the same key, the peers split between the two.
+    Twins,
+    /// Every vote several times, and votes for what was not proposed.
+    VoteTwice,
+    /// Votes in others' names.
+    Forge,
+    /// Proposals with frames no client signed.
+    ForgeFrames,
+    /// CHECKPOINTs with wrong digests.
+    FalseCheckpoint,
+    /// NEW-VIEWs that do not follow from their VIEW-CHANGEs.
+    BogusNewView,
+    /// Clients get altered results.
+    SpoilReplies,
+    /// Proposals from the future.
+    WrongTime,
+    /// Says nothing at all for a while.
+    Silence,
+}
+
+impl Trick {
+    pub const ALL: [Self; 17] = [
+        Self::Equivocate,
+        Self::Withhold,
+        Self::SplitViewChange,
+        Self::Replay,
+        Self::Censor,
+        Self::Delay,
+        Self::LieAsDonor,
+        Self::Flood,
+        Self::Twins,
+        Self::VoteTwice,
+        Self::Forge,
+        Self::ForgeFrames,
+        Self::FalseCheckpoint,
+        Self::BogusNewView,
+        Self::SpoilReplies,
+        Self::WrongTime,
+        Self::Silence,
+    ];
+
+    #[must_use]
+    pub const fn bit(self) -> u64 {
+        1 << self as u8
+    }
+}
+
+/// A false proposal that the liars push together.
+#[derive(Clone, Debug)]
+struct Alternative {
+    digest: Hash,
+    payload: Bytes,
+    /// Peers that are shown it, as bits.
+    shown_to: u64,
+}
+
+/// What the liars of one run agreed on, by (view, sequence). Bounded by what their cores propose; old ones are dropped.
+type Notebook = Arc<Mutex<BTreeMap<(View, Sequence), Alternative>>>;
+
+const NOTEBOOK_MAX: usize = 256;
+const MEMORY_MAX: usize = 200;
+
+/// Bytes that a puppet sends instead of what its core wanted to send.
+#[derive(Debug)]
+pub struct Lie {
+    pub to: ReplicaId,
+    pub bytes: Bytes,
+    pub extra_us: u64,
+}
+
+pub struct Puppet {
+    me: ReplicaId,
+    n: u8,
+    tricks: u64,
+    chance: Chance,
+    crypto: Arc<dyn Crypto>,
+    cluster: ClusterId,
+    notebook: Notebook,
+    view_timeout_us: u64,
+    /// Messages seen or sent, to be replayed.
+    memory: VecDeque<Bytes>,
+    highest: (View, Sequence),
+    silent_until_us: u64,
+    censored: Option<dwcp_state::SessionId>,
+    /// The last slot of each kind counted for coverage.
+    pub lies_told: u64,
+    pub equivocations: u64,
+}
+
+impl std::fmt::Debug for Puppet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let tricks: Vec<Trick> = Trick::ALL.into_iter().filter(|trick| self.tricks & trick.bit() != 0).collect();
+        write!(f, "Puppet({:?}, {tricks:?})", self.me)
+    }
+}
+
+impl Puppet {
+    #[must_use]
+    pub fn new(replica: u8, dials: &Dials, world: &World, chance: Chance) -> Self {
+        let mut chance = chance.fork(&format!("liar {replica}"));
+        let mut tricks = dials.tricks;
+        if tricks == 0 {
+            let mut all = Trick::ALL;
+            chance.shuffle(&mut all);
+            let count = usize::try_from(chance.between(2, 5)).expect("few tricks");
+            tricks = all[..count].iter().map(|trick| trick.bit()).sum();
+        }
+        let earlier = world.nodes.iter().find_map(|node| node.puppet.as_ref());
+        Self {
+            me: ReplicaId(replica),
+            n: u8::try_from(dials.n).expect("few replicas"),
+            tricks,
+            chance,
+            crypto: world.keys.signer(Identity::Vote { replica, incarnation: 0 }, &world.known_keys),
+            cluster: world.cluster,
+            notebook: earlier.map(|puppet| Arc::clone(&puppet.notebook)).unwrap_or_default(),
+            view_timeout_us: dials.view_timeout_ms * 1000,
+            memory: VecDeque::new(),
+            highest: (View::ZERO, Sequence::ZERO),
+            silent_until_us: 0,
+            censored: None,
+            lies_told: 0,
+            equivocations: 0,
+        }
+    }
+
+    #[must_use]
+    pub fn has(&self, trick: Trick) -> bool {
+        self.tricks & trick.bit() != 0
+    }
+
+    #[must_use]
+    pub fn wants_twin(&self) -> bool {
+        self.has(Trick::Twins)
+    }
+
+    fn remember(&mut self, bytes: &Bytes) {
+        if self.has(Trick::Replay) && self.chance.per_mille(100) {
+            if self.memory.len() >= MEMORY_MAX {
+                let at = usize::try_from(self.chance.below(MEMORY_MAX as u64)).expect("small");
+                self.memory.remove(at);
+            }
+            self.memory.push_back(bytes.clone());
+        }
+    }
+
+    /// What the puppet lets its core hear. None: nothing.
+    pub fn hear(&mut self, input: Input) -> Option<Input> {
+        match &input {
+            Input::Peer { bytes, .. } => {
+                self.remember(bytes);
+                if self.has(Trick::Censor) {
+                    if let Ok(PeerMessage::Request { frame, .. }) = decode::<PeerMessage>(bytes) {
+                        return (!self.censors(&frame)).then_some(input);
+                    }
+                }
+            }
+            Input::Client { request: ClientRequest::Frame { bytes }, .. } if self.has(Trick::Censor) => {
+                return (!self.censors(&bytes.clone())).then_some(input);
+            }
+            _ => {}
+        }
+        Some(input)
+    }
+
+    fn censors(&mut self, frame: &Bytes) -> bool {
+        let Ok(frame) = ClientFrame::decode(frame.clone()) else { return false };
+        let censored = *self.censored.get_or_insert(frame.session());
+        let hit = censored == frame.session();
+        self.lies_told += u64::from(hit);
+        hit
+    }
+
+    fn sign(&self, signed: &Signed, change: impl FnOnce(&mut dwcp_pbft::Statement)) -> Signed {
+        let mut statement = signed.statement;
+        change(&mut statement);
+        Signed::new(statement, self.cluster, &*self.crypto)
+    }
+
+    /// What leaves for `to` instead of `bytes`.
+    pub fn speak(&mut self, now_us: u64, to: ReplicaId, class: Class, bytes: Bytes, out: &mut Vec<Lie>) {
+        let _ = class;
+        self.remember(&bytes);
+        if self.has(Trick::Silence) {
+            if now_us < self.silent_until_us {
+                self.lies_told += 1;
+                return;
+            }
+            if self.chance.per_mille(2) {
+                self.silent_until_us = now_us + self.chance.between(1, 6) * self.view_timeout_us;
+            }
+        }
+        let plain = |bytes: Bytes| Lie { to, bytes, extra_us: 0 };
+        let Ok(PeerMessage::Pbft(message)) = decode::<PeerMessage>(&bytes) else {
+            out.push(plain(bytes));
+            return;
+        };
+        match message {
+            Message::PrePrepare { proposal, payload } => self.propose(to, bytes, proposal, payload, out),
+            Message::Vote(signed) => self.vote(to, bytes, signed, out),
+            Message::ViewChange(body) if self.has(Trick::SplitViewChange) => {
+                self.lies_told += 1;
+                out.push(plain(self.split_view_change(&body).unwrap_or(bytes)));
+            }
+            Message::NewView(body) if self.has(Trick::BogusNewView) => {
+                self.lies_told += 1;
+                out.push(plain(self.bogus_new_view(&body).unwrap_or(bytes)));
+            }
+            _ => out.push(plain(bytes)),
+        }
+    }
+
+    fn propose(&mut self, to: ReplicaId, bytes: Bytes, proposal: Signed, payload: Bytes, out: &mut Vec<Lie>) {
+        let claim = proposal.statement.claim;
+        let slot = (claim.view, claim.sequence);
+        self.highest = self.highest.max(slot);
+        let extra_us = if self.has(Trick::Delay) {
+            self.lies_told += 1;
+            self.view_timeout_us * 9 / 10
+        } else {
+            0
+        };
+        let mine = proposal.statement.sender == self.me;
+        if mine && self.has(Trick::Equivocate) {
+            if let Some(alternative) = self.alternative_for(slot, &payload) {
+                if alternative.shown_to & (1 << to.0) != 0 {
+                    self.lies_told += 1;
+                    let signed = self.sign(&proposal, |statement| statement.claim.digest = alternative.digest);
+                    let message = Message::PrePrepare { proposal: signed, payload: alternative.payload };
+                    out.push(Lie { to, bytes: wire(message), extra_us });
+                    return;
+                }
+            }
+        }
+        let spoiled = if !mine {
+            None
+        } else if self.has(Trick::ForgeFrames) && self.chance.per_mille(300) {
+            forge_frame(&payload, &mut self.chance)
+        } else if self.has(Trick::WrongTime) && self.chance.per_mille(300) {
+            let ahead = self.chance.between(600, 1_000_000);
+            altered(&payload, |proposal| proposal.time = LogTime(proposal.time.0 + ahead))
+        } else {
+            None
+        };
+        if let Some(payload) = spoiled {
+            self.lies_told += 1;
+            let digest = dwcp_log::entry::payload_digest(&payload);
+            let signed = self.sign(&proposal, |statement| statement.claim.digest = digest);
+            out.push(Lie { to, bytes: wire(Message::PrePrepare { proposal: signed, payload }), extra_us });
+            return;
+        }
+        out.push(Lie { to, bytes, extra_us });
+    }
+
+    fn alternative_for(&mut self, slot: (View, Sequence), payload: &Bytes) -> Option<Alternative> {
+        let mut notebook = self.notebook.lock().expect("one thread");
+        if let Some(found) = notebook.get(&slot) {
+            return Some(found.clone());
+        }
+        if !self.chance.per_mille(400) {
+            return None;
+        }
+        let payload = altered(payload, |proposal| {
+            proposal.time = LogTime(proposal.time.0 + 1);
+            for entry in &mut proposal.entries {
+                if let RootEntry::Batch(frames) = entry {
+                    frames.reverse();
+                    if frames.len() > 1 {
+                        frames.pop();
+                    }
+                }
+            }
+        })?;
+        let digest = dwcp_log::entry::payload_digest(&payload);
+        let alternative = Alternative { digest, payload, shown_to: self.chance.next_u64() };
+        while notebook.len() >= NOTEBOOK_MAX {
+            notebook.pop_first();
+        }
+        notebook.insert(slot, alternative.clone());
+        self.equivocations += 1;
+        Some(alternative)
+    }
+
+    fn vote(&mut self, to: ReplicaId, bytes: Bytes, signed: Signed, out: &mut Vec<Lie>) {
+        let claim = signed.statement.claim;
+        self.highest = self.highest.max((claim.view, claim.sequence));
+        if signed.statement.sender != self.me {
+            out.push(Lie { to, bytes, extra_us: 0 });
+            return;
+        }
+        if self.has(Trick::Withhold) && claim.vote != Vote::Checkpoint && self.chance.per_mille(700) {
+            self.lies_told += 1;
+            return;
+        }
+        let alternative = self.notebook.lock().expect("one thread").get(&(claim.view, claim.sequence)).cloned();
+        if let Some(alternative) = alternative.filter(|alternative| alternative.shown_to & (1 << to.0) != 0) {
+            // Whoever was shown the other payload gets the votes for it, prepared or not.
+            self.lies_told += 1;
+            for vote in [Vote::Prepare, Vote::Commit] {
+                let lie = self.sign(&signed, |statement| {
+                    statement.claim.vote = vote;
+                    statement.claim.digest = alternative.digest;
+                });
+                out.push(Lie { to, bytes: wire(Message::Vote(lie)), extra_us: 0 });
+            }
+            return;
+        }
+        if self.has(Trick::FalseCheckpoint) && claim.vote == Vote::Checkpoint {
+            self.lies_told += 1;
+            let digest = Hash::of(&[to.0]);
+            let lie = self.sign(&signed, |statement| statement.claim.digest = digest);
+            out.push(Lie { to, bytes: wire(Message::Vote(lie)), extra_us: 0 });
+            return;
+        }
+        if self.has(Trick::VoteTwice) {
+            self.lies_told += 1;
+            for _ in 0..2 {
+                out.push(Lie { to, bytes: bytes.clone(), extra_us: self.chance.below(20_000) });
+            }
+            if claim.vote == Vote::Prepare {
+                // A commit for what is not prepared, and for something else.
+                let early = self.sign(&signed, |statement| statement.claim.vote = Vote::Commit);
+                out.push(Lie { to, bytes: wire(Message::Vote(early)), extra_us: 0 });
+                let other = self.sign(&signed, |statement| statement.claim.digest = Hash::of(b"something else"));
+                out.push(Lie { to, bytes: wire(Message::Vote(other)), extra_us: 0 });
+            }
+        }
+        if self.has(Trick::Forge) {
+            self.lies_told += 1;
+            for sender in 0..self.n {
+                if sender != self.me.0 && sender != to.0 {
+                    let lie = self.sign(&signed, |statement| statement.sender = ReplicaId(sender));
+                    out.push(Lie { to, bytes: wire(Message::Vote(lie)), extra_us: 0 });
+                    let early = self.sign(&signed, |statement| {
+                        statement.sender = ReplicaId(sender);
+                        statement.claim.vote = Vote::Commit;
+                    });
+                    out.push(Lie { to, bytes: wire(Message::Vote(early)), extra_us: 0 });
+                }
+            }
+        }
+        out.push(Lie { to, bytes, extra_us: 0 });
+    }
+
+    fn split_view_change(&mut self, body: &SignedBody) -> Option<Bytes> {
+        let mut change: ViewChange = decode(&body.body).ok()?;
+        if change.sender != self.me {
+            return None;
+        }
+        match self.chance.below(4) {
+            0 => change.prepared.clear(),
+            1 => change.pre_prepared.clear(),
+            2 => {
+                change.prepared.clear();
+                change.pre_prepared.clear();
+            }
+            _ => {
+                // Claims to have accepted something nobody proposed, in the latest view before this one.
+                for accepted in &mut change.pre_prepared {
+                    accepted.digest = Hash::of(&accepted.digest.0);
+                }
+            }
+        }
+        let body = SignedBody::new(dwcp_base::SigningKind::ViewChange, encode(&change), self.cluster, &*self.crypto);
+        Some(wire(Message::ViewChange(body)))
+    }
+
+    fn bogus_new_view(&mut self, body: &SignedBody) -> Option<Bytes> {
+        let mut view: NewView = decode(&body.body).ok()?;
+        if view.sender != self.me {
+            return None;
+        }
+        match self.chance.below(3) {
+            0 => view.pre_prepares.clear(),
+            1 => {
+                let null = dwcp_log::entry::payload_digest(&[]);
+                view.pre_prepares = view
+                    .pre_prepares
+                    .iter()
+                    .map(|signed| self.sign(signed, |statement| statement.claim.digest = null))
+                    .collect();
+            }
+            _ => {
+                view.view_changes.pop();
+            }
+        }
+        let body = SignedBody::new(dwcp_base::SigningKind::NewView, encode(&view), self.cluster, &*self.crypto);
+        Some(wire(Message::NewView(body)))
+    }
+
+    /// What the puppet says of its own accord.
+    pub fn invent(&mut self, out: &mut Vec<Lie>) {
+        let peers: Vec<ReplicaId> = (0..self.n).map(ReplicaId).filter(|peer| *peer != self.me).collect();
+        if self.has(Trick::Replay) {
+            for _ in 0..6 {
+                let memory: Vec<Bytes> = self.memory.iter().cloned().collect();
+                if let (Some(bytes), Some(to)) = (self.chance.pick(&memory), self.chance.pick(&peers)) {
+                    self.lies_told += 1;
+                    out.push(Lie { to: *to, bytes: bytes.clone(), extra_us: 0 });
+                }
+            }
+        }
+        if self.has(Trick::Flood) {
+            for to in peers {
+                self.flood(to, out);
+            }
+        }
+    }
+
+    fn flood(&mut self, to: ReplicaId, out: &mut Vec<Lie>) {
+        self.lies_told += 1;
+        for _ in 0..8 {
+            let ahead = 1 << self.chance.between(8, 60);
+            let vote = *self
+                .chance
+                .pick(&[Vote::Prepare, Vote::Commit, Vote::Checkpoint, Vote::PrePrepare])
+                .expect("not empty");
+            let view = if self.chance.per_mille(500) { self.highest.0 } else { View(self.highest.0.0 + ahead) };
+            let statement = dwcp_pbft::Statement {
+                claim: dwcp_pbft::Claim {
+                    vote,
+                    configuration: dwcp_base::ConfigurationId(1),
+                    view: if vote == Vote::Checkpoint { View::ZERO } else { view },
+                    sequence: Sequence(self.highest.1.0 + ahead),
+                    digest: Hash::of(&ahead.to_le_bytes()),
+                },
+                sender: self.me,
+                incarnation: dwcp_base::Incarnation::ZERO,
+            };
+            let signed = Signed::new(statement, self.cluster, &*self.crypto);
+            out.push(Lie { to, bytes: wire(Message::Vote(signed)), extra_us: 0 });
+        }
+        let mut garbage = vec![0; usize::try_from(self.chance.below(300)).expect("small")];
+        garbage.iter_mut().for_each(|byte| *byte = u8::try_from(self.chance.below(256)).expect("a byte"));
+        out.push(Lie { to, bytes: Bytes::from(garbage), extra_us: 0 });
+        if let Some(mut cut) = self.memory.back().map(|bytes| bytes.to_vec()) {
+            cut.truncate(cut.len() / 2);
+            out.push(Lie { to, bytes: Bytes::from(cut), extra_us: 0 });
+        }
+    }
+
+    /// A chunk of a snapshot as the puppet serves it.
+    pub fn spoil_chunk(&mut self, bytes: Option<Bytes>) -> Option<Bytes> {
+        if !self.has(Trick::LieAsDonor) || !self.chance.per_mille(300) {
+            return bytes;
+        }
+        self.lies_told += 1;
+        let mut spoiled = bytes?.to_vec();
+        match spoiled.last_mut() {
+            Some(last) => *last ^= 1,
+            None => spoiled.push(7),
+        }
+        Some(Bytes::from(spoiled))
+    }
+
+    /// A reply as the puppet gives it.
+    pub fn spoil_reply(&mut self, reply: ClientReply) -> ClientReply {
+        let ClientReply::Executed(mut executed) = reply else { return reply };
+        if self.has(Trick::SpoilReplies) {
+            self.lies_told += 1;
+            for result in &mut executed.results {
+                if let dwcp_state::Outcome::Done(bytes) = &result.outcome {
+                    let mut spoiled = bytes.to_vec();
+                    match spoiled.first_mut() {
+                        Some(first) => *first ^= 1,
+                        None => spoiled.push(1),
+                    }
+                    result.outcome = dwcp_state::Outcome::Done(Bytes::from(spoiled));
+                }
+            }
+        }
+        ClientReply::Executed(executed)
+    }
+}
+
+fn wire(message: Message) -> Bytes {
+    Bytes::from(encode(&PeerMessage::Pbft(message)))
+}
+
+/// The payload with its proposal changed; None when it is the null request.
+fn altered(payload: &Bytes, change: impl FnOnce(&mut Proposal)) -> Option<Bytes> {
+    let mut proposal = Proposal::from_payload(payload).ok()??;
+    change(&mut proposal);
+    Some(proposal.to_payload())
+}
+
+/// Adds a frame in a client's name whose signature is not the client's.
+fn forge_frame(payload: &Bytes, chance: &mut Chance) -> Option<Bytes> {
+    altered(payload, |proposal| {
+        for entry in &mut proposal.entries {
+            let RootEntry::Batch(frames) = entry else { continue };
+            let Some(Ok(checked)) = frames.first().map(|frame| ClientFrame::decode(frame.clone())) else { continue };
+            let dwcp_state::FrameContent::Commands(original) = checked.content() else { continue };
+            let mut forged: SessionFrame = original.clone();
+            forged.first += forged.commands.len() as u64;
+            let mut bytes = [0; 64];
+            bytes.iter_mut().for_each(|byte| *byte = u8::try_from(chance.below(256)).expect("a byte"));
+            let frame = ClientFrame::Commands { body: Bytes::from(encode(&forged)), signature: Signature(bytes) };
+            frames.push(frame.encode());
+        }
+    })
+}
+
+impl World {
+    pub fn send_as_puppet(&mut self, ix: usize, to: ReplicaId, class: Class, bytes: Bytes) {
+        let mut lies = Vec::new();
+        let now_us = self.now_us;
+        let Some(puppet) = self.nodes[ix].puppet.as_mut() else { return };
+        puppet.speak(now_us, to, class, bytes, &mut lies);
+        self.tell(ix, lies);
+    }
+
+    fn tell(&mut self, ix: usize, lies: Vec<Lie>) {
+        for lie in lies {
+            self.send(ix, lie.to, lie.bytes, lie.extra_us);
+        }
+    }
+
+    pub fn on_puppet_wake(&mut self, node: usize) {
+        let mut lies = Vec::new();
+        let Some(puppet) = self.nodes[node].puppet.as_mut() else { return };
+        puppet.invent(&mut lies);
+        if self.nodes[node].is_up() {
+            self.tell(node, lies);
+        }
+        let after = 300_000 + self.chances.puppet.below(1_000_000);
+        self.schedule(after, Event::PuppetWake { node });
+    }
+
+    pub fn spoil_reply(&mut self, ix: usize, reply: ClientReply) -> Option<ClientReply> {
+        Some(self.nodes[ix].puppet.as_mut()?.spoil_reply(reply))
+    }
+
+    pub fn spoil_chunk(&mut self, ix: usize, bytes: Option<Bytes>) -> Option<Bytes> {
+        self.nodes[ix].puppet.as_mut()?.spoil_chunk(bytes)
+    }
+}

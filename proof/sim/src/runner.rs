@@ -1,0 +1,105 @@
+//! Many seeds on several threads, one seed per thread at a time. Results come back in order of seeds, whatever the
+//! threads do, so that what is printed does not depend on them.
+
+use crate::ending::{Report, run};
+use crate::dials::{Dials, Profile};
+use dwcp_base::Mutants;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+
+/// How the dials of each seed come about.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    pub profile: Profile,
+    pub seconds: u64,
+    /// Set after the draw, in order.
+    pub overrides: Vec<(String, u64)>,
+    pub mutants: Mutants,
+}
+
+impl Recipe {
+    #[must_use]
+    pub fn dials(&self, seed: u64) -> Dials {
+        let mut dials = self.profile.draw(seed, self.seconds);
+        for (name, value) in &self.overrides {
+            let known = dials.set(name, *value);
+            assert!(known, "overrides were checked");
+            if name == "n" {
+                dials.f = (value - 1) / 3;
+            }
+        }
+        dials.settle();
+        dials
+    }
+}
+
+/// Runs seeds until `each` says stop (false) or none is left; `each` gets reports in order of seed.
+pub fn run_seeds(seeds: Range<u64>, jobs: usize, recipe: &Recipe, mut each: impl FnMut(Report) -> bool) {
+    quiet_panics();
+    let next = AtomicU64::new(seeds.start);
+    let stop = AtomicBool::new(false);
+    let (sender, receiver) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            let (sender, next, stop, end) = (sender.clone(), &next, &stop, seeds.end);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        break;
+                    }
+                    let report = run(seed, &recipe.dials(seed), recipe.mutants);
+                    if sender.send(report).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        let mut waiting = BTreeMap::new();
+        let mut due = seeds.start;
+        for report in receiver {
+            waiting.insert(report.seed, report);
+            while let Some(report) = waiting.remove(&due) {
+                due += 1;
+                if !stop.load(Ordering::Relaxed) && !each(report) {
+                    stop.store(true, Ordering::Relaxed);
+                }
+            }
+        }
+    });
+}
+
+thread_local! {
+    static IN_CORE: Cell<bool> = const { Cell::new(false) };
+    static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// A panic of a simulated core is a finding, not a message on the terminal; any other panic is printed as usual.
+pub fn quiet_panics() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if IN_CORE.get() {
+                LAST_PANIC.with_borrow_mut(|text| *text = info.to_string().replace('\n', " "));
+            } else {
+                usual(info);
+            }
+        }));
+    });
+}
+
+/// Runs code of the core; an assertion that fails there comes back as its text.
+///
+/// # Errors
+/// The panic's message and place.
+pub fn guarded<T>(act: impl FnOnce() -> T) -> Result<T, String> {
+    IN_CORE.set(true);
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
+    IN_CORE.set(false);
+    result.map_err(|_| LAST_PANIC.with_borrow(Clone::clone))
+}

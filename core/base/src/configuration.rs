@@ -128,7 +128,7 @@ impl Genesis {
             return Err(SettingsError::Genesis("checkpoint_interval must be 1..=65536 sequences"));
         }
         if self.window < 2 * self.checkpoint_interval
-            || self.window % self.checkpoint_interval != 0
+            || !self.window.is_multiple_of(self.checkpoint_interval)
             || self.window > 1 << 20
         {
             return Err(SettingsError::Genesis(

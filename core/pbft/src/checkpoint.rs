@@ -12,7 +12,7 @@ impl Pbft {
     /// Whether the caller must report the state's digest after executing this sequence.
     #[must_use]
     pub fn is_checkpoint(&self, sequence: Sequence) -> bool {
-        sequence.0 % self.interval == 0
+        sequence.0.is_multiple_of(self.interval)
     }
 
     /// The caller executed a checkpoint's sequence and its state has this digest.

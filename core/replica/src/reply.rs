@@ -77,7 +77,7 @@ fn climb(leaf: Hash, mut index: usize, mut leaves: usize, path: &[Hash]) -> Opti
     while leaves > 1 {
         if index ^ 1 < leaves {
             let sibling = path.next()?;
-            node = if index % 2 == 0 { parent(&node, sibling) } else { parent(sibling, &node) };
+            node = if index.is_multiple_of(2) { parent(&node, sibling) } else { parent(sibling, &node) };
         }
         index /= 2;
         leaves = leaves.div_ceil(2);

@@ -59,10 +59,13 @@ fn genesis(n: u8) -> Arc<Genesis> {
     Arc::new(genesis)
 }
 
+/// A snapshot's meta and chunks.
+type Snapshot = (Vec<u8>, BTreeMap<u32, Vec<u8>>);
+
 #[derive(Default)]
 struct Disk {
     records: Vec<(Ticket, Bytes)>,
-    snapshots: BTreeMap<Sequence, (Vec<u8>, BTreeMap<u32, Vec<u8>>)>,
+    snapshots: BTreeMap<Sequence, Snapshot>,
 }
 
 struct Node {

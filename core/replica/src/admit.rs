@@ -15,7 +15,7 @@ use dwcp_base::limits::CLOCK_AHEAD_MAX_MS;
 use dwcp_base::{ClusterId, Crypto, Hash, LogTime, Mutant, Now, ReplicaId, Ticket, decode};
 use dwcp_log::{Proposal, RootEntry, SignedMemberOrder};
 use dwcp_pbft::Application;
-use dwcp_state::{Admission, CheckedFrame, ClientFrame, SessionId, StateMachine};
+use dwcp_state::{Admission, CheckedFrame, ClientFrame, Refusal, SessionId, StateMachine};
 
 /// Sessions one client connection may attach.
 const SESSIONS_PER_CLIENT_MAX: usize = 4_096;
@@ -137,7 +137,8 @@ impl<M: StateMachine> Replica<M> {
                 let after = self.pbft.vote_ticket();
                 out.push(Effect::Reply { client, after, reply: ClientReply::Executed(reply) });
             }
-            Ok(Admission::Fresh) => self.take_frame(now, client, frame, out),
+            // While nothing happens log time stands still; an open that looks too early may be right by the time it runs.
+            Ok(Admission::Fresh) | Err(Refusal::OpenNotValid { .. }) => self.take_frame(now, client, frame, out),
             Err(refusal) => {
                 self.count("frames refused");
                 let reply = ClientReply::Refused { session, first, refusal };
@@ -192,7 +193,7 @@ impl<M: StateMachine> Replica<M> {
             Ok(frame) => frame,
             Err(reason) => return self.refuse_peer(from, reason, out),
         };
-        if !matches!(self.state.admit(&frame), Ok(Admission::Fresh)) {
+        if !matches!(self.state.admit(&frame), Ok(Admission::Fresh) | Err(Refusal::OpenNotValid { .. })) {
             return;
         }
         let pending =

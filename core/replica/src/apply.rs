@@ -9,10 +9,10 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Hash, Hasher, LogTime, Mutant, Now, Sequence, View, encode};
+use dwcp_base::{Hash, Hasher, LogTime, Now, Sequence, View, encode};
 use dwcp_log::{Proposal, RootEntry, SignedMemberOrder};
 use dwcp_pbft::Decided;
-use dwcp_state::{Admission, ClientFrame, FrameOutcome, FrozenState, Outcome, StateMachine, state_digest};
+use dwcp_state::{ClientFrame, FrameOutcome, FrozenState, Outcome, StateMachine, state_digest};
 
 /// The digest of one entry of the virtual log. Says nothing of the protocol that ordered it.
 fn entry_digest(time: LogTime, frames: &[Bytes]) -> Hash {
@@ -69,17 +69,14 @@ impl<M: StateMachine> Replica<M> {
         let mut outcomes = Vec::with_capacity(frames.len());
         for bytes in frames {
             let Ok(frame) = ClientFrame::decode(bytes.clone()) else { continue };
-            let replayed = matches!(self.state.admit(&frame), Ok(Admission::AllExecuted(_)))
-                && !self.setup.mutants.on(Mutant::NoDeduplication);
             let outcome = self.state.execute(&frame);
-            self.executed_commands += outcome.results.len() as u64;
+            self.executed_commands += outcome.ran.iter().filter(|ran| **ran).count() as u64;
             self.pool.remove_hash(&Hash::of(bytes));
-            if replayed {
-                self.count("replayed retries");
+            if !outcome.ran.contains(&true) {
+                self.count("frames that ran before");
                 out.event(Event::RetryAnswered { session: outcome.session, first: outcome.first });
-            } else {
-                commands.extend(executed(&outcome));
             }
+            commands.extend(executed(&outcome));
             outcomes.push(outcome);
         }
         if !self.recovering {
@@ -98,7 +95,7 @@ impl<M: StateMachine> Replica<M> {
         let leaves = u32::try_from(outcomes.len()).expect("a proposal's frames are few");
         let signature = tree.as_ref().and_then(|tree| self.sign_replies(leaves, tree.root()));
         for (index, outcome) in outcomes.into_iter().enumerate() {
-            let FrameOutcome { session, first, results } = outcome;
+            let FrameOutcome { session, first, results, ran: _ } = outcome;
             let mut clients = self.clients.of(session).peekable();
             if clients.peek().is_none() {
                 continue;
@@ -238,12 +235,11 @@ impl<M: StateMachine> Replica<M> {
 }
 
 fn executed(outcome: &FrameOutcome) -> impl Iterator<Item = ExecutedCommand> + '_ {
-    outcome.results.iter().filter(|result| matches!(result.outcome, Outcome::Done(_))).map(|result| {
-        ExecutedCommand {
-            session: outcome.session,
-            sequence: result.sequence,
-            result: Hash::of(&encode(&result.outcome)),
-        }
+    let ran = outcome.results.iter().zip(&outcome.ran).filter(|(_, ran)| **ran).map(|(result, _)| result);
+    ran.filter(|result| matches!(result.outcome, Outcome::Done(_))).map(|result| ExecutedCommand {
+        session: outcome.session,
+        sequence: result.sequence,
+        result: Hash::of(&encode(&result.outcome)),
     })
 }
 

@@ -155,6 +155,8 @@ pub struct FrameOutcome {
     pub session: SessionId,
     pub first: u64,
     pub results: Vec<CommandResult>,
+    /// For each result, whether its command ran now; the others are answered with what came of them before, or refused.
+    pub ran: Vec<bool>,
 }
 
 /// What a gateway should do with a frame it did not refuse.

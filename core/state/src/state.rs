@@ -158,12 +158,14 @@ impl<M: StateMachine> State<M> {
         let session = frame.session();
         match frame.content() {
             FrameContent::Open(open) => {
+                let known = self.sessions.get(session).is_some();
                 let result = self.open(session, open, &frame.signer());
-                FrameOutcome { session, first: 0, results: vec![open_result(result)] }
+                let ran = vec![!known && result.is_ok()];
+                FrameOutcome { session, first: 0, results: vec![open_result(result)], ran }
             }
             FrameContent::Commands(commands) => {
-                let results = self.run_commands(session, commands);
-                FrameOutcome { session, first: commands.first, results }
+                let (results, ran) = self.run_commands(session, commands);
+                FrameOutcome { session, first: commands.first, results, ran }
             }
         }
     }
@@ -222,17 +224,20 @@ impl<M: StateMachine> State<M> {
         Ok(OpenReply { session: id, ttl_ms: open.ttl_ms })
     }
 
-    fn run_commands(&mut self, id: SessionId, frame: &SessionFrame) -> Vec<CommandResult> {
+    /// The results, and which of the commands ran now.
+    fn run_commands(&mut self, id: SessionId, frame: &SessionFrame) -> (Vec<CommandResult>, Vec<bool>) {
         self.sessions.raise_low_water(id, frame.low_water);
-        let mut any_ran = false;
+        let mut ran = Vec::with_capacity(frame.commands.len());
         let mut results = Vec::with_capacity(frame.commands.len());
         for (sequence, command) in (frame.first..).zip(&frame.commands) {
+            ran.push(false);
             let outcome = match self.sessions.live(id) {
                 None => Outcome::Refused(Refusal::SessionExpired),
                 Some(session) => match session.judge(sequence, frame.low_water, self.mutants) {
                     Verdict::Known(outcome) => outcome,
                     Verdict::New => {
-                        any_ran = true;
+                        ran.pop();
+                        ran.push(true);
                         let principal = session.head.principal.clone();
                         self.run_new(id, &principal, sequence, command)
                     }
@@ -241,10 +246,10 @@ impl<M: StateMachine> State<M> {
             results.push(CommandResult { sequence, outcome });
         }
         // Only new commands keep a session alive: replaying old frames must not.
-        if any_ran && self.sessions.live(id).is_some() {
+        if ran.contains(&true) && self.sessions.live(id).is_some() {
             self.sessions.touch(id, self.control.expiry_ms);
         }
-        results
+        (results, ran)
     }
 
     fn run_new(&mut self, id: SessionId, principal: &str, sequence: u64, bytes: &Bytes) -> Outcome {

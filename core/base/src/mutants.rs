@@ -27,8 +27,6 @@ pub enum Mutant {
     ClientSignatureUnchecked,
     /// Votes of an earlier view count in this one.
     StaleViewVotesCounted,
-    /// A replica goes on voting in the old view after it sent its VIEW-CHANGE.
-    VoteAfterViewChange,
     /// VIEW-CHANGE messages leave out what was prepared.
     ViewChangeForgetsPrepared,
     /// Backups take the primary's NEW-VIEW without recomputing its choice.
@@ -51,7 +49,7 @@ pub enum Mutant {
     LearnerVotes,
     /// A wiped disk rejoins under the same incarnation.
     WipedDiskRejoins,
-    /// Replies leave before the command committed.
+    /// Slots execute, and replies leave, as soon as the primary has assigned them.
     ReplyBeforeCommit,
     /// Null requests of a new view are not made durable.
     NullNotDurable,
@@ -65,8 +63,6 @@ pub enum Mutant {
     NoWatermarks,
     /// The digest does not cover the session table.
     DigestWithoutSessions,
-    /// Requests that only one replica can authenticate are proposed and prepared.
-    PartialAuthentication,
     /// A request that stays unexecuted never leads to a view change (a censoring primary goes free).
     CensorshipIgnored,
 }
@@ -85,7 +81,6 @@ impl Mutant {
         Self::SignatureUnchecked,
         Self::ClientSignatureUnchecked,
         Self::StaleViewVotesCounted,
-        Self::VoteAfterViewChange,
         Self::ViewChangeForgetsPrepared,
         Self::NewViewUnchecked,
         Self::NoDeduplication,
@@ -104,7 +99,6 @@ impl Mutant {
         Self::ViewChangeSentOnce,
         Self::NoWatermarks,
         Self::DigestWithoutSessions,
-        Self::PartialAuthentication,
         Self::CensorshipIgnored,
     ];
 }

@@ -233,14 +233,12 @@ impl Pbft {
     fn try_decide(&mut self, now: Now, sequence: Sequence, out: &mut Output) {
         let q = self.quorum.q();
         let view = self.view;
-        let execute_prepared = self.mutants.on(Mutant::ExecutePrepared);
+        let mutants = self.mutants;
         let Some(slot) = self.slots.get_mut(&sequence) else { return };
         if slot.decided.is_none() {
-            let decided = if execute_prepared && slot.prepared_in(view) {
-                slot.digest()
-            } else {
-                slot.commits.winner(q)
-            };
+            let too_early = (mutants.on(Mutant::ExecutePrepared) && slot.prepared_in(view))
+                || (mutants.on(Mutant::ReplyBeforeCommit) && slot.digest().is_some_and(|digest| slot.holds(&digest)));
+            let decided = if too_early { slot.digest() } else { slot.commits.winner(q) };
             let Some(digest) = decided else { return };
             let claim = Claim {
                 vote: Vote::Commit,

@@ -175,18 +175,28 @@ impl Kv {
         let limit =
             if range.limit == 0 { usize::MAX } else { usize::try_from(range.limit).unwrap_or(usize::MAX) };
         let by_key = range.sort_by == SortBy::Key && range.sort_order != SortOrder::Descend;
+        // What exists now is counted without looking at it; the past, and what bounds exclude, must be walked.
+        let present = revision == self.store.reading();
         let mut count = 0u64;
         let mut kept: Vec<&Arc<Version>> = Vec::new();
         let mut matching = 0usize;
-        for version in found {
-            count += 1;
-            if range.count_only || !within_bounds(range, version) {
-                continue;
-            }
-            matching += 1;
-            // In key order what lies past the limit is only counted.
-            if !by_key || kept.len() < limit {
-                kept.push(version);
+        if present && range.count_only {
+            count = self.store.count(&range.key, &range.range_end);
+        } else if present && by_key && !has_bounds(range) {
+            count = self.store.count(&range.key, &range.range_end);
+            kept = found.take(limit.saturating_add(1)).collect();
+            matching = kept.len();
+        } else {
+            for version in found {
+                count += 1;
+                if range.count_only || !within_bounds(range, version) {
+                    continue;
+                }
+                matching += 1;
+                // In key order what lies past the limit is only counted.
+                if !by_key || kept.len() < limit {
+                    kept.push(version);
+                }
             }
         }
         if !by_key {
@@ -434,6 +444,16 @@ impl Kv {
     fn reply(&self, body: KvBody) -> Bytes {
         KvReply { revision: self.store.revision, body }.encode()
     }
+}
+
+fn has_bounds(range: &Range) -> bool {
+    let bounds = [
+        range.min_mod_revision,
+        range.max_mod_revision,
+        range.min_create_revision,
+        range.max_create_revision,
+    ];
+    bounds != [0; 4]
 }
 
 fn within_bounds(range: &Range, version: &Version) -> bool {

@@ -9,8 +9,9 @@
 //! that forgetting a million versions does not stop the cluster. Knows no leases, quotas or commands.
 
 use crate::kv::error::KvError;
+use crate::kv::index::{History, Index};
 use crate::kv::wire::KeyValue;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -211,7 +212,7 @@ pub(crate) struct Store {
     /// How many changes of revision `compacted`, counted from its first, the sweep is past.
     pub(crate) swept: u64,
     /// Bounded by the quota, like `log` and `chunks`: every version counts.
-    index: BTreeMap<Key, VecDeque<Arc<Version>>>,
+    index: Index,
     /// Every change the sweep has not forgotten, in order.
     log: VecDeque<Arc<Version>>,
     /// The main revision being written, above `revision` while a command runs.
@@ -221,7 +222,7 @@ pub(crate) struct Store {
     pub(crate) bytes: u64,
 }
 
-type KeyBounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+pub(crate) type KeyBounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 
 /// The keys a request names: one, or from `key` on, or up to `range_end`.
 pub(crate) fn bounds<'a>(key: &'a [u8], range_end: &'a [u8]) -> Option<KeyBounds<'a>> {
@@ -239,7 +240,7 @@ impl Store {
             revision: 1,
             compacted: 0,
             swept: 0,
-            index: BTreeMap::new(),
+            index: Index::default(),
             log: VecDeque::new(),
             writing: None,
             chunks: (0..VERSION_CHUNKS).map(|_| Chunk::default()).collect(),
@@ -261,9 +262,14 @@ impl Store {
     ) -> impl Iterator<Item = &'a Arc<Version>> {
         bounds(key, range_end)
             .into_iter()
-            .flat_map(|bounds| self.index.range::<[u8], _>(bounds))
-            .filter_map(move |(_, versions)| version_at(versions, revision))
+            .flat_map(|bounds| self.index.range(bounds))
+            .filter_map(move |versions| version_at(versions, revision))
             .filter(|version| !version.is_deletion())
+    }
+
+    /// How many keys of a range exist at [`Store::reading`].
+    pub(crate) fn count(&self, key: &[u8], range_end: &[u8]) -> u64 {
+        bounds(key, range_end).map_or(0, |bounds| self.index.count(bounds))
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Option<&Arc<Version>> {
@@ -278,9 +284,11 @@ impl Store {
             Some(last) if last.main == main => last.sub.saturating_add(1),
             _ => 0,
         };
-        let before =
-            self.index.get_key_value(key).map(|(key, versions)| (key.clone(), versions.back().cloned()));
-        let (key, before) = before.unwrap_or_else(|| (Key::from(key), None));
+        let before = self.index.get(key).and_then(History::back).cloned();
+        let key = match &before {
+            Some(before) => before.key.clone(),
+            None => Key::from(key),
+        };
         let before = before.filter(|before| !before.is_deletion());
         let version = match (&value, &before) {
             (None, _) => Version { main, sub, key, value: Bytes::new(), create: 0, version: 0, lease: 0 },
@@ -300,7 +308,7 @@ impl Store {
     fn push(&mut self, version: Arc<Version>) {
         self.bytes = self.bytes.saturating_add(version.bytes());
         self.log.push_back(version.clone());
-        self.index.entry(version.key.clone()).or_default().push_back(version.clone());
+        self.index.push(version.clone());
         let chunk = &mut self.chunks[chunk_of(version.main, version.sub)];
         Arc::make_mut(chunk.set.get_or_insert_with(Arc::default)).add(&version.element());
         chunk.count += 1;
@@ -335,15 +343,10 @@ impl Store {
         let Some(main) = self.writing.take() else { return };
         while self.log.back().is_some_and(|last| last.main == main) {
             let Some(version) = self.log.pop_back() else { break };
-            let mut empty = false;
-            if let Some(versions) = self.index.get_mut(&version.key) {
+            self.index.change(&version.key, |versions| {
                 versions.pop_back();
                 undone(&version, versions.back().map(AsRef::as_ref));
-                empty = versions.is_empty();
-            }
-            if empty {
-                self.index.remove(&version.key);
-            }
+            });
             self.forget(&version);
         }
     }
@@ -392,19 +395,14 @@ impl Store {
             let Some(version) = self.next_to_sweep().cloned() else { return };
             let passed = version.main < self.compacted;
             let mut dropped = Vec::new();
-            let mut empty = false;
-            if let Some(versions) = self.index.get_mut(&version.key) {
+            self.index.change(&version.key, |versions| {
                 while versions.front().is_some_and(|first| first.at() < version.at()) {
                     dropped.extend(versions.pop_front());
                 }
                 if passed && version.is_deletion() {
                     dropped.extend(versions.pop_front());
                 }
-                empty = versions.is_empty();
-            }
-            if empty {
-                self.index.remove(&version.key);
-            }
+            });
             for version in dropped {
                 self.forget(&version);
             }
@@ -471,15 +469,13 @@ impl Store {
             }
             last = Some(version.at());
             let mut version = version;
-            let key = match store.index.get_key_value(&version.key) {
-                Some((key, _)) => key.clone(),
-                None => version.key.clone(),
-            };
             // One allocation per key, not per version.
-            version.key = key.clone();
+            if let Some(key) = store.index.key(&version.key) {
+                version.key = key;
+            }
             let version = Arc::new(version);
             store.bytes = store.bytes.saturating_add(version.bytes());
-            store.index.entry(key).or_default().push_back(version.clone());
+            store.index.push(version.clone());
             let chunk = &mut store.chunks[chunk_of(version.main, version.sub)];
             chunk.count += 1;
             Arc::make_mut(&mut chunk.blocks).push(version.clone());
@@ -501,11 +497,11 @@ impl Store {
 
     /// Versions of every key that exists now, with their leases.
     pub(crate) fn live(&self) -> impl Iterator<Item = &Arc<Version>> {
-        self.index.values().filter_map(VecDeque::back).filter(|version| !version.is_deletion())
+        self.index.latest().filter(|version| !version.is_deletion())
     }
 }
 
-fn version_at(versions: &VecDeque<Arc<Version>>, revision: u64) -> Option<&Arc<Version>> {
+fn version_at(versions: &History, revision: u64) -> Option<&Arc<Version>> {
     match versions.back() {
         Some(last) if last.main <= revision => Some(last),
         _ => versions.get(versions.partition_point(|version| version.main <= revision).checked_sub(1)?),

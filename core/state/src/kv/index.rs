@@ -1,0 +1,252 @@
+//! The versions of every key, found by key and in key order. Keys live in sorted segments of at most 512, each of which
+//! knows how many of its keys exist now, so that counting a range of a million keys adds up two thousand numbers and
+//! looks at the keys of two segments. Knows nothing of revisions beyond their order.
+
+use crate::kv::store::{Key, KeyBounds, Version};
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ops::Bound;
+
+/// One key's versions, oldest first; never empty in the index.
+pub(crate) type History = VecDeque<Arc<Version>>;
+
+/// Keys in one segment; a fuller one is split in two.
+const SEGMENT_KEYS_MAX: usize = 512;
+/// A segment with fewer keys than this joins its neighbour if both fit comfortably.
+const SEGMENT_KEYS_MIN: usize = 64;
+
+#[derive(Clone, Debug)]
+struct Segment {
+    /// No key of the segment is smaller. The first segment takes smaller ones all the same.
+    first: Key,
+    entries: Vec<(Key, History)>,
+    /// How many of them exist now: their last version is no deletion.
+    live: usize,
+}
+
+/// See the head of this file. Bounded by the quota: every version counts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Index {
+    segments: Vec<Segment>,
+}
+
+fn exists(history: &History) -> bool {
+    history.back().is_some_and(|last| !last.is_deletion())
+}
+
+fn count_existing(entries: &[(Key, History)]) -> usize {
+    entries.iter().filter(|(_, history)| exists(history)).count()
+}
+
+impl Index {
+    /// The segment in which a key is or would be; 0 when there is none.
+    fn segment_of(&self, key: &[u8]) -> usize {
+        self.segments.partition_point(|segment| segment.first.as_ref() <= key).saturating_sub(1)
+    }
+
+    fn find(&self, key: &[u8]) -> Option<&(Key, History)> {
+        let segment = self.segments.get(self.segment_of(key))?;
+        let place = segment.entries.binary_search_by(|(other, _)| other.as_ref().cmp(key)).ok()?;
+        segment.entries.get(place)
+    }
+
+    pub(crate) fn get(&self, key: &[u8]) -> Option<&History> {
+        self.find(key).map(|(_, history)| history)
+    }
+
+    /// The shared copy of a key that is in the index.
+    pub(crate) fn key(&self, key: &[u8]) -> Option<Key> {
+        self.find(key).map(|(key, _)| key.clone())
+    }
+
+    /// Appends a version to its key's history, which begins with it if there is none.
+    pub(crate) fn push(&mut self, version: Arc<Version>) {
+        if self.segments.is_empty() {
+            self.segments.push(Segment { first: version.key.clone(), entries: Vec::new(), live: 0 });
+        }
+        let place = self.segment_of(&version.key);
+        let segment = &mut self.segments[place];
+        match segment.entries.binary_search_by(|(other, _)| other.cmp(&version.key)) {
+            Ok(within) => {
+                let history = &mut segment.entries[within].1;
+                segment.live -= usize::from(exists(history));
+                history.push_back(version);
+                segment.live += usize::from(exists(history));
+            }
+            Err(within) => {
+                segment.live += usize::from(!version.is_deletion());
+                segment.entries.insert(within, (version.key.clone(), History::from([version])));
+                if segment.entries.len() > SEGMENT_KEYS_MAX {
+                    self.split(place);
+                }
+            }
+        }
+    }
+
+    fn split(&mut self, place: usize) {
+        let segment = &mut self.segments[place];
+        let entries = segment.entries.split_off(SEGMENT_KEYS_MAX / 2);
+        segment.live = count_existing(&segment.entries);
+        if let Some((first, _)) = entries.first() {
+            let upper = Segment { first: first.clone(), live: count_existing(&entries), entries };
+            self.segments.insert(place + 1, upper);
+        }
+    }
+
+    /// Changes a key's history; a key whose history becomes empty leaves the index. Does nothing for an unknown key.
+    pub(crate) fn change(&mut self, key: &[u8], change: impl FnOnce(&mut History)) {
+        let place = self.segment_of(key);
+        let Some(segment) = self.segments.get_mut(place) else { return };
+        let Ok(within) = segment.entries.binary_search_by(|(other, _)| other.as_ref().cmp(key)) else {
+            return;
+        };
+        let history = &mut segment.entries[within].1;
+        segment.live -= usize::from(exists(history));
+        change(history);
+        segment.live += usize::from(exists(history));
+        if history.is_empty() {
+            segment.entries.remove(within);
+            if segment.entries.is_empty() {
+                self.segments.remove(place);
+            } else if segment.entries.len() < SEGMENT_KEYS_MIN {
+                self.join_next(place);
+            }
+        }
+    }
+
+    fn join_next(&mut self, place: usize) {
+        let together = match (self.segments.get(place), self.segments.get(place + 1)) {
+            (Some(one), Some(next)) => one.entries.len() + next.entries.len(),
+            _ => return,
+        };
+        if together <= SEGMENT_KEYS_MAX / 4 * 3 {
+            let next = self.segments.remove(place + 1);
+            self.segments[place].live += next.live;
+            self.segments[place].entries.extend(next.entries);
+        }
+    }
+
+    /// Where the first key is that `before` does not hold for: segment, and place within it.
+    fn seek(&self, key: &[u8], before: impl Fn(&[u8]) -> bool) -> (usize, usize) {
+        let place = self.segment_of(key);
+        let within = self
+            .segments
+            .get(place)
+            .map_or(0, |segment| segment.entries.partition_point(|(other, _)| before(other.as_ref())));
+        (place, within)
+    }
+
+    fn places(&self, (from, to): KeyBounds<'_>) -> ((usize, usize), (usize, usize)) {
+        let start = match from {
+            Bound::Included(key) => self.seek(key, |other| other < key),
+            Bound::Excluded(key) => self.seek(key, |other| other <= key),
+            Bound::Unbounded => (0, 0),
+        };
+        let end = match to {
+            Bound::Included(key) => self.seek(key, |other| other <= key),
+            Bound::Excluded(key) => self.seek(key, |other| other < key),
+            Bound::Unbounded => (self.segments.len(), 0),
+        };
+        (start, end)
+    }
+
+    /// The part of each segment that lies in a range, in order.
+    fn parts(&self, bounds: KeyBounds<'_>) -> impl Iterator<Item = (&Segment, &[(Key, History)])> {
+        let (start, end) = self.places(bounds);
+        let segments = self.segments.iter().enumerate().skip(start.0);
+        segments.take_while(move |(place, _)| *place <= end.0).map(move |(place, segment)| {
+            let from = if place == start.0 { start.1 } else { 0 };
+            let to = if place == end.0 { end.1 } else { segment.entries.len() };
+            (segment, segment.entries.get(from..to).unwrap_or(&[]))
+        })
+    }
+
+    /// The histories of a range, in key order, keys that no longer exist included.
+    pub(crate) fn range(&self, bounds: KeyBounds<'_>) -> impl Iterator<Item = &History> {
+        self.parts(bounds).flat_map(|(_, entries)| entries.iter().map(|(_, history)| history))
+    }
+
+    /// How many keys of a range exist now.
+    pub(crate) fn count(&self, bounds: KeyBounds<'_>) -> u64 {
+        let whole = |segment: &Segment, entries: &[_]| entries.len() == segment.entries.len();
+        self.parts(bounds)
+            .map(
+                |(segment, entries)| {
+                    if whole(segment, entries) { segment.live } else { count_existing(entries) }
+                },
+            )
+            .fold(0, |sum, count| sum + count as u64)
+    }
+
+    /// The last version of every key.
+    pub(crate) fn latest(&self) -> impl Iterator<Item = &Arc<Version>> {
+        self.segments.iter().flat_map(|segment| &segment.entries).filter_map(|(_, history)| history.back())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::store::bounds;
+    use alloc::collections::BTreeMap;
+    use dwcp_base::Chance;
+
+    fn version(number: u64, main: u64, deletion: bool) -> Arc<Version> {
+        let version = u64::from(!deletion);
+        let key = Key::from(number.to_be_bytes().as_slice());
+        Arc::new(Version { main, sub: 0, key, value: Default::default(), create: main, version, lease: 0 })
+    }
+
+    /// Thousands of keys come, die and go, so that segments split, join and vanish; every range and count agrees with
+    /// an ordered map.
+    #[test]
+    fn ranges_and_counts_agree_with_an_ordered_map_while_segments_split_and_join() {
+        let (mut index, mut map, mut chance) =
+            (Index::default(), BTreeMap::<u64, Vec<u64>>::new(), Chance::new(5));
+        let mut segments_most = 0;
+        for main in 1..40_000u64 {
+            let number = chance.below(6_000);
+            // First mostly grow, then mostly shrink.
+            if chance.per_mille(if main < 20_000 { 950 } else { 50 }) {
+                let deletion = chance.per_mille(200);
+                index.push(version(number, main, deletion));
+                map.entry(number).or_default().push(if deletion { 0 } else { main });
+            } else {
+                index.change(&number.to_be_bytes(), VecDeque::clear);
+                map.remove(&number);
+            }
+            segments_most = segments_most.max(index.segments.len());
+            if main % 97 == 0 {
+                let (from, to) = (chance.below(6_000), chance.below(6_000));
+                let (from_key, to_key) = (from.to_be_bytes(), to.to_be_bytes());
+                for end in [&to_key[..], &[0], &[]] {
+                    let expected: Vec<&Vec<u64>> = match end {
+                        [] => map.get(&from).into_iter().collect(),
+                        [0] => map.range(from..).map(|(_, mains)| mains).collect(),
+                        _ if from < to => map.range(from..to).map(|(_, mains)| mains).collect(),
+                        _ => Vec::new(),
+                    };
+                    let Some(range) = bounds(&from_key, end) else {
+                        assert!(expected.is_empty());
+                        continue;
+                    };
+                    let found: Vec<Vec<u64>> = index
+                        .range(range)
+                        .map(|history| {
+                            history.iter().map(|one| if one.is_deletion() { 0 } else { one.main }).collect()
+                        })
+                        .collect();
+                    assert!(found.iter().eq(expected.iter().copied()));
+                    let live = expected.iter().filter(|mains| mains.last() != Some(&0)).count();
+                    assert_eq!(index.count(range), live as u64);
+                }
+            }
+        }
+        let segments = index.segments.len();
+        assert!(
+            segments_most > 8 && segments < segments_most / 2,
+            "splits {segments_most}, joins {segments}"
+        );
+    }
+}

@@ -1,1 +1,39 @@
+//! The client library: what an application imports to speak to a cluster of which f members may lie.
+//!
+//! It opens a session (a fresh key, named in an ordered open signed by a principal), numbers commands, packs what is
+//! called together into signed frames, sends each frame to the presumed primary, and believes an answer once f + 1
+//! different replicas have signed the same. A frame is retried through other nodes under the same bytes, and the cluster
+//! runs it once. Where no answer can be believed in time, the error says whether the command was *not applied* or
+//! its outcome is *unknown*.
+//!
+//! It never trusts one node for an ordered answer, learns no keys over the wire, and knows nothing of views beyond a
+//! guess at the primary. Read `client`, then `engine`, then `trust`.
 
+mod client;
+mod config;
+mod config_file;
+mod connection;
+mod driver;
+mod engine;
+mod error;
+mod kv;
+mod nodes;
+mod session;
+mod status;
+mod trust;
+
+pub use client::{Client, ConnectError, NodeReport, Session};
+pub use config::{ClientConfig, ConfigError, NodeConfig, PrincipalConfig, Settings};
+pub use config_file::{
+    CLIENT_FILE_VERSION, ClientFile, ClientFileError, NodeEntry, PrincipalEntry, SettingsEntry,
+};
+pub use engine::Counters;
+pub use error::{ClientError, NodeError};
+pub use kv::{
+    AlarmReply, DeleteReply, GrantReply, Kv, KvRequest, LeaseReply, PutReply, RangeReply, Request, RevisionReply, TxnReply,
+};
+
+/// The vocabulary of commands and answers, so that applications need no other crate.
+pub use dwcp_base::{ClusterId, Incarnation, PublicKey, ReplicaId};
+pub use dwcp_replica::{OrderOutcome, Status};
+pub use dwcp_state::{AdminCommand, AdminReply, Command, Fate, Refusal, kv as store};

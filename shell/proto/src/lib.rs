@@ -9,11 +9,13 @@ pub mod v3 {
     tonic::include_proto!("dwcp.v3");
 }
 
-/// Bytes of one message on a stream, either way: one frame of the largest size (2 MiB) or its reply, with room for
-/// what rides along. Senders stop adding items to a message at [`MESSAGE_BYTES_SOFT`].
+/// Bytes of one message from a client: one frame of the largest size (2 MiB) with room for what rides along.
 pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// At this many payload bytes a sender closes a message and starts the next.
+/// Bytes of one message from a node. The results of one frame's reads travel together and may be large.
+pub const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A sender that has this many payload bytes in a message starts the next.
 pub const MESSAGE_BYTES_SOFT: usize = 1024 * 1024;
 
 /// Items of all lists in one message together.

@@ -1,0 +1,163 @@
+//! The core's replies as messages of the wire, and back where the API must answer in the core's place.
+
+use bytes::Bytes;
+use dwcp_base::encode;
+use dwcp_proto::REPLY_BYTES_MAX;
+use dwcp_proto::v3::{
+    Counter, OrderReply, PeerStatus, QueryReply, Refused, ServerMessage, StatusReply, order_reply, query_reply,
+};
+use dwcp_replica::io::{ClientReply, ExecutedReply, OrderOutcome, Status};
+use dwcp_state::{ClientFrame, SessionId};
+
+/// Room left in a message for what surrounds the largest reply.
+const ENVELOPE_BYTES: usize = 64 * 1024;
+
+/// One item of a server's message.
+#[derive(Debug)]
+pub(crate) enum Item {
+    Executed(Bytes),
+    Refused(Refused),
+    Malformed(String),
+    Query(QueryReply),
+    Order(OrderReply),
+    Status(Box<StatusReply>),
+}
+
+impl Item {
+    pub fn of(reply: ClientReply) -> Self {
+        match reply {
+            ClientReply::Executed(reply) => executed(&reply),
+            ClientReply::Refused { session, first, refusal } => Self::Refused(Refused {
+                session: Bytes::copy_from_slice(&session.0),
+                first,
+                refusal: Bytes::from(encode(&refusal)),
+                reason: refusal.to_string(),
+                definite: refusal.definite(),
+            }),
+            ClientReply::Busy { session, first } => busy(session, first),
+            ClientReply::Malformed { reason } => Self::Malformed(reason),
+            ClientReply::Order { id, outcome } => Self::Order(order(id, outcome)),
+            ClientReply::Query { id, outcome } => Self::Query(query(id, outcome)),
+            ClientReply::Status { id, status } => Self::Status(Box::new(self::status(id, *status))),
+        }
+    }
+
+    /// True for answers to questions that are counted per stream.
+    pub fn answers_question(&self) -> bool {
+        matches!(self, Self::Query(_) | Self::Order(_) | Self::Status(_))
+    }
+
+    pub fn bytes(&self) -> usize {
+        16 + match self {
+            Self::Executed(bytes) => bytes.len(),
+            Self::Refused(refused) => 64 + refused.refusal.len() + refused.reason.len(),
+            Self::Malformed(reason) => reason.len(),
+            Self::Query(reply) => match &reply.outcome {
+                Some(query_reply::Outcome::Result(bytes)) => bytes.len(),
+                Some(query_reply::Outcome::Error(reason)) => reason.len(),
+                None => 0,
+            },
+            Self::Order(_) => 128,
+            Self::Status(status) => 512 + 32 * (status.peers.len() + status.counters.len()),
+        }
+    }
+
+    pub fn add_to(self, message: &mut ServerMessage) {
+        match self {
+            Self::Executed(bytes) => message.executed.push(bytes),
+            Self::Refused(refused) => message.refused.push(refused),
+            Self::Malformed(reason) => message.malformed.push(reason),
+            Self::Query(reply) => message.queries.push(reply),
+            Self::Order(reply) => message.orders.push(reply),
+            Self::Status(reply) => message.statuses.push(*reply),
+        }
+    }
+}
+
+fn executed(reply: &ExecutedReply) -> Item {
+    let bytes = encode(reply);
+    if bytes.len() + ENVELOPE_BYTES <= REPLY_BYTES_MAX {
+        return Item::Executed(Bytes::from(bytes));
+    }
+    // The commands ran; their results do not fit a message. Reads are the only results this large.
+    Item::Refused(Refused {
+        session: Bytes::copy_from_slice(&reply.session.0),
+        first: reply.first,
+        refusal: Bytes::new(),
+        reason: format!("executed, but its results exceed {REPLY_BYTES_MAX} bytes: send fewer reads in one frame"),
+        definite: false,
+    })
+}
+
+pub(crate) fn query(id: u64, outcome: Result<Bytes, String>) -> QueryReply {
+    let outcome = match outcome {
+        Ok(bytes) if bytes.len() + ENVELOPE_BYTES <= REPLY_BYTES_MAX => query_reply::Outcome::Result(bytes),
+        Ok(_) => query_reply::Outcome::Error(format!("the result exceeds {REPLY_BYTES_MAX} bytes: set a limit")),
+        Err(reason) => query_reply::Outcome::Error(reason),
+    };
+    QueryReply { id, outcome: Some(outcome) }
+}
+
+pub(crate) fn order(id: u64, outcome: OrderOutcome) -> OrderReply {
+    let outcome = match outcome {
+        OrderOutcome::Done { sequence } => order_reply::Outcome::InForceFrom(sequence.0),
+        OrderOutcome::Refused { reason } => order_reply::Outcome::Refused(reason),
+    };
+    OrderReply { id, outcome: Some(outcome) }
+}
+
+pub(crate) fn status(id: u64, status: Status) -> StatusReply {
+    let hash = |hash: &[u8; 32]| Bytes::copy_from_slice(hash);
+    let peers = status.peers.into_iter().map(|peer| PeerStatus {
+        id: peer.id.0.into(),
+        view: peer.view.0,
+        executed: peer.executed.0,
+        stable: peer.stable.0,
+        silent_ms: (peer.silent_ms != u64::MAX).then_some(peer.silent_ms),
+    });
+    StatusReply {
+        id,
+        replica: status.replica.0.into(),
+        incarnation: status.incarnation.0,
+        n: status.n.into(),
+        f: status.f.into(),
+        view: status.view.0,
+        view_active: status.view_active,
+        primary: status.primary.0.into(),
+        executed: status.executed.0,
+        stable: status.stable.0,
+        highest_seen: status.highest_seen.0,
+        position: status.position.0,
+        chain: hash(&status.chain.0),
+        state_digest_sequence: status.state_digest_sequence.0,
+        state_digest: hash(&status.state_digest.0),
+        pending_frames: status.pending_frames,
+        pending_bytes: status.pending_bytes,
+        executed_commands: status.executed_commands,
+        log_time_ms: status.log_time_ms,
+        voter: status.voter,
+        transferring: status.transferring,
+        not_ready: status.not_ready,
+        counters: status.counters.into_iter().map(|(name, value)| Counter { name, value }).collect(),
+        peers: peers.collect(),
+        vote_key: hash(&status.vote_key.0),
+    }
+}
+
+/// The answer to a frame that the node has no room for. Read only now: frames that go through are not decoded here.
+pub(crate) fn busy_with(frame: &Bytes) -> Item {
+    match ClientFrame::decode(frame.clone()) {
+        Ok(checked) => busy(checked.session(), checked.sequences().start),
+        Err(error) => Item::Malformed(error.to_string()),
+    }
+}
+
+fn busy(session: SessionId, first: u64) -> Item {
+    Item::Refused(Refused {
+        session: Bytes::copy_from_slice(&session.0),
+        first,
+        refusal: Bytes::new(),
+        reason: crate::Busy.to_string(),
+        definite: true,
+    })
+}

@@ -1,0 +1,297 @@
+//! One client's stream: a task that carries what comes in to the node, and [`Outbound`], which gathers what the node
+//! answers into as few messages as the client's reading allows.
+//!
+//! In: nothing is read while the node has no room, so the client's own window fills and it waits. Out: the node bounds
+//! what waits for a client; a client that takes nothing for `slow_reader_timeout` is cut, connection and all.
+
+use crate::convert::{self, Item};
+use crate::listen::Cut;
+use crate::port::{Replies, Requests};
+use crate::server::Limits;
+use crate::service::NOT_A_READER;
+use dwcp_proto::v3::{ClientMessage, ServerMessage, StatusRequest};
+use dwcp_proto::{MESSAGE_BYTES_SOFT, MESSAGE_ITEMS_MAX};
+use dwcp_replica::OrderOutcome;
+use dwcp_replica::io::ClientRequest;
+use dwcp_state::SessionId;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{interval, sleep};
+use tokio_stream::Stream;
+use tonic::{Status, Streaming};
+
+/// Answers given by the API itself that wait to be sent. At the bound the stream is not read on.
+const OWN_ANSWERS_MAX: usize = 256;
+
+/// How long to wait before the node is offered again what it had no room for; doubles up to the second.
+const BUSY_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
+
+/// What both directions of a stream share.
+#[derive(Debug)]
+struct Shared {
+    began: Instant,
+    /// When a message was handed over that has not been followed by another poll; 0 when there is none. Milliseconds
+    /// after `began`, plus one.
+    handed_over_ms: AtomicU64,
+    /// Questions without answer.
+    questions: AtomicUsize,
+    /// The outgoing direction is over.
+    ended: AtomicBool,
+}
+
+/// The outgoing direction.
+pub(crate) struct Outbound<R> {
+    replies: R,
+    own: mpsc::Receiver<Item>,
+    /// Taken from the node, too large for the message before.
+    carried: Option<Item>,
+    /// The node has ended this client's replies.
+    finished: bool,
+    done: bool,
+    stop: Pin<Box<dyn Future<Output = ()> + Send>>,
+    shared: Arc<Shared>,
+}
+
+impl<R: Replies> Outbound<R> {
+    /// Starts carrying `inbound` to the node.
+    pub fn start(
+        inbound: Streaming<ClientMessage>,
+        requests: impl Requests,
+        replies: R,
+        cut: Cut,
+        may_read: bool,
+        limits: Limits,
+        mut stopping: watch::Receiver<bool>,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            began: Instant::now(),
+            handed_over_ms: AtomicU64::new(0),
+            questions: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
+        });
+        let (own_sender, own) = mpsc::channel(OWN_ANSWERS_MAX);
+        let stop = Box::pin(async move {
+            let _ = stopping.wait_for(|stop| *stop).await;
+        });
+        let carrier = Carrier { requests, own: own_sender, shared: shared.clone(), may_read, limits, attaches: 0 };
+        tokio::spawn(carrier.run(inbound, cut));
+        Self { replies, own, carried: None, finished: false, done: false, stop, shared }
+    }
+
+    /// The next item, if there is one now.
+    fn next(&mut self, context: &mut Context<'_>) -> Option<Item> {
+        if let Some(item) = self.carried.take() {
+            return Some(item);
+        }
+        if let Poll::Ready(Some(item)) = self.own.poll_recv(context) {
+            return Some(item);
+        }
+        if self.finished {
+            return None;
+        }
+        match self.replies.poll_recv(context) {
+            Poll::Ready(Some(reply)) => {
+                let item = Item::of(reply);
+                if item.answers_question() {
+                    self.shared.questions.fetch_sub(1, Ordering::AcqRel);
+                }
+                Some(item)
+            }
+            Poll::Ready(None) => {
+                self.finished = true;
+                None
+            }
+            Poll::Pending => None,
+        }
+    }
+}
+
+impl<R: Replies> Stream for Outbound<R> {
+    type Item = Result<ServerMessage, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.shared.handed_over_ms.store(0, Ordering::Release);
+        if self.done {
+            return Poll::Ready(None);
+        }
+        let mut message = ServerMessage::default();
+        let (mut bytes, mut items) = (0, 0);
+        while items < MESSAGE_ITEMS_MAX
+            && let Some(item) = self.next(context)
+        {
+            if items > 0 && bytes + item.bytes() > MESSAGE_BYTES_SOFT {
+                self.carried = Some(item);
+                break;
+            }
+            bytes += item.bytes();
+            items += 1;
+            item.add_to(&mut message);
+        }
+        if items > 0 {
+            let now_ms = u64::try_from(self.shared.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1;
+            self.shared.handed_over_ms.store(now_ms, Ordering::Release);
+            return Poll::Ready(Some(Ok(message)));
+        }
+        let stopped = self.stop.as_mut().poll(context).is_ready();
+        if stopped || self.finished {
+            self.done = true;
+            let reason = if stopped {
+                "the node is stopping: ask another one"
+            } else {
+                "cut off: this client reads too slowly, or the node has stopped; connect again"
+            };
+            return Poll::Ready(Some(Err(Status::unavailable(reason))));
+        }
+        Poll::Pending
+    }
+}
+
+impl<R> Drop for Outbound<R> {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Release);
+    }
+}
+
+/// The incoming direction.
+struct Carrier<Q> {
+    requests: Q,
+    own: mpsc::Sender<Item>,
+    shared: Arc<Shared>,
+    may_read: bool,
+    limits: Limits,
+    attaches: usize,
+}
+
+/// The other direction is over, so nobody would hear an answer.
+struct Over;
+
+impl<Q: Requests> Carrier<Q> {
+    /// Runs until the client is gone.
+    async fn run(mut self, mut inbound: Streaming<ClientMessage>, cut: Cut) {
+        let mut beat = interval((self.limits.slow_reader_timeout / 4).max(Duration::from_millis(1)));
+        let mut open = true;
+        loop {
+            tokio::select! {
+                message = inbound.message(), if open => match message {
+                    Ok(Some(message)) => {
+                        if self.carry(message).await.is_err() {
+                            return;
+                        }
+                    }
+                    // The client has said all it will; it still hears answers.
+                    Ok(None) => open = false,
+                    Err(error) => {
+                        tracing::debug!(%error, "a client's stream failed");
+                        return;
+                    }
+                },
+                _ = beat.tick() => {}
+            }
+            if self.shared.ended.load(Ordering::Acquire) {
+                return;
+            }
+            if self.reads_too_slowly() {
+                tracing::debug!("a client that takes nothing of what waits for it was cut off");
+                cut.cut();
+                return;
+            }
+        }
+    }
+
+    fn reads_too_slowly(&self) -> bool {
+        let handed_over = self.shared.handed_over_ms.load(Ordering::Acquire);
+        let now_ms = self.shared.began.elapsed().as_millis();
+        handed_over != 0 && now_ms.saturating_sub(handed_over.into()) > self.limits.slow_reader_timeout.as_millis()
+    }
+
+    async fn carry(&mut self, message: ClientMessage) -> Result<(), Over> {
+        if message.items() > MESSAGE_ITEMS_MAX {
+            let text = format!("{} items in one message: send at most {MESSAGE_ITEMS_MAX}", message.items());
+            return self.answer(Item::Malformed(text)).await;
+        }
+        for session in message.attach {
+            let id = <[u8; 16]>::try_from(&session[..]);
+            self.attaches += 1;
+            match id {
+                Ok(id) if self.attaches <= self.limits.attaches_max => {
+                    let session = SessionId(id);
+                    // Not attached at worst: the client hears less and asks again.
+                    let _ = self.offer(ClientRequest::Attach { session }).await?;
+                }
+                Ok(_) => {
+                    let text = format!("more than {} sessions on one stream: open another", self.limits.attaches_max);
+                    self.answer(Item::Malformed(text)).await?;
+                }
+                Err(_) => {
+                    let text = format!("a session id has 16 bytes, this one {}", session.len());
+                    self.answer(Item::Malformed(text)).await?;
+                }
+            }
+        }
+        for bytes in message.frames {
+            if !self.offer(ClientRequest::Frame { bytes: bytes.clone() }).await? {
+                self.answer(convert::busy_with(&bytes)).await?;
+            }
+        }
+        for query in message.queries {
+            if !self.may_read {
+                self.answer(Item::Query(convert::query(query.id, Err(NOT_A_READER.into())))).await?;
+            } else if !self.question(ClientRequest::Query { id: query.id, bytes: query.query }).await? {
+                self.answer(Item::Query(convert::query(query.id, Err(crate::Busy.to_string())))).await?;
+            }
+        }
+        for order in message.orders {
+            let id = order.id;
+            if !self.question(ClientRequest::Order { id, bytes: order.order }).await? {
+                let outcome = OrderOutcome::Refused { reason: crate::Busy.to_string() };
+                self.answer(Item::Order(convert::order(id, outcome))).await?;
+            }
+        }
+        for StatusRequest { id } in message.statuses {
+            if !self.question(ClientRequest::Status { id }).await? {
+                self.answer(Item::Malformed(format!("status {id}: {}", crate::Busy))).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A question that the node will answer. False when too many are open or the node has no room.
+    async fn question(&self, request: ClientRequest) -> Result<bool, Over> {
+        if self.shared.questions.fetch_add(1, Ordering::AcqRel) < self.limits.questions_max
+            && self.offer(request).await?
+        {
+            return Ok(true);
+        }
+        self.shared.questions.fetch_sub(1, Ordering::AcqRel);
+        Ok(false)
+    }
+
+    /// Hands a request to the node, waiting for room up to `busy_patience`. False when there was none.
+    async fn offer(&self, request: ClientRequest) -> Result<bool, Over> {
+        let (mut pause, pause_max) = BUSY_PAUSE;
+        let mut waited = Duration::ZERO;
+        loop {
+            if self.requests.send(request.clone()).is_ok() {
+                return Ok(true);
+            }
+            if self.shared.ended.load(Ordering::Acquire) {
+                return Err(Over);
+            }
+            if waited >= self.limits.busy_patience {
+                return Ok(false);
+            }
+            sleep(pause).await;
+            waited += pause;
+            pause = (pause * 2).min(pause_max);
+        }
+    }
+
+    async fn answer(&self, item: Item) -> Result<(), Over> {
+        self.own.send(item).await.map_err(|_| Over)
+    }
+}

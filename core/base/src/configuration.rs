@@ -135,6 +135,13 @@ impl Genesis {
                 "window must be a multiple of checkpoint_interval, at least twice it, at most 2^20",
             ));
         }
+        // A VIEW-CHANGE may hold a prepared certificate for every slot of the window and must fit one message.
+        let certificate_bytes = 160 * (quorum.q() as u64 + 1);
+        if self.window * certificate_bytes > (crate::limits::MESSAGE_BYTES_MAX as u64) * 3 / 4 {
+            return Err(SettingsError::Genesis(
+                "window is too large for this many members: lower it to 2048 or less",
+            ));
+        }
         Ok(())
     }
 }

@@ -11,6 +11,10 @@ use alloc::vec::Vec;
 use dwcp_base::{Hash, Micros, Mutant, Now, ReplicaId, Sequence, Ticket};
 use dwcp_log::entry::payload_digest;
 
+/// What a slot costs beside its payload, in memory and in the log: its certificate and its records.
+pub const SLOT_BYTES: usize = 2_048;
+/// No honest replica gets beyond this view or sequence; larger claims are not even compared.
+pub(crate) const PLACE_MAX: u64 = 1 << 62;
 /// Decided slots sent in one answer, in payload bytes and in number.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 const ANSWER_SLOTS_MAX: usize = 256;
@@ -71,6 +75,10 @@ impl Pbft {
     }
 
     pub(crate) fn on_standing(&mut self, now: Now, from: ReplicaId, standing: Standing, out: &mut Output) {
+        let places = [standing.stable, standing.executed, standing.decided_from, standing.snapshot];
+        if standing.view.0 > PLACE_MAX || places.iter().any(|place| place.0 > PLACE_MAX) {
+            return self.refuse(from, "a standing beyond all places", out);
+        }
         if standing.answer {
             let message = Message::Standing(self.standing(true, false));
             out.push(Action::Send { to: from, message, after: Ticket::ZERO });
@@ -113,7 +121,12 @@ impl Pbft {
 
     /// Sends our part of each slot the peer is stuck at.
     fn help_with_slots(&mut self, now: Now, to: ReplicaId, standing: &Standing, out: &mut Output) {
-        if !self.active || standing.view != self.view || standing.stuck.is_empty() {
+        let reachable = self.delivered.max(self.stable_sequence()).0.saturating_add(2 * self.window);
+        if !self.active
+            || standing.view != self.view
+            || standing.stuck.is_empty()
+            || standing.executed.0 > reachable
+        {
             return;
         }
         let mut we_lack = false;
@@ -121,17 +134,16 @@ impl Pbft {
         let send = |message: Message, out: &mut Output| out.push(Action::Send { to, message, after });
         for (index, held) in standing.stuck.iter().take(STUCK_SLOTS_MAX).enumerate() {
             let sequence = standing.executed.plus(index as u64 + 1);
-            let Some(slot) = self.slots.get(&sequence) else {
-                we_lack |= held.pre_prepare && sequence > self.delivered;
-                continue;
-            };
-            let held_here = slot.digest().is_some_and(|digest| slot.holds(&digest));
+            let slot = self.slots.get(&sequence);
+            let held_here = slot.is_some_and(|slot| slot.digest().is_some_and(|digest| slot.holds(&digest)));
             we_lack |= held.pre_prepare && !held_here && sequence > self.delivered;
             if !held.pre_prepare
                 && let Some((proposal, payload)) = self.assignment(sequence)
+                && self.timers.may_help(now, to, payload.len(), &self.timing)
             {
                 send(Message::PrePrepare { proposal, payload }, out);
             }
+            let Some(slot) = self.slots.get(&sequence) else { continue };
             if !held.prepared
                 && let Some(prepare) = slot.prepares.get(self.me)
             {
@@ -177,14 +189,13 @@ impl Pbft {
         if let Some((peer, ..)) = ahead.iter().find(|(_, _, decided_from, _)| *decided_from <= next) {
             let message = Message::FetchDecided { from: next };
             out.push(Action::Send { to: *peer, message, after: Ticket::ZERO });
-        } else if let Some((peer, _, _, snapshot)) =
-            ahead.iter().find(|(_, _, _, snapshot)| *snapshot > self.delivered)
-        {
-            out.push(Action::NeedSnapshot { from: *peer, at_least: *snapshot });
+        } else if let Some((peer, ..)) = ahead.iter().find(|(_, _, _, snapshot)| *snapshot > self.delivered) {
+            // How new it is said to be proves nothing: whatever is ahead of us and certified will do.
+            out.push(Action::NeedSnapshot { from: *peer, at_least: next });
         }
     }
 
-    pub(crate) fn on_fetch_decided(&self, from: ReplicaId, first: Sequence, out: &mut Output) {
+    pub(crate) fn on_fetch_decided(&mut self, now: Now, from: ReplicaId, first: Sequence, out: &mut Output) {
         let mut answer = Vec::new();
         let mut bytes = 0;
         let mut expected = first;
@@ -196,7 +207,7 @@ impl Pbft {
             bytes += decided.payload.len();
             answer.push(decided.clone());
         }
-        if !answer.is_empty() {
+        if !answer.is_empty() && self.timers.may_help(now, from, bytes, &self.timing) {
             // The certificates may hold our own commits, which must not leave before they are durable.
             let after = self.after(self.vote_ticket);
             out.push(Action::Send { to: from, message: Message::Decided(answer), after });
@@ -215,7 +226,11 @@ impl Pbft {
             if payload_digest(&one.payload) != claim.digest {
                 return self.refuse(from, "a decided slot whose digest is not its payload's", out);
             }
-            let known = self.slots.get(&claim.sequence).is_some_and(|slot| slot.decided.is_some());
+            // Only our own decision on the very digest spares the certificate, and then it is ours that counts.
+            let own = self.slots.get(&claim.sequence).and_then(|slot| slot.decided.clone());
+            let own = own.filter(|own| own.claim.digest == claim.digest);
+            let known = own.is_some();
+            let one = Decided { certificate: own.unwrap_or(one.certificate), payload: one.payload };
             if !known && let Err(reason) = self.verifier().certificate(&one.certificate, Vote::Commit) {
                 return self.refuse(from, reason, out);
             }
@@ -241,7 +256,8 @@ impl Pbft {
     }
 
     pub(crate) fn on_fetch_payload(
-        &self,
+        &mut self,
+        now: Now,
         from: ReplicaId,
         sequence: Sequence,
         digest: Hash,
@@ -250,7 +266,9 @@ impl Pbft {
         let kept = self.slots.get(&sequence).and_then(|slot| slot.payloads.get(&digest)).cloned();
         let decided =
             self.history.get(&sequence).filter(|decided| decided.certificate.claim.digest == digest);
-        if let Some(payload) = kept.or_else(|| decided.map(|decided| decided.payload.clone())) {
+        if let Some(payload) = kept.or_else(|| decided.map(|decided| decided.payload.clone()))
+            && self.timers.may_help(now, from, payload.len(), &self.timing)
+        {
             let message = Message::Payload { sequence, payload };
             out.push(Action::Send { to: from, message, after: Ticket::ZERO });
         }
@@ -309,31 +327,30 @@ impl Pbft {
 
     /// Keeps a decided slot for laggards; beyond the bound the oldest go.
     pub(crate) fn remember_decided(&mut self, decided: Decided) {
-        self.history_bytes += decided.payload.len();
+        self.history_bytes += decided.payload.len() + SLOT_BYTES;
         self.history.insert(decided.certificate.claim.sequence, decided);
         while self.history_bytes > self.history_bytes_max && self.history.len() > 1 {
             let (_, oldest) = self.history.pop_first().expect("there are several");
-            self.history_bytes -= oldest.payload.len();
+            self.history_bytes -= oldest.payload.len() + SLOT_BYTES;
         }
     }
 
     /// Decided slots from this sequence on are all that must still be kept for laggards.
     pub fn trim_history(&mut self, from: Sequence) {
         self.history = self.history.split_off(&from);
-        self.history_bytes = self.history.values().map(|decided| decided.payload.len()).sum();
+        self.count_history();
+    }
+
+    pub(crate) fn count_history(&mut self) {
+        self.history_bytes = self.history.values().map(|decided| decided.payload.len() + SLOT_BYTES).sum();
     }
 
     /// Sends again what a NEW-VIEW's adoption or a slot still waits for.
     pub(crate) fn ask_again(&mut self, now: Now, application: &mut dyn Application, out: &mut Output) {
-        if let Some(sender) =
-            self.pending_new_view.as_ref().and_then(crate::new_view::parse).map(|body| body.sender)
-        {
-            for hash in self.awaited_view_changes() {
-                let message = Message::FetchViewChange { sender, hash };
-                out.push(Action::Broadcast { message, after: Ticket::ZERO });
-            }
-            self.try_adopt(now, application, out);
+        for hash in self.awaited_view_changes() {
+            out.push(Action::Broadcast { message: Message::FetchViewChange { hash }, after: Ticket::ZERO });
         }
+        self.try_adopt(now, application, out);
         let lacking: Vec<(Sequence, Hash)> = self
             .slots
             .range(self.delivered.next()..)

@@ -128,8 +128,10 @@ impl Pbft {
         self.delivered = sequence;
         self.snapshot = sequence;
         self.next_sequence = self.next_sequence.max(sequence.next());
-        self.history = self.history.split_off(&sequence.next());
-        self.history_bytes = self.history.values().map(|decided| decided.payload.len()).sum();
+        // After a divergence this may take us back: what was delivered since is fetched and delivered again.
+        self.history.clear();
+        self.count_history();
+        self.muted = false;
         self.own_digests = self.own_digests.split_off(&sequence.next());
         self.timers.catching_up_until = dwcp_base::Micros::ZERO;
         self.forget_settled();

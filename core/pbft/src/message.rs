@@ -238,7 +238,6 @@ pub enum Message {
     NewView(SignedBody) = 4,
     /// A backup lacks a VIEW-CHANGE that a NEW-VIEW names.
     FetchViewChange {
-        sender: ReplicaId,
         hash: Hash,
     } = 5,
     Standing(Standing) = 6,

@@ -2,6 +2,7 @@
 //!
 //! [`choose`] is a pure function of the VIEW-CHANGEs, so that a primary's choice can be recomputed by every backup.
 
+use crate::catchup::PLACE_MAX;
 use crate::message::{Certificate, Message, NewView, Signed, SignedBody, ViewChange, Vote};
 use crate::output::{Action, Output};
 use crate::record::{NewViewProof, Record};
@@ -133,33 +134,52 @@ impl Pbft {
     ) {
         let Some(claimed) = parse(&signed) else { return self.refuse(from, "a malformed NEW-VIEW", out) };
         let late = claimed.view < self.view || (claimed.view == self.view && self.active);
-        let pending = self.pending_new_view.as_ref().and_then(parse);
+        let pending = self.pending_new_views.get(&claimed.sender).and_then(parse);
         if late || claimed.sender == self.me || pending.is_some_and(|pending| pending.view >= claimed.view) {
             return;
+        }
+        let named = claimed.view_changes.len();
+        if claimed.view.0 > PLACE_MAX || named < self.quorum.q() || named > usize::from(self.quorum.n()) {
+            return self.refuse(from, "a NEW-VIEW that names no quorum", out);
         }
         if let Err(reason) = self.verifier().new_view(&signed) {
             return self.refuse(from, reason, out);
         }
-        self.pending_new_view = Some(signed);
-        self.fetched_view_changes.clear();
+        self.pending_new_views.insert(claimed.sender, signed);
         for hash in self.awaited_view_changes() {
-            let message = Message::FetchViewChange { sender: claimed.sender, hash };
+            let message = Message::FetchViewChange { hash };
             out.push(Action::Send { to: from, message, after: Ticket::ZERO });
         }
         self.try_adopt(now, application, out);
     }
 
-    /// Enters the pending NEW-VIEW's view once every VIEW-CHANGE it names is here and its choice is the right one.
+    /// Enters the view of a pending NEW-VIEW once every VIEW-CHANGE it names is here and its choice is the right one.
     pub(crate) fn try_adopt(&mut self, now: Now, application: &mut dyn Application, out: &mut Output) {
-        let Some(signed) = self.pending_new_view.clone() else { return };
+        let pending: Vec<SignedBody> = self.pending_new_views.values().cloned().collect();
+        for signed in pending {
+            self.try_adopt_one(now, signed, application, out);
+        }
+    }
+
+    fn try_adopt_one(
+        &mut self,
+        now: Now,
+        signed: SignedBody,
+        application: &mut dyn Application,
+        out: &mut Output,
+    ) {
         let Some(body) = parse(&signed) else { return };
-        if !self.awaited_view_changes().is_empty() {
+        let late = body.view < self.view || (body.view == self.view && self.active);
+        if late {
+            self.pending_new_views.remove(&body.sender);
             return;
         }
         let named: Vec<_> =
             body.view_changes.iter().filter_map(|(_, hash)| self.named_view_change(hash).cloned()).collect();
-        self.pending_new_view = None;
-        self.fetched_view_changes.clear();
+        if named.len() < body.view_changes.len() {
+            return;
+        }
+        self.pending_new_views.remove(&body.sender);
         match self.judge(&body, &named) {
             Ok(choice) => {
                 let view_changes = named.into_iter().map(|(_, signed)| signed).collect();
@@ -169,9 +189,9 @@ impl Pbft {
             }
             Err(reason) => {
                 self.refuse(body.sender, reason, out);
-                let next = body.view.next();
-                if next > self.view {
-                    self.start_view_change(now, next, "the new view was bogus", application, out);
+                // Only the view we asked for ourselves can disappoint us; a liar's word must not make us leave another.
+                if body.view == self.view && !self.active {
+                    self.start_view_change(now, body.view.next(), "the new view was bogus", application, out);
                 }
             }
         }
@@ -188,6 +208,11 @@ impl Pbft {
                 .all(|((sender, _), (view_change, _))| *sender == view_change.sender);
         if !senders_match || named.iter().any(|(view_change, _)| view_change.view != body.view) {
             return Err("a NEW-VIEW that names VIEW-CHANGEs of other views or senders");
+        }
+        // A learner has no weight; who is one is judged by the newest checkpoint that anybody here proves.
+        let proven = named.iter().map(|(body, _)| body.stable_sequence()).max().unwrap_or_default();
+        if named.iter().any(|(body, _)| !self.had_weight(body.sender, body.incarnation, proven)) {
+            return Err("a NEW-VIEW that counts a learner");
         }
         let bodies: Vec<&ViewChange> = named.iter().map(|(view_change, _)| view_change).collect();
         let choice =
@@ -229,6 +254,7 @@ impl Pbft {
         self.view = body.view;
         self.active = true;
         self.own_view_change = None;
+        self.fetched_view_changes.clear();
         self.view_ticket = out.persist(Record::NewView(proof.clone()));
         self.vote_ticket = self.view_ticket;
         self.new_view = Some(proof);

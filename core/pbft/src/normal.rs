@@ -3,9 +3,9 @@
 use crate::message::{Claim, Decided, Message, PreparedCertificate, Signed, Vote};
 use crate::output::{Action, Output};
 use crate::record::Record;
-use crate::state::{Application, Pbft};
+use crate::state::{Application, FUTURE_BYTES_MAX, FUTURE_MESSAGES_MAX, Pbft};
 use bytes::Bytes;
-use dwcp_base::{Mutant, Now, ReplicaId, Sequence};
+use dwcp_base::{Mutant, Now, ReplicaId, Sequence, View};
 use dwcp_log::entry::payload_digest;
 
 impl Pbft {
@@ -59,7 +59,7 @@ impl Pbft {
             return self.refuse(from, "a pre-prepare by another than the view's primary", out);
         }
         if claim.view > self.view || (claim.view == self.view && !self.active) {
-            return self.keep_for_later(from, Message::PrePrepare { proposal, payload });
+            return self.keep_for_later(from, claim.view, Message::PrePrepare { proposal, payload });
         }
         if claim.view < self.view || !self.inside_window(claim.sequence) {
             return; // Late, or from a time we have not reached: standings heal it.
@@ -162,7 +162,7 @@ impl Pbft {
             return;
         }
         if view > self.view || (view == self.view && !self.active) {
-            return self.keep_for_later(from, Message::Vote(signed));
+            return self.keep_for_later(from, view, Message::Vote(signed));
         }
         let stale = view < self.view && !self.mutants.on(Mutant::StaleViewVotesCounted);
         if stale || !self.inside_window(sequence) {
@@ -237,7 +237,8 @@ impl Pbft {
         let Some(slot) = self.slots.get_mut(&sequence) else { return };
         if slot.decided.is_none() {
             let too_early = (mutants.on(Mutant::ExecutePrepared) && slot.prepared_in(view))
-                || (mutants.on(Mutant::ReplyBeforeCommit) && slot.digest().is_some_and(|digest| slot.holds(&digest)));
+                || (mutants.on(Mutant::ReplyBeforeCommit)
+                    && slot.digest().is_some_and(|digest| slot.holds(&digest)));
             let decided = if too_early { slot.digest() } else { slot.commits.winner(q) };
             let Some(digest) = decided else { return };
             let claim = Claim {
@@ -316,11 +317,20 @@ impl Pbft {
         }
     }
 
-    pub(crate) fn keep_for_later(&mut self, from: ReplicaId, message: Message) {
-        let queue = self.future.entry(from).or_default();
-        if queue.len() >= crate::state::FUTURE_MESSAGES_MAX {
-            queue.pop_front();
+    /// Keeps a message of a view we are about to enter, within the sender's share.
+    pub(crate) fn keep_for_later(&mut self, from: ReplicaId, view: View, message: Message) {
+        let size = |message: &Message| match message {
+            Message::PrePrepare { payload, .. } => payload.len() + 256,
+            _ => 256,
+        };
+        if view.0 > self.view.0.saturating_add(u64::from(self.quorum.n())) {
+            return;
         }
+        let queue = self.future.entry(from).or_default();
         queue.push_back(message);
+        let mut bytes: usize = queue.iter().map(size).sum();
+        while bytes > FUTURE_BYTES_MAX || queue.len() > FUTURE_MESSAGES_MAX {
+            bytes -= queue.pop_front().map_or(0, |oldest| size(&oldest));
+        }
     }
 }

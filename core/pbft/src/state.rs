@@ -30,6 +30,7 @@ pub trait Application {
 
 /// Messages of views we have not entered yet, kept per sender; beyond it the oldest go (they are resent).
 pub(crate) const FUTURE_MESSAGES_MAX: usize = 512;
+pub(crate) const FUTURE_BYTES_MAX: usize = 8 << 20;
 
 /// One replica's part in the root protocol.
 #[derive(Clone, Debug)]
@@ -71,8 +72,9 @@ pub struct Pbft {
     pub(crate) own_digests: BTreeMap<Sequence, Hash>,
     /// The latest VIEW-CHANGE of each member above our active view: at most n.
     pub(crate) view_changes: BTreeMap<ReplicaId, (ViewChange, SignedBody)>,
-    /// A NEW-VIEW that waits for VIEW-CHANGEs it names, and those fetched for it: at most one, and n.
-    pub(crate) pending_new_view: Option<SignedBody>,
+    /// NEW-VIEWs that wait for VIEW-CHANGEs they name, the latest of each primary, and what was fetched for them: at
+    /// most n, and n for each.
+    pub(crate) pending_new_views: BTreeMap<ReplicaId, SignedBody>,
     pub(crate) fetched_view_changes: BTreeMap<Hash, (ViewChange, SignedBody)>,
     pub(crate) future: BTreeMap<ReplicaId, VecDeque<Message>>,
     /// Decided slots kept for laggards, bounded by bytes.
@@ -82,6 +84,8 @@ pub struct Pbft {
     /// The first record of each slot since the last snapshot: from where the log must be kept.
     pub(crate) kept_tickets: BTreeMap<Sequence, Ticket>,
     pub(crate) snapshot: Sequence,
+    /// Our state is known to be wrong: until it is replaced we vote on nothing.
+    pub(crate) muted: bool,
     /// The highest vote seen of each member, shown to it when it comes back.
     pub(crate) last_votes: BTreeMap<ReplicaId, Signed>,
     pub(crate) standings: BTreeMap<ReplicaId, (Micros, Standing)>,
@@ -119,7 +123,7 @@ impl Pbft {
             own_checkpoint: None,
             own_digests: BTreeMap::new(),
             view_changes: BTreeMap::new(),
-            pending_new_view: None,
+            pending_new_views: BTreeMap::new(),
             fetched_view_changes: BTreeMap::new(),
             future: BTreeMap::new(),
             history: BTreeMap::new(),
@@ -127,6 +131,7 @@ impl Pbft {
             history_bytes_max: setup.history_bytes_max,
             kept_tickets: BTreeMap::new(),
             snapshot: Sequence::ZERO,
+            muted: false,
             last_votes: BTreeMap::new(),
             standings: BTreeMap::new(),
             timers: crate::timer::Timers::default(),
@@ -266,6 +271,8 @@ impl Pbft {
         let primary = self.primary();
         self.next_sequence = self.next_sequence.max(self.stable_sequence().next());
         let mut unvoted = Vec::new();
+        let may_vote: BTreeSet<Sequence> =
+            self.slots.keys().copied().filter(|sequence| self.may_vote(*sequence)).collect();
         for (sequence, slot) in &mut self.slots {
             if self.active && sequence.next() > self.next_sequence {
                 self.next_sequence = sequence.next();
@@ -277,12 +284,14 @@ impl Pbft {
             // A vote whose record is durable may have left before the crash: cast it again, it is the same vote.
             if let Some(accepted) = slot.accepted.filter(|_| voted)
                 && primary != self.me
+                && may_vote.contains(sequence)
             {
                 let claim = Claim { vote: Vote::Prepare, ..accepted.statement.claim };
                 let statement = Statement { claim, sender: self.me, incarnation: self.incarnation };
                 slot.prepares.add(Signed::new(statement, self.cluster, &*self.crypto), self.mutants);
             }
-            slot.commit_sent = slot.prepared_in(view) && slot.accepted.is_some();
+            slot.commit_sent =
+                slot.prepared_in(view) && slot.accepted.is_some() && may_vote.contains(sequence);
             if slot.commit_sent {
                 let digest = slot.prepared.as_ref().expect("it is prepared in this view").digest();
                 let accepted = slot.accepted.expect("it is accepted in this view").statement.claim;
@@ -353,7 +362,7 @@ impl Pbft {
     /// Whether our vote on this sequence counts: a new incarnation is a learner until a stable checkpoint at or past
     /// its `votes_after`.
     pub(crate) fn may_vote(&self, sequence: Sequence) -> bool {
-        let member = self.configurations.at(sequence).member(self.me);
+        let member = self.configurations.at(sequence).member(self.me).filter(|_| !self.muted);
         member.is_some_and(|member| self.counts(member, self.incarnation))
     }
 
@@ -367,10 +376,25 @@ impl Pbft {
         self.configurations.latest().member(sender).is_some_and(|member| self.counts(member, incarnation))
     }
 
+    /// Whether a VIEW-CHANGE by this incarnation may be part of a quorum, given a checkpoint proven stable. One of an
+    /// incarnation that was replaced since is what it said while it still knew.
+    pub(crate) fn had_weight(&self, sender: ReplicaId, incarnation: Incarnation, proven: Sequence) -> bool {
+        let current = self.configurations.latest().member(sender);
+        let learner = current.is_some_and(|member| {
+            member.incarnation == incarnation && member.votes_after > self.stable_sequence().max(proven)
+        });
+        !learner || self.mutants.on(Mutant::LearnerVotes)
+    }
+
+    /// Our state turned out to be wrong: nothing is voted on until a certified one is installed.
+    pub fn mute(&mut self) {
+        self.muted = true;
+    }
+
     /// Whether this replica has a vote at all now.
     #[must_use]
     pub fn is_voter(&self) -> bool {
-        self.has_weight(self.me, self.incarnation)
+        !self.muted && self.has_weight(self.me, self.incarnation)
     }
 
     #[must_use]

@@ -26,11 +26,13 @@ impl Pbft {
             },
             Message::ViewChange(signed) => self.on_view_change(now, from, signed, application, out),
             Message::NewView(signed) => self.on_new_view(now, from, signed, application, out),
-            Message::FetchViewChange { sender: _, hash } => self.on_fetch_view_change(from, hash, out),
+            Message::FetchViewChange { hash } => self.on_fetch_view_change(from, hash, out),
             Message::Standing(standing) => self.on_standing(now, from, standing, out),
-            Message::FetchPayload { sequence, digest } => self.on_fetch_payload(from, sequence, digest, out),
+            Message::FetchPayload { sequence, digest } => {
+                self.on_fetch_payload(now, from, sequence, digest, out)
+            }
             Message::Payload { sequence, payload } => self.on_payload(now, from, sequence, payload, out),
-            Message::FetchDecided { from: first } => self.on_fetch_decided(from, first, out),
+            Message::FetchDecided { from: first } => self.on_fetch_decided(now, from, first, out),
             Message::Decided(decided) => self.on_decided(now, from, decided, out),
             Message::Stable(certificate) => self.on_stable(now, from, certificate, out),
             Message::Reminder(signed) => self.on_reminder(from, signed, out),

@@ -11,6 +11,8 @@ use dwcp_base::{Micros, Mutant, Now, ReplicaId, Sequence, View};
 
 /// Slots that must have been waited for before the primary's pace is judged.
 const PACE_SLOTS_MIN: u64 = 8;
+/// Bytes of help for one peer in one resend interval.
+const HELP_BYTES_MAX: usize = 8 << 20;
 /// The doubling stops at this power of two.
 const BACKOFF_MAX: u32 = 10;
 
@@ -32,6 +34,8 @@ pub struct Timers {
     /// Where we stood when we last moved or had nothing to do, and when that was.
     pub(crate) stalled_at: (Sequence, View, bool),
     pub(crate) stalled_since: Micros,
+    /// Bytes sent to each peer to help it, and since when they are counted.
+    pub(crate) helped: BTreeMap<ReplicaId, (Micros, usize)>,
     /// When each peer may be shown our NEW-VIEW again.
     pub(crate) view_shown: BTreeMap<ReplicaId, Micros>,
     /// Since when the oldest request that every replica knows of waits. Told by the caller.
@@ -53,6 +57,17 @@ impl Timers {
         self.stalled_since = now.mono;
         self.next_standing = now.mono;
         self.next_resend = now.mono.plus(timing.resend_interval);
+    }
+
+    /// Whether this much more help for a peer is within its share: a few words from a liar must not draw megabytes each.
+    pub(crate) fn may_help(&mut self, now: Now, to: ReplicaId, bytes: usize, timing: &Timing) -> bool {
+        let share = self.helped.entry(to).or_insert((now.mono, 0));
+        if now.mono.since(share.0) >= timing.resend_interval {
+            *share = (now.mono, 0);
+        }
+        let within = share.1 < HELP_BYTES_MAX;
+        share.1 += bytes;
+        within
     }
 
     pub(crate) fn left_view(&mut self, now: Now, timing: &Timing) {

@@ -3,6 +3,7 @@
 //! Departs from TOCS '02: P entries carry their proof (the signed prepared certificate), so a liar cannot claim what
 //! was not prepared; the Q set then guards availability: what is carried over is held by an honest replica.
 
+use crate::catchup::PLACE_MAX;
 use crate::message::{Message, PrePrepared, SignedBody, ViewChange};
 use crate::output::{Action, Output};
 use crate::record::Record;
@@ -28,7 +29,6 @@ impl Pbft {
             slot.leave_view();
         }
         self.active = false;
-        self.pending_new_view = None;
         self.fetched_view_changes.clear();
         self.timers.left_view(now, &self.timing);
         let signed = self.sign_body(SigningKind::ViewChange, &body);
@@ -96,6 +96,9 @@ impl Pbft {
         let Ok((view, sender)) = peek(&signed) else {
             return self.refuse(from, "a malformed VIEW-CHANGE", out);
         };
+        if view.0 > PLACE_MAX {
+            return self.refuse(from, "a VIEW-CHANGE for a view beyond all places", out);
+        }
         let late = view < self.view || (view == self.view && self.active);
         let known = self.view_changes.get(&sender).is_some_and(|(known, _)| known.view >= view);
         if sender == self.me || ((late || known) && !awaited) {
@@ -133,15 +136,13 @@ impl Pbft {
         self.start_view_change(now, higher[0], "others left the view", application, out);
     }
 
-    /// VIEW-CHANGEs that the pending NEW-VIEW names and we lack.
+    /// VIEW-CHANGEs that pending NEW-VIEWs name and we lack: at most n for each of at most n.
     pub(crate) fn awaited_view_changes(&self) -> Vec<Hash> {
-        let Some(new_view) = self.pending_new_view.as_ref().and_then(crate::new_view::parse) else {
-            return Vec::new();
-        };
-        new_view
-            .view_changes
-            .iter()
-            .map(|(_, hash)| *hash)
+        self.pending_new_views
+            .values()
+            .filter_map(crate::new_view::parse)
+            .flat_map(|new_view| new_view.view_changes)
+            .map(|(_, hash)| hash)
             .filter(|hash| self.named_view_change(hash).is_none())
             .collect()
     }
@@ -153,7 +154,8 @@ impl Pbft {
     }
 
     pub(crate) fn on_fetch_view_change(&mut self, from: ReplicaId, hash: Hash, out: &mut Output) {
-        let mine = self.own_view_change.as_ref().filter(|signed| signed.hash() == hash).cloned();
+        let mine =
+            self.own_view_change.as_ref().filter(|signed| self.is_voter() && signed.hash() == hash).cloned();
         let stored = self.named_view_change(&hash).map(|(_, signed)| signed.clone());
         let proof =
             self.new_view.iter().flat_map(|proof| &proof.view_changes).find(|signed| signed.hash() == hash);

@@ -17,6 +17,8 @@ use dwcp_log::{Proposal, RootEntry, SignedMemberOrder};
 use dwcp_pbft::Application;
 use dwcp_state::{Admission, CheckedFrame, ClientFrame, Refusal, SessionId, StateMachine};
 
+/// Clients that may wait for an operator's order.
+const ORDERS_WAITING_MAX: usize = 64;
 /// Sessions one client connection may attach.
 const SESSIONS_PER_CLIENT_MAX: usize = 4_096;
 
@@ -138,7 +140,9 @@ impl<M: StateMachine> Replica<M> {
                 out.push(Effect::Reply { client, after, reply: ClientReply::Executed(reply) });
             }
             // While nothing happens log time stands still; an open that looks too early may be right by the time it runs.
-            Ok(Admission::Fresh) | Err(Refusal::OpenNotValid { .. }) => self.take_frame(now, client, frame, out),
+            Ok(Admission::Fresh) | Err(Refusal::OpenNotValid { .. }) => {
+                self.take_frame(now, client, frame, out)
+            }
             Err(refusal) => {
                 self.count("frames refused");
                 let reply = ClientReply::Refused { session, first, refusal };
@@ -189,7 +193,7 @@ impl<M: StateMachine> Replica<M> {
             }
             return;
         }
-        let frame = match self.read_frame(bytes) {
+        let frame = match self.read_frame(bytes.clone()) {
             Ok(frame) => frame,
             Err(reason) => return self.refuse_peer(from, reason, out),
         };
@@ -199,7 +203,17 @@ impl<M: StateMachine> Replica<M> {
         let pending =
             Pending { frame, hash, since: now.mono, known_to_all: to_all, proposed_in: None, ours: false };
         if self.pool.insert(pending, self.setup.settings.pending_bytes_max).is_err() {
-            self.count("relayed frames dropped: busy");
+            return self.count("relayed frames dropped: busy");
+        }
+        // Whoever told all of us may have left the primary out.
+        let primary = self.pbft.primary();
+        if to_all && primary != self.setup.me && primary != from && self.pbft.is_active() {
+            self.send_one(
+                primary,
+                &PeerMessage::Request { to_all: false, frame: bytes },
+                Class::Request,
+                out,
+            );
         }
     }
 
@@ -285,17 +299,15 @@ impl<M: StateMachine> Replica<M> {
             let reply = refused("the order cannot be read");
             return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
         };
-        if let Some(place) = self.control.orders.iter().position(|done| *done == order) {
-            let _ = place;
-            let sequence = self.control.executed;
-            let reply = ClientReply::Order { id, outcome: OrderOutcome::Done { sequence } };
-            return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
+        if let Some((sequence, _)) = self.control.orders.iter().find(|(_, done)| *done == order) {
+            let reply = ClientReply::Order { id, outcome: OrderOutcome::Done { sequence: *sequence } };
+            return out.push(Effect::Reply { client, after: self.pbft.vote_ticket(), reply });
         }
         if let Err(reason) = self.judge_order(&order) {
             let reply = refused(reason);
             return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
         }
-        if !self.pool.add_order(order.clone()) || self.clients.orders.len() >= 64 {
+        if self.clients.orders.len() >= ORDERS_WAITING_MAX || !self.pool.add_order(order.clone()) {
             let reply = refused("too many orders wait: try again later");
             return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
         }

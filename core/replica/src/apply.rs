@@ -12,6 +12,7 @@ use bytes::Bytes;
 use dwcp_base::{Hash, Hasher, LogTime, Now, Sequence, View, encode};
 use dwcp_log::{Proposal, RootEntry, SignedMemberOrder};
 use dwcp_pbft::Decided;
+use dwcp_pbft::catchup::SLOT_BYTES;
 use dwcp_state::{ClientFrame, FrameOutcome, FrozenState, Outcome, StateMachine, state_digest};
 
 /// The digest of one entry of the virtual log. Says nothing of the protocol that ordered it.
@@ -30,7 +31,7 @@ impl<M: StateMachine> Replica<M> {
         let claim = decided.certificate.claim;
         let sequence = claim.sequence;
         self.control.executed = sequence;
-        self.control.bytes_since_snapshot += decided.payload.len() as u64;
+        self.control.bytes_executed += (decided.payload.len() + SLOT_BYTES) as u64;
         let mut commands = Vec::new();
         // A payload that q replicas prepared is a proposal; anything else could only come of more than f liars.
         if let Ok(Some(proposal)) = Proposal::from_payload(&decided.payload) {
@@ -86,7 +87,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// Answers the clients that are attached here, under one signature.
     fn answer(&mut self, outcomes: Vec<FrameOutcome>, out: &mut Outbox) {
-        if !outcomes.iter().any(|outcome| self.clients.any_of(outcome.session)) {
+        if self.diverged || !outcomes.iter().any(|outcome| self.clients.any_of(outcome.session)) {
             return;
         }
         let after = self.pbft.vote_ticket();
@@ -137,8 +138,14 @@ impl<M: StateMachine> Replica<M> {
         let after = self.pbft.vote_ticket();
         let waiting = core::mem::take(&mut self.clients.orders);
         for (client, id, waited) in waiting {
+            let overtaken =
+                waited.order.id == order.order.id && waited.order.incarnation <= order.order.incarnation;
             if waited == *order {
                 let reply = ClientReply::Order { id, outcome: reply.clone() };
+                out.push(Effect::Reply { client, after, reply });
+            } else if overtaken {
+                let reason = "another order for this member was executed first".to_string();
+                let reply = ClientReply::Order { id, outcome: OrderOutcome::Refused { reason } };
                 out.push(Effect::Reply { client, after, reply });
             } else {
                 self.clients.orders.push((client, id, waited));
@@ -149,17 +156,18 @@ impl<M: StateMachine> Replica<M> {
     fn checkpoint(&mut self, now: Now, sequence: Sequence, out: &mut Outbox) {
         let forget = Sequence(sequence.0.saturating_sub(2 * self.setup.genesis.window));
         self.control.configurations.forget_before(forget);
-        let snapshot_due = self.control.bytes_since_snapshot >= self.setup.settings.snapshot_log_bytes;
-        if snapshot_due {
-            self.control.bytes_since_snapshot = 0;
-        }
+        // Every multiple of the setting that was passed since the last checkpoint: equal at replicas with equal settings.
+        let unit = self.setup.settings.snapshot_log_bytes;
+        let due = self.control.bytes_executed / unit != self.bytes_at_checkpoint / unit;
+        self.bytes_at_checkpoint = self.control.bytes_executed;
+        let snapshot_due = due || core::mem::take(&mut self.snapshot_wanted);
         let digests = self.all_digests();
         let digest = state_digest(&digests);
         self.last_digest = (sequence, digest);
         if !self.recovering {
             out.event(Event::Digest { sequence, digest });
         }
-        if snapshot_due && self.saving.is_none() && !self.recovering {
+        if snapshot_due && self.saving.is_none() && !self.recovering && !self.diverged {
             let state = self.state.freeze();
             self.frozen = Some(Frozen { sequence, control: encode(&self.control), digests, state });
         }
@@ -189,7 +197,7 @@ impl<M: StateMachine> Replica<M> {
         if sequence != frozen.sequence || certificate.claim.digest != state_digest(&frozen.digests) {
             return; // A later one overtook it, or ours is wrong; the next due checkpoint is written instead.
         }
-        let orders = self.control.orders.clone();
+        let orders = self.control.member_orders();
         let meta = SnapshotMeta { format: 1, certificate, digests: frozen.digests, orders };
         self.saving = Some(sequence);
         self.donor.prepare(meta.clone());
@@ -227,7 +235,7 @@ impl<M: StateMachine> Replica<M> {
     pub(crate) fn on_snapshot_failed(&mut self, sequence: Sequence, out: &mut Outbox) {
         self.count("snapshots failed");
         if self.saving.take_if(|saving| *saving == sequence).is_none() {
-            self.abandon_transfer();
+            self.abandon_transfer(out);
         }
         self.donor.unprepare(sequence);
         out.push(Effect::DropSnapshot { sequence });

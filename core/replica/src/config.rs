@@ -18,8 +18,8 @@ pub struct Settings {
     pub pending_bytes_max: usize,
     /// After how long an unexecuted frame is shown to all replicas, who then watch the primary.
     pub relay_after: Micros,
-    /// A snapshot is written at the first checkpoint after this many payload bytes ran. Must agree within a cluster
-    /// for several donors to hold the same one; 64 KiB to 1 GiB.
+    /// A snapshot is written at the first checkpoint after every so many bytes of log. Replicas with equal settings
+    /// snapshot at equal sequences, so that one that lags can fetch from several at once; 64 KiB to 1 GiB.
     pub snapshot_log_bytes: u64,
     /// Decided payloads kept in memory to help replicas that lag; at least twice `snapshot_log_bytes`.
     pub history_bytes_max: usize,

@@ -21,10 +21,11 @@ pub struct Control {
     pub executed: Sequence,
     pub log: VirtualLog,
     pub configurations: Configurations,
-    /// Every member order that took effect, in order: what a newcomer needs to know today's keys.
-    pub orders: Vec<SignedMemberOrder>,
-    /// Payload bytes executed since the last snapshot, so that all replicas snapshot at the same sequences.
-    pub bytes_since_snapshot: u64,
+    /// Every member order that took effect, and where: what a newcomer needs to know today's keys.
+    pub orders: Vec<(Sequence, SignedMemberOrder)>,
+    /// What has been executed since the genesis, in bytes of log. Replicas with equal settings derive from it equal
+    /// sequences to take snapshots at.
+    pub bytes_executed: u64,
 }
 
 impl Control {
@@ -36,8 +37,14 @@ impl Control {
             log: VirtualLog::default(),
             configurations: Configurations::new(Configuration::of(genesis)),
             orders: Vec::new(),
-            bytes_since_snapshot: 0,
+            bytes_executed: 0,
         }
+    }
+
+    /// The orders without their places.
+    #[must_use]
+    pub fn member_orders(&self) -> Vec<SignedMemberOrder> {
+        self.orders.iter().map(|(_, order)| order.clone()).collect()
     }
 
     #[must_use]
@@ -91,7 +98,7 @@ impl Control {
         let configuration =
             Configuration { id: ConfigurationId(current.id.0 + 1), policy: current.policy, members };
         self.configurations.push(votes_after, configuration);
-        self.orders.push(signed.clone());
+        self.orders.push((sequence, signed.clone()));
         Ok(self.configurations.latest())
     }
 }

@@ -33,7 +33,7 @@ impl<M: StateMachine> Replica<M> {
         if now.mono < self.next_tick {
             return;
         }
-        if self.learners_wait() {
+        if self.window_must_move() {
             while self.pbft.room() > 0 {
                 self.propose(now, Vec::from([RootEntry::Noop]));
             }
@@ -54,8 +54,12 @@ impl<M: StateMachine> Replica<M> {
         self.next_tick = now.mono.plus(self.setup.settings.tick_interval);
     }
 
-    /// A replaced member waits for a stable checkpoint past its entry.
-    pub(crate) fn learners_wait(&self) -> bool {
+    /// Somebody waits for a checkpoint: a replaced member, or a peer that needs a snapshot of now.
+    pub(crate) fn window_must_move(&self) -> bool {
+        self.snapshot_wanted || self.learners_wait()
+    }
+
+    fn learners_wait(&self) -> bool {
         let stable = self.pbft.stable_sequence();
         self.control.configurations.latest().members.iter().any(|member| member.votes_after > stable)
     }

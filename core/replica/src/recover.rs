@@ -3,7 +3,7 @@
 use crate::admit::Clients;
 use crate::config::Setup;
 use crate::control::Control;
-use crate::io::Event;
+use crate::io::{Effect, Event};
 use crate::pool::Pool;
 use crate::replica::{MachineFactory, Outbox, Replica};
 use crate::serve::Donor;
@@ -126,6 +126,7 @@ impl<M: StateMachine> Replica<M> {
             pbft.replay(ticket, record);
         }
         let inside_view_change = !pbft.is_active();
+        let bytes_at_checkpoint = control.bytes_executed;
         let mut replica = Self {
             protocol: Output::new(recovery.next_ticket),
             pbft,
@@ -148,12 +149,20 @@ impl<M: StateMachine> Replica<M> {
             counters: BTreeMap::new(),
             last_heard: BTreeMap::new(),
             recovering: true,
+            bytes_at_checkpoint,
+            snapshot_wanted: false,
+            diverged: false,
             halted: false,
             setup,
         };
         replica.pbft.replayed(now, &mut replica.protocol);
         replica.carry_out(now, out);
         replica.recovering = false;
+        // What was being fetched and is no longer ahead of us will not be asked for again.
+        let executed = replica.control.executed;
+        for (sequence, _) in replica.partial.extract_if(.., |(sequence, _)| *sequence <= executed) {
+            out.push(Effect::DropSnapshot { sequence });
+        }
         replica.readmitted_to = replica.pbft.stable_sequence();
         out.event(Event::Recovered {
             view: replica.pbft.view(),

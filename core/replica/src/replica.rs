@@ -85,6 +85,12 @@ pub struct Replica<M: StateMachine> {
     pub(crate) last_heard: BTreeMap<ReplicaId, Micros>,
     /// Recovering from disk: what is executed is known to the world already.
     pub(crate) recovering: bool,
+    /// `bytes_executed` at the last checkpoint.
+    pub(crate) bytes_at_checkpoint: u64,
+    /// A peer needs a snapshot that we do not have: the next checkpoint is written down.
+    pub(crate) snapshot_wanted: bool,
+    /// Our state is known to be wrong: nobody is answered until it is replaced.
+    pub(crate) diverged: bool,
     pub(crate) halted: bool,
 }
 
@@ -134,7 +140,7 @@ impl<M: StateMachine> Replica<M> {
             }
             PeerMessage::Request { to_all, frame } => self.on_relayed(now, from, to_all, frame, out),
             PeerMessage::Order(order) => self.on_relayed_order(from, order, out),
-            PeerMessage::FetchOffer { at_least } => self.on_fetch_offer(from, at_least, out),
+            PeerMessage::FetchOffer { at_least } => self.on_fetch_offer(now, from, at_least, out),
             PeerMessage::Offer(meta) => self.on_offer(now, from, meta, out),
             PeerMessage::FetchChunk { sequence, index, offset } => {
                 self.on_fetch_chunk(from, sequence, index, offset, out);
@@ -152,7 +158,11 @@ impl<M: StateMachine> Replica<M> {
             ClientRequest::Frame { bytes } => self.on_frame(now, client, bytes, out),
             ClientRequest::Order { id, bytes } => self.on_order(client, id, &bytes, out),
             ClientRequest::Query { id, bytes } => {
-                let outcome = self.state.query(&bytes).map_err(|error| alloc::format!("{error}"));
+                let outcome = if self.diverged {
+                    Err("this replica's state diverged and is being replaced: ask another".into())
+                } else {
+                    self.state.query(&bytes).map_err(|error| alloc::format!("{error}"))
+                };
                 let reply = ClientReply::Query { id, outcome };
                 out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
             }
@@ -188,7 +198,7 @@ impl<M: StateMachine> Replica<M> {
         if let Some(oldest) = self.pool.oldest_unrelayed() {
             due = due.min(oldest.plus(self.setup.settings.relay_after));
         }
-        if self.pbft.is_primary() && (self.state.wants_ticks().is_some() || self.learners_wait()) {
+        if self.pbft.is_primary() && (self.state.wants_ticks().is_some() || self.window_must_move()) {
             due = due.min(self.next_tick);
         }
         if let Some(transfer) = &self.transfer {
@@ -229,6 +239,8 @@ impl<M: StateMachine> Replica<M> {
             Action::Diverged { sequence, own, certified } => {
                 self.count("diverged");
                 out.event(Event::Diverged { sequence, own, certified });
+                self.diverged = true;
+                self.pbft.mute();
                 self.start_transfer(now, sequence, true, out);
             }
             Action::ViewChangeStarted { view, reason } => {

@@ -7,7 +7,7 @@ use crate::wire::{CHUNK_PART_BYTES, PeerMessage, SnapshotMeta};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{ReplicaId, Sequence};
+use dwcp_base::{Micros, Now, ReplicaId, Sequence};
 use dwcp_state::StateMachine;
 
 /// Chunk reads under way for peers; beyond it requests are dropped and asked for again.
@@ -21,29 +21,34 @@ struct Read {
     offset: u64,
 }
 
+/// How often one peer may have a snapshot written for its sake.
+const WANTED_INTERVAL: Micros = Micros::from_millis(10_000);
+
 /// What this replica can give.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Donor {
     /// Durable and whole; the newest is offered, the one before is kept for those who are fetching it.
     snapshots: BTreeMap<Sequence, SnapshotMeta>,
-    /// Being written.
-    preparing: Option<SnapshotMeta>,
+    /// Being written: at most one of our own and one fetched.
+    preparing: BTreeMap<Sequence, SnapshotMeta>,
     reads: BTreeMap<u64, Read>,
+    /// When each peer may next have a snapshot written for its sake.
+    next_wanted: BTreeMap<ReplicaId, Micros>,
     next_token: u64,
 }
 
 impl Donor {
     pub(crate) fn prepare(&mut self, meta: SnapshotMeta) {
-        self.preparing = Some(meta);
+        self.preparing.insert(meta.certificate.claim.sequence, meta);
     }
 
     pub(crate) fn unprepare(&mut self, sequence: Sequence) {
-        self.preparing.take_if(|meta| meta.certificate.claim.sequence == sequence);
+        self.preparing.remove(&sequence);
     }
 
     /// The snapshot is durable. Returns those that need not be kept.
     pub(crate) fn saved(&mut self, sequence: Sequence) -> Vec<Sequence> {
-        if let Some(meta) = self.preparing.take_if(|meta| meta.certificate.claim.sequence == sequence) {
+        if let Some(meta) = self.preparing.remove(&sequence) {
             self.snapshots.insert(sequence, meta);
         }
         let mut old = Vec::new();
@@ -64,13 +69,23 @@ impl Donor {
 }
 
 impl<M: StateMachine> Replica<M> {
-    pub(crate) fn on_fetch_offer(&mut self, from: ReplicaId, at_least: Sequence, out: &mut Outbox) {
+    pub(crate) fn on_fetch_offer(&mut self, now: Now, from: ReplicaId, at_least: Sequence, out: &mut Outbox) {
         let Some(meta) = self.donor.newest().filter(|meta| meta.certificate.claim.sequence >= at_least)
         else {
-            return;
+            return self.want_snapshot(now, from, at_least);
         };
         let message = PeerMessage::Offer(meta.clone());
         self.send_one(from, &message, Class::Bulk, out);
+    }
+
+    /// We have nothing new enough: the next checkpoint will be, if this peer has not made us write one just now.
+    fn want_snapshot(&mut self, now: Now, from: ReplicaId, at_least: Sequence) {
+        let next = self.donor.next_wanted.entry(from).or_default();
+        let plausible = at_least.0 <= self.control.executed.0.saturating_add(self.setup.genesis.window);
+        if now.mono >= *next && plausible {
+            *next = now.mono.plus(WANTED_INTERVAL);
+            self.snapshot_wanted = true;
+        }
     }
 
     pub(crate) fn on_fetch_chunk(

@@ -80,8 +80,11 @@ impl<M: StateMachine> Replica<M> {
         self.transfer_on_time(now, out);
     }
 
-    pub(crate) fn abandon_transfer(&mut self) {
-        self.transfer = None;
+    pub(crate) fn abandon_transfer(&mut self, out: &mut Outbox) {
+        let target = self.transfer.take().and_then(|transfer| transfer.target);
+        if let Some(target) = target {
+            out.push(Effect::DropSnapshot { sequence: target.meta.certificate.claim.sequence });
+        }
     }
 
     /// Whatever the transfer has due: asking for offers, asking again for chunks that do not come.
@@ -94,7 +97,7 @@ impl<M: StateMachine> Replica<M> {
             .as_ref()
             .map_or(transfer.at_least, |target| target.meta.certificate.claim.sequence);
         if !transfer.forced && transfer.ready.is_none() && self.control.executed >= obsolete {
-            return self.abandon_transfer();
+            return self.abandon_transfer(out);
         }
         if now.mono >= transfer.next_ask {
             transfer.next_ask = now.mono.plus(patience);
@@ -103,8 +106,11 @@ impl<M: StateMachine> Replica<M> {
                 && transfer.ready.is_none()
             {
                 // Nobody useful is left: start over with everybody.
-                transfer.target = None;
+                let target = transfer.target.take();
                 transfer.dropped.clear();
+                if let Some(target) = target {
+                    out.push(Effect::DropSnapshot { sequence: target.meta.certificate.claim.sequence });
+                }
             }
             self.send_all(&PeerMessage::FetchOffer { at_least }, Class::Vote, Ticket::ZERO, out);
         }
@@ -164,8 +170,16 @@ impl<M: StateMachine> Replica<M> {
             in_flight: BTreeMap::new(),
             meta,
         };
-        let kept = self.partial.iter().position(|(kept, _)| *kept == sequence);
-        for (index, bytes) in kept.map(|place| self.partial.remove(place).1).unwrap_or_default() {
+        // What an earlier life fetched of this snapshot is used, of any other dropped.
+        let mut kept = Vec::new();
+        for (earlier, chunks) in core::mem::take(&mut self.partial) {
+            if earlier == sequence {
+                kept = chunks;
+            } else {
+                out.push(Effect::DropSnapshot { sequence: earlier });
+            }
+        }
+        for (index, bytes) in kept {
             // What an earlier life fetched is verified like everything else.
             let _ = target.take(index, &bytes, self.setup.mutants.on(Mutant::StateTransferUnchecked));
         }
@@ -331,7 +345,7 @@ impl<M: StateMachine> Replica<M> {
             _ => {
                 // Every chunk verified and yet they do not fit: more than f replicas signed nonsense.
                 self.count("snapshots that do not fit together");
-                self.abandon_transfer();
+                self.abandon_transfer(out);
             }
         }
     }
@@ -353,6 +367,8 @@ impl<M: StateMachine> Replica<M> {
         self.state = state;
         self.last_digest = (sequence, certificate.claim.digest);
         self.frozen = None;
+        self.diverged = false;
+        self.bytes_at_checkpoint = self.control.bytes_executed;
         let configurations = self.control.configurations.clone();
         self.announce_members(&before, out);
         self.pbft.on_installed(now, certificate, configurations, &mut self.protocol);
@@ -364,7 +380,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// Links must follow members that were replaced while we were away.
     fn announce_members(&self, before: &dwcp_base::Configuration, out: &mut Outbox) {
-        for signed in &self.control.orders {
+        for (_, signed) in &self.control.orders {
             let order = &signed.order;
             let newer = before.member(order.id).is_some_and(|member| member.incarnation < order.incarnation);
             if newer {

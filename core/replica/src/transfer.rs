@@ -15,7 +15,7 @@ use dwcp_state::{Restorer, State, StateMachine, state_digest};
 /// Chunks asked of one donor at once.
 const PER_DONOR: usize = 4;
 /// Bytes of one chunk; a donor that sends more lies.
-const CHUNK_BYTES_MAX: usize = 256 << 20;
+const CHUNK_BYTES_MAX: usize = 1 << 30;
 /// Chunks of one snapshot.
 const CHUNKS_MAX: usize = 65_536;
 

@@ -16,7 +16,7 @@ use redb::{Builder, Database, DatabaseError, Durability, ReadableDatabase, Reada
 use crate::error::StorageError;
 
 /// Largest chunk.
-pub const CHUNK_BYTES_MAX: usize = 16 << 20;
+pub const CHUNK_BYTES_MAX: usize = 1 << 30;
 /// Largest metadata of a snapshot, and largest named value.
 pub const META_BYTES_MAX: usize = 1 << 20;
 /// Chunks put since the last durable commit, in bytes: what a crash may cost an unfinished snapshot.

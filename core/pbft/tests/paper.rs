@@ -1,0 +1,160 @@
+//! What a single liar says to one replica, and what the replica makes of it. Messages are crafted with the members' real
+//! keys; nothing else of a cluster is here. The judged runs of whole clusters are the simulator's.
+
+use bytes::Bytes;
+use dwcp_base::configuration::{Principal, Role};
+use dwcp_base::crypto::Ed25519;
+use dwcp_base::{
+    ConfigurationId, Genesis, Hash, Incarnation, Member, Micros, Mutants, Now, Policy, Quorum, ReplicaId,
+    Sequence, SigningKind, Ticket, Trust, View, encode,
+};
+use dwcp_log::entry::payload_digest;
+use dwcp_pbft::{
+    Action, Application, Certificate, Claim, Decided, Message, NewView, Output, Pbft, PbftSetup, Signed,
+    SignedBody, SlotHeld, Standing, Statement, Timing, Vote,
+};
+use std::sync::Arc;
+struct App;
+
+impl Application for App {
+    fn check(&mut self, _: Now, _: &Bytes) -> Result<(), &'static str> {
+        Ok(())
+    }
+}
+
+fn signer(id: u8) -> Ed25519 {
+    Ed25519::new([id + 1; 32], &[])
+}
+
+fn genesis() -> Arc<Genesis> {
+    let members = (0..4)
+        .map(|id| Member {
+            id: ReplicaId(id),
+            incarnation: Incarnation(0),
+            vote_key: signer(id).public_key(),
+            tls_key: signer(id + 50).public_key(),
+            peer_address: "a:1".into(),
+            client_address: "a:2".into(),
+            votes_after: Sequence::ZERO,
+        })
+        .collect();
+    let g = Genesis {
+        version: 1,
+        name: "t".into(),
+        created_unix_ms: 1,
+        policy: Policy { trust: Trust::Byzantine, quorum: Quorum::new(4, None).unwrap() },
+        members,
+        principals: vec![Principal { name: "a".into(), key: signer(100).public_key(), role: Role::Admin }],
+        checkpoint_interval: 8,
+        window: 16,
+        quota_bytes: 1 << 30,
+    };
+    g.check().unwrap();
+    Arc::new(g)
+}
+
+fn replica(me: u8) -> Pbft {
+    Pbft::new(&PbftSetup {
+        genesis: genesis(),
+        me: ReplicaId(me),
+        incarnation: Incarnation(0),
+        timing: Timing::lan(),
+        history_bytes_max: 1 << 20,
+        pipeline_depth: 4,
+        crypto: Arc::new(signer(me)),
+        mutants: Mutants::default(),
+    })
+}
+
+fn refused(out: &mut Output) -> bool {
+    out.take().iter().any(|action| matches!(action, Action::Refused { .. }))
+}
+
+fn now() -> Now {
+    Now { mono: Micros(1_000_000), wall_ms: 5 }
+}
+
+fn vote(sender: u8, vote: Vote, digest: Hash) -> Signed {
+    let claim =
+        Claim { vote, configuration: ConfigurationId(1), view: View(0), sequence: Sequence(1), digest };
+    Signed::new(
+        Statement { claim, sender: ReplicaId(sender), incarnation: Incarnation(0) },
+        genesis().cluster(),
+        &signer(sender),
+    )
+}
+
+#[test]
+fn a_decision_of_ours_does_not_vouch_for_another_digest() {
+    let mut r = replica(2);
+    let mut out = Output::new(Ticket(1));
+    let a = payload_digest(b"A");
+    for s in [0, 1, 3] {
+        r.on_message(now(), ReplicaId(s), Message::Vote(vote(s, Vote::Commit, a)), &mut App, &mut out);
+    }
+    out.take();
+    let claim = Claim {
+        vote: Vote::Commit,
+        configuration: ConfigurationId(9),
+        view: View(7),
+        sequence: Sequence(1),
+        digest: payload_digest(b"B"),
+    };
+    let decided =
+        Decided { certificate: Certificate { claim, vouchers: vec![] }, payload: Bytes::from_static(b"B") };
+    r.on_message(now(), ReplicaId(0), Message::Decided(vec![decided]), &mut App, &mut out);
+    let ran: Vec<_> = out.take().into_iter().filter(|a| matches!(a, Action::Deliver(..))).collect();
+    assert!(ran.is_empty(), "{ran:?}");
+}
+
+#[test]
+fn a_standing_beyond_all_places_is_refused() {
+    let mut r = replica(2);
+    let mut out = Output::new(Ticket(1));
+    let s = Standing {
+        view: View(0),
+        active: true,
+        stable: Sequence(0),
+        executed: Sequence(u64::MAX),
+        decided_from: Sequence(u64::MAX),
+        snapshot: Sequence(u64::MAX),
+        stuck: vec![SlotHeld { pre_prepare: false, prepared: false }],
+        answer: false,
+    };
+    r.on_message(now(), ReplicaId(0), Message::Standing(s), &mut App, &mut out);
+    assert!(refused(&mut out));
+}
+
+fn bogus(view: u64) -> Message {
+    let sender = u8::try_from(view % 4).unwrap();
+    let body = NewView {
+        view: View(view),
+        configuration: ConfigurationId(1),
+        sender: ReplicaId(sender),
+        incarnation: Incarnation(0),
+        view_changes: vec![],
+        pre_prepares: vec![],
+    };
+    Message::NewView(SignedBody::new(
+        SigningKind::NewView,
+        encode(&body),
+        genesis().cluster(),
+        &signer(sender),
+    ))
+}
+
+#[test]
+fn a_bogus_new_view_does_not_end_a_healthy_view() {
+    let mut r = replica(2);
+    let mut out = Output::new(Ticket(1));
+    r.on_message(now(), ReplicaId(3), bogus(4_000_003), &mut App, &mut out);
+    assert!(r.view() == View(0) && r.is_active(), "view {:?}", r.view());
+}
+
+#[test]
+fn a_new_view_at_the_end_of_all_views_is_refused() {
+    let mut r = replica(2);
+    let mut out = Output::new(Ticket(1));
+    r.on_message(now(), ReplicaId(3), bogus(u64::MAX), &mut App, &mut out);
+    assert!(refused(&mut out));
+}

@@ -197,10 +197,6 @@ impl World {
                 Effect::Send { after, .. } | Effect::Reply { after, .. } => after,
                 _ => node.disk.last_ticket(),
             };
-            if after > node.disk.last_ticket() {
-                let text = format!("{node:?} waits for {after:?}, which was never written");
-                self.complain(text);
-            }
             if after <= self.nodes[ix].disk.claimed() {
                 self.carry_out(ix, effect);
                 if !self.nodes[ix].is_up() {
@@ -209,6 +205,12 @@ impl World {
             } else {
                 self.nodes[ix].waiting.push_back((after, effect));
             }
+        }
+        let node = &self.nodes[ix];
+        let last = node.disk.last_ticket();
+        if let Some((after, _)) = node.waiting.iter().find(|(after, _)| *after > last) {
+            let text = format!("{node:?} waits for {after:?}, which was never written");
+            self.complain(text);
         }
         if self.crashes_here() {
             self.coverage.crashes_at_tickets += 1;

@@ -263,3 +263,20 @@ impl Ending {
         }
     }
 }
+impl World {
+    #[doc(hidden)]
+    pub fn debug_key(&self, key: &str) {
+        for client in &self.clients {
+            for command in &client.journal.commands {
+                let text = format!("{}", command.operation);
+                if text.contains(key) {
+                    println!("{} {} {text} => {:?}", command.invoked_at_us, command.id, command.outcome);
+                }
+            }
+            if let Some(read) = &client.read {
+                println!("READ {} records {:?}", read.len(), read.iter().map(|r| String::from_utf8_lossy(&r.key).into_owned()).collect::<Vec<_>>());
+                for r in read { if r.key == key.as_bytes() { println!("READ {r:?}"); } }
+            }
+        }
+    }
+}

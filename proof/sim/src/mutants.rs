@@ -55,13 +55,12 @@ fn hunt_for(mutant: Mutant) -> Hunt {
         M::SignatureUnchecked => {
             hunt(mutant, "byzantine", &[("n", 4), trick(&[Trick::Equivocate, Trick::Forge])])
         }
-        M::ClientSignatureUnchecked | M::PartialAuthentication => {
+        M::ClientSignatureUnchecked => {
             hunt(mutant, "byzantine", &[("lying_clients", 2), trick(&[Trick::ForgeFrames])])
         }
         M::StaleViewVotesCounted => {
             hunt(mutant, "partition", &[("liars", 1), trick(&[Trick::Replay, Trick::Equivocate])])
         }
-        M::VoteAfterViewChange => hunt(mutant, "partition", &[]),
         M::NewViewUnchecked => {
             hunt(mutant, "byzantine", &[("n", 4), ("partition_ms", 3_000), trick(&[Trick::BogusNewView])])
         }

@@ -115,7 +115,7 @@ impl Client {
         match (operation, answer) {
             (Operation::Range { over, .. }, Answer::Range { records, .. }) => {
                 if self.reader {
-                    self.read = Some(records.clone());
+                    self.read.get_or_insert_default().extend(records.iter().cloned());
                 } else if over.is_single() {
                     self.seen.insert(over.key.clone(), records.first().cloned());
                 }

@@ -1,0 +1,249 @@
+//! OSDI '99 section 4.3: checkpoints, what their digests cover, garbage collection; and the snapshots that travel under
+//! their certificates (TOCS '02 section 6.2).
+
+use super::cluster::{Cluster, Session, put_of};
+use super::table::{Table, genesis, with_rule, without};
+use bytes::Bytes;
+use dwcp_base::{Hash, Hasher, LogTime, Mutant, Mutants, Position, Sequence};
+use dwcp_pbft::{Message, Vote};
+use dwcp_replica::{Event, PeerMessage};
+use dwcp_state::kv::Kv;
+use dwcp_state::{CheckedFrame, ClientFrame, State, state_digest};
+use std::collections::HashMap;
+
+/// The liar and one honest replica that it misled sign a digest that nobody else has.
+fn two_of_four(mutants: Mutants) -> Sequence {
+    let mut table = Table::new(4, &[3], mutants);
+    for voter in [2, 3] {
+        table.hand(voter, 1, table.vote(voter, Vote::Checkpoint, 0, 8, b"a state nobody has"));
+    }
+    table.seat(1).core().stable_sequence()
+}
+
+/// A checkpoint is stable when a quorum signed it. f + 1 prove that one honest replica has it, not that a later quorum
+/// must meet somebody who has.
+#[test]
+fn a_checkpoint_is_stable_with_a_quorum_and_not_before() {
+    assert_eq!(two_of_four(with_rule()), Sequence::ZERO);
+    assert_eq!(two_of_four(without(Mutant::WeakCheckpoint)), Sequence(8));
+}
+
+/// The log is cut at stable checkpoints: however long the run, the slots in memory stay within the window.
+#[test]
+fn the_log_is_cut_at_stable_checkpoints() {
+    let mut table = Table::new(4, &[], with_rule());
+    for round in 0..100 {
+        let sequence = table.propose(0, b"payload");
+        assert_eq!(sequence, Sequence(round + 1));
+        table.pass(|_| true);
+    }
+    for id in 0..4 {
+        let core = table.seat(id).core();
+        assert_eq!((core.delivered(), core.stable_sequence()), (Sequence(100), Sequence(96)));
+        let slots = format!("{core:?}").matches("Slot {").count();
+        assert!(slots <= 16, "r{id} keeps {slots} slots");
+    }
+}
+
+/// Without the other replicas' checkpoints the window closes, and the primary stops rather than run ahead.
+#[test]
+fn without_checkpoints_the_primary_stops_at_the_window() {
+    let mut table = Table::new(4, &[], with_rule());
+    for _ in 0..100 {
+        if table.seat(0).core().room() == 0 {
+            break;
+        }
+        table.propose(0, b"payload");
+        table.pass(|letter| {
+            !matches!(&letter.message, Message::Vote(vote) if vote.statement.claim.vote == Vote::Checkpoint)
+        });
+    }
+    assert_eq!(table.seat(0).core().delivered(), Sequence(16));
+}
+
+fn digest_in_this_order<'a>(entries: impl Iterator<Item = (&'a u32, &'a u32)>) -> Hash {
+    let mut hasher = Hasher::new("the mistake");
+    for (key, value) in entries {
+        hasher.update(&key.to_le_bytes()).update(&value.to_le_bytes());
+    }
+    hasher.finish()
+}
+
+/// The mistake, written out: a digest over a hash map's own order differs between two maps with equal contents.
+#[test]
+fn a_digest_in_hash_map_order_differs_between_equal_states() {
+    let forwards: HashMap<u32, u32> = (0..64).map(|key| (key, key)).collect();
+    let backwards: HashMap<u32, u32> = (0..64).rev().map(|key| (key, key)).collect();
+    assert_eq!(forwards, backwards);
+    assert_ne!(digest_in_this_order(forwards.iter()), digest_in_this_order(backwards.iter()));
+}
+
+fn state_of(frames: &[CheckedFrame], mutants: Mutants) -> State<Kv> {
+    let genesis = genesis(4, "state");
+    let mut state = State::new(&genesis, Kv::new(genesis.quota_bytes), mutants);
+    for (index, frame) in frames.iter().enumerate() {
+        state.begin_entry(Position(index as u64 + 1), LogTime(genesis.created_unix_ms));
+        state.execute(frame);
+    }
+    state
+}
+
+/// A copy made chunk by chunk from the last to the first, so that everything is inserted in another order.
+fn copy_of(state: &mut State<Kv>, mutants: Mutants) -> State<Kv> {
+    let genesis = genesis(4, "state");
+    let frozen = state.freeze();
+    let mut restorer = State::restore(&genesis, Kv::new(genesis.quota_bytes), mutants);
+    for index in (0..frozen.chunk_count()).rev() {
+        let chunk = frozen.chunk(index).unwrap();
+        restorer.chunk(index, &chunk, &frozen.digests()[index as usize]).unwrap();
+    }
+    restorer.finish().unwrap()
+}
+
+fn frames(sessions: u8, commands: u64) -> Vec<CheckedFrame> {
+    let cluster = genesis(4, "state").cluster();
+    let mut frames = Vec::new();
+    let mut open = Vec::new();
+    for number in 0..sessions {
+        let session = Session::new(number, cluster);
+        frames.push(session.open_frame(dwcp_base::Now::default().wall_ms + super::table::WALL_MS + 1_000));
+        open.push(session);
+    }
+    for round in 0..commands {
+        for session in &mut open {
+            frames.push(session.put(&format!("key {}", round * 7 % 13), b"value"));
+        }
+    }
+    frames.iter().map(|frame| ClientFrame::decode(frame.encode()).unwrap()).collect()
+}
+
+/// The rule: equal states have equal digests, however they came about. One replica lived through the commands, the
+/// other was restored from a snapshot backwards; their digests agree now and after whatever both execute next.
+#[test]
+fn a_digest_does_not_depend_on_the_order_in_which_a_state_was_filled() {
+    let frames = frames(20, 12);
+    let (before, after) = frames.split_at(frames.len() / 2);
+    let mut lived = state_of(before, with_rule());
+    let mut restored = copy_of(&mut lived, with_rule());
+    assert_eq!(lived.chunk_digests(), restored.chunk_digests());
+    for (index, frame) in after.iter().enumerate() {
+        for state in [&mut lived, &mut restored] {
+            state.begin_entry(Position(1_000 + index as u64), LogTime(super::table::WALL_MS));
+            state.execute(frame);
+        }
+    }
+    assert_eq!(lived.chunk_digests(), restored.chunk_digests());
+    assert_ne!(state_digest(&lived.chunk_digests()), state_digest(&state_of(before, with_rule()).chunk_digests()));
+}
+
+/// Whether a command replayed to a replica that was restored from a snapshot runs a second time.
+fn replay_across_a_snapshot(mutants: Mutants) -> u64 {
+    let frames = frames(1, 1);
+    let mut lived = state_of(&frames, mutants);
+    let mut restored = copy_of(&mut lived, mutants);
+    let before = restored.machine().revision();
+    restored.begin_entry(Position(1_000), LogTime(super::table::WALL_MS));
+    // The liar replays everything it ever saw, the session's open included.
+    for frame in &frames {
+        restored.execute(frame);
+    }
+    restored.machine().revision() - before
+}
+
+/// The session table is state: a snapshot without it opens every command to replay.
+#[test]
+fn a_command_replayed_across_a_snapshot_does_not_run_again() {
+    assert_eq!(replay_across_a_snapshot(with_rule()), 0);
+    assert_eq!(replay_across_a_snapshot(without(Mutant::SnapshotWithoutSessions)), 1);
+}
+
+/// Whether two replicas that disagree about sessions alone would sign the same checkpoint.
+fn sessions_differ_unseen(mutants: Mutants) -> bool {
+    let frames = frames(2, 1);
+    let digest = |frames: &[CheckedFrame]| {
+        let mut state = state_of(frames, mutants);
+        let nothing = dwcp_state::SessionFrame {
+            session_key: Session::new(0, genesis(4, "state").cluster()).key(),
+            low_water: 2,
+            first: 2,
+            commands: vec![dwcp_state::Command::Nothing.encode()],
+        };
+        let before = state.digest();
+        let frame = Session::new(0, genesis(4, "state").cluster()).sign(&nothing);
+        state.execute(&ClientFrame::decode(frame.encode()).unwrap());
+        (before, state.digest())
+    };
+    let (before, after) = digest(&frames);
+    before == after
+}
+
+#[test]
+fn the_digest_covers_the_session_table() {
+    assert!(!sessions_differ_unseen(with_rule()));
+    assert!(sessions_differ_unseen(without(Mutant::DigestWithoutSessions)));
+}
+
+/// r3 sleeps through more than the others keep; r2 is the only donor it can reach, and r2 lies in every chunk.
+fn lied_to(mutants: Mutants) -> (Cluster, usize) {
+    let mut cluster = Cluster::new(4, mutants);
+    let mut session = Session::new(1, cluster.genesis.cluster());
+    cluster.send(1, &session.open_frame(cluster.wall_ms() + 30_000));
+    cluster.run(50);
+    cluster.stop(3);
+    for index in 0..60 {
+        cluster.send(1, &session.put(&format!("k{index}"), &[7; 8_000]));
+        cluster.run(10);
+    }
+    cluster.spoil = Some(|from, to, message| {
+        if to == 3
+            && from == 2
+            && let PeerMessage::Chunk { bytes, .. } = message
+        {
+            // A value is changed, the length stays.
+            let mut spoiled = bytes.to_vec();
+            spoiled.iter_mut().filter(|byte| **byte == 7).for_each(|byte| *byte = 8);
+            *bytes = Bytes::from(spoiled);
+        }
+    });
+    cluster.start(3);
+    // Only the liar's offers arrive at first.
+    cluster.cut = Some(|from, to, message| {
+        to == 3 && from != 2 && matches!(message, PeerMessage::Offer(_) | PeerMessage::Chunk { .. })
+    });
+    cluster.run(1_000);
+    cluster.cut = None;
+    cluster.run(4_000);
+    let dropped = cluster.events(3, |event| matches!(event, Event::DonorDropped { .. }));
+    (cluster, dropped)
+}
+
+/// A donor proves nothing by itself: every chunk is compared with what a quorum signed.
+#[test]
+fn a_lying_donor_is_dropped_and_the_truth_fetched_from_others() {
+    let (mut cluster, dropped) = lied_to(with_rule());
+    assert!(dropped >= 1, "r2 was found out");
+    assert_eq!(cluster.events(3, |event| matches!(event, Event::StateTransferFinished { .. })), 1);
+    assert_eq!(cluster.value(3, "k0"), Some(Bytes::from(vec![7; 8_000])));
+    assert!(cluster.agreed(&[0, 1, 2, 3]));
+}
+
+#[test]
+fn without_the_check_a_lying_donor_plants_what_it_likes() {
+    let (mut cluster, dropped) = lied_to(without(Mutant::StateTransferUnchecked));
+    assert_eq!(dropped, 0);
+    let planted = cluster.value(3, "k0").is_some_and(|value| value.contains(&8));
+    let digests = cluster.digests(&[1, 3]);
+    assert!(planted || digests[0] != digests[1], "r3 serves what nobody wrote");
+}
+
+/// A genuine snapshot of a cluster is of no use in another.
+#[test]
+fn a_snapshot_of_another_cluster_is_refused() {
+    let mut state = state_of(&frames(1, 1), with_rule());
+    let frozen = state.freeze();
+    let other = genesis(4, "another state");
+    let mut restorer = State::restore(&other, Kv::new(other.quota_bytes), with_rule());
+    let control = frozen.chunk(0).unwrap();
+    assert!(restorer.chunk(0, &control, &frozen.digests()[0]).is_err());
+    let _ = put_of("a", b"b");
+}

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use dwcp_base::encode;
 use dwcp_proto::REPLY_BYTES_MAX;
 use dwcp_proto::v3::{
-    Counter, OrderReply, PeerStatus, QueryReply, Refused, ServerMessage, StatusReply, order_reply, query_reply,
+    Counter, OrderReply, PeerStatus, QueryReply, Refused, ServerMessage, StatusReply, order_reply,
+    query_reply,
 };
 use dwcp_replica::io::{ClientReply, ExecutedReply, OrderOutcome, Status};
 use dwcp_state::{ClientFrame, SessionId};
@@ -84,7 +85,9 @@ fn executed(reply: &ExecutedReply) -> Item {
         session: Bytes::copy_from_slice(&reply.session.0),
         first: reply.first,
         refusal: Bytes::new(),
-        reason: format!("executed, but its results exceed {REPLY_BYTES_MAX} bytes: send fewer reads in one frame"),
+        reason: format!(
+            "executed, but its results exceed {REPLY_BYTES_MAX} bytes: send fewer reads in one frame"
+        ),
         definite: false,
     })
 }
@@ -92,7 +95,9 @@ fn executed(reply: &ExecutedReply) -> Item {
 pub(crate) fn query(id: u64, outcome: Result<Bytes, String>) -> QueryReply {
     let outcome = match outcome {
         Ok(bytes) if bytes.len() + ENVELOPE_BYTES <= REPLY_BYTES_MAX => query_reply::Outcome::Result(bytes),
-        Ok(_) => query_reply::Outcome::Error(format!("the result exceeds {REPLY_BYTES_MAX} bytes: set a limit")),
+        Ok(_) => {
+            query_reply::Outcome::Error(format!("the result exceeds {REPLY_BYTES_MAX} bytes: set a limit"))
+        }
         Err(reason) => query_reply::Outcome::Error(reason),
     };
     QueryReply { id, outcome: Some(outcome) }

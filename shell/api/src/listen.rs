@@ -3,7 +3,7 @@
 //! outside, which is how a client that does not read is got rid of.
 
 use dwcp_base::PublicKey;
-use dwcp_transport::{TlsIdentity, PinSet, peer_public_key, server_config};
+use dwcp_transport::{PinSet, TlsIdentity, peer_public_key, server_config};
 use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
@@ -88,11 +88,6 @@ impl Connections {
     pub fn cut_all(&self) {
         self.0.open.lock().expect("no panic while it is held").values().for_each(Cut::cut);
     }
-
-    #[cfg(test)]
-    pub fn len(&self) -> usize {
-        self.0.open.lock().expect("no panic while it is held").len()
-    }
 }
 
 /// What reading and writing needs.
@@ -123,7 +118,11 @@ impl Connected for ClientIo {
 }
 
 impl AsyncRead for ClientIo {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.peer.cut.is_cut(context) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
@@ -132,7 +131,11 @@ impl AsyncRead for ClientIo {
 }
 
 impl AsyncWrite for ClientIo {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(context, buf)
     }
 

@@ -145,7 +145,11 @@ impl Api {
     ///
     /// # Errors
     /// When the server itself fails; a client's failure ends only that client.
-    pub async fn serve<P: Port>(self, port: P, stop: impl Future<Output = ()> + Send) -> Result<(), ApiError> {
+    pub async fn serve<P: Port>(
+        self,
+        port: P,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<(), ApiError> {
         let ApiConfig { tls, readers, limits, .. } = self.config;
         let connections = Connections::default();
         let acceptor = Acceptor::new(self.listener, tls.as_ref(), &limits, connections.clone())?;

@@ -25,8 +25,7 @@ pub(crate) struct Service<P> {
 }
 
 /// What a reader without a known key is told.
-pub(crate) const NOT_A_READER: &str =
-    "a stale read needs a connection that proves a known principal's key: connect with it, or read in a session";
+pub(crate) const NOT_A_READER: &str = "a stale read needs a connection that proves a known principal's key: connect with it, or read in a session";
 
 impl<P: Port> Service<P> {
     pub fn new(port: Arc<P>, readers: Readers, limits: Limits, stopping: watch::Receiver<bool>) -> Self {
@@ -77,8 +76,15 @@ impl<P: Port> Dwcp for Service<P> {
         let (requests, replies) =
             self.port.open().map_err(|busy| Status::resource_exhausted(busy.to_string()))?;
         let stopping = self.stopping.clone();
-        let stream =
-            Outbound::start(request.into_inner(), requests, replies, peer.cut, may_read, self.limits.clone(), stopping);
+        let stream = Outbound::start(
+            request.into_inner(),
+            requests,
+            replies,
+            peer.cut,
+            may_read,
+            self.limits.clone(),
+            stopping,
+        );
         Ok(Response::new(stream))
     }
 

@@ -78,7 +78,8 @@ impl<R: Replies> Outbound<R> {
         let stop = Box::pin(async move {
             let _ = stopping.wait_for(|stop| *stop).await;
         });
-        let carrier = Carrier { requests, own: own_sender, shared: shared.clone(), may_read, limits, attaches: 0 };
+        let carrier =
+            Carrier { requests, own: own_sender, shared: shared.clone(), may_read, limits, attaches: 0 };
         tokio::spawn(carrier.run(inbound, cut));
         Self { replies, own, carried: None, finished: false, done: false, stop, shared }
     }
@@ -206,7 +207,8 @@ impl<Q: Requests> Carrier<Q> {
     fn reads_too_slowly(&self) -> bool {
         let handed_over = self.shared.handed_over_ms.load(Ordering::Acquire);
         let now_ms = self.shared.began.elapsed().as_millis();
-        handed_over != 0 && now_ms.saturating_sub(handed_over.into()) > self.limits.slow_reader_timeout.as_millis()
+        handed_over != 0
+            && now_ms.saturating_sub(handed_over.into()) > self.limits.slow_reader_timeout.as_millis()
     }
 
     async fn carry(&mut self, message: ClientMessage) -> Result<(), Over> {
@@ -224,7 +226,10 @@ impl<Q: Requests> Carrier<Q> {
                     let _ = self.offer(ClientRequest::Attach { session }).await?;
                 }
                 Ok(_) => {
-                    let text = format!("more than {} sessions on one stream: open another", self.limits.attaches_max);
+                    let text = format!(
+                        "more than {} sessions on one stream: open another",
+                        self.limits.attaches_max
+                    );
                     self.answer(Item::Malformed(text)).await?;
                 }
                 Err(_) => {

@@ -1,1 +1,436 @@
+//! The API over real sockets, with a node in memory behind it. Waits end by what happens; `PATIENCE` only turns a hang
+//! into a failure.
 
+use crate::{Api, ApiConfig, ApiError, Busy, Limits, Port, Readers, Replies, Requests};
+use bytes::Bytes;
+use dwcp_base::{Hash, Incarnation, Position, PublicKey, ReplicaId, Sequence, View};
+use dwcp_proto::v3::dwcp_client::DwcpClient;
+use dwcp_proto::v3::{
+    ClientMessage, OrderRequest, QueryRequest, ServerMessage, StatusRequest, order_reply, query_reply,
+};
+use dwcp_proto::{MESSAGE_BYTES_MAX, REPLY_BYTES_MAX};
+use dwcp_replica::io::{ClientReply, ClientRequest, Label, OrderOutcome, Status};
+use dwcp_replica::{ExecutedReply, PeerStatus};
+use dwcp_state::SessionId;
+use dwcp_transport::{PinSet, TlsIdentity, client_config};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Streaming};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A node that answers at once: frames with an executed reply that carries the frame's length as position.
+#[derive(Clone, Default)]
+struct FakeNode(Arc<FakeState>);
+
+#[derive(Default)]
+struct FakeState {
+    busy: AtomicBool,
+    /// Answers nothing.
+    mute: AtomicBool,
+    open: AtomicUsize,
+    closed: Notify,
+    /// Pushed into every new client's replies.
+    flood: AtomicUsize,
+}
+
+struct FakeRequests {
+    node: FakeNode,
+    replies: mpsc::UnboundedSender<ClientReply>,
+}
+
+struct FakeReplies {
+    node: FakeNode,
+    replies: mpsc::UnboundedReceiver<ClientReply>,
+}
+
+impl Drop for FakeReplies {
+    fn drop(&mut self) {
+        self.node.0.open.fetch_sub(1, Ordering::SeqCst);
+        self.node.0.closed.notify_one();
+    }
+}
+
+fn executed(first: u64, filler: usize) -> ClientReply {
+    ClientReply::Executed(ExecutedReply {
+        session: SessionId([7; 16]),
+        first,
+        results: Vec::new(),
+        label: Label::Byzantine,
+        position: Position(9),
+        view: View(1),
+        replica: ReplicaId(2),
+        incarnation: Incarnation(0),
+        leaf_index: 0,
+        leaf_count: 1,
+        path: vec![Hash::ZERO; filler / 32],
+        signature: None,
+    })
+}
+
+fn a_status() -> Status {
+    Status {
+        replica: ReplicaId(2),
+        incarnation: Incarnation(3),
+        n: 4,
+        f: 1,
+        view: View(5),
+        view_active: true,
+        primary: ReplicaId(1),
+        executed: Sequence(10),
+        stable: Sequence(8),
+        highest_seen: Sequence(11),
+        position: Position(12),
+        chain: Hash([1; 32]),
+        state_digest_sequence: Sequence(8),
+        state_digest: Hash([2; 32]),
+        pending_frames: 13,
+        pending_bytes: 14,
+        executed_commands: 15,
+        log_time_ms: 16,
+        voter: true,
+        transferring: false,
+        not_ready: vec!["warming up".into()],
+        counters: vec![("views".into(), 17)],
+        peers: vec![PeerStatus {
+            id: ReplicaId(0),
+            view: View(5),
+            executed: Sequence(9),
+            stable: Sequence(8),
+            silent_ms: u64::MAX,
+        }],
+        vote_key: PublicKey([3; 32]),
+    }
+}
+
+impl Port for FakeNode {
+    type Requests = FakeRequests;
+    type Replies = FakeReplies;
+
+    fn open(&self) -> Result<(FakeRequests, FakeReplies), Busy> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        for first in 0..self.0.flood.load(Ordering::SeqCst) as u64 {
+            let _ = sender.send(executed(first, 64 * 1024));
+        }
+        self.0.open.fetch_add(1, Ordering::SeqCst);
+        Ok((
+            FakeRequests { node: self.clone(), replies: sender },
+            FakeReplies { node: self.clone(), replies: receiver },
+        ))
+    }
+}
+
+impl Requests for FakeRequests {
+    fn send(&self, request: ClientRequest) -> Result<(), Busy> {
+        if self.node.0.busy.load(Ordering::SeqCst) {
+            return Err(Busy);
+        }
+        if self.node.0.mute.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let reply = match request {
+            ClientRequest::Attach { .. } => return Ok(()),
+            ClientRequest::Frame { bytes } => executed(bytes.len() as u64, 0),
+            ClientRequest::Order { id, .. } => {
+                ClientReply::Order { id, outcome: OrderOutcome::Done { sequence: Sequence(44) } }
+            }
+            ClientRequest::Query { id, bytes } => ClientReply::Query { id, outcome: Ok(bytes) },
+            ClientRequest::Status { id } => ClientReply::Status { id, status: Box::new(a_status()) },
+        };
+        let _ = self.replies.send(reply);
+        Ok(())
+    }
+}
+
+impl Replies for FakeReplies {
+    fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<ClientReply>> {
+        self.replies.poll_recv(context)
+    }
+}
+
+struct Served {
+    node: FakeNode,
+    address: SocketAddr,
+    key: [u8; 32],
+    stop: Option<oneshot::Sender<()>>,
+    server: JoinHandle<Result<(), ApiError>>,
+}
+
+async fn serve(readers: Readers, limits: Limits) -> Served {
+    let identity = TlsIdentity::from_seed(&[1; 32]).expect("a key");
+    let key = identity.public_key();
+    let listen = "127.0.0.1:0".parse().expect("an address");
+    let api =
+        Api::bind(ApiConfig { listen, tls: Some(identity), readers, limits }).await.expect("a free port");
+    let (stop, stopped) = oneshot::channel::<()>();
+    let node = FakeNode::default();
+    let address = api.local_address();
+    let server = tokio::spawn(api.serve(node.clone(), async {
+        let _ = stopped.await;
+    }));
+    Served { node, address, key, stop: Some(stop), server }
+}
+
+impl Served {
+    async fn connect(&self, identity: Option<&TlsIdentity>) -> Result<DwcpClient<Channel>, String> {
+        connect(self.address, self.key, identity).await
+    }
+}
+
+async fn connect(
+    address: SocketAddr,
+    pin: [u8; 32],
+    identity: Option<&TlsIdentity>,
+) -> Result<DwcpClient<Channel>, String> {
+    let mut tls = client_config(identity, &PinSet::new([pin])).expect("a configuration");
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let tcp = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    let name = ServerName::try_from("replica.dwcp").expect("a name");
+    let stream =
+        TlsConnector::from(Arc::new(tls)).connect(name, tcp).await.map_err(|error| error.to_string())?;
+    let mut stream = Some(stream);
+    let connector = tower::service_fn(move |_: tonic::transport::Uri| {
+        let stream = stream.take();
+        async move { stream.map(TokioIo::new).ok_or(std::io::Error::from(std::io::ErrorKind::NotConnected)) }
+    });
+    let channel = Endpoint::from_static("http://replica.dwcp")
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| error.to_string())?;
+    Ok(DwcpClient::new(channel)
+        .max_decoding_message_size(REPLY_BYTES_MAX)
+        .max_encoding_message_size(2 * MESSAGE_BYTES_MAX))
+}
+
+async fn session(
+    client: &mut DwcpClient<Channel>,
+) -> (mpsc::Sender<ClientMessage>, Streaming<ServerMessage>) {
+    let (sender, receiver) = mpsc::channel(16);
+    let stream = client.session(ReceiverStream::new(receiver)).await.expect("a stream").into_inner();
+    (sender, stream)
+}
+
+fn frames(lengths: &[usize]) -> ClientMessage {
+    let frames = lengths.iter().map(|length| Bytes::from(vec![0; *length])).collect();
+    ClientMessage { frames, ..ClientMessage::default() }
+}
+
+async fn firsts(stream: &mut Streaming<ServerMessage>, count: usize) -> Vec<u64> {
+    let mut firsts = Vec::new();
+    while firsts.len() < count {
+        let message =
+            timeout(PATIENCE, stream.message()).await.expect("no hang").expect("no error").expect("open");
+        for bytes in message.executed {
+            firsts.push(dwcp_base::decode::<ExecutedReply>(&bytes).expect("a reply").first);
+        }
+    }
+    firsts
+}
+
+#[tokio::test]
+async fn frames_go_in_and_their_replies_come_out_in_order() {
+    let served = serve(Readers::Anybody, Limits::default()).await;
+    let mut client = served.connect(None).await.expect("pinned");
+    let (sender, mut stream) = session(&mut client).await;
+    sender.send(frames(&[1, 2, 3])).await.expect("open");
+    sender.send(frames(&[4])).await.expect("open");
+    assert_eq!(firsts(&mut stream, 4).await, [1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn every_field_of_a_status_arrives() {
+    let served = serve(Readers::Anybody, Limits::default()).await;
+    let mut client = served.connect(None).await.expect("pinned");
+    let status = client.status(StatusRequest { id: 6 }).await.expect("answered").into_inner();
+    assert_eq!((status.id, status.replica, status.incarnation, status.n, status.f), (6, 2, 3, 4, 1));
+    assert_eq!((status.view, status.primary, status.executed, status.stable), (5, 1, 10, 8));
+    assert_eq!((status.highest_seen, status.position, status.log_time_ms), (11, 12, 16));
+    assert_eq!((status.pending_frames, status.pending_bytes, status.executed_commands), (13, 14, 15));
+    assert!(status.view_active && status.voter && !status.transferring);
+    assert_eq!((status.chain[0], status.state_digest[0], status.vote_key[0]), (1, 2, 3));
+    assert_eq!((status.not_ready[0].as_str(), status.counters[0].value), ("warming up", 17));
+    assert_eq!((status.peers[0].executed, status.peers[0].silent_ms), (9, None));
+}
+
+#[tokio::test]
+async fn stale_reads_are_for_those_who_prove_a_known_key() {
+    let known = TlsIdentity::from_seed(&[2; 32]).expect("a key");
+    let stranger = TlsIdentity::from_seed(&[3; 32]).expect("a key");
+    let readers = Readers::principals([PublicKey(known.public_key())]);
+    let served = serve(readers, Limits::default()).await;
+    let query = || QueryRequest { id: 1, query: Bytes::from_static(b"q") };
+    for identity in [None, Some(&stranger)] {
+        let mut client = served.connect(identity).await.expect("pinned");
+        assert_eq!(client.query(query()).await.expect_err("refused").code(), Code::PermissionDenied);
+        let (sender, mut stream) = session(&mut client).await;
+        let message = ClientMessage { queries: vec![query()], ..ClientMessage::default() };
+        sender.send(message).await.expect("open");
+        let answer =
+            timeout(PATIENCE, stream.message()).await.expect("no hang").expect("no error").expect("open");
+        assert!(
+            matches!(&answer.queries[0].outcome, Some(query_reply::Outcome::Error(why)) if why.contains("key"))
+        );
+    }
+    let mut client = served.connect(Some(&known)).await.expect("pinned");
+    let answer = client.query(query()).await.expect("answered").into_inner();
+    assert_eq!(answer.outcome, Some(query_reply::Outcome::Result(Bytes::from_static(b"q"))));
+}
+
+#[tokio::test]
+async fn an_order_is_answered_with_where_it_is_in_force() {
+    let served = serve(Readers::Anybody, Limits::default()).await;
+    let mut client = served.connect(None).await.expect("pinned");
+    let answer = client.submit_order(OrderRequest { id: 3, order: Bytes::new() }).await.expect("answered");
+    assert_eq!(answer.into_inner().outcome, Some(order_reply::Outcome::InForceFrom(44)));
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_one_clear_line() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let listen = taken.local_addr().expect("its address");
+    let config = ApiConfig { listen, tls: None, readers: Readers::Anybody, limits: Limits::default() };
+    let error = Api::bind(config).await.expect_err("in use").to_string();
+    assert_eq!(
+        error,
+        format!("{listen} is in use by another program: stop it or choose another client_listen")
+    );
+}
+
+#[tokio::test]
+async fn plain_text_is_refused_beyond_this_machine() {
+    let listen = "0.0.0.0:0".parse().expect("an address");
+    let config = ApiConfig { listen, tls: None, readers: Readers::Anybody, limits: Limits::default() };
+    let error = Api::bind(config).await.expect_err("refused");
+    assert!(matches!(error, ApiError::PlainTextAbroad(_)) && error.to_string().ends_with("turn TLS on"));
+}
+
+#[tokio::test]
+async fn another_key_than_the_pinned_one_ends_the_handshake() {
+    let served = serve(Readers::Anybody, Limits::default()).await;
+    let error = connect(served.address, [9; 32], None).await.expect_err("not pinned");
+    assert!(error.contains("NotPinned"), "{error}");
+    served.connect(None).await.expect("the right pin still enters");
+}
+
+#[tokio::test]
+async fn an_oversized_message_ends_its_stream_and_no_other() {
+    let served = serve(Readers::Anybody, Limits::default()).await;
+    let mut client = served.connect(None).await.expect("pinned");
+    let (sender, mut stream) = session(&mut client).await;
+    let (other, mut other_stream) = session(&mut client).await;
+    sender.send(frames(&[MESSAGE_BYTES_MAX + 1])).await.expect("open");
+    loop {
+        match timeout(PATIENCE, stream.message()).await.expect("no hang") {
+            Ok(Some(message)) => assert!(message.executed.is_empty(), "it must not reach the node"),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    other.send(frames(&[5])).await.expect("open");
+    assert_eq!(firsts(&mut other_stream, 1).await, [5]);
+}
+
+#[tokio::test]
+async fn a_node_without_room_answers_busy_and_not_applied() {
+    let limits = Limits { busy_patience: Duration::ZERO, ..Limits::default() };
+    let served = serve(Readers::Anybody, limits).await;
+    served.node.0.busy.store(true, Ordering::SeqCst);
+    let mut client = served.connect(None).await.expect("pinned");
+    let (sender, mut stream) = session(&mut client).await;
+    let session_key = dwcp_base::crypto::Ed25519::new([4; 32], &[]);
+    let frame = dwcp_state::SessionFrame {
+        session_key: session_key.public_key(),
+        low_water: 5,
+        first: 6,
+        commands: vec![Bytes::from_static(b"c")],
+    };
+    let cluster = dwcp_base::ClusterId([0; 32]);
+    let frame = dwcp_state::ClientFrame::commands(&session_key, cluster, &frame).encode();
+    let message =
+        ClientMessage { frames: vec![frame, Bytes::from_static(b"noise")], ..ClientMessage::default() };
+    sender.send(message).await.expect("open");
+    let (mut refused, mut malformed) = (Vec::new(), Vec::new());
+    while refused.is_empty() || malformed.is_empty() {
+        let answer =
+            timeout(PATIENCE, stream.message()).await.expect("no hang").expect("no error").expect("open");
+        refused.extend(answer.refused);
+        malformed.extend(answer.malformed);
+    }
+    assert_eq!(refused[0].session[..], SessionId::of(&session_key.public_key()).0);
+    assert!(refused[0].first == 6 && refused[0].definite && refused[0].reason.contains("busy"));
+    assert!(malformed[0].contains("not a session frame"), "{}", malformed[0]);
+}
+
+#[tokio::test]
+async fn unanswered_questions_of_a_stream_are_bounded() {
+    let limits = Limits { questions_max: 2, busy_patience: Duration::ZERO, ..Limits::default() };
+    let served = serve(Readers::Anybody, limits).await;
+    served.node.0.mute.store(true, Ordering::SeqCst);
+    let mut client = served.connect(None).await.expect("pinned");
+    let (sender, mut stream) = session(&mut client).await;
+    let queries = (0..3).map(|id| QueryRequest { id, query: Bytes::new() }).collect();
+    sender.send(ClientMessage { queries, ..ClientMessage::default() }).await.expect("open");
+    let answer =
+        timeout(PATIENCE, stream.message()).await.expect("no hang").expect("no error").expect("open");
+    assert_eq!(answer.queries.iter().map(|reply| reply.id).collect::<Vec<_>>(), [2]);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_cut_off() {
+    let limits = Limits { slow_reader_timeout: Duration::from_millis(20), ..Limits::default() };
+    let served = serve(Readers::Anybody, limits).await;
+    // Far more than all windows hold.
+    served.node.0.flood.store(2000, Ordering::SeqCst);
+    let mut client = served.connect(None).await.expect("pinned");
+    let (_sender, stream) = session(&mut client).await;
+    timeout(PATIENCE, served.node.0.closed.notified()).await.expect("cut off");
+    assert_eq!(served.node.0.open.load(Ordering::SeqCst), 0);
+    drop(stream);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_frees_its_place() {
+    let served = serve(Readers::Anybody, Limits::default()).await;
+    let mut client = served.connect(None).await.expect("pinned");
+    let (sender, stream) = session(&mut client).await;
+    drop((sender, stream, client));
+    timeout(PATIENCE, served.node.0.closed.notified()).await.expect("freed");
+}
+
+#[tokio::test]
+async fn connections_beyond_the_bound_are_dropped_and_a_freed_one_may_be_taken() {
+    let served = serve(Readers::Anybody, Limits { connections_max: 1, ..Limits::default() }).await;
+    let first = served.connect(None).await.expect("room for one");
+    served.connect(None).await.expect_err("no room for two");
+    drop(first);
+    let again = async {
+        while served.connect(None).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, again).await.expect("the place was freed");
+}
+
+#[tokio::test]
+async fn a_stopping_node_tells_its_streams_and_ends() {
+    let limits = Limits { stop_patience: Duration::from_millis(50), ..Limits::default() };
+    let mut served = serve(Readers::Anybody, limits).await;
+    let mut client = served.connect(None).await.expect("pinned");
+    let (_sender, mut stream) = session(&mut client).await;
+    served.stop.take().expect("once").send(()).expect("serving");
+    let error = timeout(PATIENCE, stream.message()).await.expect("no hang").expect_err("ended");
+    assert!(error.message().contains("stopping"), "{error}");
+    timeout(PATIENCE, &mut served.server).await.expect("no hang").expect("no panic").expect("a clean end");
+    connect(served.address, served.key, None).await.expect_err("nobody listens");
+}

@@ -203,7 +203,9 @@ impl Client {
         let mut answers: Vec<_> = asked.join_all().await;
         answers.sort_by_key(|(node, _)| *node);
         let nodes = shared.nodes.iter().zip(answers);
-        nodes.map(|(node, (_, status))| NodeReport { id: node.id, address: node.address.clone(), status }).collect()
+        nodes
+            .map(|(node, (_, status))| NodeReport { id: node.id, address: node.address.clone(), status })
+            .collect()
     }
 
     /// Reads one node's own state, which may be old: one node's unsigned word. `node` is a replica's id; `None` takes the
@@ -312,7 +314,12 @@ impl Shared {
         }
     }
 
-    async fn ask<T, F>(&self, node: usize, within: Duration, question: impl FnOnce(NodeClient, u64) -> F) -> Result<T, NodeError>
+    async fn ask<T, F>(
+        &self,
+        node: usize,
+        within: Duration,
+        question: impl FnOnce(NodeClient, u64) -> F,
+    ) -> Result<T, NodeError>
     where
         F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     {
@@ -343,7 +350,8 @@ impl Shared {
                 continue;
             }
             let query = query.clone();
-            let ask = |mut client: NodeClient, id| async move { client.query(QueryRequest { id, query }).await };
+            let ask =
+                |mut client: NodeClient, id| async move { client.query(QueryRequest { id, query }).await };
             match self.ask(index, self.call_timeout, ask).await {
                 Ok(answer) => match answer.outcome {
                     Some(query_reply::Outcome::Result(bytes)) => return Ok(bytes),
@@ -361,13 +369,17 @@ impl Shared {
         let mut last = NodeError::Unreachable("no node is configured".into());
         for index in 0..self.nodes.len() {
             let order = order.clone();
-            let ask = |mut client: NodeClient, id| async move { client.submit_order(OrderRequest { id, order }).await };
+            let ask = |mut client: NodeClient, id| async move {
+                client.submit_order(OrderRequest { id, order }).await
+            };
             match self.ask(index, self.call_timeout, ask).await {
                 Ok(answer) => match answer.outcome {
                     Some(order_reply::Outcome::InForceFrom(sequence)) => {
                         return Ok(OrderOutcome::Done { sequence: dwcp_base::Sequence(sequence) });
                     }
-                    Some(order_reply::Outcome::Refused(reason)) => return Ok(OrderOutcome::Refused { reason }),
+                    Some(order_reply::Outcome::Refused(reason)) => {
+                        return Ok(OrderOutcome::Refused { reason });
+                    }
                     None => last = NodeError::Malformed("no outcome".into()),
                 },
                 Err(error) => last = error,

@@ -141,7 +141,11 @@ impl ClientFile {
         };
         found.ok_or_else(|| {
             let known: Vec<&str> = self.principals.iter().map(|entry| entry.name.as_str()).collect();
-            let what = format!("no principal {} is listed: choose among {}", name.unwrap_or("at all"), known.join(", "));
+            let what = format!(
+                "no principal {} is listed: choose among {}",
+                name.unwrap_or("at all"),
+                known.join(", ")
+            );
             ClientFileError::Impossible { path: path.into(), what }
         })
     }
@@ -150,14 +154,19 @@ impl ClientFile {
     ///
     /// # Errors
     /// A key that is none, another version, or a configuration that cannot work.
-    pub fn into_config(self, path: &Path, principal: PrincipalConfig) -> Result<ClientConfig, ClientFileError> {
+    pub fn into_config(
+        self,
+        path: &Path,
+        principal: PrincipalConfig,
+    ) -> Result<ClientConfig, ClientFileError> {
         let impossible = |what: String| ClientFileError::Impossible { path: path.into(), what };
         if self.version != CLIENT_FILE_VERSION {
             let what = format!("version {} is not {CLIENT_FILE_VERSION}: upgrade this program", self.version);
             return Err(impossible(what));
         }
-        let cluster = hex32(&self.cluster)
-            .ok_or_else(|| impossible("cluster must be 64 hexadecimal digits: copy it from genesis.toml".into()))?;
+        let cluster = hex32(&self.cluster).ok_or_else(|| {
+            impossible("cluster must be 64 hexadecimal digits: copy it from genesis.toml".into())
+        })?;
         let mut nodes = Vec::with_capacity(self.nodes.len());
         for node in self.nodes {
             let key = |name: &str, text: &str| {
@@ -182,13 +191,7 @@ impl ClientFile {
             session_ttl: or(self.settings.session_ttl_ms, defaults.session_ttl),
             ..defaults
         };
-        let config = ClientConfig {
-            cluster: ClusterId(cluster),
-            f: self.f,
-            nodes,
-            principal,
-            settings,
-        };
+        let config = ClientConfig { cluster: ClusterId(cluster), f: self.f, nodes, principal, settings };
         config.check().map_err(|source| ClientFileError::Config { path: path.into(), source })?;
         Ok(config)
     }
@@ -266,7 +269,8 @@ key_file = "writer.key"
         let path = folder.join("client.toml");
         std::fs::write(&path, text).expect("write");
         std::fs::write(folder.join("admin.key"), key).expect("write");
-        std::fs::set_permissions(folder.join("admin.key"), std::fs::Permissions::from_mode(mode)).expect("mode");
+        std::fs::set_permissions(folder.join("admin.key"), std::fs::Permissions::from_mode(mode))
+            .expect("mode");
         path
     }
 
@@ -278,7 +282,8 @@ key_file = "writer.key"
     #[cfg(unix)]
     fn the_sample_gives_a_whole_configuration() {
         let folder = tempfile::tempdir().expect("folder");
-        let config = ClientConfig::read(&written(folder.path(), SAMPLE, &seed(), 0o600), None).expect("the sample");
+        let config =
+            ClientConfig::read(&written(folder.path(), SAMPLE, &seed(), 0o600), None).expect("the sample");
         assert_eq!(config.cluster, ClusterId([1; 32]));
         assert_eq!((config.f, config.nodes.len()), (1, 2));
         assert_eq!(config.nodes[0].tls_key, Some(PublicKey([0xa0; 32])));
@@ -299,7 +304,9 @@ key_file = "writer.key"
     fn every_mistake_names_its_place_and_remedy() {
         let folder = tempfile::tempdir().expect("folder");
         let refusal = |text: &str, key: &str, mode| {
-            ClientConfig::read(&written(folder.path(), text, key, mode), None).expect_err("a mistake").to_string()
+            ClientConfig::read(&written(folder.path(), text, key, mode), None)
+                .expect_err("a mistake")
+                .to_string()
         };
         let unknown = refusal(&SAMPLE.replace("f = 1", "faults = 1"), &seed(), 0o600);
         assert!(unknown.contains("client.toml:4: unknown field `faults`"), "{unknown}");
@@ -315,7 +322,8 @@ key_file = "writer.key"
         let path = written(folder.path(), SAMPLE, &seed(), 0o600);
         let stranger = ClientConfig::read(&path, Some("ann")).expect_err("not listed").to_string();
         assert!(stranger.ends_with("no principal ann is listed: choose among admin, writer"), "{stranger}");
-        let missing = ClientConfig::read(&folder.path().join("none.toml"), None).expect_err("missing").to_string();
+        let missing =
+            ClientConfig::read(&folder.path().join("none.toml"), None).expect_err("missing").to_string();
         assert!(missing.ends_with("`dwcp init` writes a client.toml"), "{missing}");
     }
 }

@@ -92,14 +92,19 @@ impl Connection {
             let client = grpc(io).await?;
             let (sender, receiver) = mpsc::channel(OUTGOING_MAX);
             let mut session = client.clone();
-            let stream = session.session(ReceiverStream::new(receiver)).await.map_err(|status| status_text(&status))?;
+            let stream = session
+                .session(ReceiverStream::new(receiver))
+                .await
+                .map_err(|status| status_text(&status))?;
             Ok::<_, String>((client, sender, stream.into_inner()))
         };
         let waited = self.settings.connect_timeout;
         let (client, sender, mut stream) = match timeout(waited, opening).await {
             Ok(Ok(opened)) => opened,
             Ok(Err(reason)) => return (format!("{}: {reason}", self.node.address), false),
-            Err(_) => return (format!("{}: no answer within {} ms", self.node.address, waited.as_millis()), false),
+            Err(_) => {
+                return (format!("{}: no answer within {} ms", self.node.address, waited.as_millis()), false);
+            }
         };
         self.link.send_replace(Link::Up(client));
         if self.happenings.send((self.index, Happening::Connected(sender))).await.is_err() {
@@ -125,7 +130,8 @@ impl Connection {
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         let Some(tls) = &self.tls else { return Ok(Box::new(stream)) };
         let name = ServerName::try_from(SERVER_NAME).expect("a valid name");
-        let stream = TlsConnector::from(tls.clone()).connect(name, stream).await.map_err(|error| tls_text(&error))?;
+        let stream =
+            TlsConnector::from(tls.clone()).connect(name, stream).await.map_err(|error| tls_text(&error))?;
         Ok(Box::new(stream))
     }
 }
@@ -156,7 +162,9 @@ async fn grpc(io: Box<dyn Io>) -> Result<NodeClient, String> {
 fn tls_text(error: &io::Error) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::InvalidCertificate(CertificateError::Other(cause))) => {
-            format!("it is not the node expected there ({cause}): correct its tls_key, or somebody else answers")
+            format!(
+                "it is not the node expected there ({cause}): correct its tls_key, or somebody else answers"
+            )
         }
         Some(rustls::Error::InvalidMessage(_)) => {
             "it does not speak TLS: is this the client port, and is TLS on there?".to_string()

@@ -140,7 +140,8 @@ impl Engine {
         let waiting_max = self.config.settings.waiting_max;
         let session = self.session(now, number);
         if session.waiting.len() + commands.len() > waiting_max {
-            let error = ClientError::NotSent(format!("more than {waiting_max} commands wait already: slow down"));
+            let error =
+                ClientError::NotSent(format!("more than {waiting_max} commands wait already: slow down"));
             let _ = answer.send(vec![Err(error); commands.len()]);
             return;
         }
@@ -151,7 +152,8 @@ impl Engine {
         let session = self.sessions.get_mut(&number).expect("made above");
         for (index, bytes) in (0..).zip(commands) {
             if bytes.len() > COMMAND_BYTES_MAX {
-                let text = format!("a command of {} bytes exceeds {COMMAND_BYTES_MAX}: split it", bytes.len());
+                let text =
+                    format!("a command of {} bytes exceeds {COMMAND_BYTES_MAX}: split it", bytes.len());
                 outcomes[index as usize] = Some(Err(ClientError::NotSent(text)));
                 left -= 1;
             } else {
@@ -171,7 +173,11 @@ impl Engine {
 
     /// Nobody holds this session any more.
     pub fn on_forget(&mut self, number: u64) {
-        if self.sessions.get(&number).is_some_and(|session| session.waiting.is_empty() && session.flights.is_empty()) {
+        if self
+            .sessions
+            .get(&number)
+            .is_some_and(|session| session.waiting.is_empty() && session.flights.is_empty())
+        {
             self.forget(number);
         }
     }
@@ -273,13 +279,15 @@ impl Engine {
             self.reopen(now, number);
         }
         self.wake_at = self.earliest();
-        let forgotten: Vec<u64> = self.sessions.iter().filter(|(_, s)| s.forgotten(now.instant)).map(|(n, _)| *n).collect();
+        let forgotten: Vec<u64> =
+            self.sessions.iter().filter(|(_, s)| s.forgotten(now.instant)).map(|(n, _)| *n).collect();
         forgotten.into_iter().for_each(|number| self.forget(number));
     }
 
     fn earliest(&self) -> Option<Instant> {
         let calls = self.calls.values().map(|call| call.deadline);
-        let flights = self.sessions.values().flat_map(|session| session.flights.values()).map(|flight| flight.retry_at);
+        let flights =
+            self.sessions.values().flat_map(|session| session.flights.values()).map(|flight| flight.retry_at);
         let opens = self.sessions.values().filter_map(|session| match session.phase {
             Phase::Opening { until } => Some(until),
             Phase::Open | Phase::Closed => None,
@@ -324,7 +332,10 @@ impl Engine {
         }
         // Half a lifetime of silence: the cluster may be about to forget the session, so do not bet a command on it.
         let idle = now.instant.saturating_duration_since(session.last_heard);
-        if session.flights.is_empty() && !session.waiting.is_empty() && idle > self.config.settings.session_ttl / 2 {
+        if session.flights.is_empty()
+            && !session.waiting.is_empty()
+            && idle > self.config.settings.session_ttl / 2
+        {
             self.renew(now, number);
             return self.start_open(now, number);
         }
@@ -332,7 +343,9 @@ impl Engine {
         let session = self.sessions.get_mut(&number).expect("seen above");
         self.nodes.attach(number, session);
         while session.flights.len() < settings.frames_in_flight_max {
-            let Some(first) = session.next_frame(now.instant, self.config.cluster, settings.frame_max) else { break };
+            let Some(first) = session.next_frame(now.instant, self.config.cluster, settings.frame_max) else {
+                break;
+            };
             let Session { flights, attached, .. } = session;
             let flight = flights.get_mut(&first).expect("just built");
             self.counters.frames += 1;
@@ -349,7 +362,8 @@ impl Engine {
         let Some(session) = self.sessions.get_mut(&number) else { return };
         let settings = &self.config.settings;
         let ttl_ms = u64::try_from(settings.session_ttl.as_millis()).expect("ttl is bounded");
-        let valid_until_ms = now.wall_ms.saturating_add_signed(self.clock_offset_ms).saturating_add(OPEN_VALID_MS);
+        let valid_until_ms =
+            now.wall_ms.saturating_add_signed(self.clock_offset_ms).saturating_add(OPEN_VALID_MS);
         let open = session.open(&self.config.principal.name, ttl_ms, valid_until_ms);
         let bytes = signed_open(&self.principal, self.principal_key, cluster, &open);
         let until = now.instant + Duration::from_millis(OPEN_VALID_MS);
@@ -374,10 +388,13 @@ impl Engine {
     fn on_executed(&mut self, now: Now, node: usize, bytes: &Bytes) {
         // Late answers are the common case beyond the first f + 1: recognise them before decoding. A reply begins with
         // its session and first sequence.
-        let Some((number, first)) = peek(bytes).and_then(|(id, first)| Some((*self.numbers.get(&id)?, first))) else {
+        let Some((number, first)) =
+            peek(bytes).and_then(|(id, first)| Some((*self.numbers.get(&id)?, first)))
+        else {
             return;
         };
-        let Some(flight) = self.sessions.get_mut(&number).and_then(|session| session.flights.get_mut(&first)) else {
+        let Some(flight) = self.sessions.get_mut(&number).and_then(|session| session.flights.get_mut(&first))
+        else {
             return;
         };
         let Ok(reply) = decode::<ExecutedReply>(bytes) else {
@@ -389,7 +406,8 @@ impl Engine {
             self.counters.forged += 1;
             return;
         }
-        let numbered = reply.results.iter().zip(first..).all(|(result, sequence)| result.sequence == sequence);
+        let numbered =
+            reply.results.iter().zip(first..).all(|(result, sequence)| result.sequence == sequence);
         if reply.results.len() != flight.results || !numbered {
             self.counters.malformed += 1;
             return;
@@ -536,7 +554,9 @@ impl Engine {
             }
             let before = session.flights.len();
             session.flights.retain(|_, flight| {
-                for slot in flight.slots.iter().filter(|slot| is_late(calls, slot)).copied().collect::<Vec<_>>() {
+                for slot in
+                    flight.slots.iter().filter(|slot| is_late(calls, slot)).copied().collect::<Vec<_>>()
+                {
                     let Some(ms) = timeout_ms(calls, slot) else { continue };
                     fill(calls, slot, Err(flight.unanswered(config, ms, &troubles)));
                 }
@@ -575,7 +595,8 @@ impl Flight {
         if self.sent.is_empty() {
             return ClientError::NotSent(format!("no node was reached within {ms} ms ({troubles})"));
         }
-        let said = self.refusal.as_ref().map_or(String::new(), |(_, reason)| format!("; a node said: {reason}"));
+        let said =
+            self.refusal.as_ref().map_or(String::new(), |(_, reason)| format!("; a node said: {reason}"));
         // Where nobody lies, a frame that every recipient refused for good is not applied. Elsewhere a liar may have
         // refused it and had it ordered all the same.
         if config.f == 0
@@ -595,7 +616,8 @@ impl Flight {
 
 impl Call {
     fn finish(self) {
-        let outcomes = self.outcomes.into_iter().map(|outcome| outcome.expect("all commands have their outcome"));
+        let outcomes =
+            self.outcomes.into_iter().map(|outcome| outcome.expect("all commands have their outcome"));
         // The caller may have stopped waiting.
         let _ = self.answer.send(outcomes.collect());
     }
@@ -623,4 +645,4 @@ fn peek(bytes: &[u8]) -> Option<(SessionId, u64)> {
 
 #[cfg(test)]
 #[path = "engine_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -5,20 +5,25 @@ use super::*;
 use crate::config::{PrincipalConfig, Settings};
 use dwcp_base::configuration::{Principal, Role};
 use dwcp_base::{
-    Crypto, Genesis, Incarnation, LogTime, Member, Mutants, Policy, Position, Quorum, ReplicaId, Sequence, Trust as Who,
-    View, encode,
+    Crypto, Genesis, Incarnation, LogTime, Member, Mutants, Policy, Position, Quorum, ReplicaId, Sequence,
+    Trust as Who, View, encode,
 };
 use dwcp_proto::v3::StatusReply;
 use dwcp_replica::Label;
 use dwcp_replica::reply::reply_signing_hash;
 use dwcp_state::kv::{Kv, KvBody, KvCommand, KvReply};
 use dwcp_state::{Admission, ClientFrame, CommandResult, Fate, FrameContent, State};
+use dwcp_transport::TlsIdentity;
 use std::collections::HashSet;
 
 const CREATED_MS: u64 = 1_700_000_000_000;
 
+pub(crate) fn tls_identity(node: u8) -> TlsIdentity {
+    TlsIdentity::from_seed(&[100 + node; 32]).expect("a key")
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mood {
+pub(crate) enum Mood {
     Honest,
     /// Takes everything in and says nothing.
     Silent,
@@ -32,15 +37,15 @@ enum Mood {
     Refusing,
 }
 
-struct Cluster {
-    state: State<Kv>,
-    genesis: Genesis,
-    keys: Vec<Ed25519>,
-    moods: Vec<Mood>,
-    attached: Vec<HashSet<SessionId>>,
+pub(crate) struct Cluster {
+    pub(crate) state: State<Kv>,
+    pub(crate) genesis: Genesis,
+    pub(crate) keys: Vec<Ed25519>,
+    pub(crate) moods: Vec<Mood>,
+    pub(crate) attached: Vec<HashSet<SessionId>>,
     position: u64,
     view: u64,
-    wall_ms: u64,
+    pub(crate) wall_ms: u64,
     /// What the gateways saw of ordinary frames: who got it, and its bytes.
     frames: Vec<(usize, Bytes)>,
     /// Ordered but not answered.
@@ -48,13 +53,13 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn new(n: u8, f: u8) -> Self {
+    pub(crate) fn new(n: u8, f: u8) -> Self {
         let keys: Vec<Ed25519> = (0..n).map(|id| Ed25519::new([id + 1; 32], &[])).collect();
         let member = |(id, key): (u8, &Ed25519)| Member {
             id: ReplicaId(id),
             incarnation: Incarnation(0),
             vote_key: key.public_key(),
-            tls_key: PublicKey([200 + id; 32]),
+            tls_key: PublicKey(tls_identity(id).public_key()),
             peer_address: String::new(),
             client_address: format!("127.0.0.1:{}", 9000 + u16::from(id)),
             votes_after: Sequence(0),
@@ -95,7 +100,7 @@ impl Cluster {
     }
 
     /// A frame came to this node's gateway; what each node answers to it.
-    fn frame(&mut self, node: usize, bytes: &Bytes) -> Vec<(usize, ServerMessage)> {
+    pub(crate) fn frame(&mut self, node: usize, bytes: &Bytes) -> Vec<(usize, ServerMessage)> {
         let checked = ClientFrame::decode(bytes.clone()).expect("a client sends sound frames");
         let (key, message, signature) = checked.signature_item(self.genesis.cluster());
         assert!(self.keys[0].verify(&key, &message, &signature), "a client signs its frames");
@@ -121,7 +126,9 @@ impl Cluster {
         }
         match self.state.admit(&checked) {
             Err(refusal) => vec![(node, refused(refusal))],
-            Ok(Admission::AllExecuted(results)) => self.reply(node, session, first, results).into_iter().collect(),
+            Ok(Admission::AllExecuted(results)) => {
+                self.reply(node, session, first, results).into_iter().collect()
+            }
             Ok(Admission::Fresh) => {
                 self.position += 1;
                 self.state.begin_entry(Position(self.position), LogTime(self.wall_ms));
@@ -148,7 +155,9 @@ impl Cluster {
             return None;
         }
         if mood == Mood::Lying {
-            results.iter_mut().for_each(|result| result.outcome = Outcome::Done(Bytes::from_static(b"a lie")));
+            results
+                .iter_mut()
+                .for_each(|result| result.outcome = Outcome::Done(Bytes::from_static(b"a lie")));
         }
         let name = if mood == Mood::Posing { (node + 1) % self.keys.len() } else { node };
         let mut reply = ExecutedReply {
@@ -220,7 +229,10 @@ impl World {
     }
 
     fn now(&self) -> Now {
-        Now { instant: self.instant, wall_ms: self.cluster.wall_ms.saturating_add_signed(self.clock_error_ms) }
+        Now {
+            instant: self.instant,
+            wall_ms: self.cluster.wall_ms.saturating_add_signed(self.clock_error_ms),
+        }
     }
 
     fn connect_all(&mut self) {
@@ -236,27 +248,33 @@ impl World {
         loop {
             let now = self.now();
             self.engine.flush(now);
-            let mut moved = false;
+            let mut messages = Vec::new();
             for node in 0..self.cluster.keys.len() {
-                while let Some(message) = self.engine.nodes().sent(node) {
-                    moved = true;
-                    for session in message.attach {
-                        self.cluster.attached[node].insert(SessionId(session[..].try_into().expect("16 bytes")));
+                messages.extend(
+                    std::iter::from_fn(|| self.engine.nodes().sent(node)).map(|message| (node, message)),
+                );
+            }
+            let moved = !messages.is_empty();
+            // Ordering takes longer than attaching.
+            for (node, message) in &messages {
+                for session in &message.attach {
+                    self.cluster.attached[*node].insert(SessionId(session[..].try_into().expect("16 bytes")));
+                }
+            }
+            for (node, message) in messages {
+                for frame in message.frames {
+                    for (from, answer) in self.cluster.frame(node, &frame) {
+                        self.engine.on_message(now, from, answer);
                     }
-                    for frame in message.frames {
-                        for (from, answer) in self.cluster.frame(node, &frame) {
-                            self.engine.on_message(now, from, answer);
-                        }
-                    }
-                    if !message.statuses.is_empty() {
-                        let status = StatusReply {
-                            view: self.cluster.view,
-                            vote_key: Bytes::copy_from_slice(&self.cluster.keys[node].public_key().0),
-                            ..StatusReply::default()
-                        };
-                        let statuses = vec![status];
-                        self.engine.on_message(now, node, ServerMessage { statuses, ..ServerMessage::default() });
-                    }
+                }
+                if !message.statuses.is_empty() {
+                    let status = StatusReply {
+                        view: self.cluster.view,
+                        vote_key: Bytes::copy_from_slice(&self.cluster.keys[node].public_key().0),
+                        ..StatusReply::default()
+                    };
+                    let statuses = vec![status];
+                    self.engine.on_message(now, node, ServerMessage { statuses, ..ServerMessage::default() });
                 }
             }
             if !moved {
@@ -390,8 +408,10 @@ fn a_reply_without_signature_is_believed_only_where_nobody_lies() {
     world.cluster.state.begin_entry(Position(world.cluster.position), LogTime(world.cluster.wall_ms));
     let outcome = world.cluster.state.execute(&checked);
     for node in 0..4 {
-        let (_, message) =
-            world.cluster.reply(node, checked.session(), outcome.first, outcome.results.clone()).expect("honest");
+        let (_, message) = world
+            .cluster
+            .reply(node, checked.session(), outcome.first, outcome.results.clone())
+            .expect("honest");
         world.engine.on_message(now, node, message);
     }
     assert!(open_yet(&mut answered));
@@ -405,11 +425,18 @@ fn a_silent_primary_costs_one_retry_and_nothing_runs_twice() {
     world.cluster.frames.clear();
     let mut answered = world.put("b");
     assert!(open_yet(&mut answered));
-    assert_eq!(world.cluster.frames.iter().map(|(node, _)| *node).collect::<Vec<_>>(), [0], "to the primary only");
+    assert_eq!(
+        world.cluster.frames.iter().map(|(node, _)| *node).collect::<Vec<_>>(),
+        [0],
+        "to the primary only"
+    );
     world.pass(Duration::from_millis(1300));
     assert_eq!(revision(one(&mut answered)), 3, "ran once though three more nodes got it");
     assert_eq!(world.cluster.frames.len(), 5);
-    assert!(world.cluster.frames.iter().all(|(_, bytes)| *bytes == world.cluster.frames[0].1), "the same bytes");
+    assert!(
+        world.cluster.frames.iter().all(|(_, bytes)| *bytes == world.cluster.frames[0].1),
+        "the same bytes"
+    );
 }
 
 #[test]
@@ -483,7 +510,10 @@ fn an_abandoned_frame_cannot_run_after_a_later_one() {
     let late = world.cluster.frames[0].1.clone();
     let checked = ClientFrame::decode(late).expect("a frame");
     let outcome = world.cluster.state.execute(&checked);
-    assert!(matches!(outcome.results[0].outcome, Outcome::Refused(Refusal::BelowLowWater { .. })), "{outcome:?}");
+    assert!(
+        matches!(outcome.results[0].outcome, Outcome::Refused(Refusal::BelowLowWater { .. })),
+        "{outcome:?}"
+    );
     assert_eq!(revision(one(&mut world.put("c"))), 4);
 }
 
@@ -517,7 +547,13 @@ fn what_cannot_fit_the_window_waits_and_what_cannot_wait_is_refused() {
     world.run();
     assert_eq!(world.engine.counters.commands, 1 + 1024, "the window");
     let mut refused = world.call(vec![put("k"); 1600], Duration::from_secs(60));
-    assert!(refused.try_recv().expect("at once").iter().all(|r| r.as_ref().is_err_and(ClientError::definitely_not_applied)));
+    assert!(
+        refused
+            .try_recv()
+            .expect("at once")
+            .iter()
+            .all(|r| r.as_ref().is_err_and(ClientError::definitely_not_applied))
+    );
     world.cluster.mute = false;
     world.pass(Duration::from_secs(2));
     assert_eq!(first.try_recv().expect("answered").into_iter().filter(Result::is_ok).count(), 1500);
@@ -545,7 +581,11 @@ fn a_node_that_is_behind_and_refuses_is_passed_over() {
     one(&mut world.put("a")).expect("all honest");
     world.cluster.moods[0] = Mood::Refusing;
     assert_eq!(revision(one(&mut world.put("b"))), 3, "the refusal sends the frame to another node at once");
-    assert_eq!((world.engine.counters.refusals, world.engine.counters.opens), (1, 1), "and the session is kept");
+    assert_eq!(
+        (world.engine.counters.refusals, world.engine.counters.opens),
+        (1, 1),
+        "and the session is kept"
+    );
 }
 
 #[test]
@@ -569,7 +609,8 @@ fn a_session_idle_for_long_is_replaced_before_a_command_is_bet_on_it() {
     one(&mut world.put("a")).expect("all honest");
     world.pass(Duration::from_secs(301));
     assert_eq!(revision(one(&mut world.put("b"))), 3);
-    assert_eq!(world.engine.counters.opens, 2);
+    assert!(world.engine.counters.opens > 1);
+    assert_eq!(world.cluster.state.session_count(), 2);
 }
 
 #[test]
@@ -618,8 +659,11 @@ fn messages_that_make_no_sense_change_nothing() {
     for length in 0..200usize {
         let noise = Bytes::from((0..length).map(|i| (i * 31 + length) as u8).collect::<Vec<_>>());
         let refused = Refused { session: noise.clone(), refusal: noise.clone(), ..Refused::default() };
-        let message =
-            ServerMessage { executed: vec![noise.clone()], refused: vec![refused], ..ServerMessage::default() };
+        let message = ServerMessage {
+            executed: vec![noise.clone()],
+            refused: vec![refused],
+            ..ServerMessage::default()
+        };
         world.engine.on_message(now, length % 4, message);
     }
     assert!(open_yet(&mut answered));

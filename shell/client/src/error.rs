@@ -20,7 +20,9 @@ pub enum ClientError {
     #[error("{0}: outcome unknown, it may have been applied or may yet be; read before writing again")]
     Unknown(String),
     /// The command ran, but the bytes of its result are not of the expected kind.
-    #[error("applied, but the answer is not of the expected kind: {0}; use a client of the cluster's version")]
+    #[error(
+        "applied, but the answer is not of the expected kind: {0}; use a client of the cluster's version"
+    )]
     UnexpectedAnswer(String),
 }
 

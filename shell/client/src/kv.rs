@@ -7,7 +7,9 @@ use crate::client::{Session, read_reply};
 use crate::error::{ClientError, NodeError};
 use bytes::Bytes;
 use dwcp_state::Command;
-use dwcp_state::kv::{DeleteRange, KeyValue, KvBody, KvCommand, KvReply, Put, Range, SortBy, SortOrder, Txn, prefix_end};
+use dwcp_state::kv::{
+    DeleteRange, KeyValue, KvBody, KvCommand, KvReply, Put, Range, SortBy, SortOrder, Txn, prefix_end,
+};
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::time::Duration;
@@ -202,7 +204,8 @@ impl<'a, C: KvRequest> IntoFuture for Request<'a, C> {
         Box::pin(async move {
             let bytes = self.session.one(self.command.into_command().to_command(), self.within).await?;
             let KvReply { revision, body } = read_reply(bytes)?;
-            C::read(revision, body).ok_or_else(|| ClientError::UnexpectedAnswer("another command's answer".into()))
+            C::read(revision, body)
+                .ok_or_else(|| ClientError::UnexpectedAnswer("another command's answer".into()))
         })
     }
 }

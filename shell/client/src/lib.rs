@@ -19,6 +19,8 @@ mod error;
 mod kv;
 mod nodes;
 mod session;
+#[cfg(test)]
+mod socket_tests;
 mod status;
 mod trust;
 
@@ -30,7 +32,8 @@ pub use config_file::{
 pub use engine::Counters;
 pub use error::{ClientError, NodeError};
 pub use kv::{
-    AlarmReply, DeleteReply, GrantReply, Kv, KvRequest, LeaseReply, PutReply, RangeReply, Request, RevisionReply, TxnReply,
+    AlarmReply, DeleteReply, GrantReply, Kv, KvRequest, LeaseReply, PutReply, RangeReply, Request,
+    RevisionReply, TxnReply,
 };
 
 /// The vocabulary of commands and answers, so that applications need no other crate.

@@ -114,12 +114,19 @@ impl Nodes {
     fn preferred(&self, number: u64) -> impl Iterator<Item = usize> + use<> {
         let (primary, count) = (self.primary(), self.list.len());
         let start = usize::try_from(number % count as u64).expect("an index");
-        let others = (0..count).map(move |step| (start + step) % count).filter(move |node| Some(*node) != primary);
+        let others =
+            (0..count).map(move |step| (start + step) % count).filter(move |node| Some(*node) != primary);
         primary.into_iter().chain(others)
     }
 
     /// Hands a frame to the preferred node that is up and not among `avoid`. False when there is none.
-    pub fn send_one(&mut self, number: u64, session: &mut Attachment<'_>, flight: &mut Flight, avoid: NodeSet) -> bool {
+    pub fn send_one(
+        &mut self,
+        number: u64,
+        session: &mut Attachment<'_>,
+        flight: &mut Flight,
+        avoid: NodeSet,
+    ) -> bool {
         let target = self.preferred(number).find(|node| self.list[*node].up && !avoid.contains(*node));
         target.is_some_and(|node| self.hand_over(node, session, flight))
     }
@@ -154,7 +161,10 @@ impl Nodes {
             if session.attached.len() >= self.attach {
                 return;
             }
-            if self.list[node].up && !session.attached.contains(node) && self.list[node].push(Item::Attach(session.id)) {
+            if self.list[node].up
+                && !session.attached.contains(node)
+                && self.list[node].push(Item::Attach(session.id))
+            {
                 session.attached.insert(node);
                 let Session { flights, attached, .. } = session;
                 for flight in flights.values_mut().filter(|flight| !flight.sent.is_empty()) {
@@ -284,7 +294,8 @@ mod tests {
         let mut flight = Flight::new(Instant::now(), frame, Vec::new(), 1);
         let mut attached = NodeSet::default();
         let mut taken = 0;
-        while nodes.send_one(0, &mut Attachment { attached: &mut attached }, &mut flight, NodeSet::default()) {
+        while nodes.send_one(0, &mut Attachment { attached: &mut attached }, &mut flight, NodeSet::default())
+        {
             taken += 1;
         }
         assert_eq!(taken, OUTBOX_BYTES_MAX / 400_016);

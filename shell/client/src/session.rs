@@ -85,7 +85,9 @@ pub(crate) enum Phase {
     /// No session with the cluster yet, or not any more.
     Closed,
     /// The open is in flight; it is given up at this moment.
-    Opening { until: Instant },
+    Opening {
+        until: Instant,
+    },
     Open,
 }
 
@@ -188,8 +190,13 @@ impl Flight {
     }
 }
 
-/// Whether the principal's word opens a session: kept apart because only this needs the principal's key.
-pub(crate) fn signed_open(principal: &dyn Crypto, key: PublicKey, cluster: ClusterId, open: &SessionOpen) -> Bytes {
+/// The bytes of an open. Only this needs the principal's key.
+pub(crate) fn signed_open(
+    principal: &dyn Crypto,
+    key: PublicKey,
+    cluster: ClusterId,
+    open: &SessionOpen,
+) -> Bytes {
     ClientFrame::open(principal, key, cluster, open).encode()
 }
 
@@ -212,7 +219,8 @@ mod tests {
     }
 
     fn read(session: &Session, first: u64) -> SessionFrame {
-        let checked = ClientFrame::decode(session.flights[&first].bytes.clone()).expect("an own frame is sound");
+        let checked =
+            ClientFrame::decode(session.flights[&first].bytes.clone()).expect("an own frame is sound");
         let (key, message, signature) = checked.signature_item(CLUSTER);
         assert!(Ed25519::new([0; 32], &[]).verify(&key, &message, &signature));
         match checked.content() {

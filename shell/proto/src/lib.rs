@@ -50,7 +50,8 @@ mod tests {
 
     #[test]
     fn frames_are_slices_of_the_received_buffer() {
-        let message = ClientMessage { frames: vec![Bytes::from(vec![7u8; 4096])], ..ClientMessage::default() };
+        let message =
+            ClientMessage { frames: vec![Bytes::from(vec![7u8; 4096])], ..ClientMessage::default() };
         let wire = Bytes::from(message.encode_to_vec());
         let read = ClientMessage::decode(wire.clone()).expect("own bytes");
         assert_eq!(read, message);

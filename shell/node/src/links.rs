@@ -1,4 +1,4 @@
-//! Between the links and the inbox: names the incarnation a frame comes from, says what happens to links.
+//! Between the links and the inbox: names the incarnation a frame comes from, tells the core when one came up.
 //!
 //! A link's far end proved the one key that is pinned for it, and each incarnation of a member has its own key; so the
 //! incarnation is that of the pinned key. Frames are bytes here.
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use dwcp_base::{Incarnation, Member, ReplicaId};
-use dwcp_transport::{Class, Delivery, LinkEnd, LinkUp, PeerId, Reason, Sink};
+use dwcp_transport::{Class, Delivery, LinkEnd, LinkUp, PeerId, Sink};
 
 use crate::inbox::Inbox;
 
@@ -49,17 +49,10 @@ impl Sink for Links {
         }
     }
 
-    fn link_up(&self, peer: PeerId, link: LinkUp) {
-        tracing::info!(%peer, rtt_us = link.rtt_us, incarnation = link.peer_incarnation, "link up");
+    // The transport has written its line about either already.
+    fn link_up(&self, peer: PeerId, _link: LinkUp) {
         self.inbox.push_link_up(ReplicaId(peer.0));
     }
 
-    fn link_down(&self, peer: PeerId, end: &LinkEnd) {
-        match end.reason {
-            Reason::Shutdown | Reason::Reconfigured | Reason::Superseded => {
-                tracing::info!(%peer, %end, "link down")
-            }
-            _ => tracing::warn!(%peer, %end, "link down"),
-        }
-    }
+    fn link_down(&self, _peer: PeerId, _end: &LinkEnd) {}
 }

@@ -198,7 +198,7 @@ impl Scrape<'_> {
         );
         out.counter(
             "dwcp_pbft_executed_requests_total",
-            "Commands in the replicated history up to here; survives restarts.",
+            "Commands of clients this replica executed.",
             status.executed_commands,
         );
         out.gauge(

@@ -107,7 +107,7 @@ pub(crate) fn start<M: StateMachine>(
         replica,
         wal,
         snapshots,
-        inbox,
+        inbox.clone(),
         transport,
         incarnations,
         metrics,
@@ -116,16 +116,26 @@ pub(crate) fn start<M: StateMachine>(
     );
     std::thread::Builder::new()
         .name(format!("core-{}", node.replica()))
-        .spawn(move || run(core_loop, &stop_sender))
+        .spawn(move || run(core_loop, inbox, &stop_sender))
         .map_err(NodeError::NoThread)?;
     http::serve(http_listener, WeakNode::of(&node)).map_err(NodeError::NoThread)?;
     say_started(&node);
     Ok(node)
 }
 
-fn run<M: StateMachine>(core_loop: CoreLoop<M>, stopped: &watch::Sender<Option<Stop>>) {
+fn run<M: StateMachine>(core_loop: CoreLoop<M>, inbox: Arc<Inbox>, stopped: &watch::Sender<Option<Stop>>) {
+    // A core that panics leaves nobody waiting: requests are refused, and the dropped sender says that it ended.
+    let _closing = Closing(inbox);
     let stop = core_loop.run();
     stopped.send_replace(Some(stop));
+}
+
+struct Closing(Arc<Inbox>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 fn say_started(node: &NodeHandle) {

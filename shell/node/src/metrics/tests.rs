@@ -214,7 +214,13 @@ fn promtool_finds_nothing_where_it_is_installed() {
         .stderr(Stdio::piped())
         .spawn();
     let Ok(mut promtool) = started else {
-        eprintln!("skipped: needs promtool");
+        let line =
+            "SKIPPED(needs-promtool): dwcp-node metrics::tests::promtool_finds_nothing_where_it_is_installed";
+        println!("{line}");
+        if let Some(log) = std::env::var_os("DWCP_SKIP_LOG") {
+            let mut log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
+            writeln!(log, "{line}").unwrap();
+        }
         return;
     };
     promtool.stdin.take().unwrap().write_all(text(&worked()).as_bytes()).unwrap();

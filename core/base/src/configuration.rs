@@ -137,10 +137,12 @@ impl Genesis {
         }
         // A VIEW-CHANGE may hold a prepared certificate for every slot of the window and must fit one message.
         let certificate_bytes = 160 * (quorum.q() as u64 + 1);
-        if self.window * certificate_bytes > (crate::limits::MESSAGE_BYTES_MAX as u64) * 3 / 4 {
-            return Err(SettingsError::Genesis(
-                "window is too large for this many members: lower it to 2048 or less",
-            ));
+        let message_bytes = (crate::limits::MESSAGE_BYTES_MAX as u64) * 3 / 4;
+        if self.window * certificate_bytes > message_bytes {
+            return Err(SettingsError::Window {
+                given: self.window,
+                window_max: message_bytes / certificate_bytes,
+            });
         }
         Ok(())
     }
@@ -175,9 +177,20 @@ impl Configuration {
 /// A setting that cannot be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SettingsError {
-    ReplicaCount { given: usize },
-    FaultBound { n: u8, f: u8, f_max: u8 },
+    ReplicaCount {
+        given: usize,
+    },
+    FaultBound {
+        n: u8,
+        f: u8,
+        f_max: u8,
+    },
     TooFewForByzantine,
+    /// A VIEW-CHANGE over such a window would not fit one message.
+    Window {
+        given: u64,
+        window_max: u64,
+    },
     Genesis(&'static str),
 }
 
@@ -192,6 +205,12 @@ impl fmt::Display for SettingsError {
                 )
             }
             Self::TooFewForByzantine => write!(f, "minimum 4 replicas required for Byzantine tolerance"),
+            Self::Window { given, window_max } => {
+                write!(
+                    f,
+                    "window = {given} is too large for this many members: lower it to {window_max} or less"
+                )
+            }
             Self::Genesis(reason) => write!(f, "{reason}"),
         }
     }

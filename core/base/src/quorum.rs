@@ -16,6 +16,8 @@ pub const REPLICAS_MAX: u8 = 31;
 pub struct Quorum {
     n: u8,
     f: u8,
+    /// Proof builds only; never on the wire or on disk.
+    #[borsh(skip)]
     two_f_plus_one: bool,
 }
 

@@ -19,7 +19,7 @@ pub enum RootEntry {
     Batch(Vec<Bytes>) = 1,
     /// An operator replaces a member's lost disk by a new incarnation.
     Member(SignedMemberOrder) = 8,
-    /// Nothing but the passage of log time.
+    /// Nothing: it only moves the window on. (Log time passes with a batch, which may be empty.)
     Noop = 10,
 }
 

@@ -6,6 +6,7 @@
 use crate::message::{
     Certificate, Claim, NewView, PreparedCertificate, Signed, SignedBody, ViewChange, Vote, Voucher,
 };
+use crate::slot::DIGESTS_MAX;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec;
 use alloc::vec::Vec;
@@ -204,6 +205,13 @@ impl Verifier<'_> {
             || body.pre_prepared.iter().any(|entry| !inside(entry.sequence) || entry.view >= body.view)
         {
             return Err("a VIEW-CHANGE with entries outside its window or views");
+        }
+        let many = body
+            .pre_prepared
+            .windows(DIGESTS_MAX + 1)
+            .any(|run| run[0].sequence == run[DIGESTS_MAX].sequence);
+        if many {
+            return Err("a VIEW-CHANGE with more digests for a slot than anybody keeps");
         }
         for entry in &body.prepared {
             self.prepared(entry)?;

@@ -6,7 +6,7 @@ use crate::catchup::PLACE_MAX;
 use crate::message::{Certificate, Message, NewView, Signed, SignedBody, ViewChange, Vote};
 use crate::output::{Action, Output};
 use crate::record::{NewViewProof, Record};
-use crate::state::{Application, Pbft};
+use crate::state::{Application, Asked, Pbft};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use dwcp_base::{Hash, Mutant, Mutants, Now, Quorum, ReplicaId, Sequence, SigningKind, Ticket, decode};
@@ -92,12 +92,12 @@ impl Pbft {
             return;
         }
         self.timers.quorum_left(now, &self.timing);
-        let supporters: Vec<_> =
-            self.view_changes.values().filter(|(view_change, _)| view_change.view == view).cloned().collect();
+        let supporters: Vec<Asked> =
+            self.view_changes.values().filter(|asked| asked.body.view == view).cloned().collect();
         if supporters.len() < self.quorum.q() || self.primary() != self.me || !self.is_voter() {
             return;
         }
-        let bodies: Vec<&ViewChange> = supporters.iter().map(|(body, _)| body).collect();
+        let bodies: Vec<&ViewChange> = supporters.iter().map(|asked| &asked.body).collect();
         let Some(choice) = choose(&bodies, self.quorum, self.mutants) else { return };
         let pre_prepares = choice
             .slots
@@ -112,11 +112,11 @@ impl Pbft {
             configuration: self.configurations.latest().id,
             sender: self.me,
             incarnation: self.incarnation,
-            view_changes: supporters.iter().map(|(body, signed)| (body.sender, signed.hash())).collect(),
+            view_changes: supporters.iter().map(|asked| (asked.body.sender, asked.hash)).collect(),
             pre_prepares,
         };
         let new_view = self.sign_body(SigningKind::NewView, &body);
-        let view_changes = supporters.into_iter().map(|(_, signed)| signed).collect();
+        let view_changes = supporters.into_iter().map(|asked| asked.signed).collect();
         self.enter_view(now, NewViewProof { new_view: new_view.clone(), view_changes }, &body, &choice, out);
         let after = self.after(self.vote_ticket);
         out.push(Action::Broadcast { message: Message::NewView(new_view), after });
@@ -146,6 +146,7 @@ impl Pbft {
             return self.refuse(from, reason, out);
         }
         self.pending_new_views.insert(claimed.sender, signed);
+        self.forget_unnamed();
         for hash in self.awaited_view_changes() {
             let message = Message::FetchViewChange { hash };
             out.push(Action::Send { to: from, message, after: Ticket::ZERO });
@@ -174,7 +175,7 @@ impl Pbft {
             self.pending_new_views.remove(&body.sender);
             return;
         }
-        let named: Vec<_> =
+        let named: Vec<Asked> =
             body.view_changes.iter().filter_map(|(_, hash)| self.named_view_change(hash).cloned()).collect();
         if named.len() < body.view_changes.len() {
             return;
@@ -182,7 +183,7 @@ impl Pbft {
         self.pending_new_views.remove(&body.sender);
         match self.judge(&body, &named) {
             Ok(choice) => {
-                let view_changes = named.into_iter().map(|(_, signed)| signed).collect();
+                let view_changes = named.into_iter().map(|asked| asked.signed).collect();
                 self.enter_view(now, NewViewProof { new_view: signed, view_changes }, &body, &choice, out);
                 self.begin_carried(now, &body, out);
                 self.replay_future(now, application, out);
@@ -198,23 +199,19 @@ impl Pbft {
     }
 
     /// Whether a NEW-VIEW follows from the VIEW-CHANGEs it names.
-    fn judge(&self, body: &NewView, named: &[(ViewChange, SignedBody)]) -> Result<Choice, &'static str> {
+    fn judge(&self, body: &NewView, named: &[Asked]) -> Result<Choice, &'static str> {
         let senders_match = body.view_changes.len() == named.len()
             && body.view_changes.windows(2).all(|pair| pair[0].0 < pair[1].0)
-            && body
-                .view_changes
-                .iter()
-                .zip(named)
-                .all(|((sender, _), (view_change, _))| *sender == view_change.sender);
-        if !senders_match || named.iter().any(|(view_change, _)| view_change.view != body.view) {
+            && body.view_changes.iter().zip(named).all(|((sender, _), asked)| *sender == asked.body.sender);
+        if !senders_match || named.iter().any(|asked| asked.body.view != body.view) {
             return Err("a NEW-VIEW that names VIEW-CHANGEs of other views or senders");
         }
         // A learner has no weight; who is one is judged by the newest checkpoint that anybody here proves.
-        let proven = named.iter().map(|(body, _)| body.stable_sequence()).max().unwrap_or_default();
-        if named.iter().any(|(body, _)| !self.had_weight(body.sender, body.incarnation, proven)) {
+        let proven = named.iter().map(|asked| asked.body.stable_sequence()).max().unwrap_or_default();
+        if named.iter().any(|asked| !self.had_weight(asked.body.sender, asked.body.incarnation, proven)) {
             return Err("a NEW-VIEW that counts a learner");
         }
-        let bodies: Vec<&ViewChange> = named.iter().map(|(view_change, _)| view_change).collect();
+        let bodies: Vec<&ViewChange> = named.iter().map(|asked| &asked.body).collect();
         let choice =
             choose(&bodies, self.quorum, self.mutants).ok_or("a NEW-VIEW without enough VIEW-CHANGEs")?;
         let verifier = self.verifier();
@@ -258,7 +255,7 @@ impl Pbft {
         self.view_ticket = out.persist(Record::NewView(proof.clone()));
         self.vote_ticket = self.view_ticket;
         self.new_view = Some(proof);
-        self.view_changes.retain(|_, (view_change, _)| view_change.view > body.view);
+        self.view_changes.retain(|_, asked| asked.body.view > body.view);
         let gaps = choice.slots.iter().filter(|(_, digest)| digest.is_none()).count();
         out.push(Action::ViewEntered {
             view: body.view,

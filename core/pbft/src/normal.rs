@@ -270,11 +270,20 @@ impl Pbft {
         if self.mutants.on(Mutant::ExecuteOutOfOrder) {
             return self.deliver_any(now, out);
         }
-        while let Some(slot) = self.slots.get(&self.delivered.next()) {
-            let Some(certificate) = slot.decided.clone() else { return };
-            let Some(payload) = slot.payloads.get(&certificate.claim.digest).cloned() else { return };
-            self.deliver_one(now, Decided { certificate, payload }, out);
+        let before = self.delivered;
+        while let Some(decided) = self.next_decided() {
+            self.deliver_one(now, decided, out);
         }
+        if before < self.delivered && before < self.stable_sequence() {
+            self.forget_settled();
+        }
+    }
+
+    fn next_decided(&self) -> Option<Decided> {
+        let slot = self.slots.get(&self.delivered.next())?;
+        let certificate = slot.decided.clone()?;
+        let payload = slot.payloads.get(&certificate.claim.digest).cloned()?;
+        Some(Decided { certificate, payload })
     }
 
     pub(crate) fn deliver_one(&mut self, now: Now, decided: Decided, out: &mut Output) {

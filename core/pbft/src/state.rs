@@ -28,6 +28,21 @@ pub trait Application {
     fn check(&mut self, now: Now, payload: &Bytes) -> Result<(), &'static str>;
 }
 
+/// A verified VIEW-CHANGE: what it says, the bytes it came in, and their hash.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) body: ViewChange,
+    pub(crate) signed: SignedBody,
+    pub(crate) hash: Hash,
+}
+
+impl Asked {
+    pub(crate) fn new(body: ViewChange, signed: SignedBody) -> Self {
+        let hash = signed.hash();
+        Self { body, signed, hash }
+    }
+}
+
 /// Messages of views we have not entered yet, kept per sender; beyond it the oldest go (they are resent).
 pub(crate) const FUTURE_MESSAGES_MAX: usize = 512;
 pub(crate) const FUTURE_BYTES_MAX: usize = 8 << 20;
@@ -70,12 +85,12 @@ pub struct Pbft {
     pub(crate) own_checkpoint: Option<Signed>,
     /// Digests we computed, above the stable checkpoint.
     pub(crate) own_digests: BTreeMap<Sequence, Hash>,
-    /// The latest VIEW-CHANGE of each member above our active view: at most n.
-    pub(crate) view_changes: BTreeMap<ReplicaId, (ViewChange, SignedBody)>,
+    /// The latest VIEW-CHANGE of each member above our active view, with its hash: at most n.
+    pub(crate) view_changes: BTreeMap<ReplicaId, Asked>,
     /// NEW-VIEWs that wait for VIEW-CHANGEs they name, the latest of each primary, and what was fetched for them: at
     /// most n, and n for each.
     pub(crate) pending_new_views: BTreeMap<ReplicaId, SignedBody>,
-    pub(crate) fetched_view_changes: BTreeMap<Hash, (ViewChange, SignedBody)>,
+    pub(crate) fetched_view_changes: BTreeMap<Hash, Asked>,
     pub(crate) future: BTreeMap<ReplicaId, VecDeque<Message>>,
     /// Decided slots kept for laggards, bounded by bytes.
     pub(crate) history: BTreeMap<Sequence, Decided>,
@@ -265,7 +280,7 @@ impl Pbft {
             && let Some(body) = self.own_view_change.clone()
             && let Ok(view_change) = decode::<ViewChange>(&body.body)
         {
-            self.view_changes.insert(self.me, (view_change, body));
+            self.view_changes.insert(self.me, Asked::new(view_change, body));
         }
         let view = self.view;
         let primary = self.primary();
@@ -301,6 +316,8 @@ impl Pbft {
             }
         }
         self.timers.start(now, &self.timing);
+        // Before anything is let go of: what our own disk knows to be decided may be known to nobody else.
+        self.deliver_ready(now, out);
         self.forget_settled();
         for proposal in unvoted {
             let claim = proposal.statement.claim;

@@ -7,7 +7,8 @@ use crate::catchup::PLACE_MAX;
 use crate::message::{Message, PrePrepared, SignedBody, ViewChange};
 use crate::output::{Action, Output};
 use crate::record::Record;
-use crate::state::{Application, Pbft};
+use crate::state::{Application, Asked, Pbft};
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use dwcp_base::{Hash, Mutant, Now, ReplicaId, SigningKind, Ticket, View};
 
@@ -36,10 +37,10 @@ impl Pbft {
         self.vote_ticket = self.view_ticket;
         self.own_view_change = Some(signed.clone());
         if self.is_voter() {
-            self.view_changes.insert(self.me, (body, signed));
+            self.view_changes.insert(self.me, Asked::new(body, signed));
             self.send_view_change(None, out);
         }
-        self.view_changes.retain(|_, (view_change, _)| view_change.view >= view);
+        self.view_changes.retain(|_, asked| asked.body.view >= view);
         self.try_new_view(now, application, out);
     }
 
@@ -100,7 +101,7 @@ impl Pbft {
             return self.refuse(from, "a VIEW-CHANGE for a view beyond all places", out);
         }
         let late = view < self.view || (view == self.view && self.active);
-        let known = self.view_changes.get(&sender).is_some_and(|(known, _)| known.view >= view);
+        let known = self.view_changes.get(&sender).is_some_and(|known| known.body.view >= view);
         if sender == self.me || ((late || known) && !awaited) {
             return;
         }
@@ -109,13 +110,13 @@ impl Pbft {
             Err(reason) => return self.refuse(from, reason, out),
         };
         if awaited {
-            self.fetched_view_changes.insert(hash, (body.clone(), signed.clone()));
+            self.fetched_view_changes.insert(hash, Asked::new(body.clone(), signed.clone()));
             self.try_adopt(now, application, out);
         }
         if late || known || !self.has_weight(body.sender, body.incarnation) {
             return;
         }
-        self.view_changes.insert(sender, (body, signed));
+        self.view_changes.insert(sender, Asked::new(body, signed));
         self.try_join(now, application, out);
         self.try_new_view(now, application, out);
     }
@@ -126,8 +127,8 @@ impl Pbft {
         let mut higher: Vec<View> = self
             .view_changes
             .iter()
-            .filter(|(sender, (view_change, _))| **sender != self.me && view_change.view > self.view)
-            .map(|(_, (view_change, _))| view_change.view)
+            .filter(|(sender, asked)| **sender != self.me && asked.body.view > self.view)
+            .map(|(_, asked)| asked.body.view)
             .collect();
         if higher.len() < self.quorum.join() {
             return;
@@ -147,16 +148,23 @@ impl Pbft {
             .collect()
     }
 
-    pub(crate) fn named_view_change(&self, hash: &Hash) -> Option<&(ViewChange, SignedBody)> {
-        self.fetched_view_changes
-            .get(hash)
-            .or_else(|| self.view_changes.values().find(|(_, signed)| signed.hash() == *hash))
+    pub(crate) fn named_view_change(&self, hash: &Hash) -> Option<&Asked> {
+        let kept = || self.view_changes.values().find(|asked| asked.hash == *hash);
+        self.fetched_view_changes.get(hash).or_else(kept)
+    }
+
+    /// Keeps of the fetched VIEW-CHANGEs only those that a pending NEW-VIEW still names.
+    pub(crate) fn forget_unnamed(&mut self) {
+        let pending = self.pending_new_views.values().filter_map(crate::new_view::parse);
+        let named: BTreeSet<Hash> =
+            pending.flat_map(|new_view| new_view.view_changes).map(|(_, hash)| hash).collect();
+        self.fetched_view_changes.retain(|hash, _| named.contains(hash));
     }
 
     pub(crate) fn on_fetch_view_change(&mut self, from: ReplicaId, hash: Hash, out: &mut Output) {
         let mine =
             self.own_view_change.as_ref().filter(|signed| self.is_voter() && signed.hash() == hash).cloned();
-        let stored = self.named_view_change(&hash).map(|(_, signed)| signed.clone());
+        let stored = self.named_view_change(&hash).map(|asked| asked.signed.clone());
         let proof =
             self.new_view.iter().flat_map(|proof| &proof.view_changes).find(|signed| signed.hash() == hash);
         let (signed, after) = match (mine, stored, proof) {

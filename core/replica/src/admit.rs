@@ -188,8 +188,8 @@ impl<M: StateMachine> Replica<M> {
     ) {
         let hash = Hash::of(&bytes);
         if self.pool.holds(&hash) {
-            if to_all {
-                self.pool.mark_known(&hash, now.mono);
+            if to_all && self.pool.mark_known(&hash, now.mono) {
+                self.tell_primary(from, bytes, out);
             }
             return;
         }
@@ -205,15 +205,16 @@ impl<M: StateMachine> Replica<M> {
         if self.pool.insert(pending, self.setup.settings.pending_bytes_max).is_err() {
             return self.count("relayed frames dropped: busy");
         }
-        // Whoever told all of us may have left the primary out.
+        if to_all {
+            self.tell_primary(from, bytes, out);
+        }
+    }
+
+    /// Whoever told all of us of a frame may have left the primary out, to have it blamed.
+    fn tell_primary(&self, from: ReplicaId, frame: Bytes, out: &mut Outbox) {
         let primary = self.pbft.primary();
-        if to_all && primary != self.setup.me && primary != from && self.pbft.is_active() {
-            self.send_one(
-                primary,
-                &PeerMessage::Request { to_all: false, frame: bytes },
-                Class::Request,
-                out,
-            );
+        if primary != self.setup.me && primary != from && self.pbft.is_active() {
+            self.send_one(primary, &PeerMessage::Request { to_all: false, frame }, Class::Request, out);
         }
     }
 

@@ -71,7 +71,7 @@ impl<M: StateMachine> Replica<M> {
         for bytes in frames {
             let Ok(frame) = ClientFrame::decode(bytes.clone()) else { continue };
             let outcome = self.state.execute(&frame);
-            self.executed_commands += outcome.ran.iter().filter(|ran| **ran).count() as u64;
+            self.control.commands_executed += outcome.ran.iter().filter(|ran| **ran).count() as u64;
             self.pool.remove_hash(&Hash::of(bytes));
             if !outcome.ran.contains(&true) {
                 self.count("frames that ran before");

@@ -26,6 +26,8 @@ pub struct Control {
     /// What has been executed since the genesis, in bytes of log. Replicas with equal settings derive from it equal
     /// sequences to take snapshots at.
     pub bytes_executed: u64,
+    /// Client commands that ran since the genesis.
+    pub commands_executed: u64,
 }
 
 impl Control {
@@ -38,6 +40,7 @@ impl Control {
             configurations: Configurations::new(Configuration::of(genesis)),
             orders: Vec::new(),
             bytes_executed: 0,
+            commands_executed: 0,
         }
     }
 

@@ -59,8 +59,8 @@ impl Pool {
         self.bytes
     }
 
-    /// From now on all replicas know of this frame.
-    pub(crate) fn mark_known(&mut self, hash: &Hash, now: Micros) {
+    /// From now on all replicas know of this frame. True when that is news.
+    pub(crate) fn mark_known(&mut self, hash: &Hash, now: Micros) -> bool {
         if let Some(id) = self.by_hash.get(hash)
             && let Some(pending) = self.frames.get_mut(id)
             && !pending.known_to_all
@@ -68,7 +68,9 @@ impl Pool {
             pending.known_to_all = true;
             self.known.insert(*id, now);
             self.unrelayed.remove(id);
+            return true;
         }
+        false
     }
 
     /// This frame is (also) a client's of ours.

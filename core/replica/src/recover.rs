@@ -145,7 +145,6 @@ impl<M: StateMachine> Replica<M> {
             last_digest: (Sequence::ZERO, Hash::ZERO),
             next_tick: now.mono,
             readmitted_to: Sequence::ZERO,
-            executed_commands: 0,
             counters: BTreeMap::new(),
             last_heard: BTreeMap::new(),
             recovering: true,

@@ -79,7 +79,6 @@ pub struct Replica<M: StateMachine> {
     pub(crate) next_tick: Micros,
     /// Members whose `votes_after` lies at or below this are known to vote again.
     pub(crate) readmitted_to: Sequence,
-    pub(crate) executed_commands: u64,
     /// Named reasons and how often; one per reason in the code.
     pub(crate) counters: BTreeMap<&'static str, u64>,
     pub(crate) last_heard: BTreeMap<ReplicaId, Micros>,

@@ -21,7 +21,7 @@ struct Read {
     offset: u64,
 }
 
-/// How often one peer may have a snapshot written for its sake.
+/// How long a peer waits until a second snapshot is written for its sake; twice as long for each after it.
 const WANTED_INTERVAL: Micros = Micros::from_millis(10_000);
 
 /// What this replica can give.
@@ -33,7 +33,7 @@ pub(crate) struct Donor {
     preparing: BTreeMap<Sequence, SnapshotMeta>,
     reads: BTreeMap<u64, Read>,
     /// When each peer may next have a snapshot written for its sake.
-    next_wanted: BTreeMap<ReplicaId, Micros>,
+    next_wanted: BTreeMap<ReplicaId, (Micros, Micros)>,
     next_token: u64,
 }
 
@@ -80,10 +80,11 @@ impl<M: StateMachine> Replica<M> {
 
     /// We have nothing new enough: the next checkpoint will be, if this peer has not made us write one just now.
     fn want_snapshot(&mut self, now: Now, from: ReplicaId, at_least: Sequence) {
-        let next = self.donor.next_wanted.entry(from).or_default();
+        let wait = self.donor.next_wanted.entry(from).or_insert((Micros::ZERO, WANTED_INTERVAL));
         let plausible = at_least.0 <= self.control.executed.0.saturating_add(self.setup.genesis.window);
-        if now.mono >= *next && plausible {
-            *next = now.mono.plus(WANTED_INTERVAL);
+        if now.mono >= wait.0 && plausible {
+            // Each time it has to wait twice as long: a peer that lies about its need costs less and less.
+            *wait = (now.mono.plus(wait.1), wait.1.times(2));
             self.snapshot_wanted = true;
         }
     }

@@ -46,7 +46,7 @@ impl<M: StateMachine> Replica<M> {
             state_digest,
             pending_frames: u32::try_from(self.pool.len()).unwrap_or(u32::MAX),
             pending_bytes: self.pool.bytes() as u64,
-            executed_commands: self.executed_commands,
+            executed_commands: self.control.commands_executed,
             log_time_ms: self.state.log_time().0,
             voter: self.pbft.is_voter(),
             transferring: self.transfer.is_some(),

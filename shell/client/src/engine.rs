@@ -543,10 +543,10 @@ impl Engine {
             if session.waiting.iter().any(|waiting| is_late(calls, &waiting.slot)) {
                 let refusal = session.flights.get(&OPEN_SEQUENCE).and_then(|open| open.refusal.as_ref());
                 let open = refusal.map_or(String::new(), |(_, reason)| format!("; a node said: {reason}"));
-                let (late, kept) =
+                let (late, kept): (Vec<Waiting>, Vec<Waiting>) =
                     std::mem::take(&mut session.waiting).into_iter().partition(|w| is_late(calls, &w.slot));
-                session.waiting = kept;
-                for waiting in Vec::from_iter::<std::collections::VecDeque<Waiting>>(late) {
+                session.waiting = kept.into();
+                for waiting in late {
                     let Some(ms) = timeout_ms(calls, waiting.slot) else { continue };
                     let text = format!("not sent within {ms} ms ({troubles}{open})");
                     fill(calls, waiting.slot, Err(ClientError::NotSent(text)));

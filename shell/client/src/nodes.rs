@@ -77,7 +77,7 @@ impl Nodes {
         node.trouble.clear();
         node.outbox.clear();
         node.outbox_bytes = 0;
-        node.push(StatusRequest::default().into_item());
+        node.push(Item::Status(StatusRequest::default()));
     }
 
     pub fn went_down(&mut self, node: usize, reason: String) {
@@ -197,16 +197,6 @@ enum Item {
     Attach(SessionId),
     Frame(Bytes),
     Status(StatusRequest),
-}
-
-trait IntoItem {
-    fn into_item(self) -> Item;
-}
-
-impl IntoItem for StatusRequest {
-    fn into_item(self) -> Item {
-        Item::Status(self)
-    }
 }
 
 impl Node {

@@ -1,0 +1,109 @@
+//! Arguments and dispatch: one subcommand, one file. It knows how each begins and what its failure means for the exit
+//! code, nothing of what it does.
+
+mod bench;
+mod cluster;
+mod completions;
+mod demo;
+mod http;
+mod init;
+mod kv;
+mod local;
+mod member;
+mod output;
+mod server;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::output::Failure;
+
+const AFTER_HELP: &str = "\
+Try it:
+  dwcp demo                                        four nodes on this machine, killed and restarted under load
+  dwcp init --nodes 4 --out trial                  keys and settings of a trial cluster
+  dwcp server --config trial/node0/config.toml     one node (start all four, each in its own shell)
+  export DWCP_CLUSTER=trial/client.toml
+  dwcp kv put a 1 && dwcp kv get a
+  dwcp status
+
+Every subcommand's --help has examples. Results go to standard output, everything else to standard error.";
+
+/// Keep state the same on every node, whatever network lies between the nodes
+#[derive(Debug, Parser)]
+#[command(name = "dwcp", version, after_help = AFTER_HELP, max_term_width = 120)]
+pub struct Arguments {
+    /// Answer in JSON, for programs
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(demo::DemoArgs),
+    Init(init::InitArgs),
+    Keygen(init::KeygenArgs),
+    Server(server::ServerArgs),
+    Kv(kv::KvArgs),
+    Status(status::StatusArgs),
+    Member(member::MemberArgs),
+    Bench(bench::BenchArgs),
+    Completions(completions::CompletionsArgs),
+}
+
+pub fn main() -> ExitCode {
+    // Wrong usage ends here, with the parser's own message and code 2.
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<u8, Failure> {
+    let json = arguments.json;
+    match &arguments.command {
+        Command::Demo(args) => demo::run(args, json),
+        Command::Init(args) => init::run(args, json),
+        Command::Keygen(args) => init::run_keygen(args, json),
+        Command::Server(args) => return server::run(args),
+        Command::Kv(args) => kv::run(args, json),
+        Command::Status(args) => status::run(args, json),
+        Command::Member(args) => member::run(args, json),
+        Command::Bench(args) => bench::run(args, json),
+        Command::Completions(args) => completions::run(args),
+    }
+    .map(|()| 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Arguments;
+
+    #[test]
+    fn the_parser_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_subcommand_teaches_with_an_example() {
+        fn look(command: &clap::Command, path: &str) {
+            for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+                let name = format!("{path} {}", sub.get_name());
+                let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+                let taught = help.contains("dwcp ") || path.ends_with("lease");
+                assert!(taught, "`{name} --help` has no example");
+                assert!(sub.get_about().is_some(), "`{name}` does not say what it is");
+                look(sub, &name);
+            }
+        }
+        look(&Arguments::command(), "dwcp");
+    }
+}

@@ -1,0 +1,256 @@
+//! The way to a cluster: which client file, as whom, and one thin wrapper around the client library that turns its
+//! answers into results and failures of this program.
+//!
+//! What it is told by one node alone (status, stale reads) it hands on as that; everything else has been signed alike by
+//! f + 1 nodes.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use dwcp_base::ReplicaId;
+use dwcp_client::{Client, ClientConfig, ClientError, NodeError, Session, Status};
+use dwcp_log::SignedMemberOrder;
+use dwcp_state::kv::{KvCommand, KvReply};
+use dwcp_state::{Command, Fate};
+
+use super::local::LocalCluster;
+use super::output::{Failure, Kind, Outcome};
+
+/// Looked for in the working directory when nothing is said.
+const FILES: [&str; 2] = ["client.toml", "cluster.toml"];
+
+/// In the demo and benches the library retries for as long as a whole cluster may be dead.
+const PATIENT: Duration = Duration::from_secs(120);
+
+/// Which cluster, and as whom
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Cluster")]
+pub struct ClusterArgs {
+    /// The client file that `dwcp init` wrote [default: ./client.toml, then ./cluster.toml]
+    #[arg(long, value_name = "FILE", env = "DWCP_CLUSTER", global = true)]
+    cluster: Option<PathBuf>,
+
+    /// The principal to speak as, by its name in the client file [default: the first one listed]
+    #[arg(long = "as", value_name = "NAME", global = true)]
+    principal: Option<String>,
+
+    /// Seconds to wait for an answer before giving up
+    #[arg(long, value_name = "SECONDS", global = true, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout: Option<u64>,
+}
+
+impl ClusterArgs {
+    pub fn config(&self) -> Outcome<ClientConfig> {
+        self.read(self.principal.as_deref())
+    }
+
+    /// As another principal of the file.
+    pub fn config_as(&self, principal: &str) -> Outcome<ClientConfig> {
+        self.read(Some(principal))
+    }
+
+    /// Was it said as whom to speak?
+    pub fn speaks_as_named(&self) -> bool {
+        self.principal.is_some()
+    }
+
+    fn read(&self, principal: Option<&str>) -> Outcome<ClientConfig> {
+        let mut config = ClientConfig::read(&self.file()?, principal)?;
+        if let Some(seconds) = self.timeout {
+            config.settings.call_timeout = Duration::from_secs(seconds);
+            config.settings.connect_timeout =
+                config.settings.connect_timeout.min(config.settings.call_timeout);
+        }
+        Ok(config)
+    }
+
+    pub fn file(&self) -> Outcome<PathBuf> {
+        if let Some(file) = &self.cluster {
+            return Ok(file.clone());
+        }
+        FILES.iter().map(PathBuf::from).find(|file| file.exists()).ok_or_else(|| {
+            Failure::usage(
+                "no cluster is named: use --cluster FILE or DWCP_CLUSTER with the client.toml that `dwcp init` wrote",
+            )
+        })
+    }
+}
+
+/// A runtime whose main future stays on the calling thread.
+pub fn runtime() -> Outcome<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::refused(format!("the system gives no threads: {error}")))
+}
+
+/// A believed answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub reply: KvReply,
+    /// Whom it trusts: `byzantine`, `crash`, or one node's own word.
+    pub label: &'static str,
+    pub latency: Duration,
+}
+
+/// A client of one cluster.
+#[derive(Clone, Debug)]
+pub struct Link {
+    client: Client,
+    nodes: usize,
+    label: &'static str,
+}
+
+/// One session of it.
+#[derive(Clone, Debug)]
+pub struct LinkSession {
+    session: Session,
+}
+
+impl Link {
+    /// Starts dialling; nobody need be there yet. To be called within a runtime.
+    pub fn connect(config: ClientConfig) -> Outcome<Self> {
+        let nodes = config.nodes.len();
+        // Every command is ordered in the root log: with f >= 1 a certificate of q covers it.
+        let label = if config.f >= 1 { "byzantine" } else { "crash" };
+        Ok(Self { client: Client::start(config)?, nodes, label })
+    }
+
+    /// Settings for a local cluster whose nodes are killed on purpose: long patience, quick reconnects.
+    pub fn patient(cluster: &LocalCluster) -> Outcome<ClientConfig> {
+        let mut config = ClientConfig::read(&cluster.trial.client_file, None)?;
+        config.settings.call_timeout = PATIENT;
+        config.settings.connect_timeout = Duration::from_secs(1);
+        config.settings.reconnect_after = Duration::from_millis(50);
+        config.settings.retry_after = Duration::from_millis(500);
+        Ok(config)
+    }
+
+    pub async fn run(&self, command: &KvCommand) -> Outcome<Answer> {
+        let began = Instant::now();
+        let reply = run(self.client.session(), command).await?;
+        Ok(Answer { reply, label: self.label, latency: began.elapsed() })
+    }
+
+    /// One node's own copy; `None`: whoever answers first.
+    pub async fn stale(&self, node: Option<u8>, command: &KvCommand) -> Outcome<Answer> {
+        if let Some(node) = node.filter(|node| usize::from(*node) >= self.nodes) {
+            let last = self.nodes - 1;
+            return Err(Failure::usage(format!(
+                "node {node} is not in the client file: it lists 0..={last}"
+            )));
+        }
+        let began = Instant::now();
+        let reply = self.read(node, command).await?;
+        Ok(Answer { reply, label: "one node's own word", latency: began.elapsed() })
+    }
+
+    pub async fn query(&self, node: u8, command: &KvCommand) -> Outcome<KvReply> {
+        self.read(Some(node), command).await
+    }
+
+    async fn read(&self, node: Option<u8>, command: &KvCommand) -> Outcome<KvReply> {
+        let command = Command::Machine(command.encode());
+        let bytes = self.client.query(node.map(ReplicaId), &command).await.map_err(node_failure)?;
+        Ok(KvReply::decode(&bytes)?)
+    }
+
+    /// What each node says of itself, by node.
+    pub async fn statuses(&self) -> Vec<(u8, Result<Status, String>)> {
+        let reports = self.client.status_all().await;
+        reports
+            .into_iter()
+            .map(|report| {
+                let unreachable = |error: NodeError| format!("{}: {error}", report.address);
+                (report.id.0, report.status.map_err(unreachable))
+            })
+            .collect()
+    }
+
+    pub async fn status(&self, node: u8) -> Result<Status, String> {
+        let found = self.statuses().await.into_iter().find(|(id, _)| *id == node);
+        found.map_or_else(|| Err("not in the client file".into()), |(_, status)| status)
+    }
+
+    /// A session of its own over the same connections.
+    pub fn session(&self) -> LinkSession {
+        LinkSession { session: self.client.new_session() }
+    }
+
+    /// Hands in an operator's order; the sequence from which it is in force.
+    pub async fn order(&self, order: &SignedMemberOrder) -> Outcome<u64> {
+        use dwcp_client::OrderOutcome;
+        match self.client.submit_order(dwcp_base::encode(order).into()).await.map_err(node_failure)? {
+            OrderOutcome::Done { sequence } => Ok(sequence.0),
+            OrderOutcome::Refused { reason } => Err(Failure::refused(reason)),
+        }
+    }
+}
+
+impl LinkSession {
+    pub async fn run(&self, command: &KvCommand) -> Result<KvReply, ClientError> {
+        run(&self.session, command).await
+    }
+
+    /// Several commands at once, an answer for each.
+    pub async fn run_all(&self, commands: Vec<KvCommand>) -> Vec<Result<KvReply, ClientError>> {
+        self.session.execute(commands).await
+    }
+}
+
+async fn run(session: &Session, command: &KvCommand) -> Result<KvReply, ClientError> {
+    let mut answers = session.execute(vec![command.clone()]).await;
+    answers.pop().unwrap_or_else(|| Err(ClientError::Unknown("the client library gave no answer".into())))
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let kind = match (&error, error.fate()) {
+            (ClientError::NotSent(why), _) if why.contains("no node was reached") => Kind::Unreachable,
+            (_, Fate::NotApplied | Fate::Applied) => Kind::Refused,
+            (_, Fate::Unknown) => Kind::Unknown,
+        };
+        Self::new(kind, error)
+    }
+}
+
+fn node_failure(error: NodeError) -> Failure {
+    let kind = match error {
+        NodeError::Unreachable(_) | NodeError::TimedOut(_) => Kind::Unreachable,
+        _ => Kind::Refused,
+    };
+    Failure::new(kind, error)
+}
+
+/// A replica that has just begun, for tests of those who show it.
+#[cfg(test)]
+pub fn blank_status(replica: ReplicaId) -> Status {
+    use dwcp_base::{Hash, Incarnation, Position, PublicKey, Sequence, View};
+    Status {
+        replica,
+        incarnation: Incarnation(0),
+        n: 4,
+        f: 1,
+        view: View(0),
+        view_active: true,
+        primary: ReplicaId(0),
+        executed: Sequence(0),
+        stable: Sequence(0),
+        highest_seen: Sequence(0),
+        position: Position(0),
+        chain: Hash([0; 32]),
+        state_digest_sequence: Sequence(0),
+        state_digest: Hash([0; 32]),
+        pending_frames: 0,
+        pending_bytes: 0,
+        executed_commands: 0,
+        log_time_ms: 0,
+        voter: true,
+        transferring: false,
+        not_ready: Vec::new(),
+        counters: Vec::new(),
+        peers: Vec::new(),
+        vote_key: PublicKey([0; 32]),
+    }
+}

@@ -1,0 +1,272 @@
+//! What the demo tells at its end: figures per phase, computed from the clients' journals alone, as a table for people
+//! and as one JSON object for machines. It measures nothing itself.
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::journal::Entry;
+use super::verify::Verdict;
+use crate::cli::output::{GREEN, RED, align_numbers, milliseconds, paint, table, thousands};
+
+/// A stretch of the story, as the story-teller noted it.
+#[derive(Clone, Debug, Default)]
+pub struct Phase {
+    pub name: &'static str,
+    pub began_us: u64,
+    pub ended_us: u64,
+    /// Processes that were killed in it.
+    pub killed: Vec<Killed>,
+    pub view_before: Option<u64>,
+    pub view_after: Option<u64>,
+    /// What else is worth saying.
+    pub note: String,
+}
+
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+pub struct Killed {
+    pub node: u8,
+    pub pid: u32,
+    pub primary: bool,
+}
+
+/// A phase with its figures.
+#[derive(Clone, Debug, Serialize)]
+pub struct PhaseReport {
+    pub name: &'static str,
+    pub seconds: f64,
+    pub acknowledged: u64,
+    pub ops_per_s: f64,
+    pub p50_ms: f64,
+    pub p99_ms: f64,
+    /// The longest time within the phase in which no client was told anything good.
+    pub longest_gap_ms: f64,
+    pub killed: Vec<Killed>,
+    pub view_before: Option<u64>,
+    pub view_after: Option<u64>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub note: String,
+}
+
+/// The last line of `dwcp demo --json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub nodes: usize,
+    pub mode: &'static str,
+    pub clients: u32,
+    pub acknowledged: u64,
+    pub not_applied: u64,
+    pub unknown: u64,
+    pub lost: u64,
+    pub doubled: u64,
+    pub diverged: bool,
+    /// The longest time in which nothing was acknowledged while at least a quorum was running.
+    pub longest_gap_ms: f64,
+    /// The sequence at which all nodes' state digests were compared, and the digest.
+    pub digest_sequence: u64,
+    pub digest: String,
+    pub findings: Vec<String>,
+    pub phases: Vec<PhaseReport>,
+}
+
+/// Figures of one phase: acknowledgements that arrived in it.
+pub fn measure(phase: &Phase, journal: &[Entry]) -> PhaseReport {
+    let within = phase.began_us..phase.ended_us;
+    let mut acknowledged: Vec<&Entry> = journal
+        .iter()
+        .filter(|entry| within.contains(&entry.done_us) && entry.acknowledged().is_some())
+        .collect();
+    acknowledged.sort_by_key(|entry| entry.done_us);
+    let mut latency_us = Histogram::<u64>::new(3).expect("three digits are possible");
+    let mut longest_gap_us = 0;
+    let mut last_us = phase.began_us;
+    for entry in &acknowledged {
+        latency_us.saturating_record(entry.done_us.saturating_sub(entry.sent_us).max(1));
+        longest_gap_us = longest_gap_us.max(entry.done_us - last_us);
+        last_us = entry.done_us;
+    }
+    longest_gap_us = longest_gap_us.max(phase.ended_us.saturating_sub(last_us));
+    let seconds = seconds(phase.ended_us.saturating_sub(phase.began_us));
+    let quantile = |q| if latency_us.is_empty() { 0.0 } else { ms(latency_us.value_at_quantile(q)) };
+    PhaseReport {
+        name: phase.name,
+        seconds,
+        acknowledged: acknowledged.len() as u64,
+        ops_per_s: if seconds > 0.0 {
+            (acknowledged.len() as f64 / seconds * 10.0).round() / 10.0
+        } else {
+            0.0
+        },
+        p50_ms: quantile(0.5),
+        p99_ms: quantile(0.99),
+        longest_gap_ms: ms(longest_gap_us),
+        killed: phase.killed.clone(),
+        view_before: phase.view_before,
+        view_after: phase.view_after,
+        note: phase.note.clone(),
+    }
+}
+
+/// The longest silence among acknowledgements that a quorum could have given: outages named in `excluded` (all nodes
+/// dead) do not count.
+pub fn longest_gap_ms(journal: &[Entry], excluded: &[(u64, u64)]) -> f64 {
+    let mut done: Vec<u64> =
+        journal.iter().filter(|entry| entry.acknowledged().is_some()).map(|entry| entry.done_us).collect();
+    done.sort_unstable();
+    let gap = |pair: &[u64]| {
+        let dead: u64 =
+            excluded.iter().map(|(from, to)| (*to).min(pair[1]).saturating_sub((*from).max(pair[0]))).sum();
+        (pair[1] - pair[0]).saturating_sub(dead)
+    };
+    ms(done.windows(2).map(gap).max().unwrap_or(0))
+}
+
+fn ms(us: u64) -> f64 {
+    (us as f64 / 10.0).round() / 100.0
+}
+
+fn seconds(us: u64) -> f64 {
+    (us as f64 / 10_000.0).round() / 100.0
+}
+
+impl Report {
+    pub fn new(
+        nodes: usize,
+        mode: &'static str,
+        clients: u32,
+        phases: &[Phase],
+        journal: &[Entry],
+        verdict: Verdict,
+        digest: (u64, String),
+        dead: &[(u64, u64)],
+    ) -> Self {
+        Self {
+            nodes,
+            mode,
+            clients,
+            acknowledged: verdict.acknowledged,
+            not_applied: verdict.not_applied,
+            unknown: verdict.unknown,
+            lost: verdict.lost,
+            doubled: verdict.doubled,
+            diverged: verdict.diverged(),
+            longest_gap_ms: longest_gap_ms(journal, dead),
+            digest_sequence: digest.0,
+            digest: digest.1,
+            findings: verdict.findings,
+            phases: phases.iter().map(|phase| measure(phase, journal)).collect(),
+        }
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut rows = table(&[
+            "phase",
+            "seconds",
+            "acknowledged",
+            "ops/s",
+            "p50 ms",
+            "p99 ms",
+            "longest gap ms",
+            "killed",
+            "view",
+        ]);
+        align_numbers(&mut rows, 1..=6);
+        for phase in &self.phases {
+            let measured = phase.acknowledged > 0;
+            let figure = |text: String| if measured { text } else { "-".into() };
+            let loaded = !matches!(phase.name, "start" | "verify");
+            rows.add_row([
+                phase.name.to_string(),
+                format!("{:.1}", phase.seconds),
+                figure(thousands(phase.acknowledged)),
+                figure(thousands(phase.ops_per_s.round() as u64)),
+                figure(milliseconds(phase.p50_ms)),
+                figure(milliseconds(phase.p99_ms)),
+                if loaded { milliseconds(phase.longest_gap_ms) } else { "-".into() },
+                killed_text(&phase.killed),
+                view_text(phase.view_before, phase.view_after),
+            ]);
+        }
+        let figure = |count: u64| paint(thousands(count), if count == 0 { GREEN } else { RED });
+        let agreed = if self.diverged {
+            paint("nodes differ", RED)
+        } else {
+            let digest: String = self.digest.chars().take(16).collect();
+            format!(
+                "{}: state digest {digest} at sequence {} on all {} nodes",
+                paint("nodes equal", GREEN),
+                self.digest_sequence,
+                self.nodes
+            )
+        };
+        let mut text = format!(
+            "\n{rows}\n\n{} acknowledged, {} lost, {} doubled, {} not applied, {} unknown; longest gap {} ms\n{agreed}\n",
+            thousands(self.acknowledged),
+            figure(self.lost),
+            figure(self.doubled),
+            thousands(self.not_applied),
+            thousands(self.unknown),
+            milliseconds(self.longest_gap_ms),
+        );
+        for finding in &self.findings {
+            text.push_str(&format!("  {finding}\n"));
+        }
+        text
+    }
+}
+
+fn killed_text(killed: &[Killed]) -> String {
+    let text: Vec<String> = killed
+        .iter()
+        .map(|killed| {
+            let primary = if killed.primary { " primary" } else { "" };
+            format!("{} (pid {}{primary})", killed.node, killed.pid)
+        })
+        .collect();
+    if text.is_empty() { "-".into() } else { text.join(", ") }
+}
+
+fn view_text(before: Option<u64>, after: Option<u64>) -> String {
+    match (before, after) {
+        (Some(before), Some(after)) if before == after => before.to_string(),
+        (Some(before), Some(after)) => format!("{before} -> {after}"),
+        (None, Some(view)) | (Some(view), None) => view.to_string(),
+        (None, None) => "-".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::journal::{Ask, Told};
+    use super::*;
+
+    fn entry(sent_ms: u64, done_ms: u64) -> Entry {
+        let ask = Ask::Write { key: "k".into(), value: "v".into() };
+        let told = Told::Acknowledged { revision: done_ms };
+        Entry { client: 0, number: 0, ask, told, sent_us: sent_ms * 1000, done_us: done_ms * 1000 }
+    }
+
+    #[test]
+    fn a_phase_counts_what_was_acknowledged_in_it_and_its_silences_to_both_ends() {
+        let journal = [entry(0, 5), entry(10, 20), entry(15, 30), entry(30, 100)];
+        let phase = Phase { name: "load", began_us: 10_000, ended_us: 90_000, ..Phase::default() };
+        let report = measure(&phase, &journal);
+        assert_eq!((report.acknowledged, report.seconds, report.ops_per_s), (2, 0.08, 25.0));
+        assert_eq!(report.longest_gap_ms, 60.0);
+        assert!((report.p99_ms - 15.0).abs() < 0.1);
+    }
+
+    #[test]
+    fn a_phase_without_acknowledgements_is_one_gap() {
+        let phase = Phase { name: "load", began_us: 0, ended_us: 7_000, ..Phase::default() };
+        let report = measure(&phase, &[]);
+        assert_eq!((report.acknowledged, report.longest_gap_ms, report.p50_ms), (0, 7.0, 0.0));
+    }
+
+    #[test]
+    fn time_in_which_all_nodes_were_dead_is_no_gap_of_the_cluster() {
+        let journal = [entry(0, 10), entry(0, 1000), entry(0, 1200)];
+        assert_eq!(longest_gap_ms(&journal, &[]), 990.0);
+        assert_eq!(longest_gap_ms(&journal, &[(100_000, 950_000)]), 200.0);
+    }
+}

@@ -1,0 +1,107 @@
+//! `dwcp server`: one node as a process. It starts the node and what clients speak to it, waits for a signal or for the
+//! node's own end, and turns that end into an exit code. All of the work is done in `dwcp_node` and `dwcp_api`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use dwcp_api::{Api, ApiConfig, Limits, Readers};
+use dwcp_node::keys::read_tls_identity;
+use dwcp_node::settings::{NodeConfig, settings_table};
+use dwcp_node::{LIFE, Node, NodeHandle, Stop, start_journal};
+
+use super::cluster::runtime;
+use super::local::interrupted;
+use super::output::{Failure, Outcome, print_bytes};
+
+/// Run one node until it is asked to stop
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dwcp server --config trial/node0/config.toml
+  dwcp server --help-settings                   (every setting: unit, default, range, reason)
+
+SIGTERM and Ctrl-C end it in good order; SIGKILL loses nothing that was acknowledged either. The journal goes to standard
+error. /metrics, /livez and /readyz are served on the settings' http_listen.
+
+Exit codes: 0 asked to stop, 1 not started (the reason says what to correct), 2 wrong usage, 3 this replica must not go on
+(its disk is not what it was: see `dwcp member replace --help`), 4 failed while running.")]
+pub struct ServerArgs {
+    /// The node's settings file; `dwcp init` writes one
+    #[arg(long, value_name = "FILE", required_unless_present = "help_settings")]
+    config: Option<PathBuf>,
+
+    /// Print all settings and end
+    #[arg(long)]
+    help_settings: bool,
+
+    /// End when the process with this id, which started this one, has ended
+    #[arg(long, value_name = "PID", hide = true)]
+    with_parent: Option<i32>,
+}
+
+pub fn run(args: &ServerArgs) -> Outcome<u8> {
+    if args.help_settings {
+        print_bytes(settings_table().as_bytes())?;
+        return Ok(0);
+    }
+    if let Some(parent) = args.with_parent {
+        tie_to_parent(parent)?;
+    }
+    let path = args.config.as_ref().ok_or_else(|| Failure::usage("name the settings: --config FILE"))?;
+    let config = NodeConfig::load(path)?;
+    start_journal(config.log_level);
+    runtime()?.block_on(serve(config))
+}
+
+async fn serve(config: NodeConfig) -> Outcome<u8> {
+    let node = Node::start(config)?;
+    let api = match bind(&node).await {
+        Ok(api) => api,
+        Err(failure) => {
+            node.shutdown().await;
+            return Err(failure);
+        }
+    };
+    let stopped = node.clone();
+    let serving = api.serve(node.clone(), async move { drop(stopped.stopped().await) });
+    let ended = async {
+        tokio::select! {
+            stop = node.stopped() => stop,
+            () = interrupted() => {
+                tracing::info!(target: LIFE, "asked to stop");
+                node.shutdown().await
+            }
+        }
+    };
+    let (served, stop) = tokio::join!(serving, ended);
+    match &stop {
+        Stop::Asked => tracing::info!(target: LIFE, "stopped"),
+        // One line on standard error whatever the journal's level.
+        Stop::Halted { reason } | Stop::Failed { reason } => {
+            eprintln!("error: {}", reason.replace('\n', "; "))
+        }
+    }
+    served.map_err(Failure::refused)?;
+    Ok(stop.exit_code())
+}
+
+/// Clients meet the node under the key of its links; whoever the genesis names may read its own state.
+async fn bind(node: &NodeHandle) -> Outcome<Api> {
+    let config = ApiConfig {
+        listen: node.config().client_listen,
+        tls: Some(read_tls_identity(&node.config().tls_key_file)?),
+        readers: Readers::principals(node.genesis().principals.iter().map(|principal| principal.key)),
+        limits: Limits::default(),
+    };
+    Api::bind(config).await.map_err(Failure::refused)
+}
+
+/// Children of `demo` and `bench` must not outlive them, even if those are killed outright.
+fn tie_to_parent(parent: i32) -> Outcome {
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .map_err(|error| Failure::refused(format!("cannot be tied to the parent process: {error}")))?;
+    // It may have ended before the line above.
+    let now = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
+    if now == Some(parent) { Ok(()) } else { Err(Failure::refused("the parent process has ended")) }
+}

@@ -1,0 +1,247 @@
+//! `dwcp status`: what every node says of itself, side by side. Unreachable nodes have a row too.
+//!
+//! Each node is asked alone and taken at its word; `lag` is measured against the furthest of all that answered.
+
+use std::time::Duration;
+
+use clap::Args;
+use dwcp_client::Status;
+use serde_json::{Value, json};
+
+use super::cluster::{ClusterArgs, Link, runtime};
+use super::local::interrupted;
+use super::output::{
+    BOLD, Failure, GREEN, Kind, Outcome, RED, YELLOW, align_numbers, paint, print_bytes, print_json,
+    print_line, table, thousands,
+};
+
+/// Show every node: view, primary, how far it is, what waits
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dwcp status
+  dwcp status --watch               (redraws every second until Ctrl-C)
+  dwcp --json status | jq '.nodes[] | select(.reachable | not)'
+
+Columns: `view` and its `primary` (in brackets while a view change is under way), `executed` the last sequence of the
+root log this node has run, `stable` its last certified checkpoint, `pending` client frames that wait to be ordered,
+`lag` sequences behind the furthest node, `position` in the virtual log, `incarnation` how often its disk was replaced.
+Exit code 0 when a quorum of nodes is ready, 1 when fewer are, 4 when no node answers.")]
+pub struct StatusArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+
+    /// Redraw until interrupted
+    #[arg(long)]
+    watch: bool,
+
+    /// Seconds between two looks
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, requires = "watch")]
+    interval: f64,
+}
+
+pub fn run(args: &StatusArgs, json: bool) -> Outcome {
+    if !(0.1..=3600.0).contains(&args.interval) {
+        return Err(Failure::usage("--interval must lie within 0.1 and 3600 seconds"));
+    }
+    let config = args.cluster.config()?;
+    runtime()?.block_on(async {
+        let link = Link::connect(config)?;
+        if !args.watch {
+            let nodes = link.statuses().await;
+            print(&nodes, json)?;
+            return judge(&nodes);
+        }
+        let mut lines = 0;
+        loop {
+            let nodes = link.statuses().await;
+            if json {
+                print(&nodes, true)?;
+            } else {
+                let text = text(&nodes);
+                // Up to where the last picture began, and clear from there.
+                let home = if lines > 0 { format!("\x1b[{lines}A\x1b[J") } else { String::new() };
+                lines = text.lines().count();
+                print_bytes(format!("{home}{text}").as_bytes())?;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs_f64(args.interval)) => {}
+                () = interrupted() => return Ok(()),
+            }
+        }
+    })
+}
+
+type Row = (u8, Result<Status, String>);
+
+fn print(nodes: &[Row], json: bool) -> Outcome {
+    if json { print_json(&object(nodes)) } else { print_line(text(nodes).trim_end()) }
+}
+
+/// Is there a quorum that can work?
+fn judge(nodes: &[Row]) -> Outcome {
+    let answered: Vec<&Status> = nodes.iter().filter_map(|(_, status)| status.as_ref().ok()).collect();
+    let Some(one) = answered.first() else {
+        return Err(Failure::new(
+            Kind::Unreachable,
+            "no node answers: are they started (`dwcp server --config ...`), and is the client file theirs?",
+        ));
+    };
+    let quorum = (one.n + one.f) / 2 + 1;
+    let ready = answered.iter().filter(|status| status.not_ready.is_empty()).count();
+    if ready < quorum as usize {
+        return Err(Failure::refused(format!(
+            "{ready} of {} nodes are ready, {quorum} are needed: commands wait until more are",
+            nodes.len()
+        )));
+    }
+    Ok(())
+}
+
+fn text(nodes: &[Row]) -> String {
+    let furthest = furthest(nodes);
+    let mut rows = table(&[
+        "node",
+        "state",
+        "view",
+        "primary",
+        "executed",
+        "stable",
+        "pending",
+        "lag",
+        "position",
+        "commands",
+        "incarnation",
+    ]);
+    align_numbers(&mut rows, [2, 4, 5, 6, 7, 8, 9, 10]);
+    let mut remarks = Vec::new();
+    for (id, status) in nodes {
+        match status {
+            Ok(status) => {
+                if !status.not_ready.is_empty() {
+                    remarks.push(format!("node {id}: {}", status.not_ready.join("; ")));
+                }
+                let view =
+                    if status.view_active { status.view.to_string() } else { format!("({})", status.view) };
+                let primary = if status.primary.0 == *id {
+                    paint(format!("{} (itself)", status.primary), BOLD)
+                } else {
+                    status.primary.to_string()
+                };
+                rows.add_row([
+                    id.to_string(),
+                    state(status),
+                    view,
+                    primary,
+                    thousands(status.executed.0),
+                    thousands(status.stable.0),
+                    thousands(status.pending_frames.into()),
+                    thousands(furthest.saturating_sub(status.executed.0)),
+                    thousands(status.position.0),
+                    thousands(status.executed_commands),
+                    status.incarnation.to_string(),
+                ]);
+            }
+            Err(reason) => {
+                remarks.push(format!("node {id}: {reason}"));
+                rows.add_row([id.to_string(), paint("unreachable", RED)]);
+            }
+        }
+    }
+    let mut text = format!("{rows}\n");
+    for remark in remarks {
+        text.push_str(&format!("{remark}\n"));
+    }
+    text
+}
+
+fn state(status: &Status) -> String {
+    match status {
+        status if status.transferring => paint("fetching state", YELLOW),
+        status if !status.voter => paint("learner", YELLOW),
+        status if !status.not_ready.is_empty() => paint("not ready", YELLOW),
+        _ => paint("ready", GREEN),
+    }
+}
+
+fn furthest(nodes: &[Row]) -> u64 {
+    nodes
+        .iter()
+        .filter_map(|(_, status)| status.as_ref().ok())
+        .map(|status| status.executed.0)
+        .max()
+        .unwrap_or(0)
+}
+
+fn object(nodes: &[Row]) -> Value {
+    let furthest = furthest(nodes);
+    let node = |(id, status): &Row| match status {
+        Err(reason) => json!({ "node": id, "reachable": false, "reason": reason }),
+        Ok(status) => json!({
+            "node": id,
+            "reachable": true,
+            "ready": status.not_ready.is_empty(),
+            "not_ready": status.not_ready,
+            "incarnation": status.incarnation.0,
+            "view": status.view.0,
+            "view_active": status.view_active,
+            "primary": status.primary.0,
+            "executed": status.executed.0,
+            "stable": status.stable.0,
+            "position": status.position.0,
+            "lag": furthest.saturating_sub(status.executed.0),
+            "pending_frames": status.pending_frames,
+            "pending_bytes": status.pending_bytes,
+            "executed_commands": status.executed_commands,
+            "voter": status.voter,
+            "transferring": status.transferring,
+            "digest_sequence": status.state_digest_sequence.0,
+            "digest": hex::encode(status.state_digest.0),
+            "log_time_ms": status.log_time_ms,
+            "peers": status.peers.iter().map(|peer| json!({
+                "node": peer.id.0, "view": peer.view.0, "executed": peer.executed.0, "stable": peer.stable.0,
+                "silent_ms": peer.silent_ms,
+            })).collect::<Vec<_>>(),
+        }),
+    };
+    json!({ "nodes": nodes.iter().map(node).collect::<Vec<_>>() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(replica: u8, executed: u64) -> Status {
+        Status {
+            executed: dwcp_base::Sequence(executed),
+            ..crate::cli::cluster::blank_status(dwcp_base::ReplicaId(replica))
+        }
+    }
+
+    fn rows(ready: usize) -> Vec<Row> {
+        (0..4u8)
+            .map(|id| {
+                let up = usize::from(id) < ready;
+                (id, if up { Ok(status(id, 100 + u64::from(id))) } else { Err("refused".into()) })
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_node_has_a_row_and_lag_counts_from_the_furthest() {
+        let object = object(&rows(3));
+        assert_eq!(object["nodes"].as_array().unwrap().len(), 4);
+        assert_eq!(object["nodes"][0]["lag"], 2);
+        assert_eq!(object["nodes"][3]["reachable"], false);
+        let text = text(&rows(3));
+        assert!(text.contains("unreachable") && text.contains("node 3: refused"), "{text}");
+    }
+
+    #[test]
+    fn the_exit_code_tells_whether_a_quorum_can_work() {
+        assert!(judge(&rows(4)).is_ok());
+        assert!(judge(&rows(3)).is_ok());
+        assert_eq!(judge(&rows(2)).unwrap_err().kind, Kind::Refused);
+        assert_eq!(judge(&rows(0)).unwrap_err().kind, Kind::Unreachable);
+    }
+}

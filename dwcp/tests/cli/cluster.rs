@@ -1,0 +1,138 @@
+//! Four nodes of real processes, used as the help texts say.
+
+use super::*;
+
+#[test]
+fn four_nodes_do_what_the_help_says() {
+    let mut trial = Trial::started(4, "internet");
+    assert_eq!(trial.run(&["kv", "put", "a", "1"]).ok(), "OK\n");
+    assert_eq!(trial.run(&["kv", "get", "a"]).ok(), "a\n1\n");
+    assert_eq!(trial.run(&["kv", "get", "nothing"]).ok(), "");
+    assert_eq!(trial.run(&["kv", "put", "--prev", "a", "2"]).ok(), "OK\na\n1\n");
+    assert_eq!(trial.run_with_input(&["kv", "put", "b"], b"x\xff\0").ok(), "OK\n");
+    assert_eq!(trial.json(&["kv", "get", "b"])["kvs"][0]["value_hex"], "78ff00");
+    let verbose = trial.run(&["kv", "-v", "get", "a"]);
+    assert!(verbose.err.contains("label byzantine, revision"), "{verbose:?}");
+    assert_eq!(trial.run(&["kv", "get", "--prefix", "", "--keys-only"]).ok(), "a\nb\n");
+    assert_eq!(trial.run(&["kv", "get", "--rev", "2", "--value-only", "a"]).ok(), "1\n");
+    let txn = b"value(\"a\") = 2\n\nput c 3\nget a\n\nput c 4\n";
+    assert_eq!(trial.run_with_input(&["kv", "txn"], txn).ok(), "SUCCESS\n\nOK\n\na\n2\n");
+    let json = br#"{"compare": [{"key": "a", "target": "version", "op": ">", "value": 7}], "else": [{"delete": {"key": "c"}}]}"#;
+    assert_eq!(trial.run_with_input(&["kv", "txn"], json).ok(), "FAILURE\n\n1\n");
+    assert_eq!(trial.run(&["kv", "del", "--prefix", ""]).ok(), "2\n");
+
+    let lease = trial.json(&["kv", "lease", "grant", "600"])["lease"].to_string();
+    trial.run(&["kv", "put", "--lease", &lease, "mortal", "yes"]).ok();
+    assert_eq!(trial.json(&["kv", "lease", "ttl", "--keys", &lease])["keys"][0], "mortal");
+    assert_eq!(trial.json(&["kv", "lease", "keepalive", "--once", &lease])["ttl_s"], 600);
+    assert_eq!(trial.run(&["kv", "lease", "list"]).ok().trim(), lease);
+    trial.run(&["kv", "lease", "revoke", &lease]).ok();
+    assert_eq!(trial.run(&["kv", "get", "mortal"]).ok(), "");
+
+    let status = trial.json(&["status"]);
+    assert_eq!(status["nodes"].as_array().unwrap().len(), 4);
+    for node in status["nodes"].as_array().unwrap() {
+        assert_eq!((&node["ready"], &node["view"]), (&Value::from(true), &Value::from(0)), "{node}");
+    }
+    assert!(trial.run(&["status"]).ok().lines().next().unwrap().contains("primary"));
+    let members = trial.json(&["member", "list"]);
+    assert!(members["members"].as_array().unwrap().iter().all(|member| member["voter"] == true), "{members}");
+
+    // Without its primary it answers still, and a node that was dead catches up by itself.
+    trial.run(&["kv", "put", "a", "before"]).ok();
+    trial.kill(0);
+    trial.run(&["kv", "put", "a", "after"]).ok();
+    assert_eq!(trial.run(&["kv", "get", "--value-only", "a"]).ok(), "after\n");
+    let seen = trial.run(&["status"]);
+    assert!(seen.code == Some(0) && seen.out.contains("unreachable"), "{seen:?}");
+    trial.start(0);
+    trial.await_status("a node that caught up", |nodes| {
+        let furthest = nodes.iter().filter_map(|node| node["executed"].as_u64()).max();
+        nodes.iter().all(|node| node["ready"] == true && node["executed"].as_u64() == furthest)
+    });
+    for node in ["0", "1", "2", "3"] {
+        let stale = ["kv", "get", "--consistency", "stale", "--node", node, "--value-only", "a"];
+        assert_eq!(trial.run(&stale).ok(), "after\n", "node {node}");
+    }
+}
+
+#[test]
+fn parties_that_share_no_keys_make_a_cluster() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let ports: Vec<u16> = free_ports(3);
+    let address = |index: usize| format!("127.0.0.1:{}", ports[index]);
+    let keys = dwcp(
+        at,
+        &["keygen", "--out", "keys", "--peer-address", &address(0), "--client-address", &address(1)],
+    )
+    .ok();
+    let admin = dwcp(at, &["keygen", "--out", "cluster", "--principal", "admin", "--role", "admin"]).ok();
+    std::fs::write(at.join("members.toml"), format!("{keys}\n{admin}")).unwrap();
+    dwcp(at, &["init", "--members", "members.toml", "--out", "cluster", "--mode", "datacenter"]).ok();
+    let prepare = [
+        "init",
+        "--genesis",
+        "cluster/genesis.toml",
+        "--id",
+        "0",
+        "--out",
+        "keys",
+        "--http-listen",
+        &address(2),
+    ];
+    dwcp(at, &prepare).ok();
+    let mut server = spawn_server(&at.join("keys/config.toml"), &at.join("server.log"));
+    let put = dwcp(at, &["kv", "--cluster", "cluster/client.toml", "--timeout", "60", "put", "a", "1"]);
+    let _ = server.kill();
+    let _ = server.wait();
+    let log = std::fs::read_to_string(at.join("server.log")).unwrap_or_default();
+    assert_eq!(put.code, Some(0), "{put:?}\n{log}");
+}
+
+#[test]
+fn a_lost_disk_comes_back_as_the_next_incarnation() {
+    let mut trial = Trial::started(4, "internet");
+    trial.run(&["kv", "put", "a", "1"]).ok();
+    trial.kill(3);
+    std::fs::remove_dir_all(trial.path("node3/data")).unwrap();
+    trial.run(&["member", "replace", "--id", "3", "--out", "node3-new"]).ok();
+    let log = trial.path("node3/server.log");
+    trial.nodes[3] = Some(spawn_server(&trial.path("node3-new/config.toml"), &log));
+    trial.await_status("the new incarnation with all the state", |nodes| {
+        nodes[3]["incarnation"] == 1 && nodes[3]["executed"].as_u64() >= nodes[0]["executed"].as_u64()
+    });
+    let stale = ["kv", "get", "--consistency", "stale", "--node", "3", "--value-only", "a"];
+    assert_eq!(trial.run(&stale).ok(), "1\n");
+    assert_eq!(trial.json(&["member", "list"])["members"][3]["incarnation"], 1);
+}
+
+#[test]
+fn the_demo_loses_nothing_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["--json", "demo", "--seconds", "4", "--at-least", "200", "--clients", "8", "--dir", "."];
+    let ran = dwcp(folder.path(), &args);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let report: Value = serde_json::from_str(ran.out.lines().last().unwrap()).unwrap();
+    assert_eq!(
+        (&report["nodes"], &report["lost"], &report["doubled"]),
+        (&4.into(), &0.into(), &0.into()),
+        "{report}"
+    );
+    assert_eq!(report["diverged"], false);
+    assert!(report["acknowledged"].as_u64().unwrap() >= 200, "{report}");
+    let phases = report["phases"].as_array().unwrap();
+    let phase = |name: &str| phases.iter().find(|phase| phase["name"] == name).expect("the phase is told");
+    assert_eq!(phase("kill primary")["killed"].as_array().unwrap().len(), 1);
+    assert!(phase("kill primary")["view_after"].as_u64() > phase("kill primary")["view_before"].as_u64());
+    assert_eq!(phase("kill all")["killed"].as_array().unwrap().len(), 4);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the folder is empty again");
+    for killed in phase("kill all")["killed"].as_array().unwrap() {
+        assert!(!PathBuf::from(format!("/proc/{}", killed["pid"])).join("exe").exists(), "{killed}");
+    }
+}
+
+fn free_ports(count: usize) -> Vec<u16> {
+    let held: Vec<_> = (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    held.iter().map(|port| port.local_addr().unwrap().port()).collect()
+}

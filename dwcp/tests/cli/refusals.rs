@@ -1,0 +1,283 @@
+//! Every bad input that is named anywhere, with the exit code and the words that must come back. A row is a claim: this
+//! input is refused, in one line, with the remedy.
+
+use super::*;
+
+use std::net::TcpListener;
+
+#[test]
+fn settings_that_cannot_be_are_refused_with_their_line_and_the_remedy() {
+    let trial = Trial::new(4, "internet");
+    let config = trial.config(0);
+    let good = std::fs::read_to_string(&config).unwrap();
+    let with_first = |line: &str| format!("{line}\n{good}");
+    let with_last = |text: &str| format!("{good}\n{text}\n");
+    let rows: &[(String, &[&str])] = &[
+        (with_first("colour = \"red\""), &["config.toml:1: unknown setting `colour`"]),
+        (
+            with_last("[consensus]\nview_timeout_ms = 1"),
+            &["view_timeout_ms` = 1 is out of range: set it within 50..="],
+        ),
+        (with_last("[consensus]\nview_timeout_ms = \"soon\""), &["view_timeout_ms` is", "write"]),
+        (with_last("[storage]\nsegment_bytes = 100001"), &["must be a multiple of 4096: set it to 102400"]),
+        (
+            good.replace("replica = 0", "replica = 9"),
+            &["replica = 9 is not a member: the genesis has replicas 0..=3"],
+        ),
+        (good.replace("replica = 0", ""), &["setting `replica` is missing: add it"]),
+        (good.replace("\"internet\"", "\"datacenter\""), &["mode = \"datacenter\" does not fit the genesis"]),
+        (good.replace("\"internet\"", "\"hybrid\""), &["`mode` = \"hybrid\" is not known: write one of"]),
+        (with_first("= ="), &["config.toml:1:", "is not TOML", "correct that line"]),
+        (good.replace("../genesis.toml", "../nowhere.toml"), &["cannot read", "nowhere.toml", "dwcp init"]),
+        (good.replace("\"vote.key\"", "\"none.key\""), &["cannot read key file", "none.key", "dwcp init"]),
+    ];
+    for (text, words) in rows {
+        assert_ne!(text, &good, "the row changes something");
+        std::fs::write(&config, text).unwrap();
+        refused_server(&config).refused(1, words);
+    }
+    refused_server(&trial.path("node7/config.toml")).refused(1, &["cannot be read", "dwcp init"]);
+}
+
+#[test]
+fn clusters_that_cannot_be_are_not_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let init = |args: &[&str]| {
+        let all: Vec<&str> = ["init", "--out", "trial"].iter().chain(args).copied().collect();
+        dwcp(at, &all)
+    };
+    let three = init(&["--nodes", "3"]);
+    three.refused(1, &[]);
+    assert_eq!(three.err, "error: minimum 4 replicas required for Byzantine tolerance\n");
+    init(&["--nodes", "32"]).refused(1, &["32 nodes: a cluster has 1 to 31"]);
+    init(&["--nodes", "4", "--faults", "2"])
+        .refused(1, &["f = 2 is more than 4 replicas tolerate: set f to 0..=1"]);
+    init(&["--nodes", "4", "--base-port", "65530"]).refused(1, &["choose a lower first port"]);
+    assert!(!at.join("trial").exists(), "a refused init leaves nothing behind");
+    init(&["--nodes", "4", "--base-port", "0"]).ok();
+    init(&["--nodes", "4", "--base-port", "0"]).refused(1, &["exists already and is not overwritten"]);
+    init(&["--members", "nowhere.toml"]).refused(1, &["cannot read nowhere.toml"]);
+    std::fs::write(at.join("members.toml"), "[[member]]\nvote_key = \"12\"\n").unwrap();
+    init(&["--members", "members.toml"]).refused(1, &["members.toml:", "64 hexadecimal digits"]);
+    let missing = init(&["--nodes", "4", "--members", "members.toml"]);
+    assert_eq!(missing.code, Some(2), "{missing:?}");
+}
+
+#[test]
+fn a_node_with_another_clusters_or_members_files_is_refused() {
+    let (trial, other) = (Trial::new(4, "internet"), Trial::new(4, "internet"));
+    let config = trial.config(0);
+    let good = std::fs::read_to_string(&config).unwrap();
+    let genesis = other.path("genesis.toml").display().to_string();
+    std::fs::write(&config, good.replace("../genesis.toml", &genesis)).unwrap();
+    refused_server(&config).refused(1, &["belongs to cluster", "correct data_dir or genesis_file"]);
+
+    std::fs::write(&config, good.replace("\"data\"", "\"../node1/data\"")).unwrap();
+    refused_server(&config).refused(1, &["belongs to replica 1, this is replica 0"]);
+
+    std::fs::write(&config, good.replace("\"vote.key\"", "\"../node1/vote.key\"")).unwrap();
+    refused_server(&config).refused(1, &["the genesis knows the vote key of replica 0 as", "vote_key_file"]);
+
+    std::fs::write(&config, good.replace("\"tls.pem\"", "\"../node1/tls.pem\"")).unwrap();
+    refused_server(&config).refused(1, &["the genesis knows the TLS key of replica 0 as", "tls_key_file"]);
+
+    std::fs::write(&config, &good).unwrap();
+    open_to_all(&trial.path("node0/vote.key"));
+    refused_server(&config).refused(1, &["can be read by others", "run `chmod 600"]);
+}
+
+#[test]
+fn a_wiped_disk_cannot_rejoin_as_itself() {
+    let mut trial = Trial::started(1, "datacenter");
+    trial.run(&["kv", "put", "a", "1"]).ok();
+    trial.kill(0);
+    let (config, data) = (trial.config(0), trial.path("node0/data"));
+    let kept = trial.path("node0/kept");
+    std::fs::rename(&data, &kept).unwrap();
+    refused_server(&config)
+        .refused(1, &["never been initialised or its disk was lost", "dwcp member replace"]);
+
+    std::fs::create_dir(&data).unwrap();
+    refused_server(&config)
+        .refused(1, &["never been initialised or its disk was lost", "dwcp member replace"]);
+
+    // Only the manifest is left: the log was wiped beside it.
+    for entry in std::fs::read_dir(&kept).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_file() && entry.file_name().to_string_lossy().contains("manifest") {
+            std::fs::copy(entry.path(), data.join(entry.file_name())).unwrap();
+        }
+    }
+    refused_server(&config).refused(1, &["disk was wiped", "dwcp member replace"]);
+}
+
+#[test]
+fn damage_in_the_middle_of_the_log_is_refused_with_what_to_do() {
+    let mut trial = Trial::started(1, "datacenter");
+    let marker = "a-value-to-be-found-again-on-disk";
+    for number in 0..20 {
+        trial.run(&["kv", "put", &format!("k{number}"), marker]).ok();
+    }
+    trial.kill(0);
+    let segment =
+        newest_file_with(&trial.path("node0/data"), marker.as_bytes()).expect("the value is in the log");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let at = find(&bytes, marker.as_bytes()).expect("it was found before");
+    bytes[at] ^= 0x40;
+    std::fs::write(&segment, bytes).unwrap();
+    refused_server(&trial.config(0)).refused(1, &["is damaged at byte", "dwcp member replace"]);
+}
+
+#[test]
+fn a_port_in_use_is_named_with_its_setting() {
+    let trial = Trial::new(1, "datacenter");
+    let config = trial.config(0);
+    let good = std::fs::read_to_string(&config).unwrap();
+    for setting in ["peer_listen", "client_listen", "http_listen"] {
+        let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = holder.local_addr().unwrap().to_string();
+        let line = good.lines().find(|line| line.starts_with(setting)).unwrap();
+        std::fs::write(&config, good.replace(line, &format!("{setting} = \"{address}\""))).unwrap();
+        refused_server(&config).refused(1, &[&address, "in use", setting]);
+    }
+}
+
+#[test]
+fn one_data_directory_serves_one_process() {
+    let trial = Trial::started(1, "datacenter");
+    let config = trial.config(0);
+    refused_server(&config).refused(1, &["in use by another process"]);
+}
+
+#[test]
+fn commands_that_cannot_be_are_refused_as_not_applied() {
+    let trial = Trial::started(1, "datacenter");
+    let big = vec![b'x'; 1_600_000];
+    trial.run_with_input(&["kv", "put", "big"], &big).refused(1, &["not applied"]);
+    let largest = vec![b'x'; 1_500_000];
+    trial.run_with_input(&["kv", "put", "big"], &largest).ok();
+    trial.run(&["kv", "put", "", "x"]).refused(1, &["the key is empty", "not applied"]);
+    trial.run(&["kv", "put", "--lease", "99", "a", "1"]).refused(1, &["lease 99 not found", "not applied"]);
+    trial.run(&["kv", "lease", "grant", "0"]).refused(1, &["a lease of 0 s is not possible"]);
+    trial.run(&["kv", "get", "--rev", "1000", "a"]).refused(1, &["the revision is in the future"]);
+    trial.run(&["kv", "compact", "1000"]).refused(1, &["the revision is in the future"]);
+    trial.run(&["kv", "put", "a", "1"]).ok();
+    trial.run(&["kv", "put", "a", "2"]).ok();
+    trial.run(&["kv", "compact", "4"]).ok();
+    trial
+        .run(&["kv", "get", "--rev", "2", "a"])
+        .refused(1, &["has been compacted: ask for revision 4 or later"]);
+    let twice = b"\n\nput a 1\nput a 2\n".strip_prefix(b"\n").unwrap();
+    trial.run_with_input(&["kv", "txn"], twice).refused(1, &["changes one key twice"]);
+    trial
+        .run(&["kv", "get", "--consistency", "stale", "--node", "7", "a"])
+        .refused(2, &["node 7 is not in the client file"]);
+    trial
+        .run(&["kv", "get", "--as", "nobody", "a"])
+        .refused(1, &["no principal nobody is listed: choose among"]);
+    assert_eq!(
+        trial.run(&["kv", "get", "--value-only", "a"]).ok(),
+        "2\n",
+        "nothing of the refused was applied"
+    );
+}
+
+#[test]
+fn transactions_that_cannot_be_read_are_refused_before_anybody_is_called() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |input: &str, words: &[&str]| {
+        dwcp_with_input(folder.path(), &["kv", "txn"], input.as_bytes()).refused(2, words);
+    };
+    refused("", &["malformed transaction: it is empty"]);
+    refused("vlaue(\"a\") = 1\n", &["malformed transaction: line 1: `vlaue` cannot be compared"]);
+    refused("\nput a\n", &["line 2: `put a` is no operation: write put KEY VALUE"]);
+    refused("{\"then\": [{\"put\": {\"key\": \"a\"}}]}", &["missing field `value`", "dwcp kv txn --help"]);
+    dwcp(folder.path(), &["kv", "txn", "nowhere.txn"]).refused(2, &["cannot read nowhere.txn"]);
+}
+
+#[test]
+fn a_reader_may_not_write_and_a_stranger_may_nothing() {
+    let trial = Trial::started(1, "datacenter");
+    // A key of nobody under the name of somebody.
+    let client = std::fs::read_to_string(trial.path("client.toml")).unwrap();
+    std::fs::write(trial.path("stranger.key"), format!("{}\n", "5a".repeat(32))).unwrap();
+    close_to_others(&trial.path("stranger.key"));
+    let stranger = client.replace("admin.key", "stranger.key");
+    assert_ne!(stranger, client);
+    std::fs::write(trial.path("stranger.toml"), stranger).unwrap();
+    trial
+        .run(&["kv", "--timeout", "5", "--cluster", "stranger.toml", "put", "a", "1"])
+        .refused(1, &["no principal has this name and key"]);
+}
+
+#[test]
+fn a_cluster_that_is_not_there_is_told_apart_from_one_that_refuses() {
+    let trial = Trial::new(4, "internet");
+    let put = trial.run(&["kv", "--timeout", "1", "put", "a", "1"]);
+    put.refused(4, &["no node was reached", "not applied"]);
+    trial.run(&["kv", "get", "--timeout", "1", "--consistency", "stale", "a"]).refused(4, &[]);
+    let status = trial.run(&["status", "--timeout", "1"]);
+    status.refused(4, &["no node answers", "dwcp server"]);
+    assert_eq!(status.out.matches("unreachable").count(), 4, "{status:?}");
+
+    let folder = tempfile::tempdir().unwrap();
+    dwcp(folder.path(), &["kv", "get", "a"])
+        .refused(2, &["no cluster is named", "--cluster FILE or DWCP_CLUSTER"]);
+    dwcp(folder.path(), &["kv", "get", "--cluster", "nowhere.toml", "a"])
+        .refused(1, &["cannot read nowhere.toml", "dwcp init"]);
+    std::fs::write(folder.path().join("client.toml"), "cluster = 1\n").unwrap();
+    dwcp(folder.path(), &["kv", "get", "a"]).refused(1, &["client.toml:1:", "correct that line"]);
+}
+
+#[test]
+fn wrong_usage_ends_with_code_2_and_says_what_is_right() {
+    let folder = tempfile::tempdir().unwrap();
+    for args in [
+        &["frobnicate"][..],
+        &["kv"],
+        &["kv", "get"],
+        &["server"],
+        &["init", "--nodes", "four", "--out", "x"],
+        &["demo", "--seconds", "1"],
+        &["bench", "--frame", "257"],
+        &["keygen", "--out", "x"],
+    ] {
+        let ran = dwcp(folder.path(), args);
+        assert_eq!(ran.code, Some(2), "{args:?}: {ran:?}");
+        assert!(ran.err.contains("Usage:"), "{args:?}: {ran:?}");
+    }
+    dwcp(folder.path(), &["demo", "--nodes", "2"]).refused(2, &["--nodes must be at least 3"]);
+    dwcp(folder.path(), &["demo", "--nodes", "3"])
+        .refused(1, &["minimum 4 replicas required for Byzantine tolerance"]);
+}
+
+fn open_to_all(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).unwrap();
+}
+
+fn close_to_others(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+fn newest_file_with(folder: &Path, needle: &[u8]) -> Option<PathBuf> {
+    let mut open = vec![folder.to_path_buf()];
+    let mut found = Vec::new();
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            if path.is_dir() {
+                open.push(path);
+            } else if std::fs::read(&path).is_ok_and(|bytes| find(&bytes, needle).is_some()) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found.pop()
+}
+
+fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
+    bytes.windows(needle.len()).position(|window| window == needle)
+}

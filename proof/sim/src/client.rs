@@ -1,9 +1,9 @@
 //! Clients: each opens a session, sends frames of commands, sends them again through other replicas until it believes
 //! an answer, and writes down what it asked and what it believes. Their journals are what the judges read.
 //!
-//! A client believes f + 1 equal, verified replies from different replicas and nothing less. Some clients lie: they
-//! sign badly, use one number for two commands and replay; what they may have written stands in their journals as of
-//! unknown outcome. `workload` decides what is asked.
+//! A client believes f + 1 equal, verified replies from different replicas and nothing less. Some clients lie besides:
+//! they sign badly, use one number for two commands, speak in other sessions and replay. `workload` decides what is
+//! asked.
 
 use crate::keys::Identity;
 use crate::node::EPOCH_MS;
@@ -35,6 +35,7 @@ pub struct InFlight {
 }
 
 /// A session as its client knows it.
+#[derive(Debug)]
 pub struct Session {
     pub id: SessionId,
     key: PublicKey,
@@ -78,8 +79,7 @@ impl Client {
     #[must_use]
     pub fn new(number: usize, lies: bool, world: &World, chance: Chance) -> Self {
         let _ = world;
-        let mut journal = ClientJournal::new(number as u64);
-        journal.honest = !lies;
+        let journal = ClientJournal::new(number as u64);
         Self {
             number,
             lies,
@@ -107,7 +107,7 @@ impl Client {
 
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.lies || (self.stopped && self.in_flight.keys().all(|first| *first == 0))
+        self.stopped && self.in_flight.keys().all(|first| *first == 0)
     }
 
     /// Its session is open.
@@ -330,9 +330,10 @@ impl World {
     }
 
     /// What a lying client sends: one number for two commands through two replicas, frames signed by nobody, frames in
-    /// another's session, and noise. Its session's numbers go on as if nothing had happened.
-    fn send_lies(&mut self, ix: usize, operations: Vec<Operation>) {
-        let (cluster, now_us) = (self.cluster, self.now_us);
+    /// another's session, old ones, and noise. Which of its two commands runs is nobody's concern, but one of them
+    /// does, once, and its answer is believed as any other: the keys it writes are read by nobody.
+    fn send_lies(&mut self, ix: usize, mut operations: Vec<Operation>) {
+        let cluster = self.cluster;
         let n = u64::from(self.genesis.policy.quorum.n());
         let others: Vec<PublicKey> = self
             .clients
@@ -340,42 +341,34 @@ impl World {
             .filter(|other| other.number != ix)
             .filter_map(|other| other.session.as_ref().map(|session| session.key))
             .collect();
+        let Some(other) = operations.pop() else { return };
+        self.send_commands(ix, operations);
         let client = &mut self.clients[ix];
-        let Some(session) = client.session.as_mut().filter(|session| session.open) else { return };
-        let first = session.next;
-        session.next += 1;
-        let session = client.session.as_ref().expect("just seen");
-        let mut sent = Vec::new();
-        for (variant, operation) in operations.into_iter().take(2).enumerate() {
-            let commands = vec![crate::translate::command(&operation)];
-            let mut frame = SessionFrame { session_key: session.key, low_water: first, first, commands };
-            let good = ClientFrame::commands(&*session.signer, cluster, &frame);
-            sent.push(good.encode());
-            if let ClientFrame::Commands { body, mut signature } = good {
-                signature.0[5] ^= 1;
-                // Signed badly, sent under a number of its own.
-                sent.push(ClientFrame::Commands { body, signature }.encode());
-            }
-            if let Some(key) = client.chance.pick(&others) {
-                frame.session_key = *key;
-                frame.first = 1 + client.chance.below(40);
-                frame.low_water = 1;
-                sent.push(ClientFrame::commands(&*session.signer, cluster, &frame).encode());
-            }
-            let id = CommandId {
-                session: u128::from_be_bytes(session.id.0),
-                seq: first + ((variant as u64) << 40),
-            };
-            client.journal.invoked(id, now_us, operation);
+        let Some(session) = client.session.as_ref().filter(|session| session.open) else { return };
+        let first = session.next - 1;
+        let low_water = client.low_water(first);
+        let commands = vec![crate::translate::command(&other)];
+        let mut frame = SessionFrame { session_key: session.key, low_water, first, commands };
+        let good = ClientFrame::commands(&*session.signer, cluster, &frame);
+        let mut sent = vec![good.encode()];
+        sent.push(sent[0].slice(..sent[0].len() / 2));
+        // Signed badly, for a number not used yet: if it ran, the number would be taken.
+        frame.first += 1;
+        if let ClientFrame::Commands { body, mut signature } =
+            ClientFrame::commands(&*session.signer, cluster, &frame)
+        {
+            signature.0[5] ^= 1;
+            sent.push(ClientFrame::Commands { body, signature }.encode());
+        }
+        if let Some(key) = client.chance.pick(&others) {
+            frame.session_key = *key;
+            frame.first = 1 + client.chance.below(400);
+            frame.low_water = 1;
+            sent.push(ClientFrame::commands(&*session.signer, cluster, &frame).encode());
         }
         if let Some(old) = client.chance.pick(&client.answered).cloned() {
             sent.push(old);
         }
-        client.answered.push(sent[0].clone());
-        if client.answered.len() > 4 {
-            client.answered.remove(0);
-        }
-        sent.push(sent[0].slice(..sent[0].len() / 2));
         for bytes in sent {
             let to = usize::try_from(self.clients[ix].chance.below(n)).expect("few replicas");
             self.request(ix, to, ClientRequest::Frame { bytes });

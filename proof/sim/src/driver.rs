@@ -4,7 +4,7 @@
 //! Between any two of these the process may die; where, is drawn per sync.
 
 use crate::runner::guarded;
-use crate::node::{Down, INBOX_MAX, Job};
+use crate::node::{Down, Frozen, INBOX_MAX, Job};
 use crate::world::{Event, World};
 use check::history::{ReplicaEvent, ReplicaJournal};
 use dwcp_base::{Incarnation, Micros, Ticket};
@@ -321,7 +321,7 @@ impl World {
                 }
             }
             Effect::SaveSnapshot { sequence, meta, frozen } => {
-                self.begin_job(ix, Job::Save { sequence, meta, frozen });
+                self.begin_job(ix, Job::Save { sequence, meta, frozen: Frozen(frozen) });
             }
             Effect::SaveChunk { sequence, index, bytes } => self.nodes[ix].disk.save_chunk(sequence, index, bytes),
             Effect::FinishSnapshot { sequence, meta } => self.begin_job(ix, Job::Finish { sequence, meta }),
@@ -378,7 +378,7 @@ impl World {
         let Some(job) = node.jobs.remove(&job) else { return };
         let (sequence, written) = match job {
             Job::Save { sequence, meta, frozen } => {
-                let chunks: Result<Vec<_>, _> = (0..frozen.chunk_count()).map(|index| frozen.chunk(index)).collect();
+                let chunks: Result<Vec<_>, _> = (0..frozen.0.chunk_count()).map(|index| frozen.0.chunk(index)).collect();
                 match chunks {
                     Ok(chunks) if !node.disk.full => {
                         node.disk.snapshots.insert(sequence, crate::disk::Snapshot { meta, chunks });

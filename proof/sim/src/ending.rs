@@ -97,25 +97,13 @@ impl World {
 
     #[must_use]
     pub fn report(&mut self) -> Report {
-        let history = History {
-            clients: {
-                let mut journals: Vec<_> =
-                    self.clients.iter_mut().map(|client| std::mem::take(&mut client.journal.commands)).collect();
-                let mut clients: Vec<check::ClientJournal> = self
-                    .clients
-                    .iter()
-                    .zip(journals.drain(..))
-                    .map(|(client, commands)| check::ClientJournal {
-                        client: client.number as u64,
-                        honest: !client.lies,
-                        commands,
-                    })
-                    .collect();
-                clients.push(std::mem::replace(&mut self.expiries, check::ClientJournal::new(u64::MAX)));
-                clients
-            },
-            replicas: std::mem::take(&mut self.journals),
-        };
+        let mut clients: Vec<check::ClientJournal> = self
+            .clients
+            .iter_mut()
+            .map(|client| std::mem::replace(&mut client.journal, check::ClientJournal::new(client.number as u64)))
+            .collect();
+        clients.push(std::mem::replace(&mut self.expiries, check::ClientJournal::new(u64::MAX)));
+        let history = History { clients, replicas: std::mem::take(&mut self.journals) };
         let mut terms = Terms::new(u32::try_from(self.dials.f).expect("few liars"));
         if let Phase::Calm { since_us } = self.phase {
             terms.calm = Some(Calm {
@@ -124,6 +112,7 @@ impl World {
                 run_ended_at_us: self.now_us,
             });
         }
+        terms.budget = check::Budget { steps_max: 1_000_000 };
         // A read asked again runs again, so it has no one place in the log.
         terms.reads_are_logged = false;
         terms.read_back = self.clients.iter().find_map(|client| client.read.clone());

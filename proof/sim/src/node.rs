@@ -25,9 +25,19 @@ pub enum Down {
     DiskLost,
 }
 
+/// A state to be written down.
+pub struct Frozen(pub Box<dyn FrozenChunks>);
+
+impl std::fmt::Debug for Frozen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Frozen({} chunks)", self.0.chunk_count())
+    }
+}
+
 /// Something that the disk does in the background.
+#[derive(Debug)]
 pub enum Job {
-    Save { sequence: Sequence, meta: Vec<u8>, frozen: Box<dyn FrozenChunks> },
+    Save { sequence: Sequence, meta: Vec<u8>, frozen: Frozen },
     Finish { sequence: Sequence, meta: Vec<u8> },
 }
 

@@ -1,12 +1,12 @@
 //! OSDI '99 section 4.3: checkpoints, what their digests cover, garbage collection; and the snapshots that travel under
 //! their certificates (TOCS '02 section 6.2).
 
-use super::cluster::{Cluster, Session, put_of};
-use super::table::{Table, genesis, with_rule, without};
+use super::cluster::{Cluster, Session};
+use super::table::{Table, WALL_MS, genesis, with_rule, without};
 use bytes::Bytes;
-use dwcp_base::{Hash, Hasher, LogTime, Mutant, Mutants, Position, Sequence};
+use dwcp_base::{Hash, Hasher, LogTime, Mutant, Mutants, Position, ReplicaId, Sequence, decode};
 use dwcp_pbft::{Message, Vote};
-use dwcp_replica::{Event, PeerMessage};
+use dwcp_replica::{Event, PeerMessage, SnapshotMeta};
 use dwcp_state::kv::Kv;
 use dwcp_state::{CheckedFrame, ClientFrame, State, state_digest};
 use std::collections::HashMap;
@@ -106,7 +106,7 @@ fn frames(sessions: u8, commands: u64) -> Vec<CheckedFrame> {
     let mut open = Vec::new();
     for number in 0..sessions {
         let session = Session::new(number, cluster);
-        frames.push(session.open_frame(dwcp_base::Now::default().wall_ms + super::table::WALL_MS + 1_000));
+        frames.push(session.open_frame(WALL_MS + 1_000));
         open.push(session);
     }
     for round in 0..commands {
@@ -128,7 +128,7 @@ fn a_digest_does_not_depend_on_the_order_in_which_a_state_was_filled() {
     assert_eq!(lived.chunk_digests(), restored.chunk_digests());
     for (index, frame) in after.iter().enumerate() {
         for state in [&mut lived, &mut restored] {
-            state.begin_entry(Position(1_000 + index as u64), LogTime(super::table::WALL_MS));
+            state.begin_entry(Position(1_000 + index as u64), LogTime(WALL_MS));
             state.execute(frame);
         }
     }
@@ -142,7 +142,7 @@ fn replay_across_a_snapshot(mutants: Mutants) -> u64 {
     let mut lived = state_of(&frames, mutants);
     let mut restored = copy_of(&mut lived, mutants);
     let before = restored.machine().revision();
-    restored.begin_entry(Position(1_000), LogTime(super::table::WALL_MS));
+    restored.begin_entry(Position(1_000), LogTime(WALL_MS));
     // The liar replays everything it ever saw, the session's open included.
     for frame in &frames {
         restored.execute(frame);
@@ -183,57 +183,87 @@ fn the_digest_covers_the_session_table() {
     assert!(sessions_differ_unseen(without(Mutant::DigestWithoutSessions)));
 }
 
-/// r3 sleeps through more than the others keep; r2 is the only donor it can reach, and r2 lies in every chunk.
-fn lied_to(mutants: Mutants) -> (Cluster, usize) {
+/// A cluster whose client filled sixty keys with this byte while r3 slept.
+fn filled_with(byte: u8, mutants: Mutants) -> Cluster {
     let mut cluster = Cluster::new(4, mutants);
     let mut session = Session::new(1, cluster.genesis.cluster());
     cluster.send(1, &session.open_frame(cluster.wall_ms() + 30_000));
     cluster.run(50);
     cluster.stop(3);
     for index in 0..60 {
-        cluster.send(1, &session.put(&format!("k{index}"), &[7; 8_000]));
+        cluster.send(1, &session.put(&format!("k{index}"), &[byte; 8_000]));
         cluster.run(10);
     }
-    cluster.spoil = Some(|from, to, message| {
-        if to == 3
-            && from == 2
+    cluster
+}
+
+/// r3 comes back and at first reaches no donor but r2.
+fn wake_r3_beside_r2(cluster: &mut Cluster) {
+    cluster.cut = Some(|from, to, message| {
+        to == 3 && from != 2 && matches!(message, PeerMessage::Offer(_) | PeerMessage::Chunk { .. })
+    });
+    cluster.start(3);
+    cluster.run(1_000);
+    cluster.cut = None;
+    cluster.run(4_000);
+}
+
+/// What r3 answers to whoever reads k0.
+fn first_byte(cluster: &Cluster) -> Option<u8> {
+    cluster.value(3, "k0").and_then(|value| value.first().copied())
+}
+
+fn assert_r3_has_the_truth(cluster: &mut Cluster) {
+    let dropped = cluster.events(3, |event| matches!(event, Event::DonorDropped { donor: ReplicaId(2), .. }));
+    assert!(dropped >= 1, "r2 was found out");
+    assert_eq!(cluster.events(3, |event| matches!(event, Event::StateTransferFinished { .. })), 1);
+    assert_eq!(cluster.events(3, |event| matches!(event, Event::Diverged { .. })), 0);
+    assert_eq!(first_byte(cluster), Some(7));
+    assert!(cluster.agreed(&[0, 1, 2, 3]));
+}
+
+/// A donor proves nothing by itself: every chunk is compared with its digest, whoever sends it.
+#[test]
+fn a_donor_that_alters_a_chunk_is_dropped_and_the_truth_fetched_from_others() {
+    let mut cluster = filled_with(7, with_rule());
+    cluster.spoil = Some(Box::new(|from, _, message| {
+        if from == 2
             && let PeerMessage::Chunk { bytes, .. } = message
         {
-            // A value is changed, the length stays.
             let mut spoiled = bytes.to_vec();
             spoiled.iter_mut().filter(|byte| **byte == 7).for_each(|byte| *byte = 8);
             *bytes = Bytes::from(spoiled);
         }
-    });
-    cluster.start(3);
-    // Only the liar's offers arrive at first.
-    cluster.cut = Some(|from, to, message| {
-        to == 3 && from != 2 && matches!(message, PeerMessage::Offer(_) | PeerMessage::Chunk { .. })
-    });
-    cluster.run(1_000);
-    cluster.cut = None;
-    cluster.run(4_000);
-    let dropped = cluster.events(3, |event| matches!(event, Event::DonorDropped { .. }));
-    (cluster, dropped)
+    }));
+    wake_r3_beside_r2(&mut cluster);
+    assert_r3_has_the_truth(&mut cluster);
 }
 
-/// A donor proves nothing by itself: every chunk is compared with what a quorum signed.
-#[test]
-fn a_lying_donor_is_dropped_and_the_truth_fetched_from_others() {
-    let (mut cluster, dropped) = lied_to(with_rule());
-    assert!(dropped >= 1, "r2 was found out");
-    assert_eq!(cluster.events(3, |event| matches!(event, Event::StateTransferFinished { .. })), 1);
-    assert_eq!(cluster.value(3, "k0"), Some(Bytes::from(vec![7; 8_000])));
-    assert!(cluster.agreed(&[0, 1, 2, 3]));
+/// r2 offers a snapshot that fits together in itself, but is of a history that never was, under a genuine certificate.
+fn offered_another_history(mutants: Mutants) -> Cluster {
+    let mut cluster = filled_with(7, mutants);
+    let invented = filled_with(8, with_rule()).snapshot_of(2);
+    cluster.plant_snapshot(2, &invented);
+    let digests = decode::<SnapshotMeta>(&invented.meta).unwrap().digests;
+    cluster.spoil = Some(Box::new(move |from, _, message| {
+        if from == 2
+            && let PeerMessage::Offer(meta) = message
+        {
+            meta.digests.clone_from(&digests);
+        }
+    }));
+    wake_r3_beside_r2(&mut cluster);
+    cluster
 }
 
+/// What a quorum signed is the digest of all chunk digests; an offer that does not lead there is a lie.
 #[test]
-fn without_the_check_a_lying_donor_plants_what_it_likes() {
-    let (mut cluster, dropped) = lied_to(without(Mutant::StateTransferUnchecked));
-    assert_eq!(dropped, 0);
-    let planted = cluster.value(3, "k0").is_some_and(|value| value.contains(&8));
-    let digests = cluster.digests(&[1, 3]);
-    assert!(planted || digests[0] != digests[1], "r3 serves what nobody wrote");
+fn a_donor_that_offers_another_history_is_dropped() {
+    assert_r3_has_the_truth(&mut offered_another_history(with_rule()));
+    let cluster = offered_another_history(without(Mutant::StateTransferUnchecked));
+    let finished = |event: &Event| matches!(event, Event::StateTransferFinished { .. });
+    let diverged = |event: &Event| matches!(event, Event::Diverged { .. });
+    assert!(cluster.events(3, finished) >= 1 && cluster.events(3, diverged) >= 1, "r3 served what nobody wrote");
 }
 
 /// A genuine snapshot of a cluster is of no use in another.
@@ -245,5 +275,4 @@ fn a_snapshot_of_another_cluster_is_refused() {
     let mut restorer = State::restore(&other, Kv::new(other.quota_bytes), with_rule());
     let control = frozen.chunk(0).unwrap();
     assert!(restorer.chunk(0, &control, &frozen.digests()[0]).is_err());
-    let _ = put_of("a", b"b");
 }

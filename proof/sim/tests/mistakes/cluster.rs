@@ -18,15 +18,21 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// What a liar does to a message on its way: from, to, message.
-type Spoil = fn(u8, u8, &mut PeerMessage);
+type Spoil = Box<dyn Fn(u8, u8, &mut PeerMessage)>;
 /// Whether a message is lost on its way: from, to, message.
 type Cut = fn(u8, u8, &PeerMessage) -> bool;
+
+/// A snapshot as a disk holds it.
+#[derive(Clone, Default)]
+pub struct Snapshot {
+    pub meta: Vec<u8>,
+    chunks: BTreeMap<u32, Vec<u8>>,
+}
 
 #[derive(Default)]
 struct Disk {
     records: Vec<(Ticket, Bytes)>,
-    /// Meta, then chunks.
-    snapshots: BTreeMap<Sequence, (Vec<u8>, BTreeMap<u32, Vec<u8>>)>,
+    snapshots: BTreeMap<Sequence, Snapshot>,
 }
 
 #[derive(Default)]
@@ -73,6 +79,10 @@ impl Cluster {
         Now { mono: self.now, wall_ms: self.wall_ms() }
     }
 
+    pub fn now_us(&self) -> u64 {
+        self.now.0
+    }
+
     pub fn wall_ms(&self) -> u64 {
         WALL_MS + self.now.0 / 1_000
     }
@@ -95,10 +105,10 @@ impl Cluster {
             mutants: self.mutants,
         };
         let disk = &self.nodes[usize::from(id)].disk;
-        let snapshot = disk.snapshots.iter().next_back().map(|(sequence, (meta, chunks))| RecoveredSnapshot {
+        let snapshot = disk.snapshots.iter().next_back().map(|(sequence, snapshot)| RecoveredSnapshot {
             sequence: *sequence,
-            meta: meta.clone(),
-            chunks: Box::new(chunks.clone().into_values().map(Ok)),
+            meta: snapshot.meta.clone(),
+            chunks: Box::new(snapshot.chunks.clone().into_values().map(Ok)),
         });
         let next_ticket = Ticket(disk.records.last().map_or(1, |(ticket, _)| ticket.0 + 1));
         let recovery = Recovery { snapshot, partial: Vec::new(), records: disk.records.clone(), next_ticket };
@@ -123,12 +133,25 @@ impl Cluster {
         node.inbox.clear();
     }
 
+    /// The newest snapshot on this disk.
+    pub fn snapshot_of(&self, id: u8) -> Snapshot {
+        let snapshots = &self.nodes[usize::from(id)].disk.snapshots;
+        snapshots.values().next_back().expect("it has written one").clone()
+    }
+
+    /// A liar's disk answers with other chunks than those it wrote.
+    pub fn plant_snapshot(&mut self, id: u8, planted: &Snapshot) {
+        for snapshot in self.node(id).disk.snapshots.values_mut() {
+            snapshot.chunks.clone_from(&planted.chunks);
+        }
+    }
+
     fn carry(&mut self, from: u8, to: u8, bytes: Bytes) {
         let mut message: PeerMessage = decode(&bytes).unwrap();
         if self.cut.is_some_and(|cut| cut(from, to, &message)) {
             return;
         }
-        if let Some(spoil) = self.spoil {
+        if let Some(spoil) = &self.spoil {
             spoil(from, to, &mut message);
         }
         self.put_in(from, to, &message);
@@ -152,18 +175,19 @@ impl Cluster {
                 Effect::Reply { reply, .. } => self.replies.push((id, reply)),
                 Effect::SaveSnapshot { sequence, meta, frozen } => {
                     let chunks = (0..frozen.chunk_count()).map(|at| (at, frozen.chunk(at).unwrap())).collect();
-                    node.disk.snapshots.insert(sequence, (meta, chunks));
+                    node.disk.snapshots.insert(sequence, Snapshot { meta, chunks });
                     node.inbox.push_back(Input::SnapshotSaved { sequence });
                 }
                 Effect::SaveChunk { sequence, index, bytes } => {
-                    node.disk.snapshots.entry(sequence).or_default().1.insert(index, bytes.to_vec());
+                    node.disk.snapshots.entry(sequence).or_default().chunks.insert(index, bytes.to_vec());
                 }
                 Effect::FinishSnapshot { sequence, meta } => {
-                    node.disk.snapshots.get_mut(&sequence).unwrap().0 = meta;
+                    node.disk.snapshots.get_mut(&sequence).unwrap().meta = meta;
                     node.inbox.push_back(Input::SnapshotSaved { sequence });
                 }
                 Effect::ReadChunk { token, sequence, index, offset, bytes_max } => {
-                    let chunk = node.disk.snapshots.get(&sequence).and_then(|(_, chunks)| chunks.get(&index));
+                    let snapshot = node.disk.snapshots.get(&sequence);
+                    let chunk = snapshot.and_then(|snapshot| snapshot.chunks.get(&index));
                     let bytes = chunk.map(|chunk| {
                         let rest = &chunk[usize::try_from(offset).unwrap().min(chunk.len())..];
                         Bytes::copy_from_slice(&rest[..rest.len().min(bytes_max as usize)])
@@ -220,6 +244,21 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// Lets time pass until this replica has replied to a client, a second at most; the moment of the reply.
+    pub fn run_until_reply(&mut self, by: u8) -> u64 {
+        self.replies.clear();
+        let end = self.now_us() + 1_000_000;
+        while !self.replies.iter().any(|(from, _)| *from == by) && self.now_us() < end {
+            let busy: Vec<u8> = self.ids().filter(|id| !self.nodes[usize::from(*id)].inbox.is_empty()).collect();
+            if busy.is_empty() {
+                self.run(1);
+            }
+            busy.into_iter().for_each(|id| self.step_all(id));
+            self.now = self.now.plus(Micros(100));
+        }
+        self.now_us()
     }
 
     pub fn send(&mut self, to: u8, frame: &ClientFrame) {
@@ -319,11 +358,15 @@ impl Session {
         ClientFrame::commands(&self.crypto, self.cluster, frame)
     }
 
-    /// The next command, in a frame of its own.
+    /// The next command, in a frame of its own; every earlier result is here.
     pub fn put(&mut self, key: &str, value: &[u8]) -> ClientFrame {
+        self.put_above(self.next, key, value)
+    }
+
+    /// The next command, while results from `low_water` on are still awaited.
+    pub fn put_above(&mut self, low_water: u64, key: &str, value: &[u8]) -> ClientFrame {
         let commands = vec![put_of(key, value)];
-        let frame =
-            SessionFrame { session_key: self.key(), low_water: self.next, first: self.next, commands };
+        let frame = SessionFrame { session_key: self.key(), low_water, first: self.next, commands };
         self.next += 1;
         self.sign(&frame)
     }

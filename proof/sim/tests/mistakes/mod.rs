@@ -9,4 +9,8 @@ mod cluster;
 mod table;
 
 mod checkpoints;
+mod clients;
+mod liveness;
 mod normal_case;
+mod recovery;
+mod view_changes;

@@ -136,6 +136,15 @@ pub struct Table {
 impl Table {
     /// `n` seats; a liar sits at each of `liars`.
     pub fn new(n: u8, liars: &[u8], mutants: Mutants) -> Self {
+        let mut table = Self { mutants, ..Self::named(n, "table") };
+        for id in (0..n).filter(|id| !liars.contains(id)) {
+            table.restart(id);
+        }
+        table
+    }
+
+    /// Empty seats in a cluster of this name, for what liars write there.
+    pub fn named(n: u8, name: &str) -> Self {
         let seat = |_| Seat {
             pbft: None,
             out: Output::new(Ticket(1)),
@@ -150,21 +159,17 @@ impl Table {
             refused: Vec::new(),
             said: BTreeSet::new(),
         };
-        let mut table = Self {
-            genesis: genesis(n, "table"),
+        Self {
+            genesis: genesis(n, name),
             seats: (0..n).map(seat).collect(),
             wire: VecDeque::new(),
             now: Micros::from_millis(1_000),
             delay: Micros::ZERO,
             auto_sync: true,
             timing: Timing::lan(),
-            mutants,
+            mutants: Mutants::default(),
             handed: 0,
-        };
-        for id in (0..n).filter(|id| !liars.contains(id)) {
-            table.restart(id);
         }
-        table
     }
 
     pub fn cluster(&self) -> ClusterId {

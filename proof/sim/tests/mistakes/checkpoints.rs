@@ -133,7 +133,10 @@ fn a_digest_does_not_depend_on_the_order_in_which_a_state_was_filled() {
         }
     }
     assert_eq!(lived.chunk_digests(), restored.chunk_digests());
-    assert_ne!(state_digest(&lived.chunk_digests()), state_digest(&state_of(before, with_rule()).chunk_digests()));
+    assert_ne!(
+        state_digest(&lived.chunk_digests()),
+        state_digest(&state_of(before, with_rule()).chunk_digests())
+    );
 }
 
 /// Whether a command replayed to a replica that was restored from a snapshot runs a second time.
@@ -263,7 +266,10 @@ fn a_donor_that_offers_another_history_is_dropped() {
     let cluster = offered_another_history(without(Mutant::StateTransferUnchecked));
     let finished = |event: &Event| matches!(event, Event::StateTransferFinished { .. });
     let diverged = |event: &Event| matches!(event, Event::Diverged { .. });
-    assert!(cluster.events(3, finished) >= 1 && cluster.events(3, diverged) >= 1, "r3 served what nobody wrote");
+    assert!(
+        cluster.events(3, finished) >= 1 && cluster.events(3, diverged) >= 1,
+        "r3 served what nobody wrote"
+    );
 }
 
 /// A genuine snapshot of a cluster is of no use in another.

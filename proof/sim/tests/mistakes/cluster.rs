@@ -5,12 +5,12 @@ use super::table::{WALL_MS, admin_crypto, genesis, vote_crypto};
 use bytes::Bytes;
 use dwcp_base::crypto::Ed25519;
 use dwcp_base::{
-    ClusterId, Genesis, Hash, Incarnation, Micros, Mutants, Now, PublicKey, ReplicaId, Sequence, Ticket, decode,
-    encode,
+    ClusterId, Genesis, Hash, Incarnation, Micros, Mutants, Now, PublicKey, ReplicaId, Sequence, Ticket,
+    decode, encode,
 };
 use dwcp_replica::{
-    ClientId, ClientReply, ClientRequest, Effect, Event, Input, Outbox, PeerMessage, RecoveredSnapshot, Recovery,
-    Replica, Settings, Setup,
+    ClientId, ClientReply, ClientRequest, Effect, Event, Input, Outbox, PeerMessage, RecoveredSnapshot,
+    Recovery, Replica, Settings, Setup,
 };
 use dwcp_state::kv::{Kv, KvBody, KvCommand, KvReply};
 use dwcp_state::{ClientFrame, Command, SessionFrame, SessionOpen, state_digest};
@@ -56,7 +56,8 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new(n: u8, mutants: Mutants) -> Self {
-        let settings = Settings { snapshot_log_bytes: 64 << 10, history_bytes_max: 128 << 10, ..Settings::lan() };
+        let settings =
+            Settings { snapshot_log_bytes: 64 << 10, history_bytes_max: 128 << 10, ..Settings::lan() };
         Self::with_settings(n, mutants, settings)
     }
 
@@ -174,7 +175,8 @@ impl Cluster {
                 Effect::Send { to, bytes, .. } => self.carry(id, to.0, bytes),
                 Effect::Reply { reply, .. } => self.replies.push((id, reply)),
                 Effect::SaveSnapshot { sequence, meta, frozen } => {
-                    let chunks = (0..frozen.chunk_count()).map(|at| (at, frozen.chunk(at).unwrap())).collect();
+                    let chunks =
+                        (0..frozen.chunk_count()).map(|at| (at, frozen.chunk(at).unwrap())).collect();
                     node.disk.snapshots.insert(sequence, Snapshot { meta, chunks });
                     node.inbox.push_back(Input::SnapshotSaved { sequence });
                 }
@@ -223,7 +225,8 @@ impl Cluster {
     pub fn run(&mut self, ms: u64) {
         let until = self.now.plus(Micros::from_millis(ms));
         loop {
-            let busy: Vec<u8> = self.ids().filter(|id| !self.nodes[usize::from(*id)].inbox.is_empty()).collect();
+            let busy: Vec<u8> =
+                self.ids().filter(|id| !self.nodes[usize::from(*id)].inbox.is_empty()).collect();
             if !busy.is_empty() {
                 busy.into_iter().for_each(|id| self.step_all(id));
                 self.now = self.now.plus(Micros(100));
@@ -251,7 +254,8 @@ impl Cluster {
         self.replies.clear();
         let end = self.now_us() + 1_000_000;
         while !self.replies.iter().any(|(from, _)| *from == by) && self.now_us() < end {
-            let busy: Vec<u8> = self.ids().filter(|id| !self.nodes[usize::from(*id)].inbox.is_empty()).collect();
+            let busy: Vec<u8> =
+                self.ids().filter(|id| !self.nodes[usize::from(*id)].inbox.is_empty()).collect();
             if busy.is_empty() {
                 self.run(1);
             }

@@ -54,7 +54,10 @@ fn patience_returns_with_progress() {
     assert!(table.seats.iter().all(|seat| seat.delivered.len() == 2));
     table.everybody_waits(Some(table.now));
     table.run(600, |letter| letter.from != primary && letter.to != primary, |_| {});
-    assert!(others.iter().all(|id| table.seat(*id).core().view() == view.next()), "within 500 ms and a round");
+    assert!(
+        others.iter().all(|id| table.seat(*id).core().view() == view.next()),
+        "within 500 ms and a round"
+    );
 }
 
 /// The primary proposes one payload every `pace_ms`, while there is always a request that waits.

@@ -89,7 +89,8 @@ fn a_vote_of_another_configuration_or_incarnation_does_not_count() {
         for name in [0, 2, 3] {
             let mut claim = Table::claim(Vote::Commit, 0, 1, b"A");
             claim.configuration.0 = configuration;
-            let statement = Statement { claim, sender: ReplicaId(name), incarnation: Incarnation(incarnation) };
+            let statement =
+                Statement { claim, sender: ReplicaId(name), incarnation: Incarnation(incarnation) };
             let vote = Signed::new(statement, table.cluster(), &vote_crypto(name));
             table.hand(0, 1, Message::Vote(vote));
         }
@@ -278,8 +279,15 @@ fn nothing_is_executed_or_answered_before_it_is_committed() {
     assert_eq!(table.seats[3].delivered[&Sequence(1)].as_ref(), b"B");
 
     let table = executed_too_early(without(Mutant::ReplyBeforeCommit));
-    assert_eq!(table.seats[1].delivered[&Sequence(1)].as_ref(), b"A", "r1 executed, and would have answered, what");
-    assert!(!table.seats[2].delivered.values().any(|payload| payload.as_ref() == b"A"), "nobody else ever will");
+    assert_eq!(
+        table.seats[1].delivered[&Sequence(1)].as_ref(),
+        b"A",
+        "r1 executed, and would have answered, what"
+    );
+    assert!(
+        !table.seats[2].delivered.values().any(|payload| payload.as_ref() == b"A"),
+        "nobody else ever will"
+    );
 }
 
 /// A prepared slot may still be undone by a view change that its holder is not part of.
@@ -390,5 +398,9 @@ fn a_decision_without_proof_is_refused_even_where_ours_lacks_its_payload() {
     table.hand(3, 1, decided(b"B"));
     assert!(table.seats[1].delivered.is_empty(), "a liar's word was delivered");
     table.hand(3, 1, decided(b"A"));
-    assert_eq!(table.seats[1].delivered[&Sequence(1)].as_ref(), b"A", "our own proof needed only the payload");
+    assert_eq!(
+        table.seats[1].delivered[&Sequence(1)].as_ref(),
+        b"A",
+        "our own proof needed only the payload"
+    );
 }

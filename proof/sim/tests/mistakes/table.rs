@@ -8,13 +8,13 @@ use bytes::Bytes;
 use dwcp_base::configuration::{Principal, Role};
 use dwcp_base::crypto::Ed25519;
 use dwcp_base::{
-    ClusterId, ConfigurationId, Crypto, Genesis, Hash, Hasher, Incarnation, Member, Micros, Mutant, Mutants, Now,
-    Policy, PublicKey, Quorum, ReplicaId, Sequence, SigningKind, Ticket, Trust, View, encode,
+    ClusterId, ConfigurationId, Crypto, Genesis, Hash, Hasher, Incarnation, Member, Micros, Mutant, Mutants,
+    Now, Policy, PublicKey, Quorum, ReplicaId, Sequence, SigningKind, Ticket, Trust, View, encode,
 };
 use dwcp_log::entry::payload_digest;
 use dwcp_pbft::{
-    Action, Application, Claim, Message, NewView, Output, Pbft, PbftSetup, PrePrepared, PreparedCertificate, Record,
-    Signed, SignedBody, Statement, Timing, ViewChange, Vote,
+    Action, Application, Claim, Message, NewView, Output, Pbft, PbftSetup, PrePrepared, PreparedCertificate,
+    Record, Signed, SignedBody, Statement, Timing, ViewChange, Vote,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -441,9 +441,11 @@ impl Table {
     pub fn fork(&self) -> Option<Sequence> {
         let mut all: BTreeMap<Sequence, &Bytes> = BTreeMap::new();
         let mut delivered = self.seats.iter().flat_map(|seat| &seat.delivered);
-        delivered.find(|(sequence, payload)| all.insert(**sequence, payload).is_some_and(|known| known != *payload)).map(
-            |(sequence, _)| *sequence,
-        )
+        delivered
+            .find(|(sequence, payload)| {
+                all.insert(**sequence, payload).is_some_and(|known| known != *payload)
+            })
+            .map(|(sequence, _)| *sequence)
     }
 
     /// A view and sequence for which honest replicas hold prepared certificates of different digests. OSDI '99
@@ -551,7 +553,12 @@ impl Table {
     }
 
     /// A NEW-VIEW under the real key of the view's primary.
-    pub fn new_view(&self, view: u64, view_changes: Vec<(ReplicaId, Hash)>, slots: &[(u64, &[u8])]) -> Message {
+    pub fn new_view(
+        &self,
+        view: u64,
+        view_changes: Vec<(ReplicaId, Hash)>,
+        slots: &[(u64, &[u8])],
+    ) -> Message {
         let primary = View(view).primary(self.n());
         let body = NewView {
             view: View(view),

@@ -39,7 +39,11 @@ fn an_old_certificate_against_newer_ones(mutants: Mutants) -> Table {
 fn a_new_view_carries_over_the_highest_proof_not_the_first() {
     let table = an_old_certificate_against_newer_ones(with_rule());
     assert_eq!(table.fork(), None);
-    assert_eq!(table.seats[2].delivered[&Sequence(1)].as_ref(), b"B", "view 2 went on with what r1 had executed");
+    assert_eq!(
+        table.seats[2].delivered[&Sequence(1)].as_ref(),
+        b"B",
+        "view 2 went on with what r1 had executed"
+    );
     let table = an_old_certificate_against_newer_ones(without(Mutant::FirstProofNotHighest));
     assert_eq!(table.fork(), Some(Sequence(1)));
 }
@@ -191,7 +195,11 @@ fn a_null_request_and_a_power_failure(mutants: Mutants) -> Table {
 #[test]
 fn a_null_request_is_durable() {
     let table = a_null_request_and_a_power_failure(with_rule());
-    assert_eq!(table.seats[3].delivered.get(&Sequence(1)), Some(&Bytes::new()), "the gap is the null request");
+    assert_eq!(
+        table.seats[3].delivered.get(&Sequence(1)),
+        Some(&Bytes::new()),
+        "the gap is the null request"
+    );
     assert_eq!(table.seats[3].delivered[&Sequence(2)].as_ref(), b"B");
     let table = a_null_request_and_a_power_failure(without(Mutant::NullNotDurable));
     assert!(table.seats.iter().all(|seat| seat.delivered.is_empty()), "the log stands still for ever");

@@ -1,0 +1,3 @@
+//! What the simulator's package tests as claims: single stories on the real cores, beside the histories that seeds make.
+
+mod mistakes;

@@ -74,7 +74,7 @@ pub(crate) const ROOMS: &[Room] = &[
         "dwcp-client",
         "shell/client",
         Shell,
-        Only(&["dwcp-base", "dwcp-state", "dwcp-proto", "dwcp-transport"]),
+        Only(&["dwcp-base", "dwcp-state", "dwcp-replica", "dwcp-proto", "dwcp-transport"]),
     ),
     room(
         "dwcp",
@@ -95,6 +95,7 @@ pub(crate) const ROOMS: &[Room] = &[
     ),
     room("sim", "proof/sim", Proof, Anything),
     room("cluster", "proof/cluster", Proof, Anything),
+    room("decoders", "proof/decoders", Proof, Anything),
     // Judges share no code with what they judge.
     room("check", "proof/check", Proof, Only(&[])),
     // Builds while everything else is broken.

@@ -12,6 +12,8 @@ pub const SESSION_WINDOW: u64 = 1024;
 pub const SESSIONS_MAX: usize = 65_536;
 /// Bytes of one proposal of the root log.
 pub const PROPOSAL_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Entries of one proposal of the root log: a batch, and whatever the operator ordered.
+pub const PROPOSAL_ENTRIES_MAX: u32 = 32;
 /// Bytes of one message between replicas.
 pub const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How deep a transaction may nest.

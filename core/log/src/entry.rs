@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
 use dwcp_base::codec::CodecError;
-use dwcp_base::limits::PROPOSAL_BYTES_MAX;
+use dwcp_base::limits::{PROPOSAL_BYTES_MAX, PROPOSAL_ENTRIES_MAX};
 use dwcp_base::{Hash, Hasher, LogTime, decode, encode};
 
 /// One entry of the root log. Discriminants are part of the format and are never reused: 2 to 7 are kept for Switch,
@@ -49,6 +49,11 @@ impl Proposal {
         if payload.len() > PROPOSAL_BYTES_MAX {
             return Err(CodecError::TooLong { bytes: payload.len(), bytes_max: PROPOSAL_BYTES_MAX });
         }
+        // The number of entries stands behind the time. A byte of payload must not become hundreds in memory.
+        let count = payload.get(8..12).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
+        if count.is_none_or(|count| count > PROPOSAL_ENTRIES_MAX) {
+            return Err(CodecError::Malformed);
+        }
         decode(payload).map(Some)
     }
 }
@@ -75,6 +80,13 @@ mod tests {
         let payload = proposal.to_payload();
         assert_eq!(Proposal::from_payload(&payload), Ok(Some(proposal)));
         assert_eq!(Proposal::from_payload(&Bytes::new()), Ok(None));
+    }
+
+    #[test]
+    fn a_proposal_of_too_many_entries_is_refused_unread() {
+        let entries = vec![RootEntry::Noop; PROPOSAL_ENTRIES_MAX as usize + 1];
+        let payload = Proposal { time: LogTime(1), entries }.to_payload();
+        assert_eq!(Proposal::from_payload(&payload), Err(CodecError::Malformed));
     }
 
     #[test]

@@ -160,6 +160,15 @@ impl Node {
     ) -> Result<NodeHandle, NodeError> {
         start::start(config, empty)
     }
+
+    /// What the disk of a node that does not run remembers, as a replica that answers `query` and `status` and says
+    /// nothing to anybody. For verifiers and for people who want to look.
+    ///
+    /// # Errors
+    /// As [`Node::start`]; also when the node is running.
+    pub fn read_stopped(config: &NodeConfig) -> Result<dwcp_replica::Replica<Kv>, NodeError> {
+        start::read_stopped(config, |genesis| Kv::new(genesis.quota_bytes))
+    }
 }
 
 /// A running node. Clones share it; when the last one is dropped the node stops by itself.

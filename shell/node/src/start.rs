@@ -123,6 +123,32 @@ pub(crate) fn start<M: StateMachine>(
     Ok(node)
 }
 
+/// The replica of a node that does not run, as its disk remembers it: to look at, nothing is sent or written down.
+///
+/// # Errors
+/// As [`start`]; also when the node runs.
+pub(crate) fn read_stopped<M: StateMachine>(
+    config: &NodeConfig,
+    empty: impl Fn(&Genesis) -> M + Send + Sync + 'static,
+) -> Result<Replica<M>, NodeError> {
+    let genesis = read_genesis(&config.genesis_file)?;
+    config.check_against(&genesis)?;
+    let seed = SecretSeed::read(&config.vote_key_file)?;
+    let wal_settings = WalSettings { segment_bytes: config.segment_bytes, ..WalSettings::default() };
+    let OpenedDir { dir, wal, snapshots, records, .. } = DataDir::open(&config.data_dir, &wal_settings)?;
+    let incarnation = check_owner(config, &genesis, dir.manifest())?;
+    let recovery = recovery(&wal, &Arc::new(snapshots), records)?;
+    let vote_keys: Vec<PublicKey> = genesis.members.iter().map(|member| member.vote_key).collect();
+    let crypto: Arc<dyn Crypto> = Arc::new(seed.signer(&vote_keys));
+    let settings = config.consensus.to_settings(config.mode);
+    let genesis = Arc::new(genesis);
+    let (me, mutants) = (config.replica, Mutants::default());
+    let setup = Setup { genesis: genesis.clone(), me, incarnation, settings, mutants };
+    let machines: MachineFactory<M> = Arc::new(move || empty(&genesis));
+    Replica::recover(setup, machines, crypto, recovery, Clock::start().now(), &mut Outbox::default())
+        .map_err(|error| NodeError::Recovery(error.to_string()))
+}
+
 fn run<M: StateMachine>(core_loop: CoreLoop<M>, inbox: Arc<Inbox>, stopped: &watch::Sender<Option<Stop>>) {
     // A core that panics leaves nobody waiting: requests are refused, and the dropped sender says that it ended.
     let _closing = Closing(inbox);

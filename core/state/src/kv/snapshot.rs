@@ -135,6 +135,7 @@ impl Kv {
         let control = restoring.control.take().ok_or(RestoreError::Missing { index: 0 })?;
         restoring.versions.sort_unstable_by_key(Version::at);
         let KvControl { revision, compacted, swept, log_start, .. } = control;
+        let certified = encode(&control);
         self.store =
             Store::rebuild(revision, compacted, swept, log_start, restoring.versions, restoring.sets)
                 .ok_or(RestoreError::Inconsistent)?;
@@ -148,7 +149,8 @@ impl Kv {
             }
             self.leases.attach(version.lease, version.key.clone());
         }
-        Ok(())
+        // What was derived again must be what was certified.
+        if encode(&self.control()) == certified { Ok(()) } else { Err(RestoreError::Inconsistent) }
     }
 
     pub(crate) fn control(&self) -> KvControl {

@@ -1,0 +1,152 @@
+//! Files that people write: every refusal is one line, and what is accepted reads back the same.
+//!
+//! TOML nests; the bombs are as deep as a file may be long.
+
+use crate::Target;
+use crate::keys::genesis;
+use dwcp_client::{ClientFile, NodeEntry, PrincipalConfig, PrincipalEntry, SettingsEntry};
+use dwcp_node::NodeConfig;
+use dwcp_node::genesis_file::{genesis_text, parse_genesis, read_members};
+use dwcp_node::init::read_order;
+use std::path::{Path, PathBuf};
+
+pub static GENESIS: Target = Target::new("genesis_toml", run_genesis, genesis_seeds).bombs(bombs).weight(8);
+pub static MEMBERS: Target = Target::new("members_toml", run_members, member_seeds).bombs(bombs).weight(4);
+pub static ORDER: Target = Target::new("order_toml", run_order, order_seeds).bombs(bombs).weight(4);
+pub static NODE: Target = Target::new("node_toml", run_node, node_seeds).bombs(bombs).weight(8);
+pub static CLIENT: Target = Target::new("client_toml", run_client, client_seeds).bombs(bombs).weight(8);
+
+fn one_line(error: &impl std::fmt::Display) {
+    let text = error.to_string();
+    assert!(!text.is_empty() && !text.contains('\n'), "a refusal is one line: {text:?}");
+}
+
+fn text(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok()
+}
+
+fn run_genesis(bytes: &[u8]) {
+    let Some(text) = text(bytes) else { return };
+    let path = Path::new("genesis.toml");
+    match parse_genesis(path, text) {
+        Ok(genesis) => {
+            let again = parse_genesis(path, &genesis_text(&genesis)).expect("its own text");
+            assert!(again == genesis, "a genesis does not survive its own text");
+        }
+        Err(error) => one_line(&error),
+    }
+}
+
+/// Gives the bytes as a file to a reader that only reads files.
+fn as_file<T>(bytes: &[u8], read: impl FnOnce(&Path) -> T) -> T {
+    thread_local! {
+        static FOLDER: tempfile::TempDir = tempfile::tempdir().expect("a temporary folder");
+    }
+    FOLDER.with(|folder| {
+        let path = folder.path().join("file.toml");
+        std::fs::write(&path, bytes).expect("a temporary file");
+        read(&path)
+    })
+}
+
+fn run_members(bytes: &[u8]) {
+    if let Err(error) = as_file(bytes, read_members) {
+        one_line(&error);
+    }
+}
+
+fn run_order(bytes: &[u8]) {
+    if let Err(error) = as_file(bytes, read_order) {
+        one_line(&error);
+    }
+}
+
+fn run_node(bytes: &[u8]) {
+    let Some(text) = text(bytes) else { return };
+    match NodeConfig::parse(Path::new("/etc/dwcp/node.toml"), text) {
+        Ok(config) => {
+            if let Err(error) = config.check_against(&genesis()) {
+                one_line(&error);
+            }
+        }
+        Err(error) => one_line(&error),
+    }
+}
+
+fn run_client(bytes: &[u8]) {
+    let Some(text) = text(bytes) else { return };
+    let Ok(file) = toml::from_str::<ClientFile>(text) else { return };
+    let again: ClientFile = toml::from_str(&file.to_toml()).expect("its own text");
+    assert!(again == file, "a client file does not survive its own text");
+    let principal = PrincipalConfig { name: "admin".into(), seed: [1; 32] };
+    match file.into_config(Path::new("client.toml"), principal) {
+        Ok(config) => drop(config.weak()),
+        Err(error) => one_line(&error),
+    }
+}
+
+fn genesis_seeds() -> Vec<Vec<u8>> {
+    vec![genesis_text(&genesis()).into_bytes()]
+}
+
+fn member_seeds() -> Vec<Vec<u8>> {
+    let text = genesis_text(&genesis());
+    let blocks = text.find("[[member]]").map_or("", |at| &text[at..]);
+    vec![blocks.as_bytes().to_vec()]
+}
+
+fn order_seeds() -> Vec<Vec<u8>> {
+    let key = "ab".repeat(32);
+    let text = format!(
+        "id = 3\nincarnation = 1\nvote_key = \"{key}\"\ntls_key = \"{key}\"\n\
+         peer_address = \"h:1\"\nclient_address = \"h:2\"\n"
+    );
+    vec![text.into_bytes()]
+}
+
+/// What must be said, and beside it some of what may be.
+fn node_seeds() -> Vec<Vec<u8>> {
+    let base = "replica = 1\nmode = \"internet\"\ngenesis_file = \"genesis.toml\"\ndata_dir = \"data\"\n\
+                vote_key_file = \"vote.key\"\ntls_key_file = \"tls.key\"\npeer_listen = \"127.0.0.1:7001\"\n\
+                client_listen = \"127.0.0.1:8001\"\nhttp_listen = \"127.0.0.1:9001\"\n";
+    let more = "log_level = \"info\"\n[consensus]\nview_timeout_ms = 2000\npipeline_depth = 16\n\
+                batch_bytes_max = 1048576\n[storage]\nsegment_bytes = 67108864\n\
+                [queues]\nclient_bytes_max = 8388608\nclients_bytes_max = 67108864\n";
+    vec![base.as_bytes().to_vec(), [base, more].concat().into_bytes()]
+}
+
+fn client_seeds() -> Vec<Vec<u8>> {
+    let key = "cd".repeat(32);
+    let node = |id: u8| NodeEntry {
+        id,
+        incarnation: 0,
+        address: format!("127.0.0.1:{}", 8000 + u16::from(id)),
+        tls_key: (id != 3).then(|| key.clone()),
+        vote_key: key.clone(),
+    };
+    let file = ClientFile {
+        version: 1,
+        cluster: key.clone(),
+        f: 1,
+        settings: SettingsEntry { call_timeout_ms: Some(5_000), ..SettingsEntry::default() },
+        nodes: (0..4).map(node).collect(),
+        principals: vec![PrincipalEntry {
+            name: "admin".into(),
+            role: Some("admin".into()),
+            key_file: PathBuf::from("admin.key"),
+        }],
+    };
+    vec![file.to_toml().into_bytes()]
+}
+
+fn bombs() -> Vec<Vec<u8>> {
+    const DEEP: usize = 100_000;
+    vec![
+        ["a = ".to_string(), "[".repeat(DEEP)].concat().into_bytes(),
+        ["a = ".to_string(), "{ a = ".repeat(DEEP)].concat().into_bytes(),
+        ["a.".repeat(DEEP), "b = 1".to_string()].concat().into_bytes(),
+        ["[".to_string(), "a.".repeat(DEEP), "b]".to_string()].concat().into_bytes(),
+        "[[a]]\n".repeat(20_000).into_bytes(),
+        vec![b'"'; DEEP],
+    ]
+}

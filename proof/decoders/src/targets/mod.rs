@@ -1,0 +1,52 @@
+//! The list of targets. Whoever adds a decoder to the repository adds it here.
+
+pub mod chunks;
+pub mod disk;
+pub mod files;
+pub mod links;
+pub mod messages;
+pub mod replica;
+pub mod state;
+pub mod wire;
+
+use crate::Target;
+
+/// Every target, lightest first.
+pub static ALL: &[&Target] = &[
+    // What replicas say and keep.
+    &messages::PEER_MESSAGE,
+    &messages::RECORD,
+    &messages::VIEW_CHANGE,
+    &messages::NEW_VIEW,
+    &messages::PROPOSAL,
+    &messages::MEMBER_ORDER,
+    &messages::SNAPSHOT_META,
+    &messages::CONTROL,
+    &messages::EXECUTED_REPLY,
+    // What clients say.
+    &state::CLIENT_FRAME,
+    &state::COMMAND,
+    &state::KV_COMMAND,
+    &state::KV_REPLY,
+    &state::RESULTS,
+    &wire::CLIENT_MESSAGE,
+    &wire::SERVER_MESSAGE,
+    // What disks hold.
+    &chunks::STATE_CHUNK,
+    &disk::WAL_SEGMENT,
+    &disk::MANIFEST,
+    // What people write.
+    &files::GENESIS,
+    &files::MEMBERS,
+    &files::ORDER,
+    &files::NODE,
+    &files::CLIENT,
+    // A live replica.
+    &replica::HEIR,
+    &replica::BACKUP,
+    &replica::SLEEPER,
+    &replica::LOG,
+    // A live link.
+    &links::ACCEPTOR,
+    &links::DIALLER,
+];

@@ -1,0 +1,199 @@
+//! Stories told to a live replica: what its peers and clients say, damaged and sealed again, until its handlers have
+//! seen every field lie. And a log whose last records are damaged under good checksums.
+
+use crate::Target;
+use crate::seal::Sealer;
+use crate::story::{self, Step};
+use crate::world::{member_order, world};
+use bytes::Bytes;
+use dwcp_base::{ConfigurationId, Incarnation, ReplicaId, Sequence, Signature, View, encode};
+use dwcp_pbft::message::{Message, NewView, SignedBody, SlotHeld, Standing};
+use dwcp_replica::{Input, Outbox, PeerMessage};
+
+pub static HEIR: Target = story_target("replica_heir", play_heir, heir_stories);
+pub static BACKUP: Target = story_target("replica_backup", play_backup, backup_stories);
+pub static SLEEPER: Target = story_target("replica_sleeper", play_sleeper, sleeper_stories).weight(1);
+pub static LOG: Target = Target::new("replica_log", run_log, logs).sealed(seal_log).weight(2);
+
+const fn story_target(name: &'static str, run: fn(&[u8]), seeds: fn() -> Vec<Vec<u8>>) -> Target {
+    let target = Target::new(name, run, seeds).sealed(story::seal).weight(4);
+    Target { damage: story::damage, ..target }
+}
+
+fn play_heir(bytes: &[u8]) {
+    drop(story::play(&world().heir, bytes));
+}
+
+fn play_backup(bytes: &[u8]) {
+    drop(story::play(&world().backup, bytes));
+}
+
+fn play_sleeper(bytes: &[u8]) {
+    drop(story::play(&world().sleeper, bytes));
+}
+
+fn is_standing(step: &Step) -> bool {
+    // PBFT messages are kind 1, standings kind 6 of them.
+    matches!(step, Step::Peer { bytes, .. } if bytes.starts_with(&[1, 6]))
+}
+
+/// Beginnings of what was said, of several lengths, and each kind of message by itself.
+fn stories(told: &[&[Step]]) -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    for steps in told {
+        // Standings come all the time and crowd out the rest.
+        let mut standings = 0;
+        let steps: Vec<Step> = steps
+            .iter()
+            .filter(|step| {
+                standings += usize::from(is_standing(step));
+                !is_standing(step) || standings % 8 == 1
+            })
+            .cloned()
+            .collect();
+        for len in [12, 40, 120] {
+            let len = len.min(steps.len());
+            seeds.push(story::write(&steps[..len]));
+        }
+    }
+    for (index, bytes) in super::messages::peer_messages().into_iter().enumerate() {
+        let from = u8::try_from(index % 4).expect("a replica");
+        seeds.push(story::write(&[Step::Peer { from, bytes }]));
+    }
+    for executed in [19, u64::MAX] {
+        seeds.push(story::write(&[Step::Peer { from: 0, bytes: stuck_standing(executed) }]));
+    }
+    for view in [1, 2, 3, 7, u64::MAX] {
+        let from = u8::try_from(view % 4).expect("a replica");
+        let mut told = story::write(&[Step::Peer { from, bytes: bogus_new_view(view) }, Step::Wake]);
+        story::seal(&mut told);
+        seeds.push(told);
+    }
+    seeds.push(story::write(&[Step::Order(encode(&member_order())), Step::Wake, Step::Status]));
+    let ask = encode(&PeerMessage::Pbft(Message::FetchDecided { from: Sequence(1) }));
+    let up =
+        [Step::LinkUp(0), Step::LinkUp(2), Step::LinkUp(3), Step::Wake, Step::Peer { from: 0, bytes: ask }];
+    seeds.push(story::write(&up));
+    seeds
+}
+
+/// A NEW-VIEW of that view's primary that names nobody who left.
+fn bogus_new_view(view: u64) -> Vec<u8> {
+    let sender = ReplicaId(u8::try_from(view % 4).expect("a replica"));
+    let body = NewView {
+        view: View(view),
+        configuration: ConfigurationId(1),
+        sender,
+        incarnation: Incarnation(0),
+        view_changes: Vec::new(),
+        pre_prepares: Vec::new(),
+    };
+    let signed = SignedBody { body: Bytes::from(encode(&body)), signature: Signature([0; 64]) };
+    encode(&PeerMessage::Pbft(Message::NewView(signed)))
+}
+
+/// A peer that does not get on.
+fn stuck_standing(executed: u64) -> Vec<u8> {
+    let standing = Standing {
+        view: View(0),
+        active: true,
+        stable: Sequence(8),
+        executed: Sequence(executed),
+        decided_from: Sequence(1),
+        snapshot: Sequence(0),
+        stuck: vec![
+            SlotHeld { pre_prepare: false, prepared: false },
+            SlotHeld { pre_prepare: true, prepared: true },
+        ],
+        answer: true,
+    };
+    encode(&PeerMessage::Pbft(Message::Standing(standing)))
+}
+
+fn heir_stories() -> Vec<Vec<u8>> {
+    stories(&[&world().heir_normal, &world().heir_change])
+}
+
+fn backup_stories() -> Vec<Vec<u8>> {
+    stories(&[&world().backup_normal, &world().backup_change])
+}
+
+fn sleeper_stories() -> Vec<Vec<u8>> {
+    stories(&[&world().sleeper_wakes])
+}
+
+/// A log whose tail is these records. The checksums of the log are good; what the records say may be nonsense, and then
+/// the replica must refuse to begin, or begin. What it wrote itself it may believe, so its invariants are not asked for.
+fn run_log(bytes: &[u8]) {
+    let extra: Vec<Bytes> = story::read(bytes).iter().map(|step| Bytes::from(body(step))).collect();
+    let mut out = Outbox::default();
+    let heir = &world().heir;
+    if let Ok(mut replica) = heir.revive(&extra, &mut out) {
+        replica.step(heir.now(), Input::Wake, &mut out);
+        replica.step(heir.now(), Input::LinkUp { peer: ReplicaId(0) }, &mut out);
+        let _ = replica.status(heir.now());
+    }
+}
+
+fn body(step: &Step) -> Vec<u8> {
+    match step {
+        Step::Peer { bytes, .. }
+        | Step::Frame(bytes)
+        | Step::Order(bytes)
+        | Step::Query(bytes)
+        | Step::Attach(bytes) => bytes.clone(),
+        Step::Status | Step::Wake | Step::LinkUp(_) => Vec::new(),
+    }
+}
+
+fn seal_log(bytes: &mut Vec<u8>) -> bool {
+    let mut sealer = Sealer::of(bytes);
+    let mut steps = story::read(bytes);
+    let mut good = !steps.is_empty();
+    for step in &mut steps {
+        let mut record = body(step);
+        good &= sealer.record(&mut record);
+        *step = Step::Query(record);
+    }
+    *bytes = story::write(&steps);
+    good
+}
+
+fn logs() -> Vec<Vec<u8>> {
+    let kinds = super::messages::few_of_each(world().records.iter().rev().map(|record| record.to_vec()), 1);
+    let mut seeds: Vec<Vec<u8>> =
+        kinds.iter().map(|record| story::write(&[Step::Query(record.clone())])).collect();
+    seeds.push(story::write(&kinds.into_iter().map(Step::Query).collect::<Vec<_>>()));
+    seeds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dwcp_base::Chance;
+    use std::collections::BTreeSet;
+
+    /// What refuses one damaged input in three hundred or more of either kind.
+    fn reasons(sealed: bool) -> BTreeSet<&'static str> {
+        let mut chance = Chance::new(5);
+        let seeds = backup_stories();
+        let mut reasons = BTreeSet::new();
+        for seed in seeds.iter().cycle().filter(|seed| seed.len() < 3_000).take(300) {
+            let mut told = seed.clone();
+            story::damage(&mut told, seed, true, &mut chance);
+            if !sealed || story::seal(&mut told) {
+                reasons.extend(story::play(&world().backup, &told));
+            }
+        }
+        reasons
+    }
+
+    #[test]
+    fn a_sealed_lie_is_refused_for_what_it_says_and_never_for_its_signature() {
+        let bad_signature = |reason: &&&str| reason.contains("signature");
+        let (plain, sealed) = (reasons(false), reasons(true));
+        assert!(plain.iter().any(|reason| bad_signature(&reason)), "{plain:?}");
+        assert!(!sealed.iter().any(|reason| bad_signature(&reason)), "{sealed:?}");
+        assert!(sealed.len() >= 6, "few handlers were reached: {sealed:?}");
+    }
+}

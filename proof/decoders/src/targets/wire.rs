@@ -1,0 +1,108 @@
+//! The gRPC messages and what both ends do with the bytes in them: the API hands frames to the core, a client reads
+//! replies and refusals of a node that may lie.
+
+use crate::Target;
+use crate::keys::START_MS;
+use crate::meter::bounded;
+use crate::world::{commands_frame, member_order, open_frame, world};
+use bytes::Bytes;
+use dwcp_base::{decode, encode};
+use dwcp_log::SignedMemberOrder;
+use dwcp_proto::v3::{
+    ClientMessage, OrderReply, OrderRequest, QueryReply, QueryRequest, Refused, ServerMessage, StatusReply,
+    StatusRequest, order_reply, query_reply,
+};
+use dwcp_replica::{ClientReply, ExecutedReply};
+use dwcp_state::{ClientFrame, Refusal};
+use prost::Message;
+
+pub static CLIENT_MESSAGE: Target =
+    Target::new("client_message", run_client_message, client_messages).bombs(varint_bombs);
+pub static SERVER_MESSAGE: Target =
+    Target::new("server_message", run_server_message, server_messages).bombs(varint_bombs);
+
+fn run_client_message(bytes: &[u8]) {
+    let Ok(message) = bounded(bytes, || ClientMessage::decode(bytes)) else { return };
+    let _ = message.items();
+    for frame in &message.frames {
+        let _ = bounded(frame, || ClientFrame::decode(frame.clone()));
+    }
+    for order in &message.orders {
+        let _ = bounded(&order.order, || decode::<SignedMemberOrder>(&order.order));
+    }
+    survives(&message);
+}
+
+fn run_server_message(bytes: &[u8]) {
+    let Ok(message) = bounded(bytes, || ServerMessage::decode(bytes)) else { return };
+    let _ = message.items();
+    for reply in &message.executed {
+        if let Ok(reply) = bounded(reply, || decode::<ExecutedReply>(reply)) {
+            let _ = reply.leaf_hash();
+        }
+    }
+    for refused in &message.refused {
+        let _ = bounded(&refused.refusal, || decode::<Refusal>(&refused.refusal));
+    }
+    survives(&message);
+}
+
+/// Protobuf has many encodings of one value; the value itself must survive.
+fn survives<M: Message + Default + PartialEq>(message: &M) {
+    let again = M::decode(&message.encode_to_vec()[..]).expect("own bytes");
+    assert!(again == *message, "a message does not survive its own bytes");
+}
+
+fn client_messages() -> Vec<Vec<u8>> {
+    let order = Bytes::from(encode(&member_order()));
+    let query = Bytes::from_static(&[0, 1, 2]);
+    let message = ClientMessage {
+        attach: vec![Bytes::from_static(&[3; 16])],
+        frames: vec![open_frame(0, 7, START_MS), commands_frame(0, 9, vec![Bytes::from_static(&[3])])],
+        queries: vec![QueryRequest { id: 1, query }],
+        orders: vec![OrderRequest { id: 2, order }],
+        statuses: vec![StatusRequest { id: 3 }],
+    };
+    let only = ClientMessage { frames: message.frames.clone(), ..ClientMessage::default() };
+    vec![message.encode_to_vec(), only.encode_to_vec(), Vec::new()]
+}
+
+fn server_messages() -> Vec<Vec<u8>> {
+    let executed = world().replies.iter().filter_map(|reply| match reply {
+        ClientReply::Executed(reply) => Some(Bytes::from(encode(reply))),
+        _ => None,
+    });
+    let message = ServerMessage {
+        executed: executed.take(3).collect(),
+        refused: vec![Refused {
+            session: Bytes::from_static(&[1; 16]),
+            first: 4,
+            refusal: Bytes::from(encode(&Refusal::SessionExpired)),
+            reason: "expired".into(),
+            definite: false,
+        }],
+        malformed: vec!["no frame".into()],
+        queries: vec![
+            QueryReply { id: 1, outcome: Some(query_reply::Outcome::Result(Bytes::from_static(b"r"))) },
+            QueryReply { id: 2, outcome: Some(query_reply::Outcome::Error("e".into())) },
+        ],
+        orders: vec![OrderReply { id: 1, outcome: Some(order_reply::Outcome::InForceFrom(9)) }],
+        statuses: vec![StatusReply {
+            id: 1,
+            n: 4,
+            f: 1,
+            chain: Bytes::from_static(&[1; 32]),
+            ..StatusReply::default()
+        }],
+    };
+    let small = ServerMessage { queries: message.queries.clone(), ..ServerMessage::default() };
+    vec![message.encode_to_vec(), small.encode_to_vec()]
+}
+
+/// Lengths beyond the message, groups within groups, and endless numbers.
+fn varint_bombs() -> Vec<Vec<u8>> {
+    let endless = vec![0xff; 4_096];
+    let groups = vec![0x7b; 100_000];
+    let long = vec![0x12, 0xff, 0xff, 0xff, 0xff, 0x07, 1];
+    vec![endless, groups, long]
+}

@@ -161,7 +161,8 @@ impl World {
             return;
         }
         let retry_us = self.dials.retry_ms * 1000;
-        let due = client.in_flight.values().map(|frame| frame.sent_at_us + retry_us * frame.tries.min(4)).min();
+        let due =
+            client.in_flight.values().map(|frame| frame.sent_at_us + retry_us * frame.tries.min(4)).min();
         let mut at = due.unwrap_or(u64::MAX);
         if !client.stopped || client.reader {
             at = at.min(client.next_frame_at_us.max(self.now_us + 20_000));
@@ -177,7 +178,12 @@ impl World {
         let key = self.keys.public(identity);
         let valid_until_ms = self.wall_ms() + OPEN_VALID_MS;
         let principal_identity = Identity::Principal { number: principal };
-        let open = SessionOpen { principal: format!("client-{principal}"), session_key: key, ttl_ms: 0, valid_until_ms };
+        let open = SessionOpen {
+            principal: format!("client-{principal}"),
+            session_key: key,
+            ttl_ms: 0,
+            valid_until_ms,
+        };
         let frame = ClientFrame::open(
             &*self.keys.signer(principal_identity, &[]),
             self.keys.public(principal_identity),
@@ -272,7 +278,11 @@ impl World {
             }
         }
         let client = &mut self.clients[ix];
-        if !client.is_open() || client.manual || client.stopped || client.in_flight.len() as u64 >= in_flight_max {
+        if !client.is_open()
+            || client.manual
+            || client.stopped
+            || client.in_flight.len() as u64 >= in_flight_max
+        {
             return;
         }
         let operations = self.next_operations(ix);
@@ -404,7 +414,9 @@ impl World {
     fn on_executed(&mut self, ix: usize, reply: ExecutedReply) {
         let quorum = self.genesis.policy.quorum;
         let client = &mut self.clients[ix];
-        let Some(session) = client.session.as_ref().filter(|session| session.id == reply.session) else { return };
+        let Some(session) = client.session.as_ref().filter(|session| session.id == reply.session) else {
+            return;
+        };
         let Some(frame) = client.in_flight.get_mut(&reply.first) else { return };
         let Some(key) = self.vote_keys.get(&(reply.replica, reply.incarnation)) else { return };
         if quorum.f() > 0 && !reply.verify(self.cluster, key, &*session.signer) {

@@ -259,9 +259,24 @@ fn mixed(chance: &mut Chance, seconds: u64) -> Dials {
 
 fn calm(dials: &mut Dials, _: &mut Chance) {
     for name in [
-        "lying_clients", "death_pm", "drop_pm", "duplicate_pm", "stray_pm", "partition_ms", "slow_link_ms",
-        "slow_disk_ms", "full_disk_ms", "crash_ticket_ppm", "crash_ms", "blackout_ms", "pause_ms", "torn_pm",
-        "wipe_ms", "fsync_liars", "wrong_clocks", "liars",
+        "lying_clients",
+        "death_pm",
+        "drop_pm",
+        "duplicate_pm",
+        "stray_pm",
+        "partition_ms",
+        "slow_link_ms",
+        "slow_disk_ms",
+        "full_disk_ms",
+        "crash_ticket_ppm",
+        "crash_ms",
+        "blackout_ms",
+        "pause_ms",
+        "torn_pm",
+        "wipe_ms",
+        "fsync_liars",
+        "wrong_clocks",
+        "liars",
     ] {
         let known = dials.set(name, 0);
         assert!(known, "{name} is a dial");

@@ -98,8 +98,7 @@ impl Disk {
             self.log.pop_back();
         }
         self.next_ticket = survives + 1;
-        let damage =
-            Damage { records_lost: last - survives, torn, broke_promise: survives < self.claimed };
+        let damage = Damage { records_lost: last - survives, torn, broke_promise: survives < self.claimed };
         self.durable = survives;
         self.claimed = survives;
         damage

@@ -3,8 +3,8 @@
 //!
 //! Between any two of these the process may die; where, is drawn per sync.
 
-use crate::runner::guarded;
 use crate::node::{Down, Frozen, INBOX_MAX, Job};
+use crate::runner::guarded;
 use crate::world::{Event, World};
 use check::history::{ReplicaEvent, ReplicaJournal};
 use dwcp_base::{Incarnation, Micros, Ticket};
@@ -186,7 +186,8 @@ impl World {
                     }
                     self.trace.mix_bytes(&record);
                     if ticket != node.disk.next_ticket() {
-                        let text = format!("{node:?} persists {ticket:?}, due is {:?}", node.disk.next_ticket());
+                        let text =
+                            format!("{node:?} persists {ticket:?}, due is {:?}", node.disk.next_ticket());
                         self.complain(text);
                         self.crash(ix, Down::Crashed);
                         return;
@@ -195,6 +196,12 @@ impl World {
                     continue;
                 }
                 Effect::Send { after, .. } | Effect::Reply { after, .. } => after,
+                Effect::Event(ref event) => {
+                    let after = node.disk.last_ticket();
+                    let event = event.clone();
+                    self.observe_at_once(ix, &event);
+                    after
+                }
                 _ => node.disk.last_ticket(),
             };
             if after <= self.nodes[ix].disk.claimed() {
@@ -285,8 +292,12 @@ impl World {
             self.coverage.crashes_between_effects += u64::from(dies_after > 0 && dies_after < free.len());
         }
         for (count, (_, effect)) in free.into_iter().enumerate() {
-            if count == dies_after {
-                break;
+            if count >= dies_after {
+                // What is durable happened, though nobody was told.
+                if let Effect::Event(event) = effect {
+                    self.observe_event(ix, event);
+                }
+                continue;
             }
             self.carry_out(ix, effect);
             if !self.nodes[ix].is_up() {
@@ -315,7 +326,8 @@ impl World {
                 }
             }
             Effect::Reply { client, reply, .. } => {
-                let reply = if self.nodes[ix].puppet.is_some() { self.spoil_reply(ix, reply) } else { Some(reply) };
+                let reply =
+                    if self.nodes[ix].puppet.is_some() { self.spoil_reply(ix, reply) } else { Some(reply) };
                 if let Some(reply) = reply {
                     self.reply(ix, client, reply);
                 }
@@ -323,7 +335,9 @@ impl World {
             Effect::SaveSnapshot { sequence, meta, frozen } => {
                 self.begin_job(ix, Job::Save { sequence, meta, frozen: Frozen(frozen) });
             }
-            Effect::SaveChunk { sequence, index, bytes } => self.nodes[ix].disk.save_chunk(sequence, index, bytes),
+            Effect::SaveChunk { sequence, index, bytes } => {
+                self.nodes[ix].disk.save_chunk(sequence, index, bytes)
+            }
             Effect::FinishSnapshot { sequence, meta } => self.begin_job(ix, Job::Finish { sequence, meta }),
             Effect::ReadChunk { token, sequence, index, offset, bytes_max } => {
                 let mut bytes = self.nodes[ix].disk.read_chunk(sequence, index, offset, bytes_max);
@@ -332,7 +346,10 @@ impl World {
                 }
                 let boot = self.nodes[ix].boot;
                 let after = 50 + self.chances.disk.below(500);
-                self.schedule(after, Event::Input { node: ix, boot, input: Input::ChunkRead { token, bytes } });
+                self.schedule(
+                    after,
+                    Event::Input { node: ix, boot, input: Input::ChunkRead { token, bytes } },
+                );
             }
             Effect::DropSnapshot { sequence } => self.nodes[ix].disk.drop_snapshot(sequence),
             Effect::DiscardLog { before } => self.nodes[ix].disk.discard(before),
@@ -378,7 +395,8 @@ impl World {
         let Some(job) = node.jobs.remove(&job) else { return };
         let (sequence, written) = match job {
             Job::Save { sequence, meta, frozen } => {
-                let chunks: Result<Vec<_>, _> = (0..frozen.0.chunk_count()).map(|index| frozen.0.chunk(index)).collect();
+                let chunks: Result<Vec<_>, _> =
+                    (0..frozen.0.chunk_count()).map(|index| frozen.0.chunk(index)).collect();
                 match chunks {
                     Ok(chunks) if !node.disk.full => {
                         node.disk.snapshots.insert(sequence, crate::disk::Snapshot { meta, chunks });
@@ -394,7 +412,8 @@ impl World {
             Job::Finish { sequence, .. } => (sequence, false),
         };
         self.coverage.snapshots_saved += u64::from(written);
-        let input = if written { Input::SnapshotSaved { sequence } } else { Input::SnapshotFailed { sequence } };
+        let input =
+            if written { Input::SnapshotSaved { sequence } } else { Input::SnapshotFailed { sequence } };
         self.on_input(ix, boot, input);
     }
 
@@ -412,7 +431,7 @@ impl World {
         node.burst_scheduled = false;
         node.wake_at_us = u64::MAX;
         node.outbox = Outbox::default();
-        node.waiting.clear();
+        let waiting = std::mem::take(&mut node.waiting);
         node.syncing = false;
         node.flush_scheduled = false;
         node.jobs.clear();
@@ -425,9 +444,22 @@ impl World {
             self.coverage.lost_syncs += 1;
             node.lost_sync = true;
         }
+        // What is on the disk after all happened: it is executed again in silence, as known to the world.
+        let survives = node.disk.last_ticket();
+        for (after, effect) in waiting {
+            if let Effect::Event(event) = effect
+                && after <= survives
+            {
+                self.observe_event(ix, event);
+            }
+        }
         if down == Down::Crashed {
-            let boot = node.boot;
-            let after = if self.in_calm() { 200_000 } else { 1_000 + self.chances.crash.below(self.dials.down_ms * 1000 + 1) };
+            let boot = self.nodes[ix].boot;
+            let after = if self.in_calm() {
+                200_000
+            } else {
+                1_000 + self.chances.crash.below(self.dials.down_ms * 1000 + 1)
+            };
             self.schedule(after, Event::Start { node: ix, boot });
         }
     }
@@ -453,12 +485,22 @@ impl World {
             settings: settings(&self.dials),
             mutants: if node.honest { self.mutants } else { dwcp_base::Mutants::default() },
         };
-        let identity = crate::keys::Identity::Vote { replica: node.replica.0, incarnation: node.incarnation.0 };
+        let identity =
+            crate::keys::Identity::Vote { replica: node.replica.0, incarnation: node.incarnation.0 };
         let crypto = self.keys.signer(identity, &self.known_keys);
         let now = node.now(self.now_us);
         let mut outbox = Outbox::default();
         let quota_bytes = self.genesis.quota_bytes;
-        let made = guarded(|| Replica::recover(setup, std::sync::Arc::new(move || Kv::new(quota_bytes)), crypto, recovery, now, &mut outbox));
+        let made = guarded(|| {
+            Replica::recover(
+                setup,
+                std::sync::Arc::new(move || Kv::new(quota_bytes)),
+                crypto,
+                recovery,
+                now,
+                &mut outbox,
+            )
+        });
         let journal = node.journal;
         let at = self.now_us;
         match made {

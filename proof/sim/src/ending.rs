@@ -100,7 +100,9 @@ impl World {
         let mut clients: Vec<check::ClientJournal> = self
             .clients
             .iter_mut()
-            .map(|client| std::mem::replace(&mut client.journal, check::ClientJournal::new(client.number as u64)))
+            .map(|client| {
+                std::mem::replace(&mut client.journal, check::ClientJournal::new(client.number as u64))
+            })
             .collect();
         clients.push(std::mem::replace(&mut self.expiries, check::ClientJournal::new(u64::MAX)));
         let history = History { clients, replicas: std::mem::take(&mut self.journals) };
@@ -206,19 +208,21 @@ impl Ending {
                         .operator
                         .replacements
                         .values()
-                        .map(|r| {
-                            format!("{:?} started {} done {:?}", world.nodes[r.node], r.started, r.done)
-                        })
+                        .map(|r| format!("{:?} started {} done {:?}", world.nodes[r.node], r.started, r.done))
                         .collect();
                     if !stuck.is_empty() {
                         let refusal = world.operator.last_refusal.clone();
-                        world.complain(format!("members are not re-admitted: {stuck:?}, last refusal: {refusal}"));
+                        world.complain(format!(
+                            "members are not re-admitted: {stuck:?}, last refusal: {refusal}"
+                        ));
                     }
                     let waiting: Vec<String> = world
                         .clients
                         .iter()
                         .filter(|client| !client.is_done())
-                        .map(|client| format!("{client:?} waits for {:?}", client.in_flight.keys().collect::<Vec<_>>()))
+                        .map(|client| {
+                            format!("{client:?} waits for {:?}", client.in_flight.keys().collect::<Vec<_>>())
+                        })
                         .collect();
                     if !waiting.is_empty() {
                         world.complain(format!("clients wait: {waiting:?}"));
@@ -263,8 +267,16 @@ impl World {
                 }
             }
             if let Some(read) = &client.read {
-                println!("READ {} records {:?}", read.len(), read.iter().map(|r| String::from_utf8_lossy(&r.key).into_owned()).collect::<Vec<_>>());
-                for r in read { if r.key == key.as_bytes() { println!("READ {r:?}"); } }
+                println!(
+                    "READ {} records {:?}",
+                    read.len(),
+                    read.iter().map(|r| String::from_utf8_lossy(&r.key).into_owned()).collect::<Vec<_>>()
+                );
+                for r in read {
+                    if r.key == key.as_bytes() {
+                        println!("READ {r:?}");
+                    }
+                }
             }
         }
     }

@@ -10,13 +10,19 @@ use crate::world::{Event, Phase, World};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     Partition,
-    PartitionEnd { number: u64 },
+    PartitionEnd {
+        number: u64,
+    },
     SlowLink,
     SlowLinkEnd,
     SlowDisk,
-    SlowDiskEnd { node: usize },
+    SlowDiskEnd {
+        node: usize,
+    },
     FullDisk,
-    FullDiskEnd { node: usize },
+    FullDiskEnd {
+        node: usize,
+    },
     Crash,
     Blackout,
     Pause,

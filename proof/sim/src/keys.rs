@@ -116,8 +116,10 @@ mod tests {
     fn a_signature_is_the_identitys_alone_under_both_schemes() {
         for real in [false, true] {
             let keys = Keys::new(3, real);
-            let (me, other) =
-                (Identity::Vote { replica: 1, incarnation: 0 }, Identity::Vote { replica: 1, incarnation: 1 });
+            let (me, other) = (
+                Identity::Vote { replica: 1, incarnation: 0 },
+                Identity::Vote { replica: 1, incarnation: 1 },
+            );
             let signer = keys.signer(me, &[]);
             let message = Hash::of(b"m");
             let signature = signer.sign(&message);

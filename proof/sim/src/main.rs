@@ -224,7 +224,8 @@ fn run_many(
     let bar = progress(total, "seeds");
     let mut coverage = Coverage::default();
     let mut refusals: BTreeMap<&'static str, u64> = BTreeMap::new();
-    let (mut ran, mut failures, mut lost, mut doubled, mut virtual_us, mut events) = (0u64, Vec::new(), 0, 0, 0u64, 0u64);
+    let (mut ran, mut failures, mut lost, mut doubled, mut virtual_us, mut events) =
+        (0u64, Vec::new(), 0, 0, 0u64, 0u64);
     run_seeds(seeds.clone(), jobs, &recipe, |report| {
         bar.inc(1);
         ran += 1;
@@ -241,7 +242,12 @@ fn run_many(
         failures.len() < failures_max
     });
     bar.finish_and_clear();
-    println!("coverage of seeds {}..{} ({} profile, {ran} ran):", seeds.start, seeds.start + ran, recipe.profile.name);
+    println!(
+        "coverage of seeds {}..{} ({} profile, {ran} ran):",
+        seeds.start,
+        seeds.start + ran,
+        recipe.profile.name
+    );
     print!("{coverage}");
     let refusals: Vec<String> = refusals.iter().map(|(reason, count)| format!("{reason}: {count}")).collect();
     println!("  refused by honest replicas: {}", refusals.join(", "));
@@ -259,7 +265,10 @@ fn run_many(
         println!("COVERAGE {shortfall}");
     }
     if !whole {
-        println!("minimum coverage is demanded of 200 or more seeds of the unchanged profile {}", PROFILES[0].name);
+        println!(
+            "minimum coverage is demanded of 200 or more seeds of the unchanged profile {}",
+            PROFILES[0].name
+        );
     }
     Ok(failures.is_empty() && shortfalls.is_empty())
 }
@@ -282,12 +291,19 @@ fn replay(seed: u64, how: &How, trace: bool) -> anyhow::Result<bool> {
         }
     }
     drop(out);
-    if let Ok(key) = std::env::var("SIM_KEY") { world.debug_key(&key); }
+    if let Ok(key) = std::env::var("SIM_KEY") {
+        world.debug_key(&key);
+    }
     let first = world.report();
     let second = sim::ending::run(seed, &dials, recipe.mutants);
     println!("dials: {dials}");
     print!("{}", first.coverage);
-    println!("trace hash {:016x}, {} events, {:.3} s", first.trace_hash, first.events, first.ended_at_us as f64 / 1e6);
+    println!(
+        "trace hash {:016x}, {} events, {:.3} s",
+        first.trace_hash,
+        first.events,
+        first.ended_at_us as f64 / 1e6
+    );
     ensure!(
         (first.trace_hash, first.events) == (second.trace_hash, second.events),
         "a second run of the same seed went another way: {:016x}",
@@ -366,7 +382,9 @@ fn hunt(seeds_max: u64, jobs: usize, only: Option<&str>) -> anyhow::Result<bool>
     let wanted = |mutant: Mutant| {
         only.is_none_or(|only| format!("{mutant:?}").to_lowercase().contains(&only.to_lowercase()))
     };
-    for hunt in mutants::hunts().into_iter().filter(|hunt| hunt.mutant != Mutant::Harmless && wanted(hunt.mutant)) {
+    for hunt in
+        mutants::hunts().into_iter().filter(|hunt| hunt.mutant != Mutant::Harmless && wanted(hunt.mutant))
+    {
         let since = Instant::now();
         let catch = mutants::catch(&hunt, seeds_max, jobs);
         let name = format!("{:?}", hunt.mutant);
@@ -375,7 +393,11 @@ fn hunt(seeds_max: u64, jobs: usize, only: Option<&str>) -> anyhow::Result<bool>
             None => (format!(">{}", catch.seeds), "NOT CAUGHT".into(), ""),
         };
         good &= catch.caught.is_some();
-        println!("{name:<26} {seeds:>6}  {judge:<13} {:>7.1}  {}", since.elapsed().as_secs_f64(), hunt.place());
+        println!(
+            "{name:<26} {seeds:>6}  {judge:<13} {:>7.1}  {}",
+            since.elapsed().as_secs_f64(),
+            hunt.place()
+        );
         if !text.is_empty() {
             println!("{:<26}         {text}", "");
         }
@@ -390,7 +412,11 @@ fn hunt(seeds_max: u64, jobs: usize, only: Option<&str>) -> anyhow::Result<bool>
             }
         }
     }
-    println!("{:.0} s; {}", begun.elapsed().as_secs_f64(), if good { "all caught" } else { "NOT all caught" });
+    println!(
+        "{:.0} s; {}",
+        begun.elapsed().as_secs_f64(),
+        if good { "all caught" } else { "NOT all caught" }
+    );
     Ok(good)
 }
 

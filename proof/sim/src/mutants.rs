@@ -37,9 +37,7 @@ fn hunt_for(mutant: Mutant) -> Hunt {
     let trick = |tricks: &[Trick]| ("tricks", tricks.iter().map(|trick| trick.bit()).sum::<u64>());
     match mutant {
         M::Harmless => hunt(mutant, "mixed", &[]),
-        M::QuorumTwoFPlusOne => {
-            hunt(mutant, "byzantine", &[("n", 5), trick(&[Trick::Equivocate])])
-        }
+        M::QuorumTwoFPlusOne => hunt(mutant, "byzantine", &[("n", 5), trick(&[Trick::Equivocate])]),
         M::VoteBeforeSync => hunt(mutant, "crash", &[("sync_us", 5_000), ("crash_ticket_ppm", 20_000)]),
         M::FirstProofNotHighest | M::ViewChangeForgetsPrepared | M::NullNotDurable => {
             hunt(mutant, "partition", &[("n", 4), ("liars", 0)])
@@ -67,14 +65,14 @@ fn hunt_for(mutant: Mutant) -> Hunt {
         M::NoDeduplication | M::SingleSequenceSession => hunt(mutant, "clients", &[("in_flight_max", 4)]),
         M::ExecutePrepared => hunt(mutant, "partition", &[("n", 4)]),
         M::ExecuteOutOfOrder => hunt(mutant, "partition", &[("pipeline_depth", 8)]),
-        M::StateTransferUnchecked => {
-            hunt(mutant, "transfer", &[("liars", 1), trick(&[Trick::LieAsDonor])])
-        }
+        M::StateTransferUnchecked => hunt(mutant, "transfer", &[("liars", 1), trick(&[Trick::LieAsDonor])]),
         M::WeakCheckpoint => {
             hunt(mutant, "transfer", &[("n", 4), ("liars", 1), trick(&[Trick::FalseCheckpoint])])
         }
         M::ForgetVotesOnRestart => hunt(mutant, "crash", &[]),
-        M::LearnerVotes | M::WipedDiskRejoins => hunt(mutant, "disk", &[("wipe_ms", 4_000), ("fsync_liars", 0)]),
+        M::LearnerVotes | M::WipedDiskRejoins => {
+            hunt(mutant, "disk", &[("wipe_ms", 4_000), ("fsync_liars", 0)])
+        }
         M::ReplyBeforeCommit => hunt(mutant, "partition", &[]),
         M::ClockUnchecked => hunt(mutant, "byzantine", &[("leases_pm", 100), trick(&[Trick::WrongTime])]),
         M::TimerWithoutBackoff => hunt(mutant, "calm", &[("view_timeout_ms", 500), ("delay_us", 150_000)]),
@@ -98,7 +96,8 @@ impl Hunt {
 
     #[must_use]
     pub fn place(&self) -> String {
-        let overrides: Vec<String> = self.overrides.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let overrides: Vec<String> =
+            self.overrides.iter().map(|(name, value)| format!("{name}={value}")).collect();
         format!("{} {}", self.profile, overrides.join(" ")).trim_end().to_string()
     }
 }

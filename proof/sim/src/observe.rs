@@ -5,8 +5,8 @@
 
 use crate::world::World;
 use bytes::Bytes;
-use check::history::{Executed, ExecutedCommand, ReplicaEvent, Vote as Noted, VoteKind};
 use check::CommandId;
+use check::history::{Executed, ExecutedCommand, ReplicaEvent, Vote as Noted, VoteKind};
 use dwcp_base::{Hasher, Incarnation, ReplicaId, decode};
 use dwcp_pbft::{Message, NewView, Signed, ViewChange, Vote};
 use dwcp_replica::{Event, Input, PeerMessage};
@@ -75,7 +75,10 @@ pub fn describe(bytes: &Bytes) -> String {
         let statement = &signed.statement;
         let claim = &statement.claim;
         let (sender, vote) = (statement.sender, claim.vote);
-        format!("{vote:?} {:?} {:?} {:?} by {sender:?}.{:?}", claim.view, claim.sequence, claim.digest, statement.incarnation)
+        format!(
+            "{vote:?} {:?} {:?} {:?} by {sender:?}.{:?}",
+            claim.view, claim.sequence, claim.digest, statement.incarnation
+        )
     };
     match decode::<PeerMessage>(bytes) {
         Ok(PeerMessage::Pbft(Message::PrePrepare { proposal, payload })) => {
@@ -95,7 +98,12 @@ pub fn describe(bytes: &Bytes) -> String {
         },
         Ok(PeerMessage::Pbft(Message::NewView(body))) => match decode::<NewView>(&body.body) {
             Ok(view) => {
-                let mut text = format!("NewView {:?} by {:?} from {:?} O", view.view, view.sender, view.view_changes.iter().map(|(r, _)| *r).collect::<Vec<_>>());
+                let mut text = format!(
+                    "NewView {:?} by {:?} from {:?} O",
+                    view.view,
+                    view.sender,
+                    view.view_changes.iter().map(|(r, _)| *r).collect::<Vec<_>>()
+                );
                 for signed in &view.pre_prepares {
                     let claim = &signed.statement.claim;
                     write!(text, " {:?}={:?}", claim.sequence, claim.digest).expect("writing to memory");
@@ -144,6 +152,22 @@ impl World {
             if slot.0 == VoteKind::ViewChange {
                 self.nodes[ix].left_below = self.nodes[ix].left_below.max(slot.1);
             }
+        }
+    }
+
+    /// What must be known before anything that follows it leaves the replica: who has a vote.
+    pub fn observe_at_once(&mut self, ix: usize, event: &Event) {
+        if !self.nodes[ix].honest {
+            return;
+        }
+        match event {
+            Event::StableCheckpoint { sequence, .. } => self.admit_up_to(*sequence),
+            Event::MemberReplaced { id, incarnation, votes_after } => {
+                if self.replaced.insert((*id, *incarnation), *votes_after).is_none() {
+                    self.coverage.members_replaced += 1;
+                }
+            }
+            _ => {}
         }
     }
 
@@ -198,17 +222,7 @@ impl World {
                 self.coverage.state_transfers += 1;
                 self.journals[journal].note(at, ReplicaEvent::Restored { epoch: 0, sequence: sequence.0 });
             }
-            Event::StableCheckpoint { sequence, .. } => {
-                self.coverage.checkpoints += 1;
-                if honest {
-                    self.admit_up_to(sequence);
-                }
-            }
-            Event::MemberReplaced { id, incarnation, votes_after } => {
-                if honest && self.replaced.insert((id, incarnation), votes_after).is_none() {
-                    self.coverage.members_replaced += 1;
-                }
-            }
+            Event::StableCheckpoint { .. } => self.coverage.checkpoints += 1,
             Event::Recovered { inside_view_change, records, .. } => {
                 self.coverage.restarts += u64::from(records > 0);
                 self.coverage.restarts_in_view_change += u64::from(inside_view_change);
@@ -233,7 +247,9 @@ impl World {
                     self.divergences.push(text);
                 }
             }
-            Event::MemberReadmitted { .. } | Event::StateTransferStarted { .. } => {}
+            Event::MemberReplaced { .. }
+            | Event::MemberReadmitted { .. }
+            | Event::StateTransferStarted { .. } => {}
         }
     }
 

@@ -48,7 +48,8 @@ impl World {
     pub fn ask_for_replacement(&mut self, node: usize) {
         let incarnation = self.nodes[node].incarnation.next();
         let operator = &mut self.operator;
-        if operator.replacements.values().any(|replacement| replacement.node == node && !replacement.started) {
+        if operator.replacements.values().any(|replacement| replacement.node == node && !replacement.started)
+        {
             return;
         }
         // A disk lost again before the new one had a vote: the next order takes over.

@@ -8,7 +8,9 @@ use crate::dials::Dials;
 use crate::keys::Identity;
 use crate::world::{Event, World};
 use bytes::Bytes;
-use dwcp_base::{Chance, ClusterId, Crypto, Hash, LogTime, ReplicaId, Sequence, Signature, View, decode, encode};
+use dwcp_base::{
+    Chance, ClusterId, Crypto, Hash, LogTime, ReplicaId, Sequence, Signature, View, decode, encode,
+};
 use dwcp_log::{Proposal, RootEntry};
 use dwcp_pbft::{Message, NewView, Signed, SignedBody, ViewChange, Vote};
 use dwcp_replica::{Class, ClientReply, ClientRequest, Input, PeerMessage};
@@ -127,7 +129,8 @@ pub struct Puppet {
 
 impl std::fmt::Debug for Puppet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let tricks: Vec<Trick> = Trick::ALL.into_iter().filter(|trick| self.tricks & trick.bit() != 0).collect();
+        let tricks: Vec<Trick> =
+            Trick::ALL.into_iter().filter(|trick| self.tricks & trick.bit() != 0).collect();
         write!(f, "Puppet({:?}, {tricks:?})", self.me)
     }
 }
@@ -263,7 +266,8 @@ impl Puppet {
             if let Some(alternative) = self.alternative_for(slot, &payload) {
                 if alternative.shown_to & (1 << to.0) != 0 {
                     self.lies_told += 1;
-                    let signed = self.sign(&proposal, |statement| statement.claim.digest = alternative.digest);
+                    let signed =
+                        self.sign(&proposal, |statement| statement.claim.digest = alternative.digest);
                     let message = Message::PrePrepare { proposal: signed, payload: alternative.payload };
                     out.push(Lie { to, bytes: wire(message), extra_us });
                     return;
@@ -330,7 +334,8 @@ impl Puppet {
             self.lies_told += 1;
             return;
         }
-        let alternative = self.notebook.lock().expect("one thread").get(&(claim.view, claim.sequence)).cloned();
+        let alternative =
+            self.notebook.lock().expect("one thread").get(&(claim.view, claim.sequence)).cloned();
         if let Some(alternative) = alternative.filter(|alternative| alternative.shown_to & (1 << to.0) != 0) {
             // Whoever was shown the other payload gets the votes for it, prepared or not.
             self.lies_told += 1;
@@ -359,7 +364,8 @@ impl Puppet {
                 // A commit for what is not prepared, and for something else.
                 let early = self.sign(&signed, |statement| statement.claim.vote = Vote::Commit);
                 out.push(Lie { to, bytes: wire(Message::Vote(early)), extra_us: 0 });
-                let other = self.sign(&signed, |statement| statement.claim.digest = Hash::of(b"something else"));
+                let other =
+                    self.sign(&signed, |statement| statement.claim.digest = Hash::of(b"something else"));
                 out.push(Lie { to, bytes: wire(Message::Vote(other)), extra_us: 0 });
             }
         }
@@ -399,7 +405,8 @@ impl Puppet {
                 }
             }
         }
-        let body = SignedBody::new(dwcp_base::SigningKind::ViewChange, encode(&change), self.cluster, &*self.crypto);
+        let body =
+            SignedBody::new(dwcp_base::SigningKind::ViewChange, encode(&change), self.cluster, &*self.crypto);
         Some(wire(Message::ViewChange(body)))
     }
 
@@ -422,7 +429,8 @@ impl Puppet {
                 view.view_changes.pop();
             }
         }
-        let body = SignedBody::new(dwcp_base::SigningKind::NewView, encode(&view), self.cluster, &*self.crypto);
+        let body =
+            SignedBody::new(dwcp_base::SigningKind::NewView, encode(&view), self.cluster, &*self.crypto);
         Some(wire(Message::NewView(body)))
     }
 
@@ -453,7 +461,8 @@ impl Puppet {
                 .chance
                 .pick(&[Vote::Prepare, Vote::Commit, Vote::Checkpoint, Vote::PrePrepare])
                 .expect("not empty");
-            let view = if self.chance.per_mille(500) { self.highest.0 } else { View(self.highest.0.0 + ahead) };
+            let view =
+                if self.chance.per_mille(500) { self.highest.0 } else { View(self.highest.0.0 + ahead) };
             let statement = dwcp_pbft::Statement {
                 claim: dwcp_pbft::Claim {
                     vote,
@@ -527,13 +536,16 @@ fn forge_frame(payload: &Bytes, chance: &mut Chance) -> Option<Bytes> {
     altered(payload, |proposal| {
         for entry in &mut proposal.entries {
             let RootEntry::Batch(frames) = entry else { continue };
-            let Some(Ok(checked)) = frames.first().map(|frame| ClientFrame::decode(frame.clone())) else { continue };
+            let Some(Ok(checked)) = frames.first().map(|frame| ClientFrame::decode(frame.clone())) else {
+                continue;
+            };
             let dwcp_state::FrameContent::Commands(original) = checked.content() else { continue };
             let mut forged: SessionFrame = original.clone();
             forged.first += forged.commands.len() as u64;
             let mut bytes = [0; 64];
             bytes.iter_mut().for_each(|byte| *byte = u8::try_from(chance.below(256)).expect("a byte"));
-            let frame = ClientFrame::Commands { body: Bytes::from(encode(&forged)), signature: Signature(bytes) };
+            let frame =
+                ClientFrame::Commands { body: Bytes::from(encode(&forged)), signature: Signature(bytes) };
             frames.push(frame.encode());
         }
     })

@@ -1,8 +1,8 @@
 //! Many seeds on several threads, one seed per thread at a time. Results come back in order of seeds, whatever the
 //! threads do, so that what is printed does not depend on them.
 
-use crate::ending::{Report, run};
 use crate::dials::{Dials, Profile};
+use crate::ending::{Report, run};
 use dwcp_base::Mutants;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

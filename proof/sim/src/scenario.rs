@@ -175,9 +175,21 @@ impl Stage {
     fn new(settings: &[&str]) -> anyhow::Result<Self> {
         let mut dials = Profile::named("calm").expect("a profile").draw(1, 3_600);
         for (name, value) in [
-            ("n", 4), ("f", 1), ("clients", 1), ("ed25519", 0), ("delay_us", 1_000), ("jitter_us", 0), ("skew_ms", 0),
-            ("sync_us", 100), ("view_timeout_ms", 1_000), ("checkpoint_interval", 4), ("window_checkpoints", 2),
-            ("pipeline_depth", 4), ("retry_ms", 5_000), ("leases_pm", 0), ("snapshot_log_bytes", 65_536),
+            ("n", 4),
+            ("f", 1),
+            ("clients", 1),
+            ("ed25519", 0),
+            ("delay_us", 1_000),
+            ("jitter_us", 0),
+            ("skew_ms", 0),
+            ("sync_us", 100),
+            ("view_timeout_ms", 1_000),
+            ("checkpoint_interval", 4),
+            ("window_checkpoints", 2),
+            ("pipeline_depth", 4),
+            ("retry_ms", 5_000),
+            ("leases_pm", 0),
+            ("snapshot_log_bytes", 65_536),
             ("pipelined_sync", 0),
         ] {
             let known = dials.set(name, value);
@@ -356,7 +368,11 @@ impl Stage {
         for found in &report.found {
             writeln!(output, "! {}: {}", found.by, found.text)?;
         }
-        writeln!(output, "{} acknowledged, {} lost, {} doubled", report.acknowledged, report.lost, report.doubled)?;
+        writeln!(
+            output,
+            "{} acknowledged, {} lost, {} doubled",
+            report.acknowledged, report.lost, report.doubled
+        )?;
         Ok(())
     }
 }

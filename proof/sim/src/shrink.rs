@@ -7,20 +7,52 @@ use dwcp_base::Mutants;
 
 /// Dials that may be switched off, the most disturbing first.
 const SWITCHES: &[&str] = &[
-    "liars", "lying_clients", "fsync_liars", "wrong_clocks", "wipe_ms", "blackout_ms", "crash_ms", "crash_ticket_ppm",
-    "partition_ms", "pause_ms", "slow_link_ms", "slow_disk_ms", "full_disk_ms", "death_pm", "leases_pm", "retry_pm",
-    "drop_pm", "duplicate_pm", "stray_pm", "one_way_pm", "torn_pm", "skew_ms", "jitter_us", "ed25519",
-    "pipelined_sync", "value_bytes_max",
+    "liars",
+    "lying_clients",
+    "fsync_liars",
+    "wrong_clocks",
+    "wipe_ms",
+    "blackout_ms",
+    "crash_ms",
+    "crash_ticket_ppm",
+    "partition_ms",
+    "pause_ms",
+    "slow_link_ms",
+    "slow_disk_ms",
+    "full_disk_ms",
+    "death_pm",
+    "leases_pm",
+    "retry_pm",
+    "drop_pm",
+    "duplicate_pm",
+    "stray_pm",
+    "one_way_pm",
+    "torn_pm",
+    "skew_ms",
+    "jitter_us",
+    "ed25519",
+    "pipelined_sync",
+    "value_bytes_max",
 ];
 
 /// Dials that may become smaller, and how small.
 const SIZES: &[(&str, u64)] = &[
-    ("safety_ms", 1_000), ("clients", 1), ("commands_max", 1), ("in_flight_max", 1), ("n", 1), ("pipeline_depth", 1),
+    ("safety_ms", 1_000),
+    ("clients", 1),
+    ("commands_max", 1),
+    ("in_flight_max", 1),
+    ("n", 1),
+    ("pipeline_depth", 1),
     ("window_checkpoints", 2),
 ];
 
 /// The smallest failing dials found, their report, and how many runs it took.
-pub fn shrink(seed: u64, dials: &Dials, mutants: Mutants, mut tell: impl FnMut(&str)) -> Option<(Dials, Report, u64)> {
+pub fn shrink(
+    seed: u64,
+    dials: &Dials,
+    mutants: Mutants,
+    mut tell: impl FnMut(&str),
+) -> Option<(Dials, Report, u64)> {
     let mut report = run(seed, dials, mutants);
     let target = finder(&report)?;
     let mut best = dials.clone();
@@ -59,7 +91,9 @@ pub fn shrink(seed: u64, dials: &Dials, mutants: Mutants, mut tell: impl FnMut(&
                     candidate.f = candidate.f.min(1);
                 }
                 candidate.settle();
-                if next == now || !attempt(candidate, &mut best, &mut report, format!("{name} {now} -> {next}")) {
+                if next == now
+                    || !attempt(candidate, &mut best, &mut report, format!("{name} {now} -> {next}"))
+                {
                     break;
                 }
                 progress = true;

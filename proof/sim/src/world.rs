@@ -20,8 +20,8 @@ use check::ClientJournal;
 use check::history::ReplicaJournal;
 use dwcp_base::configuration::{Principal, Role};
 use dwcp_base::{
-    Chance, ClusterId, Genesis, Incarnation, Member, Mutants, Policy, PublicKey, Quorum, ReplicaId, Sequence, Ticket,
-    Trust,
+    Chance, ClusterId, Genesis, Incarnation, Member, Mutants, Policy, PublicKey, Quorum, ReplicaId, Sequence,
+    Ticket, Trust,
 };
 use dwcp_replica::{ClientId, ClientReply, ClientRequest, Input, Outbox};
 use std::cmp::Reverse;
@@ -32,21 +32,58 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub enum Event {
     /// An input reaches a node; `boot` 0: whichever process is there then.
-    Input { node: usize, boot: u64, input: Input },
-    Burst { node: usize, boot: u64 },
-    SyncDone { node: usize, boot: u64, ticket: Ticket },
+    Input {
+        node: usize,
+        boot: u64,
+        input: Input,
+    },
+    Burst {
+        node: usize,
+        boot: u64,
+    },
+    SyncDone {
+        node: usize,
+        boot: u64,
+        ticket: Ticket,
+    },
     /// Records nobody waits for are synced after a while all the same.
-    Flush { node: usize, boot: u64 },
-    Wake { node: usize, boot: u64 },
-    JobDone { node: usize, boot: u64, job: u64 },
-    Start { node: usize, boot: u64 },
-    ToClient { client: usize, from: usize, connection: ClientId, reply: Box<ClientReply> },
-    ClientWake { client: usize },
+    Flush {
+        node: usize,
+        boot: u64,
+    },
+    Wake {
+        node: usize,
+        boot: u64,
+    },
+    JobDone {
+        node: usize,
+        boot: u64,
+        job: u64,
+    },
+    Start {
+        node: usize,
+        boot: u64,
+    },
+    ToClient {
+        client: usize,
+        from: usize,
+        connection: ClientId,
+        reply: Box<ClientReply>,
+    },
+    ClientWake {
+        client: usize,
+    },
     /// A request of a client or the operator reaches a node.
-    Request { node: usize, from: usize, request: ClientRequest },
+    Request {
+        node: usize,
+        from: usize,
+        request: ClientRequest,
+    },
     OperatorWake,
     Fault(Fault),
-    PuppetWake { node: usize },
+    PuppetWake {
+        node: usize,
+    },
 }
 
 struct Scheduled {
@@ -190,8 +227,7 @@ impl World {
         let root = Chance::new(seed);
         let mut known_keys: Vec<PublicKey> = genesis.members.iter().map(|member| member.vote_key).collect();
         known_keys.extend(genesis.principals.iter().map(|principal| principal.key));
-        let vote_keys =
-            genesis.members.iter().map(|m| ((m.id, m.incarnation), m.vote_key)).collect();
+        let vote_keys = genesis.members.iter().map(|m| ((m.id, m.incarnation), m.vote_key)).collect();
         let mut world = Self {
             seed,
             dials: dials.clone(),
@@ -246,7 +282,8 @@ impl World {
         }
         let count = |value: u64| usize::try_from(value).expect("few replicas");
         let liars: Vec<usize> = ids.iter().copied().take(count(dials.liars)).collect();
-        let fsync: Vec<usize> = ids.iter().copied().skip(liars.len()).take(count(dials.fsync_liars)).collect();
+        let fsync: Vec<usize> =
+            ids.iter().copied().skip(liars.len()).take(count(dials.fsync_liars)).collect();
         let wrong: Vec<usize> = ids.iter().rev().copied().take(count(dials.wrong_clocks)).collect();
         for replica in 0..n {
             let puppet = liars.contains(&replica).then(|| {
@@ -277,9 +314,8 @@ impl World {
                 self.coverage.twins += 1;
             }
         }
-        let twins: Vec<usize> = (0..n)
-            .filter(|node| self.nodes[*node].puppet.as_ref().is_some_and(Puppet::wants_twin))
-            .collect();
+        let twins: Vec<usize> =
+            (0..n).filter(|node| self.nodes[*node].puppet.as_ref().is_some_and(Puppet::wants_twin)).collect();
         for replica in twins {
             let clock = self.nodes[replica].clock;
             let twin = self.add_node(replica, false, clock);
@@ -371,7 +407,9 @@ impl World {
             Event::Wake { node, boot } => self.on_wake(node, boot),
             Event::JobDone { node, boot, job } => self.on_job_done(node, boot, job),
             Event::Start { node, boot } => self.on_start(node, boot),
-            Event::ToClient { client, from, connection, reply } => self.on_reply(client, from, connection, *reply),
+            Event::ToClient { client, from, connection, reply } => {
+                self.on_reply(client, from, connection, *reply)
+            }
             Event::ClientWake { client } => self.on_client_wake(client),
             Event::Request { node, from, request } => self.on_request(node, from, request),
             Event::OperatorWake => self.on_operator_wake(),

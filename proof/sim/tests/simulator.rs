@@ -1,0 +1,97 @@
+//! The simulator's own promises, on few seeds, so that they hold in a debug build, too: determinism, clean seeds of every
+//! profile, recorded scenarios, a mutant caught by the judge that should, and a shrinker that keeps what it found.
+
+use check::Judge;
+use dwcp_base::{Mutant, Mutants};
+use sim::dials::{PROFILES, Profile};
+use sim::ending::{Report, run};
+use sim::mutants::{Hunt, catch, hunts};
+use sim::runner::{Recipe, quiet_panics, run_seeds};
+
+fn report(profile: &str, seed: u64, seconds: u64) -> Report {
+    quiet_panics();
+    let dials = Profile::named(profile).expect("a profile").draw(seed, seconds);
+    run(seed, &dials, Mutants::default())
+}
+
+fn hunt_of(mutant: Mutant) -> Hunt {
+    hunts().into_iter().find(|hunt| hunt.mutant == mutant).expect("every mutant has a hunt")
+}
+
+#[test]
+fn one_seed_has_one_history_and_another_seed_another() {
+    let (first, second) = (report("mixed", 4, 20), report("mixed", 4, 20));
+    assert_eq!((first.trace_hash, first.events), (second.trace_hash, second.events));
+    assert_eq!(first.coverage, second.coverage);
+    assert_ne!(first.trace_hash, report("mixed", 5, 20).trace_hash);
+}
+
+#[test]
+fn a_few_seeds_of_the_main_profiles_keep_every_promise() {
+    quiet_panics();
+    for name in ["calm", "mixed", "partition"] {
+        let profile = Profile::named(name).expect("a profile");
+        let recipe = Recipe { profile, seconds: 20, overrides: Vec::new(), mutants: Mutants::default() };
+        run_seeds(0..4, 2, &recipe, |report| {
+            let found: Vec<_> = report.found.iter().map(|found| found.text.clone()).collect();
+            assert!(report.is_clean(), "{name} seed {}: {found:?}\n{}", report.seed, report.dials);
+            assert!(report.acknowledged > 0, "{name} seed {}: nothing was asked", report.seed);
+            true
+        });
+    }
+}
+
+#[test]
+fn every_profile_runs_to_an_end() {
+    for profile in PROFILES {
+        let ended = report(profile.name, 3, 14);
+        assert!(ended.ended_at_us > 2_000_000, "{} ended at {} us", profile.name, ended.ended_at_us);
+    }
+}
+
+#[test]
+fn scenarios_play_as_recorded() {
+    let played = sim::scenario::play_named("all", false).expect("scenarios can be read");
+    let names: Vec<&str> = played.iter().map(|played| played.name.as_str()).collect();
+    for name in ["normal_case", "primary_crash", "new_view_with_a_gap", "state_transfer"] {
+        assert!(names.contains(&name), "{name} is missing");
+    }
+    for played in played {
+        assert!(played.good, "{}: {}", played.name, played.verdict);
+    }
+}
+
+#[test]
+fn a_core_without_deduplication_is_caught_as_not_exactly_once() {
+    let caught = catch(&hunt_of(Mutant::NoDeduplication), 10, 2).caught;
+    let (_, judge, text) = caught.expect("ten seeds are enough");
+    assert!(matches!(judge, Judge::ExactlyOnce | Judge::ReadBack), "{judge}: {text}");
+}
+
+#[test]
+fn every_mutant_has_a_place_to_be_looked_for() {
+    assert_eq!(hunts().len(), Mutant::ALL.len());
+    for hunt in hunts() {
+        let recipe = hunt.recipe(Mutants::default());
+        let dials = recipe.dials(0);
+        for (name, value) in &hunt.overrides {
+            assert!(dials.get(name).is_some(), "{name} is no dial");
+            // Within the fault budget a dial may be lowered, never raised.
+            assert!(dials.get(name).is_some_and(|kept| kept <= *value), "{:?}: {name}", hunt.mutant);
+        }
+    }
+}
+
+#[test]
+fn a_failing_history_shrinks_to_one_that_still_fails() {
+    quiet_panics();
+    let mutants = Mutants::default().with(Mutant::NoDeduplication);
+    let hunt = hunt_of(Mutant::NoDeduplication);
+    let (seed, ..) = catch(&hunt, 10, 2).caught.expect("ten seeds are enough");
+    let mut dials = hunt.recipe(mutants).dials(seed);
+    dials.safety_ms = 8_000;
+    if let Some((small, report, _)) = sim::shrink::shrink(seed, &dials, mutants, |_| {}) {
+        assert!(!report.is_clean());
+        assert!(small.safety_ms <= dials.safety_ms && small.clients <= dials.clients);
+    }
+}

@@ -207,7 +207,7 @@ async fn run(session: &Session, command: &KvCommand) -> Result<KvReply, ClientEr
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let kind = match (&error, error.fate()) {
-            (ClientError::NotSent(why), _) if why.contains("no node was reached") => Kind::Unreachable,
+            (ClientError::NotSent(why), _) if why.starts_with("not sent within") => Kind::Unreachable,
             (_, Fate::NotApplied | Fate::Applied) => Kind::Refused,
             (_, Fate::Unknown) => Kind::Unknown,
         };

@@ -3,6 +3,7 @@
 //! The parts: `story` decides what happens, `load` are the clients, `journal` what they wrote down, `verify` the judge,
 //! `report` the figures, `stage` what is seen meanwhile. Here they are put together and cleaned up after.
 
+mod disks;
 mod journal;
 mod load;
 mod report;
@@ -10,13 +11,14 @@ mod stage;
 mod story;
 mod verify;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 
 use self::report::Report;
 use self::story::Story;
+use self::verify::NodeView;
 use super::cluster::runtime;
 use super::init::ModeWord;
 use super::local::{LocalCluster, interrupted};
@@ -29,11 +31,12 @@ Examples:
   dwcp demo
   dwcp demo --nodes 7 --seconds 60
   dwcp --json demo | tail -1 | jq .lost
+  dwcp demo --keep                  (then: dwcp demo --judge FOLDER)
 
 What happens: start, load, SIGKILL the primary under load, go on without it, restart it and let it catch up, SIGKILL all
 nodes at once, restart all, verify. Every client keeps a journal of what it was told; at the end a fresh client reads
-everything back through consensus and once more from each node's own state, and the nodes' state digests are compared at
-one sequence. Latencies and gaps are what the clients saw. `longest gap` of the whole run leaves out the time in which no
+everything back through consensus and once more from each node's own state; when all nodes have stopped their disks are read
+too; and the state digests of all of these are compared at one sequence. Latencies and gaps are what the clients saw. `longest gap` of the whole run leaves out the time in which no
 node was running; each phase's own includes it.
 
 Exit code 0 when nothing was lost, doubled or different; 5 when something was.")]
@@ -62,12 +65,19 @@ pub struct DemoArgs {
     #[arg(long)]
     keep: bool,
 
+    /// Judge a folder that --keep left once more: its journal against what the stopped nodes have on their disks
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["nodes", "mode", "seconds", "clients", "at_least", "keep", "dir"])]
+    judge: Option<PathBuf>,
+
     /// Where to make the temporary folder [default: the system's]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
 
 pub fn run(args: &DemoArgs, json: bool) -> Outcome {
+    if let Some(kept) = &args.judge {
+        return judge(kept, json);
+    }
     if args.nodes < 3 {
         return Err(Failure::usage(
             "--nodes must be at least 3: with fewer, nothing is left when the primary is killed",
@@ -92,12 +102,7 @@ pub fn run(args: &DemoArgs, json: bool) -> Outcome {
     } else {
         print_bytes(report.text().as_bytes())?;
     }
-    if report.lost > 0 || report.doubled > 0 || report.diverged {
-        let (lost, doubled) = (report.lost, report.doubled);
-        let differ = if report.diverged { "differ" } else { "agree" };
-        return Err(Failure::new(Kind::Broken, format!("{lost} lost, {doubled} doubled, nodes {differ}")));
-    }
-    Ok(())
+    fail_on(report.lost, report.doubled, report.diverged)
 }
 
 async fn tell(args: &DemoArgs, cluster: &mut LocalCluster) -> Outcome<Report> {
@@ -108,17 +113,41 @@ async fn tell(args: &DemoArgs, cluster: &mut LocalCluster) -> Outcome<Report> {
         journal::save(&record.journal, &path)
             .map_err(|error| Failure::refused(format!("cannot write {}: {error}", path.display())))?;
     }
-    let verdict = verify::verify(&record.journal, &record.agreed, &record.nodes);
-    let digest = record.nodes.first().map(|node| node.digest.clone()).unwrap_or_default();
     cluster.stop_all(Duration::from_secs(5)).await;
-    Ok(Report::new(
-        cluster.nodes.len(),
-        cluster.mode_word(),
-        args.clients,
-        &record.phases,
-        &record.journal,
-        verdict,
-        digest,
-        &record.dead,
-    ))
+    let (on_disk, unreadable) = disks::read_all(&cluster.config_files());
+    let seen: Vec<NodeView> = record.nodes.iter().cloned().chain(on_disk).collect();
+    let mut verdict = verify::verify(&record.journal, &record.agreed, &seen);
+    disks::add_unreadable(&mut verdict, unreadable);
+    Ok(Report::new(cluster.nodes.len(), cluster.mode_word(), args.clients, &record, verdict))
+}
+
+/// No process is started: the journal and the disks are all there is.
+fn judge(kept: &Path, json: bool) -> Outcome {
+    let path = kept.join("journal.jsonl");
+    let entries = journal::load(&path).map_err(|error| {
+        Failure::usage(format!("cannot read {}: {error}; `dwcp demo --keep` leaves one", path.display()))
+    })?;
+    let (on_disk, unreadable) = disks::read_all(&disks::config_files(kept)?);
+    let agreed = on_disk.first().map(|view| view.holding.clone()).unwrap_or_default();
+    let mut verdict = verify::verify(&entries, &agreed, &on_disk);
+    disks::add_unreadable(&mut verdict, unreadable);
+    if json {
+        print_json(&verdict)?;
+    } else {
+        let counts = format!(
+            "{} acknowledged, {} lost, {} doubled",
+            verdict.acknowledged, verdict.lost, verdict.doubled
+        );
+        let lines: Vec<String> = verdict.findings.iter().map(|finding| format!("  {finding}\n")).collect();
+        print_bytes(format!("{counts}, {} differences\n{}", verdict.differences, lines.concat()).as_bytes())?;
+    }
+    fail_on(verdict.lost, verdict.doubled, verdict.diverged())
+}
+
+fn fail_on(lost: u64, doubled: u64, diverged: bool) -> Outcome {
+    if lost == 0 && doubled == 0 && !diverged {
+        return Ok(());
+    }
+    let differ = if diverged { "differ" } else { "agree" };
+    Err(Failure::new(Kind::Broken, format!("{lost} lost, {doubled} doubled, nodes {differ}")))
 }

@@ -177,7 +177,9 @@ pub fn run_keygen(args: &KeygenArgs, json: bool) -> Outcome {
         (Some(name), Some(role), ..) => keygen_principal(&args.out, name, role.into())?,
         (None, _, Some(peer), Some(client)) => keygen(&args.out, peer, client)?,
         _ => {
-            return Err(Failure::usage("give --peer-address and --client-address, or --principal and --role"));
+            return Err(Failure::usage(
+                "give --peer-address and --client-address, or --principal and --role",
+            ));
         }
     };
     if json {

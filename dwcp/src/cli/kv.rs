@@ -32,7 +32,7 @@ Examples:
   echo hello | dwcp kv put greeting        (the value comes from standard input)
 
 Exit codes: 0 done, 1 refused (not applied), 2 wrong usage, 3 outcome unknown (may have been applied: read before
-writing again), 4 no node answered.";
+writing again), 4 no node answered in time (not applied).";
 
 /// Read and write keys, run transactions, hold leases
 #[derive(Debug, Args)]

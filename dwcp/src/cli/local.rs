@@ -97,6 +97,10 @@ impl LocalCluster {
         self.mode.word()
     }
 
+    pub fn config_files(&self) -> Vec<PathBuf> {
+        self.nodes.iter().map(|node| node.config_file.clone()).collect()
+    }
+
     /// Starts one node; it is not ready yet.
     pub fn start(&mut self, node: usize) -> Outcome<u32> {
         self.nodes[node].start()

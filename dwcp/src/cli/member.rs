@@ -39,6 +39,10 @@ Where the admin's key is elsewhere: run this with --prepare-only on the new host
 
 /// List members; bring back one whose disk was lost
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dwcp member list
+  dwcp member replace --id 2 --out trial/node2-new")]
 pub struct MemberArgs {
     #[command(flatten)]
     cluster: ClusterArgs,

@@ -5,16 +5,16 @@
 //! tells how often a command ran.
 
 use std::fmt;
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// All keys of the demo begin so.
 pub const PREFIX: &str = "demo/";
 
 /// What was asked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Ask {
     /// An unconditional put of a key that nobody else writes, ever.
@@ -24,7 +24,7 @@ pub enum Ask {
 }
 
 /// What was told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "told", rename_all = "lowercase")]
 pub enum Told {
     /// It ran; the store's revision after it.
@@ -36,7 +36,7 @@ pub enum Told {
 }
 
 /// One line of a journal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     pub client: u32,
     pub number: u64,
@@ -90,4 +90,28 @@ pub fn save(entries: &[Entry], path: &Path) -> std::io::Result<()> {
         file.write_all(b"\n")?;
     }
     file.flush()
+}
+
+/// Reads what [`save`] wrote.
+pub fn load(path: &Path) -> std::io::Result<Vec<Entry>> {
+    let file = std::io::BufReader::new(std::fs::File::open(path)?);
+    file.lines().map(|line| Ok(serde_json::from_str(&line?)?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_reads_back_as_it_was() {
+        let ask = Ask::Count { counter: counter_key(1), to: 7, mark: mark_key(2, 3) };
+        let told = Told::Acknowledged { revision: 9 };
+        let first = Entry { client: 2, number: 3, ask, told, sent_us: 1, done_us: 5 };
+        let ask = Ask::Write { key: write_key(0, 1), value: "v".into() };
+        let second = Entry { ask, told: Told::Unknown { why: "gone".into() }, ..first.clone() };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.jsonl");
+        save(&[first.clone(), second.clone()], &path).unwrap();
+        assert_eq!(load(&path).unwrap(), [first, second]);
+    }
 }

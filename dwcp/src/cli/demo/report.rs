@@ -5,8 +5,12 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::journal::Entry;
+use super::story::Record;
 use super::verify::Verdict;
 use crate::cli::output::{GREEN, RED, align_numbers, milliseconds, paint, table, thousands};
+
+/// Longest latency told apart; longer ones count as this.
+const LATENCY_US_MAX: u64 = 3_600_000_000;
 
 /// A stretch of the story, as the story-teller noted it.
 #[derive(Clone, Debug, Default)]
@@ -76,7 +80,7 @@ pub fn measure(phase: &Phase, journal: &[Entry]) -> PhaseReport {
         .filter(|entry| within.contains(&entry.done_us) && entry.acknowledged().is_some())
         .collect();
     acknowledged.sort_by_key(|entry| entry.done_us);
-    let mut latency_us = Histogram::<u64>::new(3).expect("three digits are possible");
+    let mut latency_us = Histogram::<u64>::new_with_max(LATENCY_US_MAX, 3).expect("the bounds are sound");
     let mut longest_gap_us = 0;
     let mut last_us = phase.began_us;
     for entry in &acknowledged {
@@ -129,16 +133,9 @@ fn seconds(us: u64) -> f64 {
 }
 
 impl Report {
-    pub fn new(
-        nodes: usize,
-        mode: &'static str,
-        clients: u32,
-        phases: &[Phase],
-        journal: &[Entry],
-        verdict: Verdict,
-        digest: (u64, String),
-        dead: &[(u64, u64)],
-    ) -> Self {
+    pub fn new(nodes: usize, mode: &'static str, clients: u32, record: &Record, verdict: Verdict) -> Self {
+        let (phases, journal) = (&record.phases, &record.journal);
+        let digest = record.nodes.first().map(|node| node.digest.clone()).unwrap_or_default();
         Self {
             nodes,
             mode,
@@ -149,7 +146,7 @@ impl Report {
             lost: verdict.lost,
             doubled: verdict.doubled,
             diverged: verdict.diverged(),
-            longest_gap_ms: longest_gap_ms(journal, dead),
+            longest_gap_ms: longest_gap_ms(journal, &record.dead),
             digest_sequence: digest.0,
             digest: digest.1,
             findings: verdict.findings,

@@ -259,25 +259,21 @@ impl<'a> Story<'a> {
         self.stage.tick("a fresh client reads everything".into());
         let session = link.session();
         let mut agreed = Holding::new();
-        let mut from = PREFIX.to_string();
-        loop {
-            let reply = session.run(&page(&from)).await.map_err(Failure::from)?;
-            let Some(next) = take_page(reply, &mut agreed)? else { break };
-            from = next;
+        let mut page = Some(first_page());
+        while let Some(command) = page {
+            page = next_page(session.run(&command).await?, &mut agreed)?;
         }
         let mut nodes = Vec::new();
         for status in &levelled {
             let node = status.replica.0;
             self.stage.tick(format!("a fresh client reads node {node}"));
             let mut holding = Holding::new();
-            let mut from = PREFIX.to_string();
-            loop {
-                let reply = link.query(node, &page(&from)).await?;
-                let Some(next) = take_page(reply, &mut holding)? else { break };
-                from = next;
+            let mut page = Some(first_page());
+            while let Some(command) = page {
+                page = next_page(link.query(node, &command).await?, &mut holding)?;
             }
             let digest = (status.state_digest_sequence.0, hex::encode(status.state_digest.0));
-            nodes.push(NodeView { node, holding, digest });
+            nodes.push(NodeView { name: format!("node {node}"), holding, digest });
         }
         Ok((agreed, nodes))
     }
@@ -354,7 +350,11 @@ fn agreed_view(statuses: &[Status]) -> Outcome<(u64, u8)> {
         .ok_or_else(|| Failure::refused("no node is in a working view"))
 }
 
-/// Keys of the demo from `from` on.
+/// The demo's keys from the first on.
+pub fn first_page() -> KvCommand {
+    page(PREFIX)
+}
+
 fn page(from: &str) -> KvCommand {
     let mut range = Range::prefix(PREFIX);
     range.key = from.to_string().into();
@@ -362,8 +362,8 @@ fn page(from: &str) -> KvCommand {
     KvCommand::Range(range)
 }
 
-/// Adds a page; where the next one begins, if there is one.
-fn take_page(reply: KvReply, holding: &mut Holding) -> Outcome<Option<String>> {
+/// Adds a page; the command that reads the next one, if there is one.
+pub fn next_page(reply: KvReply, holding: &mut Holding) -> Outcome<Option<KvCommand>> {
     let KvBody::Range { kvs, more, .. } = reply.body else {
         return Err(Failure::refused("a range was answered with something else"));
     };
@@ -380,7 +380,7 @@ fn take_page(reply: KvReply, holding: &mut Holding) -> Outcome<Option<String>> {
         holding.insert(key, held);
     }
     // The smallest key after the last one.
-    Ok(last.filter(|_| more).map(|last| format!("{last}\0")))
+    Ok(last.filter(|_| more).map(|last| page(&format!("{last}\0"))))
 }
 
 #[cfg(test)]
@@ -409,8 +409,8 @@ mod tests {
             },
         };
         let mut holding = Holding::new();
-        assert_eq!(take_page(reply(true), &mut holding).unwrap().as_deref(), Some("demo/a\0"));
-        assert_eq!(take_page(reply(false), &mut holding).unwrap(), None);
+        assert_eq!(next_page(reply(true), &mut holding).unwrap(), Some(page("demo/a\0")));
+        assert_eq!(next_page(reply(false), &mut holding).unwrap(), None);
         assert_eq!(holding.len(), 1);
     }
 }

@@ -29,7 +29,8 @@ pub type Holding = BTreeMap<String, Held>;
 /// What one node holds and says of itself, after all nodes had come to the same place.
 #[derive(Clone, Debug)]
 pub struct NodeView {
-    pub node: u8,
+    /// As findings call it: `node 2`, `the disk of node 2`.
+    pub name: String,
     pub holding: Holding,
     /// The sequence its digest is of, and the digest in hexadecimal.
     pub digest: (u64, String),
@@ -93,9 +94,8 @@ pub fn verify(journal: &[Entry], agreed: &Holding, nodes: &[NodeView]) -> Verdic
     judge_revisions(journal, &mut found);
     judge_holding("the cluster", journal, agreed, &mut found);
     for node in nodes {
-        let name = format!("node {}", node.node);
-        judge_holding(&name, journal, &node.holding, &mut found);
-        compare(&name, &node.holding, agreed, &mut found);
+        judge_holding(&node.name, journal, &node.holding, &mut found);
+        compare(&node.name, &node.holding, agreed, &mut found);
     }
     compare_digests(nodes, &mut found);
     let count = |is: fn(&Told) -> bool| journal.iter().filter(|entry| is(&entry.told)).count() as u64;
@@ -227,11 +227,11 @@ fn compare_digests(nodes: &[NodeView], found: &mut Found) {
     for node in nodes {
         let (sequence, digest) = &node.digest;
         if *sequence == 0 || digest.is_empty() {
-            found.differs(format!("node {} gave no digest", node.node));
+            found.differs(format!("{} gave no digest", node.name));
         } else if node.digest != first.digest {
             found.differs(format!(
-                "the state digest of node {} is {digest:.16} at sequence {sequence}, that of node {} {:.16} at {}",
-                node.node, first.node, first.digest.1, first.digest.0
+                "the state digest of {} is {digest:.16} at sequence {sequence}, that of {} {:.16} at {}",
+                node.name, first.name, first.digest.1, first.digest.0
             ));
         }
     }
@@ -274,7 +274,12 @@ mod tests {
     }
 
     fn views(holding: &Holding) -> Vec<NodeView> {
-        (0..4).map(|node| NodeView { node, holding: holding.clone(), digest: (128, "feed".into()) }).collect()
+        let view = |node| NodeView {
+            name: format!("node {node}"),
+            holding: holding.clone(),
+            digest: (128, "feed".into()),
+        };
+        (0..4).map(view).collect()
     }
 
     impl Verdict {

@@ -19,6 +19,7 @@ Example:
   dwcp kv lease keepalive 123       (until Ctrl-C; `online` goes within a minute after it)")]
 pub enum LeaseCommand {
     /// Make a lease; prints its id
+    #[command(after_help = "Example:\n  dwcp kv lease grant 60")]
     Grant {
         /// Seconds
         ttl_s: u64,
@@ -27,8 +28,10 @@ pub enum LeaseCommand {
         id: i64,
     },
     /// End a lease and delete its keys
+    #[command(after_help = "Example:\n  dwcp kv lease revoke 123")]
     Revoke { id: i64 },
     /// Renew a lease at a third of its time, until interrupted
+    #[command(after_help = "Example:\n  dwcp kv lease keepalive 123")]
     Keepalive {
         id: i64,
         /// Renew once and end
@@ -36,6 +39,7 @@ pub enum LeaseCommand {
         once: bool,
     },
     /// Show what is left of a lease
+    #[command(after_help = "Example:\n  dwcp kv lease ttl --keys 123")]
     Ttl {
         id: i64,
         /// Also list its keys
@@ -43,6 +47,7 @@ pub enum LeaseCommand {
         keys: bool,
     },
     /// List leases
+    #[command(after_help = "Example:\n  dwcp kv lease list")]
     List,
 }
 

@@ -1,1 +1,194 @@
-fn main() {}
+//! `cargo run --release -p cluster -- kills --count 200`: real processes are killed, paused or robbed of their disk under
+//! load, and the clients' journals are judged. Only arguments, the progress bar and the exit code are handled here.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
+use cluster::campaign::Progress;
+use cluster::report::Report;
+use cluster::{Campaign, Cluster, Fault, Options, Plan, judgement, serve};
+use indicatif::{ProgressBar, ProgressStyle};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "cluster",
+    about = "Real processes over loopback: killed, paused, robbed of their disk; then judged",
+    version
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// SIGKILL under load until so many nodes were killed; then judge
+    #[command(after_help = "Example:\n  cargo run --release -p cluster -- kills --count 200 --seed 7")]
+    Kills(Run),
+    /// SIGSTOP and SIGCONT under load; then judge
+    #[command(after_help = "Example:\n  cargo run --release -p cluster -- pauses --count 100")]
+    Pauses(Run),
+    /// Wipe one disk, bring the member back as its next incarnation, kill another; then judge
+    #[command(after_help = "Example:\n  cargo run --release -p cluster -- wipe")]
+    Wipe(Run),
+    /// One node, as `dwcp server` runs it (started by the other subcommands)
+    #[command(hide = true)]
+    Node {
+        #[arg(long)]
+        config: PathBuf,
+        #[arg(long)]
+        with_parent: i32,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+struct Run {
+    /// Nodes to hit, each counted
+    #[arg(long, value_name = "COUNT", default_value_t = 200)]
+    count: u64,
+    /// Nodes of the cluster; from 4 on f = (n - 1) / 3 of them may lie, fewer only crash
+    #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=31))]
+    nodes: u8,
+    /// Draws whom to hit and what clients ask; the operating system still decides the rest [default: by the clock]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Clients, each with one command under way
+    #[arg(long, value_name = "COUNT", default_value_t = 16)]
+    clients: u64,
+    /// Mean pause of a client between two commands
+    #[arg(long, value_name = "MS", default_value_t = 20)]
+    think_ms: u64,
+    /// Leave the folder with the nodes' data, their logs and the clients' journals (also left when something was found)
+    #[arg(long)]
+    keep: bool,
+    /// Where to make the temporary folder [default: the system's]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Print one JSON object instead of the table
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Node { config, with_parent } => serve::serve(&config, with_parent),
+        Command::Kills(run) => hit("kills", Fault::Kill, &run),
+        Command::Pauses(run) => hit("pauses", Fault::Pause, &run),
+        Command::Wipe(run) => hit("wiped", Fault::Wipe, &run),
+    }
+}
+
+fn hit(name: &'static str, fault: Fault, run: &Run) -> anyhow::Result<ExitCode> {
+    let clock = || std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_millis() as u64 % 1_000_000);
+    let seed = run.seed.unwrap_or_else(clock);
+    let program = std::env::current_exe().context("cannot find this very program")?;
+    let options = if run.nodes < 4 { Options::datacenter(program) } else { Options::new(program) };
+    let options = Options { within: run.dir.clone(), ..options };
+    // Nodes are tied to the thread that starts them, so all of this stays on the main thread.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut cluster = Cluster::start(usize::from(run.nodes), options)?;
+        let count = if fault == Fault::Wipe { 2 } else { run.count };
+        let plan = Plan { clients: run.clients, think_ms: run.think_ms, ..Plan::new(fault, count, seed) };
+        let told = tokio::select! {
+            told = tell(name, &mut cluster, plan) => told,
+            _ = interrupted() => bail!("interrupted; all nodes are stopped"),
+        };
+        let (report, journals) = told?;
+        let is_clean = report.judgement.is_clean();
+        if run.keep || !is_clean {
+            let folder = cluster.keep().to_path_buf();
+            let path = folder.join("journals.jsonl");
+            let file =
+                std::fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+            journals.write_lines(std::io::BufWriter::new(file)).context("cannot write the journals")?;
+            eprintln!("kept: {}", folder.display());
+        }
+        if run.json {
+            println!("{}", serde_json::to_string(&report)?);
+        } else {
+            print!("{}", report.text());
+        }
+        Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
+}
+
+async fn tell(
+    name: &'static str,
+    cluster: &mut Cluster,
+    plan: Plan,
+) -> anyhow::Result<(Report, check::History)> {
+    let seed = plan.seed;
+    let mut stage = Stage::new(name, plan.count);
+    let record = Campaign::new(cluster, plan).run(&mut |progress| stage.show(progress)).await?;
+    stage.judge();
+    let judgement = judgement::judge(&record);
+    stage.end();
+    Ok((Report::new(name, seed, &record, judgement), record.history))
+}
+
+/// Resolves when a person (Ctrl-C) or the system (SIGTERM) wants an end.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// What is seen meanwhile: a bar on a terminal, now and then a line elsewhere.
+struct Stage {
+    name: &'static str,
+    bar: Option<ProgressBar>,
+    count: u64,
+    told: u64,
+}
+
+impl Stage {
+    fn new(name: &'static str, count: u64) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {elapsed} {msg}")
+                .expect("the template is fixed");
+            ProgressBar::new(count).with_style(style).with_prefix(name)
+        });
+        Self { name, bar, count, told: 0 }
+    }
+
+    fn show(&mut self, progress: Progress) {
+        let Progress { blows, acknowledged, unknown, view } = progress;
+        let message = format!("{acknowledged} acknowledged, {unknown} unknown, view {view}");
+        if let Some(bar) = &self.bar {
+            bar.set_position(blows.min(self.count));
+            bar.set_message(message);
+        } else if blows >= self.told + 25 {
+            self.told = blows;
+            eprintln!("{blows}/{} {}: {message}", self.count, self.name);
+        }
+    }
+
+    fn judge(&self) {
+        if let Some(bar) = &self.bar {
+            bar.set_message("judging");
+        }
+    }
+
+    fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Was the promise kept? From the clients' journals, one read-back and the nodes' digests, by the judges of `check`.
+//!
+//! *Lost* and *doubled* are what `check::read_back` counts; *stale* counts answers that claim to be current and are older
+//! than something acknowledged before they were asked for; everything at once is what linearizability says. A judge that
+//! runs out of budget has not passed anything.
+
+use check::{Budget, ClientJournal, Operation, Outcome, Start, Verdict, linear, live, read_back};
+use serde::Serialize;
+
+use crate::campaign::Record;
+
+/// Findings told; more are only counted.
+const FINDINGS_MAX: usize = 20;
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Judgement {
+    /// Commands acknowledged to clients, reads included.
+    pub acknowledged: u64,
+    pub unknown: u64,
+    pub refused: u64,
+    /// Answers of single nodes, which may be old; judged, too.
+    pub stale_reads: u64,
+    pub lost: u64,
+    pub doubled: u64,
+    pub stale: u64,
+    pub diverged: bool,
+    pub linearizable: bool,
+    /// The longest time in which no client was told anything good, while blows fell.
+    pub longest_gap_ms: u64,
+    pub findings: Vec<String>,
+}
+
+impl Judgement {
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.findings.is_empty()
+            && self.lost + self.doubled + self.stale == 0
+            && !self.diverged
+            && self.linearizable
+    }
+
+    fn find(&mut self, what: String) {
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(what);
+        }
+    }
+}
+
+#[must_use]
+pub fn judge(record: &Record) -> Judgement {
+    let mut judgement = Judgement::default();
+    let clients = &record.history.clients;
+    tally(clients, &mut judgement);
+    judgement.longest_gap_ms = longest_gap_us(clients, record.faults_ended_at_us) / 1000;
+    if let Some(trouble) = &record.trouble {
+        judgement.find(format!("not finished: {trouble}"));
+    }
+    if let Some(records) = &record.read_back {
+        let tally = read_back::judge(clients, records);
+        (judgement.lost, judgement.doubled) = (tally.lost, tally.doubled);
+        tally.findings.iter().for_each(|finding| judgement.find(finding.to_string()));
+    }
+    if let Some(calm) = record.calm {
+        live::judge(clients, calm).findings.iter().for_each(|finding| judgement.find(finding.to_string()));
+    }
+    judge_stale(clients, &mut judgement);
+    judge_digests(record, &mut judgement);
+    match linear::judge(clients, &Start::empty(1), Budget::default()) {
+        Verdict::Linearizable => judgement.linearizable = true,
+        Verdict::Violation { reason, evidence } => {
+            judgement.find(format!("linear: {reason}\n    {}", evidence.join("\n    ")));
+        }
+        Verdict::BudgetExceeded { steps } => {
+            judgement.find(format!("linear: undecided after {steps} steps; run fewer blows"));
+        }
+    }
+    judgement
+}
+
+fn tally(clients: &[ClientJournal], judgement: &mut Judgement) {
+    for command in clients.iter().flat_map(|journal| &journal.commands) {
+        let is_stale_read = matches!(command.operation, Operation::Range { stale: true, .. });
+        match &command.outcome {
+            Outcome::Ok { .. } if is_stale_read => judgement.stale_reads += 1,
+            Outcome::Ok { .. } => judgement.acknowledged += 1,
+            Outcome::Refused { .. } if is_stale_read => {}
+            Outcome::Refused { .. } => judgement.refused += 1,
+            Outcome::Unknown { .. } => judgement.unknown += 1,
+        }
+    }
+}
+
+/// Counts what the linearizability judge would name only once: whatever was answered from before something that had been
+/// acknowledged already.
+fn judge_stale(clients: &[ClientJournal], judgement: &mut Judgement) {
+    let mut returned = Vec::new();
+    let mut asked = Vec::new();
+    for command in clients.iter().flat_map(|journal| &journal.commands) {
+        if matches!(command.operation, Operation::Range { stale: true, .. }) {
+            continue;
+        }
+        if let Outcome::Ok { returned_at_us, reply, .. } = &command.outcome {
+            let revision = reply.revision.unwrap_or(0);
+            returned.push((*returned_at_us, revision));
+            asked.push((command.invoked_at_us, revision));
+        }
+    }
+    returned.sort_unstable();
+    asked.sort_unstable();
+    let (mut highest, mut next) = (0, 0);
+    for (invoked_at_us, revision) in asked {
+        while let Some((_, known)) = returned.get(next).filter(|(at_us, _)| *at_us < invoked_at_us) {
+            highest = highest.max(*known);
+            next += 1;
+        }
+        judgement.stale += u64::from(revision < highest);
+    }
+}
+
+fn judge_digests(record: &Record, judgement: &mut Judgement) {
+    let Some(first) = record.digests.first() else { return };
+    for other in &record.digests {
+        if (other.sequence, other.digest) != (first.sequence, first.digest) {
+            judgement.diverged = true;
+            judgement.find(format!(
+                "digest: node {} has {} at sequence {}, node {} has {} at {}",
+                first.node,
+                hex::encode(&first.digest[..4]),
+                first.sequence,
+                other.node,
+                hex::encode(&other.digest[..4]),
+                other.sequence
+            ));
+        }
+    }
+    if record.digests.len() != record.nodes {
+        judgement.diverged = true;
+        judgement.find(format!("digest: {} of {} nodes gave one", record.digests.len(), record.nodes));
+    }
+}
+
+fn longest_gap_us(clients: &[ClientJournal], until_us: u64) -> u64 {
+    let mut times: Vec<u64> = clients
+        .iter()
+        .flat_map(|journal| &journal.commands)
+        .filter(|command| !matches!(command.operation, Operation::Range { stale: true, .. }))
+        .filter_map(|command| match command.outcome {
+            Outcome::Ok { returned_at_us, .. } if returned_at_us <= until_us => Some(returned_at_us),
+            _ => None,
+        })
+        .collect();
+    times.sort_unstable();
+    times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::NodeDigest;
+    use check::model::Model;
+    use check::{Answer, CommandId, History, Interval, KeyValue, Label, Reply};
+
+    /// Two clients and the judges' own model of the store: thirty commands, one after the other.
+    fn good() -> Record {
+        let mut model = Model::new(&Start::empty(1));
+        let mut history = History::default();
+        for number in 0..30_u64 {
+            let key = format!("unique/{}", number % 3);
+            let seen = |key: &str| model.latest(key.as_bytes()).cloned();
+            let operation = match number % 4 {
+                0 => Operation::put(key, format!("v{number}")),
+                1 => read_back::increment(b"counter/0", seen("counter/0").as_ref()),
+                2 => read_back::append(b"append/0", seen("append/0").as_ref(), &format!("t{number}")),
+                _ => Operation::get(key),
+            };
+            let answer = model.apply(&operation).unwrap();
+            let journal = history.client(number % 2);
+            let place = journal.invoked(CommandId { session: 1, seq: number }, number * 10, operation);
+            journal.returned(place, number * 10 + 5, Reply::new(model.revision(), answer), Label::Byzantine);
+        }
+        let records = match model.apply(&Operation::range(Interval::all())) {
+            Ok(Answer::Range { records, .. }) => records,
+            other => panic!("a range answers {other:?}"),
+        };
+        let digest = |node| NodeDigest { node, sequence: 32, digest: [7; 32] };
+        Record {
+            nodes: 4,
+            blows: 1,
+            rounds: 1,
+            over_budget: 0,
+            all_at_once: 0,
+            while_starting: 0,
+            view: 0,
+            seconds: 1.0,
+            faults_ended_at_us: 1_000,
+            history,
+            calm: None,
+            read_back: Some(records),
+            digests: (0..4).map(digest).collect(),
+            trouble: None,
+        }
+    }
+
+    fn spoiled(spoil: impl FnOnce(&mut Record)) -> Judgement {
+        let mut record = good();
+        spoil(&mut record);
+        let judgement = judge(&record);
+        assert!(!judgement.is_clean());
+        judgement
+    }
+
+    fn found<'a>(record: &'a mut Record, key: &[u8]) -> &'a mut KeyValue {
+        record.read_back.as_mut().unwrap().iter_mut().find(|kv| kv.key == key).unwrap()
+    }
+
+    #[test]
+    fn a_kept_promise_is_clean() {
+        let judgement = judge(&good());
+        assert!(judgement.is_clean(), "{judgement:?}");
+        assert_eq!((judgement.acknowledged, judgement.unknown), (30, 0));
+    }
+
+    #[test]
+    fn a_dropped_a_doubled_and_an_altered_entry_are_seen() {
+        let dropped = spoiled(|record| record.read_back.as_mut().unwrap().truncate(2));
+        assert!(dropped.lost > 0);
+        let doubled = spoiled(|record| found(record, b"unique/0").version += 1);
+        assert_eq!((doubled.lost, doubled.doubled), (0, 1));
+        let altered = spoiled(|record| found(record, b"unique/0").value = b"v0".to_vec());
+        assert!(altered.lost > 0);
+    }
+
+    #[test]
+    fn a_read_from_before_an_acknowledged_write_is_stale_and_not_linearizable() {
+        let judgement = spoiled(|record| {
+            let journal = record.history.client(1);
+            let last = journal.commands.last_mut().unwrap();
+            if let Outcome::Ok { reply, .. } = &mut last.outcome {
+                reply.revision = Some(3);
+            }
+        });
+        assert_eq!((judgement.stale, judgement.linearizable), (1, false));
+    }
+
+    #[test]
+    fn two_states_at_one_sequence_a_silent_node_and_a_run_cut_short_are_seen() {
+        assert!(spoiled(|record| record.digests[2].digest[0] ^= 1).diverged);
+        assert!(spoiled(|record| record.digests[3].sequence = 64).diverged);
+        assert!(spoiled(|record| record.digests.truncate(3)).diverged);
+        spoiled(|record| record.trouble = Some("stuck".into()));
+    }
+}

@@ -181,14 +181,22 @@ impl Verifier<'_> {
     }
 
     /// A VIEW-CHANGE, with everything it claims.
-    pub(crate) fn view_change(&self, signed: &SignedBody, window: u64) -> Result<ViewChange, &'static str> {
+    ///
+    /// What it says of slots up to `settled`, our own stable checkpoint, is not checked: those are decided for us, and
+    /// the configurations they were voted under may be forgotten.
+    pub(crate) fn view_change(
+        &self,
+        signed: &SignedBody,
+        window: u64,
+        settled: Sequence,
+    ) -> Result<ViewChange, &'static str> {
         let body: ViewChange = decode(&signed.body).map_err(|_| "a malformed VIEW-CHANGE")?;
         let key = self.body_key(body.sender, body.incarnation)?;
         let hash = signing_hash(SigningKind::ViewChange, self.cluster, &signed.body);
         if !self.signature_holds(&key, &hash, &signed.signature) {
             return Err("a VIEW-CHANGE with a bad signature");
         }
-        if let Some(stable) = &body.stable {
+        if let Some(stable) = body.stable.as_ref().filter(|stable| stable.claim.sequence > settled) {
             self.certificate(stable, Vote::Checkpoint)?;
         }
         let low = body.stable_sequence();
@@ -213,7 +221,7 @@ impl Verifier<'_> {
         if many {
             return Err("a VIEW-CHANGE with more digests for a slot than anybody keeps");
         }
-        for entry in &body.prepared {
+        for entry in body.prepared.iter().filter(|entry| entry.sequence() > settled) {
             self.prepared(entry)?;
         }
         Ok(body)

@@ -11,6 +11,8 @@ use dwcp_base::{Micros, Mutant, Now, ReplicaId, Sequence, View};
 
 /// Slots that must have been waited for before the primary's pace is judged.
 const PACE_SLOTS_MIN: u64 = 8;
+/// Slots after which the measured round is believed.
+const ROUNDS_MIN: u64 = 16;
 /// Bytes of help for one peer in one resend interval.
 const HELP_BYTES_MAX: usize = 8 << 20;
 /// The doubling stops at this power of two.
@@ -48,6 +50,8 @@ pub struct Timers {
     pub(crate) owing_since: Option<Micros>,
     /// A slow average of the time from accepting a slot to its decision: what the backups' rounds cost.
     pub(crate) round: Micros,
+    /// How many slots that average has seen, up to `ROUNDS_MIN`.
+    pub(crate) rounds: u64,
 }
 
 impl Timers {
@@ -119,7 +123,22 @@ impl Pbft {
 
     fn patience(&self) -> Micros {
         let doublings = if self.mutants.on(Mutant::TimerWithoutBackoff) { 0 } else { self.timers.attempts };
-        self.timing.view_timeout.times(1 << doublings.min(BACKOFF_MAX))
+        self.measured(self.timing.view_timeout, 20).times(1 << doublings.min(BACKOFF_MAX))
+    }
+
+    /// A patience that follows the network: so many rounds as they were measured, within an eighth of the setting and
+    /// the setting itself. Until enough rounds were seen, the setting.
+    fn measured(&self, setting: Micros, rounds: u64) -> Micros {
+        if self.timers.rounds < ROUNDS_MIN {
+            return setting;
+        }
+        self.timers.round.times(rounds).max(Micros(setting.0 / 8)).min(setting)
+    }
+
+    /// How long a client's frame may wait before all replicas are told of it.
+    #[must_use]
+    pub fn relay_after(&self, setting: Micros) -> Micros {
+        self.measured(setting, 8)
     }
 
     /// When the current view is left for lack of progress, or for one request's sake.
@@ -239,6 +258,7 @@ impl Pbft {
         {
             let took = now.mono.since(slot.accepted_at);
             self.timers.round = Micros((self.timers.round.0 * 7 + took.0) / 8);
+            self.timers.rounds = (self.timers.rounds + 1).min(ROUNDS_MIN);
         }
         if self.active && sequence > self.timers.carried_to && decided.certificate.claim.view == self.view {
             self.timers.attempts = 0;

@@ -105,7 +105,8 @@ impl Pbft {
         if sender == self.me || ((late || known) && !awaited) {
             return;
         }
-        let body = match self.verifier_with_known().view_change(&signed, self.window) {
+        let body = match self.verifier_with_known().view_change(&signed, self.window, self.stable_sequence())
+        {
             Ok(body) => body,
             Err(reason) => return self.refuse(from, reason, out),
         };

@@ -193,6 +193,9 @@ impl<M: StateMachine> Replica<M> {
             }
             return;
         }
+        if self.pool.executed_lately(&hash) {
+            return;
+        }
         let frame = match self.read_frame(bytes.clone()) {
             Ok(frame) => frame,
             Err(reason) => return self.refuse_peer(from, reason, out),
@@ -281,10 +284,11 @@ impl<M: StateMachine> Replica<M> {
 
     /// Shows all replicas the frames of our clients that have waited too long: from then on everybody's timer runs.
     pub(crate) fn relay_due(&mut self, now: Now, out: &mut Outbox) {
-        let before = now.mono.since(self.setup.settings.relay_after);
-        if now.mono < self.setup.settings.relay_after {
+        let patience = self.pbft.relay_after(self.setup.settings.relay_after);
+        if now.mono < patience {
             return;
         }
+        let before = now.mono.since(patience);
         for frame in self.pool.relay_due(before, now.mono) {
             self.send_all(&PeerMessage::Request { to_all: true, frame }, Class::Request, Ticket::ZERO, out);
         }

@@ -72,7 +72,7 @@ impl<M: StateMachine> Replica<M> {
             let Ok(frame) = ClientFrame::decode(bytes.clone()) else { continue };
             let outcome = self.state.execute(&frame);
             self.control.commands_executed += outcome.ran.iter().filter(|ran| **ran).count() as u64;
-            self.pool.remove_hash(&Hash::of(bytes));
+            self.pool.executed(Hash::of(bytes));
             if !outcome.ran.contains(&true) {
                 self.count("frames that ran before");
                 out.event(Event::RetryAnswered { session: outcome.session, first: outcome.first });

@@ -1,6 +1,6 @@
 //! Client frames and orders that wait to be executed. Bounded in bytes, and per session in frames.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::{Hash, Micros, View};
@@ -9,6 +9,8 @@ use dwcp_state::{CheckedFrame, SessionId};
 
 /// Frames of one session that may wait here; more than its window could need.
 const SESSION_FRAMES_MAX: usize = 1_024;
+/// Executed frames that are remembered.
+const RECENT_MAX: usize = 4_096;
 /// Orders that may wait here.
 const ORDERS_MAX: usize = 16;
 
@@ -48,6 +50,9 @@ pub(crate) struct Pool {
     /// Frames at or after this one have not been looked at for proposing in this view.
     unproposed_from: u64,
     orders: Vec<(SignedMemberOrder, Option<View>)>,
+    /// Frames executed lately: a copy that a peer relays late is not ordered again.
+    recent: BTreeSet<Hash>,
+    recent_in_order: VecDeque<Hash>,
 }
 
 impl Pool {
@@ -127,7 +132,24 @@ impl Pool {
         Some(pending)
     }
 
-    pub(crate) fn remove_hash(&mut self, hash: &Hash) -> Option<Pending> {
+    /// A frame was executed, whether it waited here or not.
+    pub(crate) fn executed(&mut self, hash: Hash) {
+        self.remove_hash(&hash);
+        if self.recent.insert(hash) {
+            self.recent_in_order.push_back(hash);
+        }
+        if self.recent_in_order.len() > RECENT_MAX
+            && let Some(oldest) = self.recent_in_order.pop_front()
+        {
+            self.recent.remove(&oldest);
+        }
+    }
+
+    pub(crate) fn executed_lately(&self, hash: &Hash) -> bool {
+        self.recent.contains(hash)
+    }
+
+    fn remove_hash(&mut self, hash: &Hash) -> Option<Pending> {
         let id = self.by_hash.get(hash).copied()?;
         self.remove(id)
     }

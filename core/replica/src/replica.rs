@@ -195,7 +195,7 @@ impl<M: StateMachine> Replica<M> {
     pub fn next_wakeup(&self) -> Micros {
         let mut due = self.pbft.next_wakeup();
         if let Some(oldest) = self.pool.oldest_unrelayed() {
-            due = due.min(oldest.plus(self.setup.settings.relay_after));
+            due = due.min(oldest.plus(self.pbft.relay_after(self.setup.settings.relay_after)));
         }
         if self.pbft.is_primary() && (self.state.wants_ticks().is_some() || self.window_must_move()) {
             due = due.min(self.next_tick);

@@ -238,7 +238,7 @@ impl<M: StateMachine> Replica<M> {
             self.abandon_transfer(out);
         }
         self.donor.unprepare(sequence);
-        out.push(Effect::DropSnapshot { sequence });
+        self.drop_partial(sequence, out);
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::admit::Clients;
 use crate::config::Setup;
 use crate::control::Control;
-use crate::io::{Effect, Event};
+use crate::io::Event;
 use crate::pool::Pool;
 use crate::replica::{MachineFactory, Outbox, Replica};
 use crate::serve::Donor;
@@ -159,8 +159,9 @@ impl<M: StateMachine> Replica<M> {
         replica.recovering = false;
         // What was being fetched and is no longer ahead of us will not be asked for again.
         let executed = replica.control.executed;
-        for (sequence, _) in replica.partial.extract_if(.., |(sequence, _)| *sequence <= executed) {
-            out.push(Effect::DropSnapshot { sequence });
+        let old: Vec<_> = replica.partial.extract_if(.., |(sequence, _)| *sequence <= executed).collect();
+        for (sequence, _) in old {
+            replica.drop_partial(sequence, out);
         }
         replica.readmitted_to = replica.pbft.stable_sequence();
         out.event(Event::Recovered {

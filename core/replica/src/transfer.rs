@@ -83,7 +83,15 @@ impl<M: StateMachine> Replica<M> {
     pub(crate) fn abandon_transfer(&mut self, out: &mut Outbox) {
         let target = self.transfer.take().and_then(|transfer| transfer.target);
         if let Some(target) = target {
-            out.push(Effect::DropSnapshot { sequence: target.meta.certificate.claim.sequence });
+            self.drop_partial(target.meta.certificate.claim.sequence, out);
+        }
+    }
+
+    /// Forgets the fetched chunks of a snapshot that will not be finished, unless we have since written one of that very
+    /// sequence ourselves.
+    pub(crate) fn drop_partial(&self, sequence: Sequence, out: &mut Outbox) {
+        if self.donor.certificate(sequence).is_none() && self.saving != Some(sequence) {
+            out.push(Effect::DropSnapshot { sequence });
         }
     }
 
@@ -109,7 +117,7 @@ impl<M: StateMachine> Replica<M> {
                 let target = transfer.target.take();
                 transfer.dropped.clear();
                 if let Some(target) = target {
-                    out.push(Effect::DropSnapshot { sequence: target.meta.certificate.claim.sequence });
+                    self.drop_partial(target.meta.certificate.claim.sequence, out);
                 }
             }
             self.send_all(&PeerMessage::FetchOffer { at_least }, Class::Vote, Ticket::ZERO, out);
@@ -176,7 +184,7 @@ impl<M: StateMachine> Replica<M> {
             if earlier == sequence {
                 kept = chunks;
             } else {
-                out.push(Effect::DropSnapshot { sequence: earlier });
+                self.drop_partial(earlier, out);
             }
         }
         for (index, bytes) in kept {

@@ -132,6 +132,91 @@ fn the_demo_loses_nothing_and_leaves_nothing_behind() {
     }
 }
 
+#[test]
+fn an_entry_dropped_doubled_or_altered_on_stopped_disks_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let args = ["demo", "--keep", "--seconds", "4", "--at-least", "100", "--clients", "4", "--dir", "."];
+    assert_eq!(dwcp(at, &args).code, Some(0));
+    let kept = std::fs::read_dir(at).unwrap().next().expect("the folder was kept").unwrap().path();
+    let judge = || {
+        let ran = dwcp(at, &["--json", "demo", "--judge", kept.to_str().unwrap()]);
+        let verdict: Value =
+            serde_json::from_str(&ran.out).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
+        (ran.code, verdict)
+    };
+    let (code, verdict) = judge();
+    assert_eq!(
+        (code, &verdict["lost"], &verdict["differences"]),
+        (Some(0), &0.into(), &0.into()),
+        "{verdict}"
+    );
+
+    // What a second run, a lost write and a wrong value leave behind, made with the cluster's own means.
+    let key = |number: u32| format!("demo/write/001/{number:08}");
+    let value = |number: u32| {
+        change(&kept, &["get", "--value-only", &key(number)]).trim_end_matches('\n').to_string()
+    };
+    let second_run = value(0);
+    change(&kept, &["put", &key(0), &second_run]);
+    let (code, verdict) = judge();
+    assert_eq!((code, &verdict["doubled"], &verdict["lost"]), (Some(5), &1.into(), &0.into()), "{verdict}");
+
+    change(&kept, &["del", &key(1)]);
+    let (code, verdict) = judge();
+    assert_eq!((code, &verdict["doubled"], &verdict["lost"]), (Some(5), &1.into(), &1.into()), "{verdict}");
+
+    change(&kept, &["put", &key(2), "another"]);
+    let (code, verdict) = judge();
+    assert_eq!((code, &verdict["lost"]), (Some(5), &2.into()), "{verdict}");
+    assert!(
+        verdict["findings"].to_string().contains("another value of demo/write/001/00000002"),
+        "{verdict}"
+    );
+
+    // One node's disk alone: its log ends before the others'.
+    let log = newest_file_with(&kept.join("cluster/node2/data"), key(3).as_bytes())
+        .expect("the write is in its log");
+    let mut bytes = std::fs::read(&log).unwrap();
+    let entry = find(&bytes, key(3).as_bytes()).expect("it was found before");
+    bytes[entry] ^= 1;
+    std::fs::write(&log, bytes).unwrap();
+    let (code, verdict) = judge();
+    assert_eq!(code, Some(5), "{verdict}");
+    assert!(verdict["findings"].to_string().contains("diverged: node 2"), "{verdict}");
+}
+
+/// Starts a kept demo's nodes, runs one `dwcp kv` command, and stops them in good order.
+fn change(kept: &Path, command: &[&str]) -> String {
+    let node = |node: usize| kept.join(format!("cluster/node{node}"));
+    let start = |number| spawn_server(&node(number).join("config.toml"), &node(number).join("server.log"));
+    let mut servers: Vec<Child> = (0..4).map(start).collect();
+    let args: Vec<&str> = ["kv", "--timeout", "60"].iter().chain(command).copied().collect();
+    let client = kept.join("cluster/client.toml");
+    let ran = dwcp(kept, &[&args[..], &["--cluster", client.to_str().unwrap()]].concat());
+    // All have executed it before any is stopped, so that all disks are judged at one place.
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let status = dwcp(kept, &["--json", "status", "--cluster", client.to_str().unwrap()]);
+        let seen: Value = serde_json::from_str(&status.out).unwrap_or_default();
+        let executed = |node: &Value| node["executed"].as_u64().filter(|_| node["ready"] == true);
+        let level = seen["nodes"].as_array().is_some_and(|nodes| {
+            executed(&nodes[0]).is_some() && nodes.iter().all(|node| executed(node) == executed(&nodes[0]))
+        });
+        if level {
+            break;
+        }
+        assert!(Instant::now() < until, "the nodes do not level: {status:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for server in &mut servers {
+        let pid = rustix::process::Pid::from_child(server);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        server.wait().expect("it ends");
+    }
+    ran.ok()
+}
+
 fn free_ports(count: usize) -> Vec<u16> {
     let held: Vec<_> = (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     held.iter().map(|port| port.local_addr().unwrap().port()).collect()

@@ -267,24 +267,3 @@ fn close_to_others(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
-
-fn newest_file_with(folder: &Path, needle: &[u8]) -> Option<PathBuf> {
-    let mut open = vec![folder.to_path_buf()];
-    let mut found = Vec::new();
-    while let Some(folder) = open.pop() {
-        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
-            let path = entry.path();
-            if path.is_dir() {
-                open.push(path);
-            } else if std::fs::read(&path).is_ok_and(|bytes| find(&bytes, needle).is_some()) {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    found.pop()
-}
-
-fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
-    bytes.windows(needle.len()).position(|window| window == needle)
-}

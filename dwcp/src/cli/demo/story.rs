@@ -58,6 +58,7 @@ impl<'a> Story<'a> {
     pub async fn tell(mut self, clients: u32) -> Outcome<Record> {
         self.start().await?;
         let link = Link::connect(Link::patient(self.cluster)?)?;
+        self.phase().view_after = Some(agreed_view(&statuses(&link).await)?.0);
         let load = Load::start(&link, clients, self.clock);
         self.watch_load(&load).await?;
         let dead = self.kill_primary(&link, &load).await?;
@@ -139,9 +140,6 @@ impl<'a> Story<'a> {
 
     async fn watch_recovery(&mut self, load: &Load) -> Outcome {
         self.begin("recover", Some(self.stretch));
-        let before = self.phases.iter().rev().nth(1).and_then(|phase| phase.view_after);
-        self.phase().view_before = before;
-        self.phase().view_after = before;
         self.watch(load, self.stretch, 1).await?;
         self.end_counted(load, "one node less");
         Ok(())
@@ -193,6 +191,8 @@ impl<'a> Story<'a> {
             self.stage.tick("no node is alive".into());
             tokio::time::sleep(LOOK_EVERY).await;
         }
+        // Nobody is left to be in a view.
+        self.phase().view_after = None;
         let killed = self.phase().killed.len();
         self.end(format!("{killed} nodes killed"));
         Ok(dead_since)
@@ -310,7 +310,16 @@ impl<'a> Story<'a> {
     fn begin(&mut self, name: &'static str, expected: Option<Duration>) {
         let now = self.now_us();
         self.stage.begin(name, expected);
-        self.phases.push(Phase { name, began_us: now, ended_us: now, ..Phase::default() });
+        let view = self.phases.last().and_then(|phase| phase.view_after.or(phase.view_before));
+        let (view_before, view_after) = (view, view);
+        self.phases.push(Phase {
+            name,
+            began_us: now,
+            ended_us: now,
+            view_before,
+            view_after,
+            ..Phase::default()
+        });
     }
 
     fn phase(&mut self) -> &mut Phase {

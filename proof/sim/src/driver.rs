@@ -483,7 +483,7 @@ impl World {
             me: node.replica,
             incarnation: node.incarnation,
             settings: settings(&self.dials),
-            mutants: if node.honest { self.mutants } else { dwcp_base::Mutants::default() },
+            mutants: self.mutants,
         };
         let identity =
             crate::keys::Identity::Vote { replica: node.replica.0, incarnation: node.incarnation.0 };

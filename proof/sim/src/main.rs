@@ -291,9 +291,6 @@ fn replay(seed: u64, how: &How, trace: bool) -> anyhow::Result<bool> {
         }
     }
     drop(out);
-    if let Ok(key) = std::env::var("SIM_KEY") {
-        world.debug_key(&key);
-    }
     let first = world.report();
     let second = sim::ending::run(seed, &dials, recipe.mutants);
     println!("dials: {dials}");

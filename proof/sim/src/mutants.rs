@@ -39,15 +39,30 @@ fn hunt_for(mutant: Mutant) -> Hunt {
         M::Harmless => hunt(mutant, "mixed", &[]),
         M::QuorumTwoFPlusOne => hunt(mutant, "byzantine", &[("n", 5), trick(&[Trick::Equivocate])]),
         M::VoteBeforeSync => hunt(mutant, "crash", &[("sync_us", 5_000), ("crash_ticket_ppm", 20_000)]),
-        M::FirstProofNotHighest | M::ViewChangeForgetsPrepared | M::NullNotDurable => {
-            hunt(mutant, "partition", &[("n", 4), ("liars", 0)])
-        }
+        M::FirstProofNotHighest | M::ViewChangeForgetsPrepared | M::NullNotDurable => hunt(
+            mutant,
+            "partition",
+            &[
+                ("n", 4),
+                ("liars", 0),
+                ("delay_us", 2_000),
+                ("jitter_us", 4_000),
+                ("drop_pm", 150),
+                ("crash_ms", 2_500),
+                ("down_ms", 800),
+                ("partition_ms", 1_500),
+                ("partition_long_ms", 1_500),
+                ("pipeline_depth", 8),
+                ("think_ms", 60),
+                ("checkpoint_interval", 16),
+            ],
+        ),
         M::DuplicateVotesCounted => {
             hunt(mutant, "byzantine", &[("n", 4), trick(&[Trick::Equivocate, Trick::VoteTwice])])
         }
         M::SnapshotWithoutSessions => hunt(mutant, "transfer", &[]),
         M::PreparedDigestUnchecked => {
-            hunt(mutant, "byzantine", &[("n", 4), trick(&[Trick::Equivocate, Trick::SplitViewChange])])
+            hunt(mutant, "byzantine", &[("n", 4), trick(&[Trick::Silence, Trick::SplitViewChange])])
         }
         M::PrepareTwice => hunt(mutant, "byzantine", &[("n", 4), trick(&[Trick::Equivocate])]),
         M::SignatureUnchecked => {

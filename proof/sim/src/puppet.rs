@@ -264,14 +264,20 @@ impl Puppet {
         let mine = proposal.statement.sender == self.me;
         if mine && self.has(Trick::Equivocate) {
             if let Some(alternative) = self.alternative_for(slot, &payload) {
-                if alternative.shown_to & (1 << to.0) != 0 {
-                    self.lies_told += 1;
-                    let signed =
-                        self.sign(&proposal, |statement| statement.claim.digest = alternative.digest);
-                    let message = Message::PrePrepare { proposal: signed, payload: alternative.payload };
-                    out.push(Lie { to, bytes: wire(message), extra_us });
-                    return;
-                }
+                self.lies_told += 1;
+                let shown = alternative.shown_to & (1 << to.0) != 0;
+                let digest = if shown { alternative.digest } else { claim.digest };
+                let payload = if shown { alternative.payload } else { payload };
+                let signed = self.sign(&proposal, |statement| statement.claim.digest = digest);
+                // The liar commits at once to whatever this peer was shown.
+                let commit = self.sign(&signed, |statement| statement.claim.vote = Vote::Commit);
+                out.push(Lie {
+                    to,
+                    bytes: wire(Message::PrePrepare { proposal: signed, payload }),
+                    extra_us,
+                });
+                out.push(Lie { to, bytes: wire(Message::Vote(commit)), extra_us: extra_us + 1_000 });
+                return;
             }
         }
         let spoiled = if !mine {
@@ -391,10 +397,23 @@ impl Puppet {
         if change.sender != self.me {
             return None;
         }
-        match self.chance.below(4) {
-            0 => change.prepared.clear(),
-            1 => change.pre_prepared.clear(),
-            2 => {
+        match self.chance.below(6) {
+            0 | 1 => {
+                // As the primary it was, it signs a second assignment and shows it with the prepares of the first.
+                let null = dwcp_log::entry::payload_digest(&[]);
+                for prepared in &mut change.prepared {
+                    if prepared.pre_prepare.statement.sender == self.me {
+                        prepared.pre_prepare =
+                            self.sign(&prepared.pre_prepare, |statement| statement.claim.digest = null);
+                    }
+                }
+                for accepted in &mut change.pre_prepared {
+                    accepted.digest = null;
+                }
+            }
+            2 => change.prepared.clear(),
+            3 => change.pre_prepared.clear(),
+            4 => {
                 change.prepared.clear();
                 change.pre_prepared.clear();
             }

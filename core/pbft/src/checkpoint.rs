@@ -111,7 +111,8 @@ impl Pbft {
         self.slots = self.slots.split_off(&settled.next());
         self.checkpoints = self.checkpoints.split_off(&stable.next());
         self.own_digests = self.own_digests.split_off(&stable.next());
-        self.configurations.forget_before(settled);
+        // What is not executed yet is still to be verified, under the configuration of its time.
+        self.configurations.forget_before(settled.min(self.delivered));
     }
 
     /// The caller installed a certified snapshot at `sequence`.

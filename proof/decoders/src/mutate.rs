@@ -98,6 +98,20 @@ fn damage_once(bytes: &mut Vec<u8>, other: &[u8], gentle: bool, chance: &mut Cha
     }
 }
 
+/// `good` with the largest number there is written over every place of so many bytes.
+#[must_use]
+pub fn sweep(good: &[u8], widths: &[usize]) -> Vec<Vec<u8>> {
+    let mut swept = Vec::new();
+    for &width in widths {
+        for at in 0..(good.len() + 1).saturating_sub(width) {
+            let mut bytes = good.to_vec();
+            bytes[at..at + width].fill(255);
+            swept.push(bytes);
+        }
+    }
+    swept
+}
+
 /// Writes an edge over a number of 1, 2, 4 or 8 bytes.
 fn edge_number(bytes: &mut [u8], chance: &mut Chance) {
     let edge = EDGES[place(chance, EDGES.len())];

@@ -10,10 +10,25 @@ use dwcp_base::{ConfigurationId, Incarnation, ReplicaId, Sequence, Signature, Vi
 use dwcp_pbft::message::{Message, NewView, SignedBody, SlotHeld, Standing};
 use dwcp_replica::{Input, Outbox, PeerMessage};
 
-pub static HEIR: Target = story_target("replica_heir", play_heir, heir_stories);
+pub static HEIR: Target = story_target("replica_heir", play_heir, heir_stories).bombs(swept_messages);
 pub static BACKUP: Target = story_target("replica_backup", play_backup, backup_stories);
 pub static SLEEPER: Target = story_target("replica_sleeper", play_sleeper, sleeper_stories).weight(1);
 pub static LOG: Target = Target::new("replica_log", run_log, logs).sealed(seal_log).weight(2);
+
+/// Each number of the short messages, as large as it can be, under a good signature where there is one.
+fn swept_messages() -> Vec<Vec<u8>> {
+    let short = super::messages::peer_messages().into_iter().filter(|bytes| bytes.len() < 150);
+    let mut bombs = Vec::new();
+    for bytes in short.chain([stuck_standing(19)]) {
+        for bytes in crate::mutate::sweep(&bytes, &[8]) {
+            let mut told = story::write(&[Step::Peer { from: 0, bytes }, Step::Wake]);
+            if story::seal(&mut told) {
+                bombs.push(told);
+            }
+        }
+    }
+    bombs
+}
 
 const fn story_target(name: &'static str, run: fn(&[u8]), seeds: fn() -> Vec<Vec<u8>>) -> Target {
     let target = Target::new(name, run, seeds).sealed(story::seal).weight(4);

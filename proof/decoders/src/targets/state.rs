@@ -246,13 +246,12 @@ fn kv_bombs() -> Vec<Vec<u8>> {
         vec![3, 0, 0, 0, 0, 255, 255, 255, 255],
         vec![0, 255, 255, 255, 127, 1],
     ];
-    for seed in kv_commands() {
-        for at in 0..seed.len().saturating_sub(4) {
-            let mut bomb = seed.clone();
-            bomb[at..at + 4].copy_from_slice(&[255, 255, 255, 127]);
-            bombs.push(bomb);
-        }
-    }
+    bombs.extend(
+        kv_commands()
+            .iter()
+            .filter(|seed| seed.len() < 150)
+            .flat_map(|seed| crate::mutate::sweep(seed, &[4, 8])),
+    );
     bombs
 }
 
@@ -264,7 +263,15 @@ fn frame_bombs() -> Vec<Vec<u8>> {
     let bomb = [vec![0], nesting_bomb(160_000)].concat();
     // As many empty commands as fit: each is four bytes here and a `Bytes` in memory.
     let empty = vec![Bytes::new(); 500_000];
-    vec![commands_frame(0, 30, vec![Bytes::from(bomb)]).to_vec(), commands_frame(0, 30, empty).to_vec()]
+    let mut bombs =
+        vec![commands_frame(0, 30, vec![Bytes::from(bomb)]).to_vec(), commands_frame(0, 30, empty).to_vec()];
+    // Each number of an open and of numbered commands, as large as it can be, under a good signature.
+    for seed in [open_frame(0, 7, START_MS), commands_frame(0, 40, vec![Command::Nothing.encode()])] {
+        let mut swept = crate::mutate::sweep(&seed, &[4, 8]);
+        swept.retain_mut(seal_frame);
+        bombs.extend(swept);
+    }
+    bombs
 }
 
 fn reply_bombs() -> Vec<Vec<u8>> {

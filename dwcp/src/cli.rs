@@ -22,7 +22,7 @@ use self::output::Failure;
 
 const AFTER_HELP: &str = "\
 Try it:
-  dwcp demo                                        four nodes on this machine, killed and restarted under load
+  dwcp demo                                        four nodes here, killed under load
   dwcp init --nodes 4 --out trial                  keys and settings of a trial cluster
   dwcp server --config trial/node0/config.toml     one node (start all four, each in its own shell)
   export DWCP_CLUSTER=trial/client.toml
@@ -100,6 +100,13 @@ mod tests {
                 let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
                 assert!(help.contains("dwcp "), "`{name} --help` has no example");
                 assert!(sub.get_about().is_some(), "`{name}` does not say what it is");
+                for argument in sub.get_arguments() {
+                    assert!(
+                        argument.get_help().is_some(),
+                        "`{name}`: {} is not explained",
+                        argument.get_id()
+                    );
+                }
                 look(sub, &name);
             }
         }

@@ -74,6 +74,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "PER_SECOND", conflicts_with = "clients", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     rate: Option<u64>,
 
+    /// Size of each value written
     #[arg(long, value_name = "BYTES", default_value_t = 256, value_parser = clap::value_parser!(u64).range(0..=1_500_000))]
     value_bytes: u64,
 

@@ -13,6 +13,7 @@ Examples:
   dwcp completions zsh > ~/.zfunc/_dwcp
   dwcp completions fish > ~/.config/fish/completions/dwcp.fish")]
 pub struct CompletionsArgs {
+    /// Which shell
     #[arg(value_enum)]
     shell: Shell,
 }

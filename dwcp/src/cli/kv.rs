@@ -126,6 +126,7 @@ Examples:
 
 #[derive(Debug, Args)]
 struct PutArgs {
+    /// Any bytes but none at all
     key: OsString,
     /// Standard input when absent
     value: Option<OsString>,
@@ -139,6 +140,7 @@ struct PutArgs {
 
 #[derive(Debug, Args)]
 struct GetArgs {
+    /// The key, or where the range or prefix begins
     key: OsString,
     /// The end of a range, itself not in it
     #[arg(conflicts_with = "prefix")]
@@ -155,13 +157,16 @@ struct GetArgs {
     /// As it was at this revision
     #[arg(long, value_name = "REVISION", default_value_t = 0, hide_default_value = true)]
     rev: u64,
+    /// Print keys without their values
     #[arg(long, conflicts_with = "value_only")]
     keys_only: bool,
+    /// Print values without their keys
     #[arg(long)]
     value_only: bool,
     /// Print only how many keys there are
     #[arg(long)]
     count_only: bool,
+    /// What decides the order
     #[arg(long, value_enum, default_value = "key")]
     sort_by: SortWord,
     /// From the greatest down
@@ -192,6 +197,7 @@ enum SortWord {
 
 #[derive(Debug, Args)]
 struct DelArgs {
+    /// The key, or where the range or prefix begins
     key: OsString,
     /// The end of a range, itself not in it
     #[arg(conflicts_with = "prefix")]

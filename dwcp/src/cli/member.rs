@@ -124,7 +124,7 @@ pub fn run(args: &MemberArgs, json: bool) -> Outcome {
                 );
             }
             print_line(format!(
-                "Member {} is incarnation {} from sequence {} on. Its server can be started now.",
+                "Member {} is incarnation {} since sequence {}. Its server can be started now; it learns before it votes.",
                 order.id,
                 order.incarnation,
                 thousands(from)
@@ -193,10 +193,11 @@ fn run_replace(cluster: &ClusterArgs, args: &ReplaceArgs, json: bool) -> Outcome
         }));
     }
     print_line(format!(
-        "Member {id} is incarnation {incarnation} from sequence {} on. Start it:\n  {start}\n\
-         It learns first and votes again after a window of sequences (`dwcp status` says `learner` until then).\n\
+        "Member {id} is incarnation {incarnation} since sequence {}. Start it:\n  {start}\n\
+         It learns first (`learner` in `dwcp status`) and votes again once a checkpoint past sequence {} is stable.\n\
          {} now has its new keys: give it to your other clients.",
         thousands(from),
+        thousands(from.saturating_add(genesis.window)),
         client_path.display()
     ))
 }

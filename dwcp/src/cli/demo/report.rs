@@ -164,8 +164,8 @@ impl Report {
             "p50 ms",
             "p99 ms",
             "longest gap ms",
-            "killed",
             "view",
+            "killed",
         ]);
         align_numbers(&mut rows, 1..=6);
         for phase in &self.phases {
@@ -180,8 +180,8 @@ impl Report {
                 figure(milliseconds(phase.p50_ms)),
                 figure(milliseconds(phase.p99_ms)),
                 if loaded { milliseconds(phase.longest_gap_ms) } else { "-".into() },
-                killed_text(&phase.killed),
                 view_text(phase.view_before, phase.view_after),
+                killed_text(&phase.killed),
             ]);
         }
         let figure = |count: u64| paint(thousands(count), if count == 0 { GREEN } else { RED });

@@ -29,10 +29,14 @@ pub enum LeaseCommand {
     },
     /// End a lease and delete its keys
     #[command(after_help = "Example:\n  dwcp kv lease revoke 123")]
-    Revoke { id: i64 },
+    Revoke {
+        /// The number `grant` printed
+        id: i64,
+    },
     /// Renew a lease at a third of its time, until interrupted
     #[command(after_help = "Example:\n  dwcp kv lease keepalive 123")]
     Keepalive {
+        /// The number `grant` printed
         id: i64,
         /// Renew once and end
         #[arg(long)]
@@ -41,6 +45,7 @@ pub enum LeaseCommand {
     /// Show what is left of a lease
     #[command(after_help = "Example:\n  dwcp kv lease ttl --keys 123")]
     Ttl {
+        /// The number `grant` printed
         id: i64,
         /// Also list its keys
         #[arg(long)]

@@ -287,7 +287,11 @@ impl<'a> Campaign<'a> {
 
     async fn maybe_wait(&mut self) -> Result<(), Trouble> {
         self.cluster.check_alive()?;
-        if self.chance.per_mille(550) { self.progress(1).await } else { Ok(()) }
+        if !self.chance.per_mille(550) {
+            return Ok(());
+        }
+        let more = self.chance.between(1, 200);
+        self.progress(more).await
     }
 
     /// Until so many more commands were acknowledged. All nodes are up, so it must come.

@@ -1,0 +1,150 @@
+//! Real processes, short: what `cargo run --release -p cluster` does for minutes. No test asserts a speed; deadlines say only
+//! that something must come at all.
+
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use check::{Answer, Operation};
+use cluster::campaign::read_everything;
+use cluster::judgement::{Judgement, judge};
+use cluster::load::{Pulse, Scribe};
+use cluster::watch::Watch;
+use cluster::{Campaign, Cluster, Fault, Options, Plan, process};
+use dwcp_client::Client;
+use tokio::runtime::Runtime;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_cluster");
+
+/// One cluster at a time: on two cores, several at once only wait for each other.
+fn alone() -> MutexGuard<'static, ()> {
+    static MACHINE: Mutex<()> = Mutex::new(());
+    MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Nodes are tied to the thread that starts them: the test's own, on which `block_on` keeps its future.
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+fn plan(fault: Fault, count: u64, seed: u64) -> Plan {
+    Plan { clients: 8, think_ms: 15, calm: Duration::from_secs(1), ..Plan::new(fault, count, seed) }
+}
+
+/// Runs a campaign and insists on a clean judgement; the cluster's folder stays if there is none.
+fn judged(nodes: usize, options: Options, plan: Plan) -> Judgement {
+    let _alone = alone();
+    runtime().block_on(async {
+        let mut cluster = Cluster::start(nodes, options).unwrap();
+        let record = Campaign::new(&mut cluster, plan).run(&mut |_| {}).await.unwrap();
+        let judgement = judge(&record);
+        assert!(judgement.is_clean(), "{judgement:#?}");
+        assert_eq!(record.digests.len(), nodes);
+        assert!(judgement.acknowledged > 100, "hardly any load: {judgement:#?}");
+        judgement
+    })
+}
+
+#[test]
+fn nodes_killed_under_load_lose_and_double_nothing() {
+    judged(4, Options::new(PROGRAM), plan(Fault::Kill, 12, 1));
+}
+
+#[test]
+fn stopped_and_continued_nodes_lose_and_double_nothing() {
+    judged(4, Options::new(PROGRAM), plan(Fault::Pause, 6, 2));
+}
+
+#[test]
+fn three_nodes_that_only_crash_survive_kills_as_well() {
+    judged(3, Options::datacenter(PROGRAM), plan(Fault::Kill, 6, 3));
+}
+
+#[test]
+fn a_single_node_finds_all_it_acknowledged_after_each_kill() {
+    judged(1, Options::datacenter(PROGRAM), plan(Fault::Kill, 4, 4));
+}
+
+#[test]
+fn a_member_whose_disk_was_lost_comes_back_only_as_its_next_incarnation_and_votes() {
+    judged(4, Options::new(PROGRAM), plan(Fault::Wipe, 2, 5));
+}
+
+#[test]
+fn a_whole_cluster_killed_at_once_remembers_everything() {
+    let _alone = alone();
+    runtime().block_on(async {
+        let mut cluster = Cluster::start(4, Options::new(PROGRAM)).unwrap();
+        let config = cluster.client_config().unwrap();
+        let watch = Watch::start(config.clone()).unwrap();
+        watch.all_ready(&mut cluster).await.unwrap();
+        let pulse = Pulse::start();
+        let mut scribe = Scribe::new(0, &Client::start(config.clone()).unwrap(), config.f, &pulse);
+        for number in 0..100 {
+            let put = Operation::put(format!("unique/{number:03}"), format!("v{number}"));
+            assert!(scribe.ask(put).await.is_some(), "put {number} was not acknowledged");
+        }
+        let before = read_everything(&mut scribe).await.unwrap();
+        assert_eq!(before.len(), 100);
+        for round in 0..2 {
+            assert_eq!(cluster.kill_all(), 4);
+            cluster.start_all().unwrap();
+            watch.all_ready(&mut cluster).await.unwrap();
+            // A fresh client: nothing is remembered but by the disks.
+            let fresh = Client::start(config.clone()).unwrap();
+            let mut reader = Scribe::new(1 + round, &fresh, config.f, &pulse);
+            assert_eq!(read_everything(&mut reader).await.unwrap(), before);
+        }
+        // The old session goes on as well.
+        let answer = scribe.ask(Operation::get("unique/042")).await;
+        assert!(matches!(answer, Some(Answer::Range { records, .. }) if records[0].value == b"v42"));
+    });
+}
+
+#[test]
+fn a_killed_owner_leaves_no_node_behind() {
+    let _alone = alone();
+    // A campaign that would run for hours, killed outright.
+    let folder = tempfile::tempdir().unwrap();
+    let mut owner = std::process::Command::new(PROGRAM)
+        .args(["kills", "--count", "100000", "--clients", "1", "--dir"])
+        .arg(folder.path())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let began = std::time::Instant::now();
+    let nodes = || nodes_below(folder.path());
+    while nodes() < 4 {
+        assert!(began.elapsed() < cluster::watch::PATIENCE, "the nodes do not start");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    while nodes() > 0 {
+        assert!(began.elapsed() < cluster::watch::PATIENCE, "a node outlived its owner");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Processes whose command line names a file below `folder`.
+fn nodes_below(folder: &Path) -> usize {
+    let needle = folder.join("").to_string_lossy().into_owned();
+    let names_it = |entry: std::io::Result<std::fs::DirEntry>| {
+        let line = std::fs::read(entry.ok()?.path().join("cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line).into_owned();
+        (line.contains(&needle) && line.contains("--with-parent")).then_some(())
+    };
+    std::fs::read_dir("/proc").map_or(0, |entries| entries.filter_map(names_it).count())
+}
+
+#[test]
+fn a_node_that_cannot_start_says_why_in_its_last_words() {
+    let mut cluster = Cluster::create(1, Options::datacenter(PROGRAM)).unwrap();
+    cluster.wipe(0).unwrap();
+    cluster.start_all().unwrap();
+    let node = &mut cluster.members[0].process;
+    let (status, words) = node.wait_for_end(cluster::watch::PATIENCE).expect("it ends by itself");
+    assert_eq!(status.code(), Some(1), "{words}");
+    assert!(words.contains("dwcp init") || words.contains("member replace"), "{words}");
+    assert_eq!(process::last_words(&node.log_file), words);
+}

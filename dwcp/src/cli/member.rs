@@ -19,7 +19,8 @@ use serde_json::json;
 use super::cluster::{ClusterArgs, Link, runtime};
 use super::init::any_address;
 use super::output::{
-    Failure, GREEN, Outcome, RED, YELLOW, align_numbers, paint, print_json, print_line, table, thousands,
+    Failure, GREEN, Outcome, RED, YELLOW, align_numbers, paint_words, print_json, print_line, table,
+    thousands,
 };
 
 const REPLACE_HELP: &str = "\
@@ -284,13 +285,15 @@ fn list(cluster: &ClusterArgs, json: bool) -> Outcome {
             format!("{}..", &key[..16]),
         ]);
     }
-    print_line(rows)
+    let words = [("unreachable", RED), ("learner", YELLOW), ("voter", GREEN)];
+    print_line(paint_words(&rows.to_string(), &words))
 }
 
 fn role(status: Option<&Status>) -> String {
     match status {
-        None => paint("unreachable", RED),
-        Some(status) if status.voter => paint("voter", GREEN),
-        Some(_) => paint("learner", YELLOW),
+        None => "unreachable",
+        Some(status) if status.voter => "voter",
+        Some(_) => "learner",
     }
+    .into()
 }

@@ -84,7 +84,16 @@ pub fn paint(text: impl Display, code: &str) -> String {
 pub const RED: &str = "31";
 pub const GREEN: &str = "32";
 pub const YELLOW: &str = "33";
-pub const BOLD: &str = "1";
+
+/// Colours the first of these words in each line of a finished table: cells that are coloured before would be measured
+/// with their invisible characters and shift what stands behind them.
+pub fn paint_words(text: &str, words: &[(&str, &str)]) -> String {
+    let line = |line: &str| {
+        let found = words.iter().find(|(word, _)| line.contains(word));
+        found.map_or_else(|| line.to_string(), |(word, code)| line.replacen(word, &paint(word, code), 1))
+    };
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
+}
 
 /// One line for a machine.
 pub fn print_json(value: &impl serde::Serialize) -> Outcome {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::cluster::{ClusterArgs, Link, runtime};
 use super::local::interrupted;
 use super::output::{
-    BOLD, Failure, GREEN, Kind, Outcome, RED, YELLOW, align_numbers, paint, print_bytes, print_json,
+    Failure, GREEN, Kind, Outcome, RED, YELLOW, align_numbers, paint_words, print_bytes, print_json,
     print_line, table, thousands,
 };
 
@@ -123,11 +123,8 @@ fn text(nodes: &[Row]) -> String {
                 }
                 let view =
                     if status.view_active { status.view.to_string() } else { format!("({})", status.view) };
-                let primary = if status.primary.0 == *id {
-                    paint(format!("{} (itself)", status.primary), BOLD)
-                } else {
-                    status.primary.to_string()
-                };
+                let itself = if status.primary.0 == *id { " (itself)" } else { "" };
+                let primary = format!("{}{itself}", status.primary);
                 rows.add_row([
                     id.to_string(),
                     state(status),
@@ -144,24 +141,34 @@ fn text(nodes: &[Row]) -> String {
             }
             Err(reason) => {
                 remarks.push(format!("node {id}: {reason}"));
-                rows.add_row([id.to_string(), paint("unreachable", RED)]);
+                rows.add_row([id.to_string(), "unreachable".into()]);
             }
         }
     }
-    let mut text = format!("{rows}\n");
+    let mut text = format!("{}\n", paint_words(&rows.to_string(), &STATES));
     for remark in remarks {
         text.push_str(&format!("{remark}\n"));
     }
     text
 }
 
+/// Longer ones first: `not ready` holds `ready`.
+const STATES: [(&str, &str); 5] = [
+    ("unreachable", RED),
+    ("fetching state", YELLOW),
+    ("not ready", YELLOW),
+    ("learner", YELLOW),
+    ("ready", GREEN),
+];
+
 fn state(status: &Status) -> String {
     match status {
-        status if status.transferring => paint("fetching state", YELLOW),
-        status if !status.voter => paint("learner", YELLOW),
-        status if !status.not_ready.is_empty() => paint("not ready", YELLOW),
-        _ => paint("ready", GREEN),
+        status if status.transferring => "fetching state",
+        status if !status.voter => "learner",
+        status if !status.not_ready.is_empty() => "not ready",
+        _ => "ready",
     }
+    .into()
 }
 
 fn furthest(nodes: &[Row]) -> u64 {

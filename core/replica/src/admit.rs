@@ -15,7 +15,7 @@ use dwcp_base::limits::CLOCK_AHEAD_MAX_MS;
 use dwcp_base::{ClusterId, Crypto, Hash, LogTime, Mutant, Now, ReplicaId, Ticket, decode};
 use dwcp_log::{Proposal, RootEntry, SignedMemberOrder};
 use dwcp_pbft::Application;
-use dwcp_state::{Admission, CheckedFrame, ClientFrame, Refusal, SessionId, StateMachine};
+use dwcp_state::{Admission, CheckedFrame, ClientFrame, Refusal, SessionId, State, StateMachine};
 
 /// Clients that may wait for an operator's order.
 const ORDERS_WAITING_MAX: usize = 64;
@@ -117,6 +117,16 @@ impl Application for Judge<'_> {
     }
 }
 
+/// Whether ordering this frame would change nothing.
+fn is_void<M: StateMachine>(state: &State<M>, frame: &CheckedFrame) -> bool {
+    match state.admit(frame) {
+        Ok(Admission::Fresh) => false,
+        // Too early by a log time that stood still, or too late for good.
+        Err(Refusal::OpenNotValid { log_time_ms, valid_until_ms }) => valid_until_ms < log_time_ms,
+        Ok(Admission::AllExecuted(_)) | Err(_) => true,
+    }
+}
+
 impl<M: StateMachine> Replica<M> {
     /// A client's frame.
     pub(crate) fn on_frame(&mut self, now: Now, client: ClientId, bytes: Bytes, out: &mut Outbox) {
@@ -131,6 +141,10 @@ impl<M: StateMachine> Replica<M> {
         };
         let (session, first) = (frame.session(), frame.sequences().start);
         self.clients.attach(client, session);
+        if self.diverged {
+            let reply = ClientReply::Busy { session, first };
+            return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
+        }
         match self.state.admit(&frame) {
             Ok(Admission::AllExecuted(results)) => {
                 out.event(Event::RetryAnswered { session, first });
@@ -159,9 +173,10 @@ impl<M: StateMachine> Replica<M> {
         }
         let (session, first) = (frame.session(), frame.sequences().start);
         let bytes = frame.bytes().clone();
+        let since = now.mono;
         let pending =
-            Pending { frame, hash, since: now.mono, known_to_all: false, proposed_in: None, ours: true };
-        if self.pool.insert(pending, self.setup.settings.pending_bytes_max).is_err() {
+            Pending { frame, hash, since, from: None, known_to_all: false, proposed_in: None, ours: true };
+        if self.pool.insert(pending, self.setup.settings.pending_bytes_max, self.pbft.quorum().n()).is_err() {
             self.count("frames refused: busy");
             let reply = ClientReply::Busy { session, first };
             return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
@@ -203,9 +218,11 @@ impl<M: StateMachine> Replica<M> {
         if !matches!(self.state.admit(&frame), Ok(Admission::Fresh) | Err(Refusal::OpenNotValid { .. })) {
             return;
         }
+        let since = now.mono;
+        let known_to_all = to_all;
         let pending =
-            Pending { frame, hash, since: now.mono, known_to_all: to_all, proposed_in: None, ours: false };
-        if self.pool.insert(pending, self.setup.settings.pending_bytes_max).is_err() {
+            Pending { frame, hash, since, from: Some(from), known_to_all, proposed_in: None, ours: false };
+        if self.pool.insert(pending, self.setup.settings.pending_bytes_max, self.pbft.quorum().n()).is_err() {
             return self.count("relayed frames dropped: busy");
         }
         if to_all {
@@ -232,6 +249,46 @@ impl<M: StateMachine> Replica<M> {
             Ok(frame)
         } else {
             Err("a client frame with a bad signature")
+        }
+    }
+
+    /// Takes out of the pool what needs no ordering any more (its commands ran in another frame, its session ended) and
+    /// answers those of our clients. Otherwise it would wait for ever, and have us blame the primary alone.
+    pub(crate) fn settle_session(&mut self, session: SessionId, out: &mut Outbox) {
+        let state = &self.state;
+        for pending in self.pool.take_settled(session, |frame| is_void(state, frame)) {
+            self.answer_void(&pending, out);
+        }
+    }
+
+    /// As [`Self::settle_session`] for whatever the view-change timer runs for.
+    pub(crate) fn settle_oldest(&mut self, out: &mut Outbox) {
+        while let Some(pending) =
+            self.pool.oldest_known().filter(|pending| is_void(&self.state, &pending.frame))
+        {
+            let hash = pending.hash;
+            if let Some(pending) = self.pool.remove_hash(&hash) {
+                self.answer_void(&pending, out);
+            }
+        }
+    }
+
+    fn answer_void(&mut self, pending: &Pending, out: &mut Outbox) {
+        let (session, first) = (pending.frame.session(), pending.frame.sequences().start);
+        let clients: Vec<ClientId> = self.clients.of(session).collect();
+        if clients.is_empty() || self.recovering || self.diverged {
+            return;
+        }
+        let reply = match self.state.admit(&pending.frame) {
+            Ok(Admission::AllExecuted(results)) => {
+                ClientReply::Executed(self.single_reply(session, first, results))
+            }
+            Ok(Admission::Fresh) => return,
+            Err(refusal) => ClientReply::Refused { session, first, refusal },
+        };
+        let after = self.pbft.vote_ticket();
+        for client in clients {
+            out.push(Effect::Reply { client, after, reply: reply.clone() });
         }
     }
 

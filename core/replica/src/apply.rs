@@ -6,6 +6,7 @@ use crate::replica::{Frozen, Outbox, Replica};
 use crate::reply::tree_of;
 use crate::wire::SnapshotMeta;
 use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use dwcp_base::{Hash, Hasher, LogTime, Now, Sequence, View, encode};
 use dwcp_log::{Proposal, RootEntry, SignedMemberOrder};
 use dwcp_pbft::Decided;
 use dwcp_pbft::catchup::SLOT_BYTES;
-use dwcp_state::{ClientFrame, FrameOutcome, FrozenState, Outcome, StateMachine, state_digest};
+use dwcp_state::{ClientFrame, FrameOutcome, FrozenState, Outcome, SessionId, StateMachine, state_digest};
 
 /// The digest of one entry of the virtual log. Says nothing of the protocol that ordered it.
 fn entry_digest(time: LogTime, frames: &[Bytes]) -> Hash {
@@ -80,8 +81,13 @@ impl<M: StateMachine> Replica<M> {
             commands.extend(executed(&outcome));
             outcomes.push(outcome);
         }
-        if !self.recovering {
-            self.answer(outcomes, out);
+        if self.recovering {
+            return;
+        }
+        let sessions: BTreeSet<SessionId> = outcomes.iter().map(|outcome| outcome.session).collect();
+        self.answer(outcomes, out);
+        for session in sessions {
+            self.settle_session(session, out);
         }
     }
 

@@ -3,7 +3,7 @@
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Hash, Micros, View};
+use dwcp_base::{Hash, Micros, ReplicaId, View};
 use dwcp_log::SignedMemberOrder;
 use dwcp_state::{CheckedFrame, SessionId};
 
@@ -24,6 +24,8 @@ pub(crate) struct Pending {
     pub proposed_in: Option<View>,
     /// It came from a client of ours: we see to it that the others hear of it.
     pub ours: bool,
+    /// The peer that passed it on, if one did.
+    pub from: Option<ReplicaId>,
     /// All replicas were told; from then on everybody watches the primary.
     pub known_to_all: bool,
 }
@@ -33,6 +35,8 @@ pub(crate) struct Pending {
 pub(crate) enum PoolFull {
     Bytes,
     Session,
+    /// The peer that passes it on has used up its share.
+    Peer,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -47,6 +51,8 @@ pub(crate) struct Pool {
     unrelayed: BTreeSet<u64>,
     next: u64,
     bytes: usize,
+    /// Of these, what each peer passed on: none may crowd out our clients or the other peers.
+    by_peer: BTreeMap<ReplicaId, usize>,
     /// Frames at or after this one have not been looked at for proposing in this view.
     unproposed_from: u64,
     orders: Vec<(SignedMemberOrder, Option<View>)>,
@@ -94,16 +100,30 @@ impl Pool {
         self.by_hash.contains_key(hash)
     }
 
-    pub(crate) fn insert(&mut self, pending: Pending, bytes_max: usize) -> Result<(), PoolFull> {
+    pub(crate) fn insert(
+        &mut self,
+        pending: Pending,
+        bytes_max: usize,
+        replicas: u8,
+    ) -> Result<(), PoolFull> {
         let size = pending.frame.bytes().len();
         if self.bytes + size > bytes_max {
             return Err(PoolFull::Bytes);
+        }
+        if let Some(peer) = pending.from {
+            let share = self.by_peer.entry(peer).or_default();
+            if *share + size > bytes_max / usize::from(replicas) {
+                return Err(PoolFull::Peer);
+            }
         }
         let of_session = self.by_session.entry(pending.frame.session()).or_default();
         if of_session.len() >= SESSION_FRAMES_MAX {
             return Err(PoolFull::Session);
         }
         of_session.insert(self.next);
+        if let Some(peer) = pending.from {
+            *self.by_peer.entry(peer).or_default() += size;
+        }
         self.by_hash.insert(pending.hash, self.next);
         if pending.known_to_all {
             self.known.insert(self.next, pending.since);
@@ -121,7 +141,11 @@ impl Pool {
         self.by_hash.remove(&pending.hash);
         self.known.remove(&id);
         self.unrelayed.remove(&id);
-        self.bytes -= pending.frame.bytes().len();
+        let size = pending.frame.bytes().len();
+        self.bytes -= size;
+        if let Some(share) = pending.from.and_then(|peer| self.by_peer.get_mut(&peer)) {
+            *share -= size;
+        }
         let session = pending.frame.session();
         if let Some(ids) = self.by_session.get_mut(&session) {
             ids.remove(&id);
@@ -149,7 +173,7 @@ impl Pool {
         self.recent.contains(hash)
     }
 
-    fn remove_hash(&mut self, hash: &Hash) -> Option<Pending> {
+    pub(crate) fn remove_hash(&mut self, hash: &Hash) -> Option<Pending> {
         let id = self.by_hash.get(hash).copied()?;
         self.remove(id)
     }
@@ -196,6 +220,11 @@ impl Pool {
     /// Since when the oldest frame waits that all replicas know of.
     pub(crate) fn oldest_known_to_all(&self) -> Option<Micros> {
         self.known.values().next().copied()
+    }
+
+    /// The frame that has waited longest of those that all replicas know of.
+    pub(crate) fn oldest_known(&self) -> Option<&Pending> {
+        self.known.keys().next().and_then(|id| self.frames.get(id))
     }
 
     /// Frames of our clients that arrived at or before `before` and that not all replicas know of; from `now` on they

@@ -175,6 +175,7 @@ impl<M: StateMachine> Replica<M> {
 
     fn on_wake(&mut self, now: Now, out: &mut Outbox) {
         self.relay_due(now, out);
+        self.settle_oldest(out);
         self.pbft.set_waiting(self.pool.oldest_known_to_all());
         let mut judge =
             Judge::new(&self.setup, self.cluster, &*self.crypto, &self.pool, self.state.log_time());
@@ -187,6 +188,7 @@ impl<M: StateMachine> Replica<M> {
     fn on_settle(&mut self, now: Now, out: &mut Outbox) {
         self.propose_pending(now);
         self.carry_out(now, out);
+        self.settle_oldest(out);
         self.pbft.set_waiting(self.pool.oldest_known_to_all());
     }
 

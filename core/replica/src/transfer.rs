@@ -167,6 +167,10 @@ impl<M: StateMachine> Replica<M> {
             out.event(Event::DonorDropped { donor: from, sequence });
             return self.refuse_peer(from, reason, out);
         }
+        let replaced = self.transfer.as_mut().and_then(|transfer| transfer.target.take());
+        if let Some(replaced) = replaced {
+            self.drop_partial(replaced.meta.certificate.claim.sequence, out);
+        }
         let machine = (self.make_machine)();
         let restorer = State::restore(&self.setup.genesis, machine, self.setup.mutants);
         let count = u32::try_from(meta.digests.len()).expect("the judge bounds it");
@@ -383,7 +387,7 @@ impl<M: StateMachine> Replica<M> {
         out.event(Event::StateTransferFinished { sequence });
         self.count("state transfers finished");
         self.carry_out(now, out);
-        self.settle_pool();
+        self.settle_pool(out);
     }
 
     /// Links must follow members that were replaced while we were away.
@@ -398,13 +402,10 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// Frames in the pool that the new state has executed need no ordering.
-    fn settle_pool(&mut self) {
+    fn settle_pool(&mut self, out: &mut Outbox) {
         let sessions: BTreeSet<_> = self.pool.iter().map(|pending| pending.frame.session()).collect();
         for session in sessions {
-            let state = &self.state;
-            self.pool.take_settled(session, |frame| {
-                !matches!(state.admit(frame), Ok(dwcp_state::Admission::Fresh))
-            });
+            self.settle_session(session, out);
         }
     }
 }

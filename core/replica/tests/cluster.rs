@@ -406,3 +406,57 @@ fn a_retry_is_answered_and_not_run_again() {
     assert_eq!(first, again);
     assert_eq!(cluster.events(2, |event| matches!(event, Event::RetryAnswered { .. })), 1);
 }
+
+fn other(session: &Session, sequence: u64, low_water: u64, command: Command) -> ClientFrame {
+    let frame = SessionFrame {
+        session_key: session.crypto.public_key(),
+        low_water,
+        first: sequence,
+        commands: vec![command.encode()],
+    };
+    ClientFrame::commands(&session.crypto, session.cluster, &frame)
+}
+
+fn lost_on_the_way(cluster: &mut Cluster, at: u8, frame: &ClientFrame) {
+    let now = cluster.now();
+    let mut out = Outbox::default();
+    let request = ClientRequest::Frame { bytes: frame.encode() };
+    cluster.nodes[usize::from(at)].replica.as_mut().unwrap().step(
+        now,
+        Input::Client { client: ClientId(7), request },
+        &mut out,
+    );
+}
+
+#[test]
+fn a_frame_whose_commands_ran_in_another_frame_costs_no_view() {
+    let mut cluster = Cluster::new(4);
+    let mut session = Session::open(&mut cluster, 1);
+    let put = |key: &[u8]| Command::Machine(KvCommand::put(key.to_vec(), b"x".to_vec()).encode());
+    let second = other(&session, 1, 1, put(b"b"));
+    lost_on_the_way(&mut cluster, 1, &second);
+    let first = session.put("a", b"1");
+    cluster.send(0, &first);
+    cluster.run(50);
+    cluster.run(20_000);
+    let left: Vec<usize> = (0..4)
+        .map(|id| cluster.events(id, |event| matches!(event, Event::ViewChangeStarted { .. })))
+        .collect();
+    assert_eq!(left, [0, 0, 0, 0]);
+}
+
+#[test]
+fn a_frame_of_a_closed_session_costs_no_view() {
+    let mut cluster = Cluster::new(4);
+    let session = Session::open(&mut cluster, 1);
+    let put = Command::Machine(KvCommand::put(b"a".to_vec(), b"x".to_vec()).encode());
+    lost_on_the_way(&mut cluster, 1, &other(&session, 1, 1, put.clone()));
+    lost_on_the_way(&mut cluster, 2, &other(&session, 1, 1, put));
+    cluster.send(0, &other(&session, 2, 1, Command::CloseSession));
+    cluster.run(50);
+    cluster.run(20_000);
+    let left: Vec<usize> = (0..4)
+        .map(|id| cluster.events(id, |event| matches!(event, Event::ViewChangeStarted { .. })))
+        .collect();
+    assert_eq!(left, [0, 0, 0, 0]);
+}

@@ -13,7 +13,7 @@ use std::path::Path;
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 
 use crate::cargo::{cargo, output_of};
-use crate::rules::{self, EXPLAINED_IN, Imports, MUTANTS, MUTANTS_USER, ROOMS, Zone};
+use crate::rules::{self, EXPLAINED_IN, Imports, MUTANTS, MUTANTS_USERS, MUTANTS_USERS_NAMED, ROOMS, Zone};
 
 /// A dependency one of our manifests declares on another of our crates, or on any path.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,18 +127,18 @@ fn check_edges(edges: &[Edge]) -> Vec<String> {
     broken
 }
 
-/// Nobody but `sim` asks for `mutants`, and no feature of a shipped crate passes it on.
+/// Nobody but `sim` and `model` asks for `mutants`, and no feature of a shipped crate passes it on.
 fn check_mutants_declared(members: &[Member], edges: &[Edge]) -> Vec<String> {
     let mut broken = Vec::new();
-    for edge in edges.iter().filter(|e| e.from != MUTANTS_USER) {
+    for edge in edges.iter().filter(|e| !MUTANTS_USERS.contains(&e.from.as_str())) {
         if edge.features.iter().any(|f| f == MUTANTS) {
             broken.push(format!(
-                "{} -> {} asks for feature `{MUTANTS}`: only {MUTANTS_USER} may switch safety rules off ({EXPLAINED_IN})",
+                "{} -> {} asks for feature `{MUTANTS}`: only {MUTANTS_USERS_NAMED} may switch safety rules off ({EXPLAINED_IN})",
                 edge.from, edge.to
             ));
         }
     }
-    for member in members.iter().filter(|m| m.name != MUTANTS_USER) {
+    for member in members.iter().filter(|m| !MUTANTS_USERS.contains(&m.name.as_str())) {
         let core = rules::room_of(&member.name).is_some_and(|r| r.zone == Zone::Core);
         for (feature, enables) in &member.features {
             let reaches = enables.iter().any(|e| e == MUTANTS || e.ends_with(&format!("/{MUTANTS}")));
@@ -146,7 +146,7 @@ fn check_mutants_declared(members: &[Member], edges: &[Edge]) -> Vec<String> {
             let allowed = if feature == MUTANTS { core } else { !reaches };
             if !allowed {
                 broken.push(format!(
-                    "{}: feature `{feature}` leads to `{MUTANTS}`: only {MUTANTS_USER} may switch safety rules off ({EXPLAINED_IN})",
+                    "{}: feature `{feature}` leads to `{MUTANTS}`: only {MUTANTS_USERS_NAMED} may switch safety rules off ({EXPLAINED_IN})",
                     member.name
                 ));
             }
@@ -230,7 +230,7 @@ fn check_core_tree(member: &str, printed: &str) -> BTreeSet<String> {
     broken
 }
 
-/// All shipped crates resolved together without `sim`: the widest view a release build can have.
+/// All shipped crates resolved together without them: the widest view a release build can have.
 fn check_mutants_resolved(root: &Path, members: &[Member]) -> anyhow::Result<Vec<String>> {
     let shipped = |m: &&Member| {
         rules::room_of(&m.name).is_some_and(|room| matches!(room.zone, Zone::Shell | Zone::Face))
@@ -248,7 +248,7 @@ fn check_mutants_tree(printed: &str) -> BTreeSet<String> {
     let seen = resolved(printed).into_iter().filter(|(_, features)| features.contains(&MUTANTS));
     seen.map(|(package, _)| {
         format!(
-            "shipped crates see {package} with feature `{MUTANTS}`: only {MUTANTS_USER} may switch safety rules off ({EXPLAINED_IN})"
+            "shipped crates see {package} with feature `{MUTANTS}`: only {MUTANTS_USERS_NAMED} may switch safety rules off ({EXPLAINED_IN})"
         )
     })
     .collect()
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn mutants_may_be_defined_in_the_core_handed_down_and_asked_for_by_sim_alone() {
+    fn mutants_may_be_defined_in_the_core_handed_down_and_asked_for_by_sim_and_model_alone() {
         let fine = [
             member("dwcp-pbft", &[("mutants", &[])]),
             member("dwcp-replica", &[("mutants", &["dwcp-pbft/mutants"])]),
@@ -338,6 +338,10 @@ mod tests {
         asks.features = vec!["mutants".into()];
         assert_eq!(check_mutants_declared(&fine, &[asks.clone()]), Vec::<String>::new());
 
+        asks.from = "model".into();
+        assert_eq!(check_mutants_declared(&fine, &[asks.clone()]), Vec::<String>::new());
+        asks.from = "cluster".into();
+        assert_eq!(check_mutants_declared(&fine, &[asks.clone()]).len(), 1);
         asks.from = "dwcp-node".into();
         assert_eq!(check_mutants_declared(&fine, &[asks]).len(), 1);
         for leak in [

@@ -94,6 +94,7 @@ pub(crate) const ROOMS: &[Room] = &[
         ]),
     ),
     room("sim", "proof/sim", Proof, Anything),
+    room("model", "proof/model", Proof, Anything),
     room("cluster", "proof/cluster", Proof, Anything),
     room("decoders", "proof/decoders", Proof, Anything),
     // Judges share no code with what they judge.
@@ -105,9 +106,10 @@ pub(crate) const ROOMS: &[Room] = &[
 /// Dev-dependencies beyond a crate's own row: (from, to, why).
 pub(crate) const DEV_EDGES: &[(&str, &str, &str)] = &[];
 
-/// The feature that switches safety rules off, and the only package that may ask for it.
+/// The feature that switches safety rules off, and the only packages that may ask for it.
 pub(crate) const MUTANTS: &str = "mutants";
-pub(crate) const MUTANTS_USER: &str = "sim";
+pub(crate) const MUTANTS_USERS: &[&str] = &["sim", "model"];
+pub(crate) const MUTANTS_USERS_NAMED: &str = "sim and model";
 
 /// Features of dependencies that would bring the operating system into the core.
 pub(crate) const CORE_FORBIDDEN_FEATURES: &[&str] =
@@ -196,6 +198,14 @@ mod tests {
             left.retain(|r| matches!(r.imports, Only(list) if list.iter().any(|to| names.contains(to))));
             assert!(left.len() < before, "cycle among {names:?}");
         }
+    }
+
+    #[test]
+    fn whoever_may_switch_rules_off_is_proof() {
+        for user in MUTANTS_USERS {
+            assert_eq!(room_of(user).unwrap().zone, Proof, "{user}");
+        }
+        assert_eq!(MUTANTS_USERS_NAMED, MUTANTS_USERS.join(" and "));
     }
 
     #[test]

@@ -1,0 +1,40 @@
+//! The small end of the models, in every test run: the whole normal case, and short walks through view changes.
+//! `cargo run --release -p model` walks further.
+
+use dwcp_base::{Mutant, Mutants};
+use model::claims::{AGREEMENT, ONE_PREPARED};
+use model::run::{Search, normal_case, search, view_changes};
+
+#[test]
+fn no_order_of_letters_lets_a_lying_primary_break_the_normal_case() {
+    let outcome = search(normal_case(4, Mutants::default()), None, Search::Exhaustive);
+    println!("{} states, depth {}", outcome.states, outcome.depth);
+    assert!(outcome.as_expected(), "{}: {:?}", outcome.verdict(), outcome.broken);
+    assert!(outcome.states > 50_000, "the model shrank to {} states", outcome.states);
+}
+
+#[test]
+fn a_backup_that_prepares_twice_is_found_out() {
+    let mutant = Mutant::PrepareTwice;
+    let outcome = search(normal_case(4, Mutants::default().with(mutant)), Some(mutant), Search::Exhaustive);
+    let (claim, history) = outcome.broken.first().expect("a counterexample");
+    assert_eq!(*claim, ONE_PREPARED);
+    assert!(history.len() <= 8 && history.iter().all(|step| step.starts_with("Deliver")), "{history:?}");
+}
+
+#[test]
+fn random_view_changes_keep_every_claim() {
+    let walk = Search::Walk { seed: 1, steps: 250, states: 4_000 };
+    let outcome = search(view_changes("view changes, r1 lies", 1, Mutants::default()), None, walk);
+    assert!(outcome.broken.is_empty(), "{}: {:?}", outcome.verdict(), outcome.broken);
+    assert!(!outcome.unreached.contains(&"every honest replica delivers"), "{:?}", outcome.unreached);
+}
+
+#[test]
+fn view_changes_that_forget_what_was_prepared_are_found_out() {
+    let mutant = Mutant::ViewChangeForgetsPrepared;
+    let walk = Search::Walk { seed: 1, steps: 250, states: 200_000 };
+    let cluster = view_changes("view changes, r1 lies", 1, Mutants::default().with(mutant));
+    let outcome = search(cluster, Some(mutant), walk);
+    assert!(outcome.broken.iter().any(|(claim, _)| *claim == AGREEMENT), "{}", outcome.verdict());
+}

@@ -65,13 +65,19 @@ impl Pbft {
             || self.slots.range(self.delivered.next()..).next().is_some()
     }
 
-    /// A link to `peer` came up: either of us may have missed anything.
+    /// A link to `peer` came up: either of us may have missed anything. It is first shown what it signed, in case it has
+    /// forgotten.
     pub fn on_link_up(&mut self, peer: ReplicaId, out: &mut Output) {
-        let message = Message::Standing(self.standing(true, true));
-        out.push(Action::Send { to: peer, message, after: Ticket::ZERO });
-        if let Some(vote) = self.last_votes.get(&peer) {
+        let votes = [self.last_votes.get(&peer), self.highest_votes.get(&peer)];
+        for vote in votes.into_iter().flatten() {
             out.push(Action::Send { to: peer, message: Message::Reminder(*vote), after: Ticket::ZERO });
         }
+        let asked = self.view_changes.get(&peer).map(|asked| asked.signed.clone());
+        if let Some(signed) = asked {
+            out.push(Action::Send { to: peer, message: Message::ViewChange(signed), after: Ticket::ZERO });
+        }
+        let message = Message::Standing(self.standing(true, true));
+        out.push(Action::Send { to: peer, message, after: Ticket::ZERO });
     }
 
     pub(crate) fn on_standing(&mut self, now: Now, from: ReplicaId, standing: Standing, out: &mut Output) {
@@ -312,17 +318,23 @@ impl Pbft {
             return self.refuse(from, "a reminder of a vote we did not sign", out);
         }
         let claim = statement.claim;
-        let settled = claim.sequence <= self.delivered.max(self.stable_sequence());
+        // What our disk accounted for when we began, or what we may have voted on since and let go of.
+        let settled_since = self.first_vote.is_some_and(|first| claim.sequence >= first)
+            && claim.sequence <= self.delivered.max(self.stable_sequence());
+        let settled = claim.sequence <= self.settled_at_start || settled_since;
         let remembered = self.slots.get(&claim.sequence).is_some_and(|slot| {
-            slot.pre_prepared.get(&claim.digest).is_some_and(|view| *view >= claim.view)
-                || slot.decided.is_some()
+            slot.pre_prepared.values().any(|view| *view >= claim.view) || slot.decided.is_some()
         });
         if claim.view > self.view || !(settled || remembered) {
-            out.push(Action::Halt {
-                reason: "this disk has forgotten votes that this replica signed (wiped or rolled back): \
-                         run `dwcp member replace` to bring it back as a new incarnation",
-            });
+            self.halt_forgetful(out);
         }
+    }
+
+    pub(crate) fn halt_forgetful(&self, out: &mut Output) {
+        out.push(Action::Halt {
+            reason: "this disk has forgotten votes that this replica signed (wiped or rolled back): \
+                     run `dwcp member replace` to bring it back as a new incarnation",
+        });
     }
 
     /// Keeps a decided slot for laggards; beyond the bound the oldest go.

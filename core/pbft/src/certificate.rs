@@ -180,6 +180,13 @@ impl Verifier<'_> {
         self.configurations.key_of(sender, incarnation).ok_or("a message by an unknown member or incarnation")
     }
 
+    /// Whether the member named in a VIEW-CHANGE signed it.
+    pub(crate) fn signed_view_change(&self, signed: &SignedBody, body: &ViewChange) -> bool {
+        let hash = signing_hash(SigningKind::ViewChange, self.cluster, &signed.body);
+        self.body_key(body.sender, body.incarnation)
+            .is_ok_and(|key| self.signature_holds(&key, &hash, &signed.signature))
+    }
+
     /// A VIEW-CHANGE, with everything it claims.
     ///
     /// What it says of slots up to `settled`, our own stable checkpoint, is not checked: those are decided for us, and

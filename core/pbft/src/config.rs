@@ -8,7 +8,7 @@ use dwcp_base::{Crypto, Genesis, Incarnation, Micros, Mutants, ReplicaId, Settin
 pub struct Timing {
     /// A view in which nothing executes for this long, although something waits, is left. Doubles with every view
     /// change that brings no progress (OSDI '99 section 4.5.2). Where rounds turn out to be quick it shrinks to 20 of
-    /// them, but not below an eighth of this. Range 20 ms to 60 s.
+    /// them, but not below a quarter of this or 300 ms. Range 20 ms to 60 s.
     pub view_timeout: Micros,
     /// One request that waits this many view timeouts while others execute is grounds to leave the view too.
     pub censorship_factor: u64,

@@ -107,6 +107,7 @@ impl Pbft {
             return; // Voted on once its payload is here.
         }
         slot.note_pre_prepared(claim.digest, claim.view);
+        self.first_vote = Some(self.first_vote.map_or(claim.sequence, |first| first.min(claim.sequence)));
         let null_forgotten = mutants.on(Mutant::NullNotDurable) && claim.digest == payload_digest(&[]);
         if !null_forgotten {
             let ticket = out.persist(Record::PrePrepared { proposal, payload: fresh });
@@ -323,6 +324,10 @@ impl Pbft {
         let known = self.last_votes.get(&signed.statement.sender);
         if known.is_none_or(|known| place(known) < place(&signed)) {
             self.last_votes.insert(signed.statement.sender, signed);
+        }
+        let highest = self.highest_votes.entry(signed.statement.sender).or_insert(signed);
+        if highest.statement.claim.sequence < signed.statement.claim.sequence {
+            *highest = signed;
         }
     }
 

@@ -103,6 +103,12 @@ pub struct Pbft {
     pub(crate) muted: bool,
     /// The highest vote seen of each member, shown to it when it comes back.
     pub(crate) last_votes: BTreeMap<ReplicaId, Signed>,
+    /// As `last_votes`, by sequence instead of by view.
+    pub(crate) highest_votes: BTreeMap<ReplicaId, Signed>,
+    /// What our own disk accounted for when we began: everything up to here was settled for us then.
+    pub(crate) settled_at_start: Sequence,
+    /// The lowest sequence we have voted on since we began.
+    pub(crate) first_vote: Option<Sequence>,
     pub(crate) standings: BTreeMap<ReplicaId, (Micros, Standing)>,
     pub(crate) timers: crate::timer::Timers,
 }
@@ -148,6 +154,9 @@ impl Pbft {
             snapshot: Sequence::ZERO,
             muted: false,
             last_votes: BTreeMap::new(),
+            highest_votes: BTreeMap::new(),
+            settled_at_start: Sequence::ZERO,
+            first_vote: None,
             standings: BTreeMap::new(),
             timers: crate::timer::Timers::default(),
         }
@@ -316,8 +325,10 @@ impl Pbft {
             }
         }
         self.timers.start(now, &self.timing);
+        self.settled_at_start = self.delivered.max(self.stable_sequence());
         // Before anything is let go of: what our own disk knows to be decided may be known to nobody else.
         self.deliver_ready(now, out);
+        self.settled_at_start = self.settled_at_start.max(self.delivered);
         self.forget_settled();
         for proposal in unvoted {
             let claim = proposal.statement.claim;
@@ -497,6 +508,7 @@ impl Pbft {
         for id in replaced {
             self.view_changes.remove(&id);
             self.last_votes.remove(&id);
+            self.highest_votes.remove(&id);
             self.standings.remove(&id);
             self.future.remove(&id);
         }

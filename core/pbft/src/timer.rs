@@ -11,6 +11,12 @@ use dwcp_base::{Micros, Mutant, Now, ReplicaId, Sequence, View};
 
 /// Slots that must have been waited for before the primary's pace is judged.
 const PACE_SLOTS_MIN: u64 = 8;
+/// How far ahead a lone peer is followed: honest ones are few views ahead, a liar must not take us to the end of them.
+const STRAY_VIEWS_MAX: u64 = 64;
+/// View timeouts after which a peer that waits alone in a later view is followed.
+const STRAY_TIMEOUTS: u64 = 8;
+/// Below this a busy processor looks like a dead primary.
+const PATIENCE_MIN: Micros = Micros::from_millis(300);
 /// Slots after which the measured round is believed.
 const ROUNDS_MIN: u64 = 16;
 /// Bytes of help for one peer in one resend interval.
@@ -38,6 +44,8 @@ pub struct Timers {
     pub(crate) stalled_since: Micros,
     /// Bytes sent to each peer to help it, and since when they are counted.
     pub(crate) helped: BTreeMap<ReplicaId, (Micros, usize)>,
+    /// Peers that ask for a view above ours: which, since when, and how often we followed one for its sake.
+    pub(crate) strays: BTreeMap<ReplicaId, (View, Micros, u32)>,
     /// When each peer may be shown our NEW-VIEW again.
     pub(crate) view_shown: BTreeMap<ReplicaId, Micros>,
     /// Since when the oldest request that every replica knows of waits. Told by the caller.
@@ -55,7 +63,10 @@ pub struct Timers {
 }
 
 impl Timers {
+    /// The world begins now: what was replayed from disk was not waited for.
     pub(crate) fn start(&mut self, now: Now, timing: &Timing) {
+        self.round = Micros::ZERO;
+        self.rounds = 0;
         self.view_since = now.mono;
         self.last_progress = now.mono;
         self.stalled_since = now.mono;
@@ -104,6 +115,14 @@ impl Timers {
 }
 
 impl Pbft {
+    /// Recovery is over, which may have taken long: nothing has been waited for yet.
+    pub fn begin(&mut self, now: Now) {
+        self.timers.start(now, &self.timing);
+        for slot in self.slots.values_mut() {
+            slot.accepted_at = now.mono;
+        }
+    }
+
     /// Since when the oldest unexecuted request waits that all replicas have been told of; `None` when none does.
     pub fn set_waiting(&mut self, since: Option<Micros>) {
         self.timers.waiting_since = since;
@@ -126,13 +145,13 @@ impl Pbft {
         self.measured(self.timing.view_timeout, 20).times(1 << doublings.min(BACKOFF_MAX))
     }
 
-    /// A patience that follows the network: so many rounds as they were measured, within an eighth of the setting and
-    /// the setting itself. Until enough rounds were seen, the setting.
+    /// A patience that follows the network: so many rounds as they were measured, within a quarter of the setting (and
+    /// `PATIENCE_MIN`) and the setting itself. Until enough rounds were seen, the setting.
     fn measured(&self, setting: Micros, rounds: u64) -> Micros {
         if self.timers.rounds < ROUNDS_MIN {
             return setting;
         }
-        self.timers.round.times(rounds).max(Micros(setting.0 / 8)).min(setting)
+        self.timers.round.times(rounds).max(Micros(setting.0 / 4)).max(PATIENCE_MIN).min(setting)
     }
 
     /// How long a client's frame may wait before all replicas are told of it.
@@ -196,13 +215,48 @@ impl Pbft {
                 _ if self.primary_is_slow() => {
                     self.start_view_change(now, self.view.next(), "the primary is slow", application, out);
                 }
-                _ => {}
+                _ => {
+                    if let Some(view) = self.stray_to_follow(now) {
+                        self.start_view_change(
+                            now,
+                            view,
+                            "a peer waits alone in a later view",
+                            application,
+                            out,
+                        );
+                    }
+                }
             }
         } else if self.is_voter()
             && self.timers.new_view_deadline.is_some_and(|deadline| now.mono >= deadline)
         {
             self.start_view_change(now, self.view.next(), "the new view did not begin", application, out);
         }
+    }
+
+    /// A replica that left the view alone can neither come back nor be missed for ever: it is one of the f that may fail.
+    /// After a long while the others follow it; longer each time for the same peer, so that a liar cannot keep us busy.
+    fn stray_to_follow(&mut self, now: Now) -> Option<View> {
+        let asked: BTreeMap<ReplicaId, View> = self
+            .view_changes
+            .iter()
+            .filter(|(sender, asked)| **sender != self.me && asked.body.view > self.view)
+            .filter(|(_, asked)| asked.body.view.0 <= self.view.0.saturating_add(STRAY_VIEWS_MAX))
+            .map(|(sender, asked)| (*sender, asked.body.view))
+            .collect();
+        let mut follow = None;
+        for (sender, view) in asked {
+            let stray = self.timers.strays.entry(sender).or_insert((view, now.mono, 0));
+            if stray.0 != view {
+                (stray.0, stray.1) = (view, now.mono);
+            }
+            let patience = self.timing.view_timeout.times(STRAY_TIMEOUTS << stray.2.min(BACKOFF_MAX));
+            if now.mono.since(stray.1) >= patience {
+                (stray.1, stray.2) = (now.mono, stray.2 + 1);
+                follow = follow.max(Some(view));
+            }
+        }
+        follow.filter(|_| self.is_voter())
     }
 
     /// Notes whether we moved since the last look, or have nothing to wait for.

@@ -10,7 +10,7 @@ use crate::record::Record;
 use crate::state::{Application, Asked, Pbft};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
-use dwcp_base::{Hash, Mutant, Now, ReplicaId, SigningKind, Ticket, View};
+use dwcp_base::{Hash, Mutant, Now, ReplicaId, SigningKind, Ticket, View, decode};
 
 impl Pbft {
     /// Leaves the current view for `view`: from here on this replica says nothing in lower ones.
@@ -97,12 +97,15 @@ impl Pbft {
         let Ok((view, sender)) = peek(&signed) else {
             return self.refuse(from, "a malformed VIEW-CHANGE", out);
         };
+        if sender == self.me {
+            return self.on_own_view_change(from, view, &signed, out);
+        }
         if view.0 > PLACE_MAX {
             return self.refuse(from, "a VIEW-CHANGE for a view beyond all places", out);
         }
         let late = view < self.view || (view == self.view && self.active);
         let known = self.view_changes.get(&sender).is_some_and(|known| known.body.view >= view);
-        if sender == self.me || ((late || known) && !awaited) {
+        if (late || known) && !awaited {
             return;
         }
         let body = match self.verifier_with_known().view_change(&signed, self.window, self.stable_sequence())
@@ -120,6 +123,22 @@ impl Pbft {
         self.view_changes.insert(sender, Asked::new(body, signed));
         self.try_join(now, application, out);
         self.try_new_view(now, application, out);
+    }
+
+    /// A peer shows us a VIEW-CHANGE of ours. It was durable before it left; one beyond what we remember was signed by a
+    /// disk that is gone.
+    fn on_own_view_change(&self, from: ReplicaId, view: View, signed: &SignedBody, out: &mut Output) {
+        let forgiven =
+            self.mutants.on(Mutant::WipedDiskRejoins) || self.mutants.on(Mutant::ForgetVotesOnRestart);
+        if view <= self.view || forgiven {
+            return;
+        }
+        let Ok(body) = decode::<ViewChange>(&signed.body) else {
+            return self.refuse(from, "a malformed VIEW-CHANGE", out);
+        };
+        if body.incarnation == self.incarnation && self.verifier().signed_view_change(signed, &body) {
+            self.halt_forgetful(out);
+        }
     }
 
     /// Enough others have left for higher views: at least one of them is honest (OSDI '99 section 4.5.2), so we follow

@@ -17,7 +17,7 @@ pub struct Settings {
     /// Bytes of client frames that wait for execution; beyond it clients are told to come back. At least 4 MiB.
     pub pending_bytes_max: usize,
     /// After how long an unexecuted frame is shown to all replicas, who then watch the primary. Shrinks to eight
-    /// measured rounds where those are quick, but not below an eighth of this.
+    /// measured rounds where those are quick, but not below a quarter of this or 300 ms.
     pub relay_after: Micros,
     /// A snapshot is written at the first checkpoint after every so many bytes of log. Replicas with equal settings
     /// snapshot at equal sequences, so that one that lags can fetch from several at once; 64 KiB to 1 GiB.

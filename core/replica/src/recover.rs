@@ -152,6 +152,7 @@ impl<M: StateMachine> Replica<M> {
             snapshot_wanted: false,
             diverged: false,
             halted: false,
+            newborn: true,
             setup,
         };
         replica.pbft.replayed(now, &mut replica.protocol);

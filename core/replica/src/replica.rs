@@ -91,6 +91,8 @@ pub struct Replica<M: StateMachine> {
     /// Our state is known to be wrong: nobody is answered until it is replaced.
     pub(crate) diverged: bool,
     pub(crate) halted: bool,
+    /// No input has come yet.
+    pub(crate) newborn: bool,
 }
 
 impl<M: StateMachine> core::fmt::Debug for Replica<M> {
@@ -108,6 +110,9 @@ impl<M: StateMachine> Replica<M> {
     pub fn step(&mut self, now: Now, input: Input, out: &mut Outbox) {
         if self.halted {
             return;
+        }
+        if core::mem::take(&mut self.newborn) {
+            self.pbft.begin(now);
         }
         match input {
             Input::Peer { from, incarnation: _, bytes } => self.on_peer(now, from, &bytes, out),

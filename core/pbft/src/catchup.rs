@@ -321,7 +321,9 @@ impl Pbft {
         // What our disk accounted for when we began, or what we may have voted on since and let go of.
         let settled_since = self.first_vote.is_some_and(|first| claim.sequence >= first)
             && claim.sequence <= self.delivered.max(self.stable_sequence());
-        let settled = claim.sequence <= self.settled_at_start || settled_since;
+        let known_at_start = claim.sequence <= self.settled_at_start
+            || self.voted_at_start.get(&claim.sequence).is_some_and(|view| *view >= claim.view);
+        let settled = known_at_start || settled_since;
         let remembered = self.slots.get(&claim.sequence).is_some_and(|slot| {
             slot.pre_prepared.values().any(|view| *view >= claim.view) || slot.decided.is_some()
         });

@@ -107,6 +107,8 @@ pub struct Pbft {
     pub(crate) highest_votes: BTreeMap<ReplicaId, Signed>,
     /// What our own disk accounted for when we began: everything up to here was settled for us then.
     pub(crate) settled_at_start: Sequence,
+    /// The slots above it that our disk knew we had voted on, and in which view last: at most a window.
+    pub(crate) voted_at_start: BTreeMap<Sequence, View>,
     /// The lowest sequence we have voted on since we began.
     pub(crate) first_vote: Option<Sequence>,
     pub(crate) standings: BTreeMap<ReplicaId, (Micros, Standing)>,
@@ -156,6 +158,7 @@ impl Pbft {
             last_votes: BTreeMap::new(),
             highest_votes: BTreeMap::new(),
             settled_at_start: Sequence::ZERO,
+            voted_at_start: BTreeMap::new(),
             first_vote: None,
             standings: BTreeMap::new(),
             timers: crate::timer::Timers::default(),
@@ -326,6 +329,11 @@ impl Pbft {
         }
         self.timers.start(now, &self.timing);
         self.settled_at_start = self.delivered.max(self.stable_sequence());
+        self.voted_at_start = self
+            .slots
+            .iter()
+            .filter_map(|(sequence, slot)| Some((*sequence, slot.pre_prepared.values().max().copied()?)))
+            .collect();
         // Before anything is let go of: what our own disk knows to be decided may be known to nobody else.
         self.deliver_ready(now, out);
         self.settled_at_start = self.settled_at_start.max(self.delivered);

@@ -1,3 +1,4 @@
-//! What the simulator's package tests as claims: single stories on the real cores, beside the histories that seeds make.
+//! What the simulator's package tests as claims: single stories on the real cores, and the simulator's own promises.
 
 mod mistakes;
+mod simulator;

@@ -14,7 +14,7 @@ use crate::error::Trouble;
 use crate::load::Scribe;
 
 /// A two-core machine that does other things besides meets these by far.
-pub const PATIENCE: Duration = Duration::from_secs(180);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 

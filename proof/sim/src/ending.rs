@@ -46,6 +46,8 @@ pub struct Report {
     pub seed: u64,
     pub dials: Dials,
     pub found: Vec<Found>,
+    /// The linearizability search ran out of steps: not a violation, and not a proof either. The other judges judged.
+    pub undecided: bool,
     pub coverage: Coverage,
     pub refusals: BTreeMap<&'static str, u64>,
     pub trace_hash: u64,
@@ -140,10 +142,7 @@ impl World {
             .iter()
             .map(|finding| Found { by: Finder::Judge(finding.judge), text: finding.to_string() })
             .collect();
-        if judgement.undecided && !is_linear_when_pruned(history, &terms) {
-            let text = "the search for an order ended without an answer".to_string();
-            found.push(Found { by: Finder::Simulator, text });
-        }
+        let undecided = judgement.undecided && !is_linear_when_pruned(history, &terms);
         let complaints = self.complaints.iter().chain(&self.divergences);
         found.extend(complaints.map(|text| Found { by: Finder::Simulator, text: text.clone() }));
         self.coverage.messages_lost = self.net.counts.dropped + self.net.counts.cut;
@@ -156,6 +155,7 @@ impl World {
             seed: self.seed,
             dials: self.dials.clone(),
             found,
+            undecided,
             coverage: self.coverage.clone(),
             refusals: self.refusals.clone(),
             trace_hash: self.trace.hash(),
@@ -164,6 +164,15 @@ impl World {
             acknowledged: judgement.acknowledged,
             lost: judgement.lost,
             doubled: judgement.doubled,
+        }
+    }
+
+    /// Steady clients stop once nobody else waits, or once whoever does has waited for too long.
+    fn release_steady_clients(&mut self, since_us: u64) {
+        let steady = usize::try_from(self.dials.steady).expect("few clients").min(self.clients.len());
+        let others_done = self.clients[steady..].iter().all(Client::is_done) && self.operator.is_idle();
+        if others_done || self.now_us > since_us + ANSWER_LIMIT_US + 5_000_000 {
+            self.clients[..steady].iter_mut().for_each(Client::stop);
         }
     }
 
@@ -216,6 +225,7 @@ impl Ending {
         let late = world.now_us >= since_us + world.dials.calm_ms * 1000;
         match self.stage {
             Stage::Working => {
+                world.release_steady_clients(since_us);
                 if world.clients.iter().all(Client::is_done) && world.operator.is_idle() {
                     world.add_reader();
                     self.stage = Stage::Reading;

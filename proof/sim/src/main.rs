@@ -224,6 +224,7 @@ fn run_many(
     let bar = progress(total, "seeds");
     let mut coverage = Coverage::default();
     let mut refusals: BTreeMap<&'static str, u64> = BTreeMap::new();
+    let mut undecided = Vec::new();
     let (mut ran, mut failures, mut lost, mut doubled, mut virtual_us, mut events) =
         (0u64, Vec::new(), 0, 0, 0u64, 0u64);
     run_seeds(seeds.clone(), jobs, &recipe, |report| {
@@ -235,6 +236,9 @@ fn run_many(
         doubled += report.doubled;
         virtual_us += report.ended_at_us;
         events += report.events;
+        if report.undecided {
+            undecided.push(report.seed);
+        }
         if !report.is_clean() {
             bar.suspend(|| print_failure(&report, how));
             failures.push(report.seed);
@@ -259,6 +263,14 @@ fn run_many(
         failures.len(),
         if failures.is_empty() { String::new() } else { format!(": seeds {failures:?}") }
     );
+    // A history that the search could not order is not a proof; a few in a thousand are told, more are a failure.
+    let undecided_max = (ran / 50).max(1);
+    if !undecided.is_empty() {
+        println!(
+            "{} histories left undecided by the search (at most {undecided_max}): seeds {undecided:?}",
+            undecided.len()
+        );
+    }
     let whole = recipe.profile.name == PROFILES[0].name && recipe.overrides.is_empty() && ran >= 200;
     let shortfalls = if whole && !any_coverage { coverage.shortfalls(ran) } else { Vec::new() };
     for shortfall in &shortfalls {
@@ -270,7 +282,7 @@ fn run_many(
             PROFILES[0].name
         );
     }
-    Ok(failures.is_empty() && shortfalls.is_empty())
+    Ok(failures.is_empty() && shortfalls.is_empty() && undecided.len() as u64 <= undecided_max)
 }
 
 fn replay(seed: u64, how: &How, trace: bool) -> anyhow::Result<bool> {

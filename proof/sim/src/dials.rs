@@ -65,6 +65,8 @@ dials! {
     retry_ms,
     value_bytes_max,
     leases_pm,
+    /// Clients that go on asking when the faults have stopped, for as long as another client still waits.
+    steady,
 
     delay_us,
     jitter_us,
@@ -220,6 +222,7 @@ fn mixed(chance: &mut Chance, seconds: u64) -> Dials {
         retry_ms: chance.between(400, 1_500),
         value_bytes_max: *chance.pick(&[16, 64, 300, 3_000]).expect("not empty"),
         leases_pm: maybe(chance, 300, 5, 30),
+        steady: 0,
         delay_us: base_us,
         jitter_us: chance.between(0, 2 * base_us),
         drop_pm: maybe(chance, 600, 1, 60),

@@ -342,7 +342,7 @@ impl World {
             Effect::ReadChunk { token, sequence, index, offset, bytes_max } => {
                 let mut bytes = self.nodes[ix].disk.read_chunk(sequence, index, offset, bytes_max);
                 if self.nodes[ix].puppet.is_some() {
-                    bytes = self.spoil_chunk(ix, bytes);
+                    bytes = self.spoil_chunk(ix, index, bytes);
                 }
                 let boot = self.nodes[ix].boot;
                 let after = 50 + self.chances.disk.below(500);

@@ -139,7 +139,10 @@ impl World {
                 self.beat(fault, dials.wipe_ms);
             }
             Fault::CalmBegins => self.begin_calm(),
-            Fault::LastOrders => self.clients.iter_mut().for_each(crate::client::Client::stop),
+            Fault::LastOrders => {
+                let steady = usize::try_from(self.dials.steady).expect("few clients");
+                self.clients.iter_mut().skip(steady).for_each(crate::client::Client::stop);
+            }
         }
     }
 

@@ -39,7 +39,41 @@ fn hunt_for(mutant: Mutant) -> Hunt {
         M::Harmless => hunt(mutant, "mixed", &[]),
         M::QuorumTwoFPlusOne => hunt(mutant, "byzantine", &[("n", 5), trick(&[Trick::Equivocate])]),
         M::VoteBeforeSync => hunt(mutant, "crash", &[("sync_us", 5_000), ("crash_ticket_ppm", 20_000)]),
-        M::FirstProofNotHighest | M::ViewChangeForgetsPrepared | M::NullNotDurable => hunt(
+        M::FirstProofNotHighest => hunt(
+            mutant,
+            "partition",
+            &[
+                ("n", 4),
+                ("liars", 1),
+                ("liars_first", 1),
+                ("drop_pm", 150),
+                ("partition_ms", 1_500),
+                ("partition_long_ms", 1_500),
+                ("pipeline_depth", 8),
+                ("think_ms", 60),
+                ("checkpoint_interval", 64),
+                trick(&[Trick::OldProofs, Trick::Withhold]),
+            ],
+        ),
+        M::NullNotDurable => hunt(
+            mutant,
+            "partition",
+            &[
+                ("n", 4),
+                ("liars", 0),
+                ("delay_us", 2_000),
+                ("jitter_us", 4_000),
+                ("drop_pm", 100),
+                ("blackout_ms", 3_000),
+                ("down_ms", 500),
+                ("partition_ms", 1_500),
+                ("partition_long_ms", 1_000),
+                ("pipeline_depth", 8),
+                ("think_ms", 60),
+                ("checkpoint_interval", 64),
+            ],
+        ),
+        M::ViewChangeForgetsPrepared => hunt(
             mutant,
             "partition",
             &[
@@ -61,9 +95,18 @@ fn hunt_for(mutant: Mutant) -> Hunt {
             hunt(mutant, "byzantine", &[("n", 4), trick(&[Trick::Equivocate, Trick::VoteTwice])])
         }
         M::SnapshotWithoutSessions => hunt(mutant, "transfer", &[]),
-        M::PreparedDigestUnchecked => {
-            hunt(mutant, "byzantine", &[("n", 4), trick(&[Trick::Silence, Trick::SplitViewChange])])
-        }
+        M::PreparedDigestUnchecked => hunt(
+            mutant,
+            "partition",
+            &[
+                ("n", 4),
+                ("liars", 1),
+                ("liars_first", 1),
+                ("partition_ms", 1_500),
+                ("checkpoint_interval", 64),
+                trick(&[Trick::Equivocate, Trick::MixProofs]),
+            ],
+        ),
         M::PrepareTwice => hunt(mutant, "byzantine", &[("n", 4), trick(&[Trick::Equivocate])]),
         M::SignatureUnchecked => {
             hunt(mutant, "byzantine", &[("n", 4), trick(&[Trick::Equivocate, Trick::Forge])])
@@ -71,12 +114,30 @@ fn hunt_for(mutant: Mutant) -> Hunt {
         M::ClientSignatureUnchecked => {
             hunt(mutant, "byzantine", &[("lying_clients", 2), trick(&[Trick::ForgeFrames])])
         }
-        M::StaleViewVotesCounted => {
-            hunt(mutant, "partition", &[("liars", 1), trick(&[Trick::Replay, Trick::Equivocate])])
-        }
-        M::NewViewUnchecked => {
-            hunt(mutant, "byzantine", &[("n", 4), ("partition_ms", 3_000), trick(&[Trick::BogusNewView])])
-        }
+        M::StaleViewVotesCounted => hunt(
+            mutant,
+            "partition",
+            &[
+                ("n", 4),
+                ("liars", 1),
+                ("clients", 2),
+                ("calm_ms", 125_000),
+                ("checkpoint_interval", 8),
+                trick(&[Trick::Replay, Trick::Equivocate]),
+            ],
+        ),
+        M::NewViewUnchecked => hunt(
+            mutant,
+            "partition",
+            &[
+                ("n", 4),
+                ("liars", 1),
+                ("liars_first", 0),
+                ("partition_ms", 1_500),
+                ("checkpoint_interval", 64),
+                trick(&[Trick::NullNewView]),
+            ],
+        ),
         M::NoDeduplication | M::SingleSequenceSession => hunt(mutant, "clients", &[("in_flight_max", 4)]),
         M::ExecutePrepared => hunt(mutant, "partition", &[("n", 4)]),
         M::ExecuteOutOfOrder => hunt(mutant, "partition", &[("pipeline_depth", 8)]),
@@ -89,12 +150,41 @@ fn hunt_for(mutant: Mutant) -> Hunt {
             hunt(mutant, "disk", &[("wipe_ms", 4_000), ("fsync_liars", 0)])
         }
         M::ReplyBeforeCommit => hunt(mutant, "partition", &[]),
-        M::ClockUnchecked => hunt(mutant, "byzantine", &[("leases_pm", 100), trick(&[Trick::WrongTime])]),
-        M::TimerWithoutBackoff => hunt(mutant, "calm", &[("view_timeout_ms", 500), ("delay_us", 150_000)]),
+        M::ClockUnchecked => hunt(
+            mutant,
+            "byzantine",
+            &[
+                ("n", 4),
+                ("clients", 2),
+                ("leases_pm", 100),
+                ("wrong_clocks", 0),
+                trick(&[Trick::SameWrongTime]),
+            ],
+        ),
+        // A round takes longer than the first timer allows.
+        M::TimerWithoutBackoff => hunt(
+            mutant,
+            "calm",
+            &[("n", 4), ("view_timeout_ms", 500), ("delay_us", 250_000), ("jitter_us", 20_000)],
+        ),
         M::ViewChangeSentOnce => hunt(mutant, "partition", &[("drop_pm", 150)]),
         M::NoWatermarks => hunt(mutant, "byzantine", &[trick(&[Trick::Flood])]),
-        M::DigestWithoutSessions => hunt(mutant, "transfer", &[("liars", 1), trick(&[Trick::LieAsDonor])]),
-        M::CensorshipIgnored => hunt(mutant, "byzantine", &[("n", 4), trick(&[Trick::Censor])]),
+        M::DigestWithoutSessions => {
+            hunt(mutant, "transfer", &[("liars", 1), trick(&[Trick::ForgetSessions])])
+        }
+        // Others are served all the time, so nothing but the censored client's waiting can betray the liar.
+        M::CensorshipIgnored => hunt(
+            mutant,
+            "calm",
+            &[
+                ("n", 4),
+                ("liars", 1),
+                ("liars_first", 1),
+                ("clients", 4),
+                ("steady", 3),
+                trick(&[Trick::Censor]),
+            ],
+        ),
     }
 }
 

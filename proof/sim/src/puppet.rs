@@ -12,7 +12,7 @@ use dwcp_base::{
     Chance, ClusterId, Crypto, Hash, LogTime, ReplicaId, Sequence, Signature, View, decode, encode,
 };
 use dwcp_log::{Proposal, RootEntry};
-use dwcp_pbft::{Message, NewView, Signed, SignedBody, ViewChange, Vote};
+use dwcp_pbft::{Message, NewView, PrePrepared, PreparedCertificate, Signed, SignedBody, ViewChange, Vote};
 use dwcp_replica::{Class, ClientReply, ClientRequest, Input, PeerMessage};
 use dwcp_state::{ClientFrame, SessionFrame};
 use std::collections::{BTreeMap, VecDeque};
@@ -56,10 +56,20 @@ pub enum Trick {
     WrongTime,
     /// Says nothing at all for a while.
     Silence,
+    /// VIEW-CHANGEs with another digest's pre-prepare before the prepares of a slot it equivocated about.
+    MixProofs,
+    /// VIEW-CHANGEs with the oldest proof of each slot that it has seen anywhere.
+    OldProofs,
+    /// The same NEW-VIEW to all, with null requests for what it should carry.
+    NullNewView,
+    /// Donates snapshots whose sessions are gone.
+    ForgetSessions,
+    /// The same proposal from the future to all.
+    SameWrongTime,
 }
 
 impl Trick {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 22] = [
         Self::Equivocate,
         Self::Withhold,
         Self::SplitViewChange,
@@ -77,7 +87,15 @@ impl Trick {
         Self::SpoilReplies,
         Self::WrongTime,
         Self::Silence,
+        Self::MixProofs,
+        Self::OldProofs,
+        Self::NullNewView,
+        Self::ForgetSessions,
+        Self::SameWrongTime,
     ];
+
+    /// The tricks a liar draws by itself, the first ones of `ALL`; the others are for those who ask for them.
+    const DRAWN: usize = 17;
 
     #[must_use]
     pub const fn bit(self) -> u64 {
@@ -122,6 +140,8 @@ pub struct Puppet {
     highest: (View, Sequence),
     silent_until_us: u64,
     censored: Option<dwcp_state::SessionId>,
+    /// For each slot the prepared certificate of the lowest view seen; at most `NOTEBOOK_MAX`, the newest slots stay.
+    oldest: BTreeMap<Sequence, PreparedCertificate>,
     /// The last slot of each kind counted for coverage.
     pub lies_told: u64,
     pub equivocations: u64,
@@ -141,7 +161,8 @@ impl Puppet {
         let mut chance = chance.fork(&format!("liar {replica}"));
         let mut tricks = dials.tricks;
         if tricks == 0 {
-            let mut all = Trick::ALL;
+            let mut all = [Trick::Equivocate; Trick::DRAWN];
+            all.copy_from_slice(&Trick::ALL[..Trick::DRAWN]);
             chance.shuffle(&mut all);
             let count = usize::try_from(chance.between(2, 5)).expect("few tricks");
             tricks = all[..count].iter().map(|trick| trick.bit()).sum();
@@ -160,6 +181,7 @@ impl Puppet {
             highest: (View::ZERO, Sequence::ZERO),
             silent_until_us: 0,
             censored: None,
+            oldest: BTreeMap::new(),
             lies_told: 0,
             equivocations: 0,
         }
@@ -190,6 +212,9 @@ impl Puppet {
         match &input {
             Input::Peer { bytes, .. } => {
                 self.remember(bytes);
+                if self.has(Trick::OldProofs) {
+                    self.hoard(bytes);
+                }
                 if self.has(Trick::Censor) {
                     if let Ok(PeerMessage::Request { frame, .. }) = decode::<PeerMessage>(bytes) {
                         return (!self.censors(&frame)).then_some(input);
@@ -239,6 +264,19 @@ impl Puppet {
         match message {
             Message::PrePrepare { proposal, payload } => self.propose(to, bytes, proposal, payload, out),
             Message::Vote(signed) => self.vote(to, bytes, signed, out),
+            Message::ViewChange(body) if self.has(Trick::MixProofs) => {
+                self.lies_told += 1;
+                out.push(plain(self.mix_proofs(&body).unwrap_or(bytes)));
+            }
+            Message::ViewChange(body) if self.has(Trick::OldProofs) => {
+                self.hoard(&bytes);
+                self.lies_told += 1;
+                out.push(plain(self.old_proofs(&body).unwrap_or(bytes)));
+            }
+            Message::NewView(body) if self.has(Trick::NullNewView) => {
+                self.lies_told += 1;
+                out.push(plain(self.null_new_view(&body).unwrap_or(bytes)));
+            }
             Message::ViewChange(body) if self.has(Trick::SplitViewChange) => {
                 self.lies_told += 1;
                 out.push(plain(self.split_view_change(&body).unwrap_or(bytes)));
@@ -282,6 +320,8 @@ impl Puppet {
         }
         let spoiled = if !mine {
             None
+        } else if self.has(Trick::SameWrongTime) && claim.sequence.0 % 8 == 0 {
+            altered(&payload, |proposal| proposal.time = LogTime(proposal.time.0 + 20_000))
         } else if self.has(Trick::ForgeFrames) && self.chance.per_mille(300) {
             forge_frame(&payload, &mut self.chance)
         } else if self.has(Trick::WrongTime) && self.chance.per_mille(300) {
@@ -429,6 +469,87 @@ impl Puppet {
         Some(wire(Message::ViewChange(body)))
     }
 
+    /// A VIEW-CHANGE of its own, changed and signed again.
+    fn altered_view_change(&self, body: &SignedBody, change: impl FnOnce(&mut ViewChange)) -> Option<Bytes> {
+        let mut altered: ViewChange = decode(&body.body).ok()?;
+        if altered.sender != self.me {
+            return None;
+        }
+        change(&mut altered);
+        let kind = dwcp_base::SigningKind::ViewChange;
+        let body = SignedBody::new(kind, encode(&altered), self.cluster, &*self.crypto);
+        Some(wire(Message::ViewChange(body)))
+    }
+
+    /// The slots it equivocated about: the prepares are those of one payload, the pre-prepare that of the other.
+    fn mix_proofs(&self, body: &SignedBody) -> Option<Bytes> {
+        let notebook = self.notebook.lock().expect("one thread").clone();
+        self.altered_view_change(body, |change| {
+            let mut claimed = Vec::new();
+            for prepared in &mut change.prepared {
+                let Some(other) = notebook.get(&(prepared.view(), prepared.sequence())) else { continue };
+                if prepared.pre_prepare.statement.sender == self.me {
+                    prepared.pre_prepare =
+                        self.sign(&prepared.pre_prepare, |statement| statement.claim.digest = other.digest);
+                    claimed.push((prepared.sequence(), other.digest, prepared.view()));
+                }
+            }
+            for (sequence, digest, view) in claimed {
+                claim_accepted(&mut change.pre_prepared, PrePrepared { sequence, digest, view });
+            }
+        })
+    }
+
+    /// Keeps the oldest proofs that a VIEW-CHANGE shows.
+    fn hoard(&mut self, bytes: &Bytes) {
+        let Ok(PeerMessage::Pbft(Message::ViewChange(body))) = decode::<PeerMessage>(bytes) else { return };
+        let Ok(change) = decode::<ViewChange>(&body.body) else { return };
+        for prepared in change.prepared {
+            let known = self.oldest.get(&prepared.sequence());
+            if known.is_none_or(|known| known.view() > prepared.view()) {
+                self.oldest.insert(prepared.sequence(), prepared);
+            }
+        }
+        while self.oldest.len() > NOTEBOOK_MAX {
+            self.oldest.pop_first();
+        }
+    }
+
+    fn old_proofs(&self, body: &SignedBody) -> Option<Bytes> {
+        self.altered_view_change(body, |change| {
+            let low = change.stable_sequence();
+            let mut proofs: BTreeMap<Sequence, PreparedCertificate> = BTreeMap::new();
+            for prepared in std::mem::take(&mut change.prepared) {
+                proofs.insert(prepared.sequence(), prepared);
+            }
+            let highest = proofs.keys().next_back().copied().unwrap_or(low);
+            for (sequence, old) in self.oldest.range(low.next()..) {
+                if *sequence <= highest && old.view() < change.view {
+                    proofs.insert(*sequence, old.clone());
+                }
+            }
+            for proof in proofs.values() {
+                let (sequence, digest, view) = (proof.sequence(), proof.digest(), proof.view());
+                claim_accepted(&mut change.pre_prepared, PrePrepared { sequence, digest, view });
+            }
+            change.prepared = proofs.into_values().collect();
+        })
+    }
+
+    fn null_new_view(&self, body: &SignedBody) -> Option<Bytes> {
+        let mut view: NewView = decode(&body.body).ok()?;
+        if view.sender != self.me {
+            return None;
+        }
+        let null = dwcp_log::entry::payload_digest(&[]);
+        for signed in &mut view.pre_prepares {
+            *signed = self.sign(signed, |statement| statement.claim.digest = null);
+        }
+        let kind = dwcp_base::SigningKind::NewView;
+        let body = SignedBody::new(kind, encode(&view), self.cluster, &*self.crypto);
+        Some(wire(Message::NewView(body)))
+    }
+
     fn bogus_new_view(&mut self, body: &SignedBody) -> Option<Bytes> {
         let mut view: NewView = decode(&body.body).ok()?;
         if view.sender != self.me {
@@ -506,7 +627,12 @@ impl Puppet {
     }
 
     /// A chunk of a snapshot as the puppet serves it.
-    pub fn spoil_chunk(&mut self, bytes: Option<Bytes>) -> Option<Bytes> {
+    pub fn spoil_chunk(&mut self, index: u32, bytes: Option<Bytes>) -> Option<Bytes> {
+        if self.has(Trick::ForgetSessions) && (1..=dwcp_state::SESSION_BUCKETS).contains(&index) {
+            self.lies_told += 1;
+            // The chunk of a bucket without sessions.
+            return bytes.map(|_| Bytes::from(encode(&Vec::<u8>::new())));
+        }
         if !self.has(Trick::LieAsDonor) || !self.chance.per_mille(300) {
             return bytes;
         }
@@ -537,6 +663,13 @@ impl Puppet {
         }
         ClientReply::Executed(executed)
     }
+}
+
+/// Adds an entry to a Q set, which stays ascending.
+fn claim_accepted(accepted: &mut Vec<PrePrepared>, entry: PrePrepared) {
+    accepted.retain(|known| (known.sequence, known.digest) != (entry.sequence, entry.digest));
+    accepted.push(entry);
+    accepted.sort_unstable();
 }
 
 fn wire(message: Message) -> Bytes {
@@ -600,7 +733,7 @@ impl World {
         Some(self.nodes[ix].puppet.as_mut()?.spoil_reply(reply))
     }
 
-    pub fn spoil_chunk(&mut self, ix: usize, bytes: Option<Bytes>) -> Option<Bytes> {
-        self.nodes[ix].puppet.as_mut()?.spoil_chunk(bytes)
+    pub fn spoil_chunk(&mut self, ix: usize, index: u32, bytes: Option<Bytes>) -> Option<Bytes> {
+        self.nodes[ix].puppet.as_mut()?.spoil_chunk(index, bytes)
     }
 }

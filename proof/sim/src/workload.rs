@@ -28,7 +28,8 @@ impl World {
         }
         let count = client.chance.between(1, commands_max);
         let mut operations: Vec<Operation> = Vec::new();
-        let mut lease = None;
+        let mut lease: Option<u64> = None;
+        let mut expires_us = 0;
         for _ in 0..count {
             if leases_pm > 0 && lease.is_none() && client.chance.per_mille(leases_pm) {
                 let id = (client.number as u64 + 1) * 1_000_000 + client.leases;
@@ -44,14 +45,25 @@ impl World {
                     want_prev: false,
                 });
                 lease = Some(id);
+                expires_us = ttl_s * 1_000_000;
                 continue;
             }
             operations.push(client.next_operation(value_max));
         }
+        // A run about leases looks at what they hold, too.
+        if leases_pm >= 100 && lease.is_none() && client.leases > 0 {
+            let key = format!("lease/{}/{}", client.number, client.leases);
+            operations.push(Operation::range(check::Interval::key(key)));
+        }
         if let Some(lease) = lease {
-            // The cluster will revoke it by itself, sooner or later: a call that nobody answers.
-            let (now_us, id) = (self.now_us, check::CommandId { session: 0, seq: lease });
-            self.expiries.invoked(id, now_us, Operation::LeaseRevoke { lease });
+            // The cluster will revoke it by itself, sooner or later: a call that nobody answers. Where every clock is
+            // right it comes no sooner than the lease has run, as far as clocks and log time may be apart.
+            let apart_us =
+                2 * self.dials.skew_ms * 1000 + dwcp_base::limits::CLOCK_AHEAD_MAX_MS * 1000 + 300_000;
+            let runs_us = if self.dials.wrong_clocks == 0 { expires_us } else { 0 };
+            let earliest_us = self.now_us + runs_us.saturating_sub(apart_us);
+            let id = check::CommandId { session: 0, seq: lease };
+            self.expiries.invoked(id, earliest_us, Operation::LeaseRevoke { lease });
         }
         operations
     }

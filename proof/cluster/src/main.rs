@@ -27,10 +27,10 @@ struct Cli {
 enum Command {
     /// SIGKILL under load until so many nodes were killed; then judge
     #[command(after_help = "Example:\n  cargo run --release -p cluster -- kills --count 200 --seed 7")]
-    Kills(Run),
+    Kills(Blows),
     /// SIGSTOP and SIGCONT under load; then judge
     #[command(after_help = "Example:\n  cargo run --release -p cluster -- pauses --count 100")]
-    Pauses(Run),
+    Pauses(Blows),
     /// Wipe one disk, bring the member back as its next incarnation, kill another; then judge
     #[command(after_help = "Example:\n  cargo run --release -p cluster -- wipe")]
     Wipe(Run),
@@ -45,10 +45,16 @@ enum Command {
 }
 
 #[derive(Clone, Debug, Args)]
-struct Run {
+struct Blows {
     /// Nodes to hit, each counted
     #[arg(long, value_name = "COUNT", default_value_t = 200)]
     count: u64,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Clone, Debug, Args)]
+struct Run {
     /// Nodes of the cluster; from 4 on f = (n - 1) / 3 of them may lie, fewer only crash
     #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=31))]
     nodes: u8,
@@ -85,13 +91,17 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Node { config, with_parent } => serve::serve(&config, with_parent),
-        Command::Kills(run) => hit("kills", Fault::Kill, &run),
-        Command::Pauses(run) => hit("pauses", Fault::Pause, &run),
-        Command::Wipe(run) => hit("wiped", Fault::Wipe, &run),
+        Command::Kills(run) => hit("kills", Fault::Kill, run.count, &run.run),
+        Command::Pauses(run) => hit("pauses", Fault::Pause, run.count, &run.run),
+        Command::Wipe(run) if run.nodes < 3 => {
+            bail!("--nodes must be at least 3: with fewer, nobody is left to fetch the lost state from")
+        }
+        // The one that loses its disk, and those that are killed to see it vote: one story.
+        Command::Wipe(run) => hit("wiped", Fault::Wipe, 1, &run),
     }
 }
 
-fn hit(name: &'static str, fault: Fault, run: &Run) -> anyhow::Result<ExitCode> {
+fn hit(name: &'static str, fault: Fault, count: u64, run: &Run) -> anyhow::Result<ExitCode> {
     let clock = || std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_millis() as u64 % 1_000_000);
     let seed = run.seed.unwrap_or_else(clock);
     let program = std::env::current_exe().context("cannot find this very program")?;
@@ -101,7 +111,6 @@ fn hit(name: &'static str, fault: Fault, run: &Run) -> anyhow::Result<ExitCode> 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut cluster = Cluster::start(usize::from(run.nodes), options)?;
-        let count = if fault == Fault::Wipe { 2 } else { run.count };
         let plan = Plan { clients: run.clients, think_ms: run.think_ms, ..Plan::new(fault, count, seed) };
         let told = tokio::select! {
             told = tell(name, &mut cluster, plan) => told,

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use check::{Answer, Operation};
+use check::{Answer, KeyValue, Operation, read_back};
+use cluster::campaign::Record;
 use cluster::campaign::read_everything;
-use cluster::judgement::{Judgement, judge};
+use cluster::judgement::judge;
 use cluster::load::{Pulse, Scribe};
 use cluster::watch::Watch;
 use cluster::{Campaign, Cluster, Fault, Options, Plan, process};
@@ -32,7 +33,7 @@ fn plan(fault: Fault, count: u64, seed: u64) -> Plan {
 }
 
 /// Runs a campaign and insists on a clean judgement; the cluster's folder stays if there is none.
-fn judged(nodes: usize, options: Options, plan: Plan) -> Judgement {
+fn judged(nodes: usize, options: Options, plan: Plan) -> Record {
     let _alone = alone();
     runtime().block_on(async {
         let mut cluster = Cluster::start(nodes, options).unwrap();
@@ -41,13 +42,30 @@ fn judged(nodes: usize, options: Options, plan: Plan) -> Judgement {
         assert!(judgement.is_clean(), "{judgement:#?}");
         assert_eq!(record.digests.len(), nodes);
         assert!(judgement.acknowledged > 100, "hardly any load: {judgement:#?}");
-        judgement
+        record
     })
 }
 
 #[test]
 fn nodes_killed_under_load_lose_and_double_nothing() {
-    judged(4, Options::new(PROGRAM), plan(Fault::Kill, 12, 1));
+    let mut record = judged(4, Options::new(PROGRAM), plan(Fault::Kill, 12, 1));
+    // The same judges, shown what a worse cluster would have left behind.
+    let records = record.read_back.clone().unwrap();
+    let mut spoiled = |spoil: &dyn Fn(&mut Vec<KeyValue>)| {
+        let mut worse = records.clone();
+        spoil(&mut worse);
+        record.read_back = Some(worse);
+        judge(&record)
+    };
+    for prefix in [read_back::UNIQUE_PUT, read_back::COUNTER, read_back::APPEND] {
+        let dropped = spoiled(&|records| records.retain(|record| !record.key.starts_with(prefix)));
+        assert!(dropped.lost > 0, "{dropped:#?}");
+    }
+    // More than all unknown outcomes could explain.
+    let doubled = spoiled(&|records| {
+        records.iter_mut().for_each(|record| record.version += 1000);
+    });
+    assert!(doubled.doubled > 0, "{doubled:#?}");
 }
 
 #[test]

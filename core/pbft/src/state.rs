@@ -250,6 +250,18 @@ impl Pbft {
                     self.active = true;
                     self.own_view_change = None;
                     self.view_ticket = ticket;
+                    // The checkpoint it begins above has a record of its own behind this one, which may be torn off.
+                    let asked = proof
+                        .view_changes
+                        .iter()
+                        .filter_map(|signed| decode::<ViewChange>(&signed.body).ok());
+                    let stable =
+                        asked.filter_map(|asked| asked.stable).max_by_key(|stable| stable.claim.sequence);
+                    if let Some(stable) =
+                        stable.filter(|stable| stable.claim.sequence > self.stable_sequence())
+                    {
+                        self.stable = Some(stable);
+                    }
                     // What the view began with binds its slots even where our vote on them was not recorded yet.
                     let body = decode::<crate::message::NewView>(&proof.new_view.body).ok();
                     for proposal in body.into_iter().flat_map(|body| body.pre_prepares) {

@@ -269,13 +269,14 @@ impl World {
             }
             return;
         }
-        if !client.lies && client.chance.per_mille(retry_pm) {
-            if let Some(bytes) = client.chance.pick(&client.answered).cloned() {
-                let n = u64::from(self.genesis.policy.quorum.n());
-                let to = usize::try_from(client.chance.below(n)).expect("few replicas");
-                self.coverage.frames_retried += 1;
-                self.request(ix, to, ClientRequest::Frame { bytes });
-            }
+        if !client.lies
+            && client.chance.per_mille(retry_pm)
+            && let Some(bytes) = client.chance.pick(&client.answered).cloned()
+        {
+            let n = u64::from(self.genesis.policy.quorum.n());
+            let to = usize::try_from(client.chance.below(n)).expect("few replicas");
+            self.coverage.frames_retried += 1;
+            self.request(ix, to, ClientRequest::Frame { bytes });
         }
         let client = &mut self.clients[ix];
         if !client.is_open()

@@ -168,7 +168,7 @@ impl Profile {
     pub fn draw(self, seed: u64, seconds: u64) -> Dials {
         let mut chance = Chance::new(seed).fork("dials");
         let mut dials = mixed(&mut chance, seconds);
-        dials.ed25519 = u64::from(seed % 50 == 0);
+        dials.ed25519 = u64::from(seed.is_multiple_of(50));
         (self.tweak)(&mut dials, &mut chance);
         dials.settle();
         dials

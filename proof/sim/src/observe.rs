@@ -26,7 +26,7 @@ fn votes_in(bytes: &Bytes, me: ReplicaId, incarnation: Incarnation) -> Vec<Noted
             Vote::Commit => VoteKind::Commit,
             Vote::Checkpoint => VoteKind::Checkpoint,
         };
-        (statement.sender == me && statement.incarnation == incarnation).then(|| Noted {
+        (statement.sender == me && statement.incarnation == incarnation).then_some(Noted {
             kind,
             epoch: 0,
             view: statement.claim.view.0,
@@ -162,10 +162,10 @@ impl World {
         }
         match event {
             Event::StableCheckpoint { sequence, .. } => self.admit_up_to(*sequence),
-            Event::MemberReplaced { id, incarnation, votes_after } => {
-                if self.replaced.insert((*id, *incarnation), *votes_after).is_none() {
-                    self.coverage.members_replaced += 1;
-                }
+            Event::MemberReplaced { id, incarnation, votes_after }
+                if self.replaced.insert((*id, *incarnation), *votes_after).is_none() =>
+            {
+                self.coverage.members_replaced += 1;
             }
             _ => {}
         }

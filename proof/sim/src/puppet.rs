@@ -215,10 +215,10 @@ impl Puppet {
                 if self.has(Trick::OldProofs) {
                     self.hoard(bytes);
                 }
-                if self.has(Trick::Censor) {
-                    if let Ok(PeerMessage::Request { frame, .. }) = decode::<PeerMessage>(bytes) {
-                        return (!self.censors(&frame)).then_some(input);
-                    }
+                if self.has(Trick::Censor)
+                    && let Ok(PeerMessage::Request { frame, .. }) = decode::<PeerMessage>(bytes)
+                {
+                    return (!self.censors(&frame)).then_some(input);
                 }
             }
             Input::Client { request: ClientRequest::Frame { bytes }, .. } if self.has(Trick::Censor) => {
@@ -300,27 +300,24 @@ impl Puppet {
             0
         };
         let mine = proposal.statement.sender == self.me;
-        if mine && self.has(Trick::Equivocate) {
-            if let Some(alternative) = self.alternative_for(slot, &payload) {
-                self.lies_told += 1;
-                let shown = alternative.shown_to & (1 << to.0) != 0;
-                let digest = if shown { alternative.digest } else { claim.digest };
-                let payload = if shown { alternative.payload } else { payload };
-                let signed = self.sign(&proposal, |statement| statement.claim.digest = digest);
-                // The liar commits at once to whatever this peer was shown.
-                let commit = self.sign(&signed, |statement| statement.claim.vote = Vote::Commit);
-                out.push(Lie {
-                    to,
-                    bytes: wire(Message::PrePrepare { proposal: signed, payload }),
-                    extra_us,
-                });
-                out.push(Lie { to, bytes: wire(Message::Vote(commit)), extra_us: extra_us + 1_000 });
-                return;
-            }
+        if mine
+            && self.has(Trick::Equivocate)
+            && let Some(alternative) = self.alternative_for(slot, &payload)
+        {
+            self.lies_told += 1;
+            let shown = alternative.shown_to & (1 << to.0) != 0;
+            let digest = if shown { alternative.digest } else { claim.digest };
+            let payload = if shown { alternative.payload } else { payload };
+            let signed = self.sign(&proposal, |statement| statement.claim.digest = digest);
+            // The liar commits at once to whatever this peer was shown.
+            let commit = self.sign(&signed, |statement| statement.claim.vote = Vote::Commit);
+            out.push(Lie { to, bytes: wire(Message::PrePrepare { proposal: signed, payload }), extra_us });
+            out.push(Lie { to, bytes: wire(Message::Vote(commit)), extra_us: extra_us + 1_000 });
+            return;
         }
         let spoiled = if !mine {
             None
-        } else if self.has(Trick::SameWrongTime) && claim.sequence.0 % 8 == 0 {
+        } else if self.has(Trick::SameWrongTime) && claim.sequence.0.is_multiple_of(8) {
             altered(&payload, |proposal| proposal.time = LogTime(proposal.time.0 + 20_000))
         } else if self.has(Trick::ForgeFrames) && self.chance.per_mille(300) {
             forge_frame(&payload, &mut self.chance)

@@ -18,6 +18,8 @@ pub(crate) const PLACE_MAX: u64 = 1 << 62;
 /// Decided slots sent in one answer, in payload bytes and in number.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 const ANSWER_SLOTS_MAX: usize = 256;
+/// How many times its bound the history may grow while no snapshot gets written.
+const HISTORY_STRETCH: usize = 4;
 /// Slots a stuck replica describes.
 const STUCK_SLOTS_MAX: usize = 32;
 
@@ -195,8 +197,10 @@ impl Pbft {
         if let Some((peer, ..)) = ahead.iter().find(|(_, _, decided_from, _)| *decided_from <= next) {
             let message = Message::FetchDecided { from: next };
             out.push(Action::Send { to: *peer, message, after: Ticket::ZERO });
-        } else if let Some((peer, ..)) = ahead.iter().find(|(_, _, _, snapshot)| *snapshot > self.delivered) {
-            // How new it is said to be proves nothing: whatever is ahead of us and certified will do.
+        } else {
+            let (peer, ..) =
+                ahead.iter().find(|(_, _, _, snapshot)| *snapshot > self.delivered).unwrap_or(&ahead[0]);
+            // Nobody may have one yet; being asked makes them write one. How new it is said to be proves nothing: whatever is ahead of us and certified will do.
             out.push(Action::NeedSnapshot { from: *peer, at_least: next });
         }
     }
@@ -343,8 +347,14 @@ impl Pbft {
     pub(crate) fn remember_decided(&mut self, decided: Decided) {
         self.history_bytes += decided.payload.len() + SLOT_BYTES;
         self.history.insert(decided.certificate.claim.sequence, decided);
-        while self.history_bytes > self.history_bytes_max && self.history.len() > 1 {
-            let (_, oldest) = self.history.pop_first().expect("there are several");
+        // What is above our newest snapshot is the only way forward for a peer that has just that snapshot: it goes only
+        // when snapshots have failed for so long that memory is at stake.
+        while self.history_bytes > self.history_bytes_max
+            && self.history.first_key_value().is_some_and(|(oldest, _)| {
+                *oldest <= self.snapshot || self.history_bytes > HISTORY_STRETCH * self.history_bytes_max
+            })
+        {
+            let (_, oldest) = self.history.pop_first().expect("there is an oldest");
             self.history_bytes -= oldest.payload.len() + SLOT_BYTES;
         }
     }

@@ -96,7 +96,9 @@ fn a_lost_disk_comes_back_as_the_next_incarnation() {
     trial.run(&["kv", "put", "a", "1"]).ok();
     trial.kill(3);
     std::fs::remove_dir_all(trial.path("node3/data")).unwrap();
-    trial.run(&["member", "replace", "--id", "3", "--out", "node3-new"]).ok();
+    // The default, the port beside the clients', may be somebody else's on a machine that hands ports out in a row.
+    let http = format!("127.0.0.1:{}", free_ports(1)[0]);
+    trial.run(&["member", "replace", "--id", "3", "--out", "node3-new", "--http-listen", &http]).ok();
     let log = trial.path("node3/server.log");
     trial.nodes[3] = Some(spawn_server(&trial.path("node3-new/config.toml"), &log));
     trial.await_status("the new incarnation with all the state", |nodes| {

@@ -359,12 +359,6 @@ impl Pbft {
         }
     }
 
-    /// Decided slots from this sequence on are all that must still be kept for laggards.
-    pub fn trim_history(&mut self, from: Sequence) {
-        self.history = self.history.split_off(&from);
-        self.count_history();
-    }
-
     pub(crate) fn count_history(&mut self) {
         self.history_bytes = self.history.values().map(|decided| decided.payload.len() + SLOT_BYTES).sum();
     }

@@ -41,7 +41,7 @@ pub enum Mutant {
     ExecuteOutOfOrder,
     /// A snapshot from one donor is installed without checking it against the certificate.
     StateTransferUnchecked,
-    /// Fewer than q CHECKPOINTs make a stable one (f + 1 do).
+    /// One CHECKPOINT makes a stable one, instead of q.
     WeakCheckpoint,
     /// A restarted replica forgets the view and votes it signed.
     ForgetVotesOnRestart,
@@ -65,6 +65,12 @@ pub enum Mutant {
     DigestWithoutSessions,
     /// A request that stays unexecuted never leads to a view change (a censoring primary goes free).
     CensorshipIgnored,
+    /// A primary that proposes slowly, though within the timer, is never left for it.
+    SlowPrimaryTolerated,
+    /// Batches do not grow with load: a frame a slot.
+    FixedBatch,
+    /// A backup that is shown a client's frame by another backup does not pass it on to the primary.
+    RelayNotForwarded,
 }
 
 impl Mutant {
@@ -100,6 +106,9 @@ impl Mutant {
         Self::NoWatermarks,
         Self::DigestWithoutSessions,
         Self::CensorshipIgnored,
+        Self::SlowPrimaryTolerated,
+        Self::FixedBatch,
+        Self::RelayNotForwarded,
     ];
 }
 

@@ -60,8 +60,7 @@ impl Pbft {
     }
 
     fn try_stable(&mut self, now: Now, sequence: Sequence, out: &mut Output) {
-        let needed =
-            if self.mutants.on(Mutant::WeakCheckpoint) { self.quorum.weak() } else { self.quorum.q() };
+        let needed = if self.mutants.on(Mutant::WeakCheckpoint) { 1 } else { self.quorum.q() };
         let Some(digest) = self.checkpoints.get(&sequence).and_then(|votes| votes.winner(needed)) else {
             return;
         };

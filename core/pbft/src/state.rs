@@ -497,6 +497,13 @@ impl Pbft {
         self.stable.as_ref()
     }
 
+    /// Sequences of which anything is held: at most two windows, one behind a stable checkpoint that we have yet to
+    /// reach and one ahead of it.
+    #[must_use]
+    pub fn slots_held(&self) -> usize {
+        self.slots.len()
+    }
+
     /// The highest sequence anybody claims to have executed, and ours.
     #[must_use]
     pub fn highest_seen(&self) -> Sequence {

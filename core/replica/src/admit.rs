@@ -233,7 +233,8 @@ impl<M: StateMachine> Replica<M> {
     /// Whoever told all of us of a frame may have left the primary out, to have it blamed.
     fn tell_primary(&self, from: ReplicaId, frame: Bytes, out: &mut Outbox) {
         let primary = self.pbft.primary();
-        if primary != self.setup.me && primary != from && self.pbft.is_active() {
+        let tells = !self.setup.mutants.on(Mutant::RelayNotForwarded);
+        if primary != self.setup.me && primary != from && self.pbft.is_active() && tells {
             self.send_one(primary, &PeerMessage::Request { to_all: false, frame }, Class::Request, out);
         }
     }

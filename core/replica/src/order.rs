@@ -17,7 +17,9 @@ impl<M: StateMachine> Replica<M> {
                 entries.push(RootEntry::Member(order));
             }
             let settings = &self.setup.settings;
-            let frames = self.pool.next_batch(view, settings.batch_bytes_max, settings.batch_frames_max);
+            let frames_max =
+                if self.setup.mutants.on(Mutant::FixedBatch) { 1 } else { settings.batch_frames_max };
+            let frames = self.pool.next_batch(view, settings.batch_bytes_max, frames_max);
             if !frames.is_empty() {
                 entries.push(RootEntry::Batch(frames));
             }
@@ -47,8 +49,7 @@ impl<M: StateMachine> Replica<M> {
     }
 
     fn propose(&mut self, now: Now, entries: Vec<RootEntry>) {
-        let ahead = if self.setup.mutants.on(Mutant::ClockUnchecked) { 3_600_000 } else { 0 };
-        let time = self.state.log_time().max(LogTime(now.wall_ms + ahead));
+        let time = self.state.log_time().max(LogTime(now.wall_ms));
         let payload = Proposal { time, entries }.to_payload();
         self.pbft.propose(now, payload, &mut self.protocol);
         self.next_tick = now.mono.plus(self.setup.settings.tick_interval);

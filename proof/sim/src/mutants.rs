@@ -172,6 +172,7 @@ fn hunt_for(mutant: Mutant) -> Hunt {
         M::DigestWithoutSessions => {
             hunt(mutant, "transfer", &[("liars", 1), trick(&[Trick::ForgetSessions])])
         }
+        M::SlowPrimaryTolerated | M::FixedBatch | M::RelayNotForwarded => hunt(mutant, "calm", &[]),
         // Others are served all the time, so nothing but the censored client's waiting can betray the liar.
         M::CensorshipIgnored => hunt(
             mutant,

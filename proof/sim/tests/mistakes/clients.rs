@@ -110,16 +110,23 @@ fn a_frame_is_authentic_at_every_replica_or_at_none() {
 }
 
 /// A lying backup tells two others of a request, in the name of all, and not the primary.
-#[test]
-fn a_request_hidden_from_the_primary_does_not_cost_it_its_view() {
-    let (mut cluster, mut session) = opened(4, with_rule(), None);
+fn hidden_from_the_primary(mutants: Mutants) -> Cluster {
+    let (mut cluster, mut session) = opened(4, mutants, None);
     let frame = session.put("a", b"1").encode();
     for to in [1, 2] {
         cluster.put_in(3, to, &PeerMessage::Request { to_all: true, frame: frame.clone() });
     }
     cluster.run(10_000);
+    cluster
+}
+
+#[test]
+fn a_request_hidden_from_the_primary_does_not_cost_it_its_view() {
+    let cluster = hidden_from_the_primary(with_rule());
     assert!((0..4).all(|id| cluster.replica(id).protocol().view().0 == 0));
     assert_eq!(cluster.value(1, "a"), Some(Bytes::from_static(b"1")));
+    let cluster = hidden_from_the_primary(without(Mutant::RelayNotForwarded));
+    assert!((0..4).any(|id| cluster.replica(id).protocol().view().0 > 0));
 }
 
 /// Whether a proposal whose clock is an hour ahead moves the log's time.
@@ -180,9 +187,9 @@ fn an_older_command_that_comes_late_still_runs() {
 }
 
 /// Sizes of the batches in which 300 commands of one burst are ordered, given the most frames a batch may hold.
-fn burst(frames_max: usize) -> Vec<usize> {
+fn burst(frames_max: usize, mutants: Mutants) -> Vec<usize> {
     let settings = Settings { batch_frames_max: frames_max, ..Settings::lan() };
-    let (mut cluster, mut session) = opened(4, with_rule(), Some(settings));
+    let (mut cluster, mut session) = opened(4, mutants, Some(settings));
     for index in 0..300 {
         cluster.send(0, &session.put_above(1, &format!("k{index}"), b"v"));
     }
@@ -195,8 +202,9 @@ fn burst(frames_max: usize) -> Vec<usize> {
 /// A batch is as large as what waits: many commands share a slot under load.
 #[test]
 fn a_batch_grows_with_what_waits() {
-    assert!(burst(1_024).len() <= 8, "the pipe's room, then whatever gathered meanwhile");
-    assert_eq!(burst(1).len(), 300, "a fixed size of one pays a quorum for every command");
+    assert!(burst(1_024, with_rule()).len() <= 8, "the pipe's room, then whatever gathered meanwhile");
+    assert_eq!(burst(1, with_rule()).len(), 300, "a fixed size of one pays a quorum for every command");
+    assert_eq!(burst(1_024, without(Mutant::FixedBatch)).len(), 300);
 }
 
 /// And as small: a lone client's command is proposed at once. With a fixed size (or a fixed wait for company) it waits for

@@ -61,8 +61,8 @@ fn patience_returns_with_progress() {
 }
 
 /// The primary proposes one payload every `pace_ms`, while there is always a request that waits.
-fn at_this_pace(pace_ms: u64) -> Table {
-    let mut table = Table::new(4, &[], with_rule());
+fn at_this_pace(pace_ms: u64, mutants: Mutants) -> Table {
+    let mut table = Table::new(4, &[], mutants);
     let pace = Micros::from_millis(pace_ms);
     table.everybody_waits(Some(table.now));
     let mut due = table.now.plus(pace);
@@ -84,17 +84,22 @@ fn at_this_pace(pace_ms: u64) -> Table {
 /// A primary that proposes just before every timer runs out makes progress, a hundred times slower than it could.
 #[test]
 fn a_primary_that_is_slow_on_purpose_is_replaced() {
-    let table = at_this_pace(450);
+    let table = at_this_pace(450, with_rule());
     for id in 1..4 {
         assert!(table.seats[id].view() > View(0), "r{id} stays with a primary at nine tenths of the timer");
     }
     assert!((1..4).any(|id| table.seats[id].left.contains(&"the primary is slow")));
     assert!(table.seats[1].delivered.len() <= 20, "soon, not in the end");
+    // Below the timer's least, nothing else betrays it.
+    let table = at_this_pace(250, with_rule());
+    assert!((1..4).all(|id| table.seats[id].view() > View(0)));
+    let table = at_this_pace(250, without(Mutant::SlowPrimaryTolerated));
+    assert!(table.seats.iter().all(|seat| seat.left.is_empty() && seat.view() == View(0)));
 }
 
 #[test]
 fn a_primary_at_an_honest_pace_stays() {
-    let table = at_this_pace(20);
+    let table = at_this_pace(20, with_rule());
     assert!(table.seats.iter().all(|seat| seat.left.is_empty() && seat.view() == View(0)));
     assert!(table.seats[1].delivered.len() > 500);
 }

@@ -1,0 +1,26 @@
+//! The crash-tolerant segment protocol: Raft (Ongaro & Ousterhout, USENIX ATC 2014; Ongaro's thesis, 2014) for one epoch of
+//! the virtual log, as a deterministic machine without input or output.
+//!
+//! [`Raft`] orders opaque bodies. It is told what time it is, hands out [`Action`]s in order, and never touches the world;
+//! what bodies mean, how snapshots travel and when a segment opens and closes is its caller's business, who sees it
+//! through [`RaftNode`]. Read `node`, then `message`, then `state`, then the phases: `election`, `replicate`, `read`,
+//! `seal`. `docs/protocol/raft.md` has the pictures.
+#![no_std]
+
+extern crate alloc;
+
+pub mod config;
+pub mod message;
+pub mod node;
+pub mod output;
+pub mod place;
+pub mod record;
+
+pub use config::{Limits, SegmentSetup, Timing};
+pub use message::{Body, Conflict, Entry, Kind, Message, Payload, Said};
+pub use node::{
+    InstallError, OpenError, ProposeError, RaftMaker, RaftNode, ReadError, SealPoint, Sealed, TransferError,
+};
+pub use output::{Action, Output};
+pub use place::{Index, Place, Term};
+pub use record::{Border, HardState, Record};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use dwcp_base::ReplicaId;
-use dwcp_client::{Client, ClientConfig, ClientError, NodeError, Session, Status};
+use dwcp_client::{Believed, Client, ClientConfig, ClientError, NodeError, Receipt, Session, Status};
 use dwcp_log::SignedMemberOrder;
 use dwcp_state::kv::{KvCommand, KvReply};
 use dwcp_state::{Command, Fate};
@@ -85,12 +85,12 @@ pub fn runtime() -> Outcome<tokio::runtime::Runtime> {
         .map_err(|error| Failure::refused(format!("the system gives no threads: {error}")))
 }
 
-/// A believed answer.
+/// An answer and what is known about it.
 #[derive(Debug)]
 pub struct Answer {
     pub reply: KvReply,
-    /// Whom it trusts: `byzantine`, `crash`, or one node's own word.
-    pub label: &'static str,
+    /// What f + 1 nodes vouch for; `None`: one node's own word.
+    pub receipt: Option<Receipt>,
     pub latency: Duration,
 }
 
@@ -99,7 +99,6 @@ pub struct Answer {
 pub struct Link {
     client: Client,
     nodes: usize,
-    label: &'static str,
 }
 
 /// One session of it.
@@ -112,9 +111,7 @@ impl Link {
     /// Starts dialling; nobody need be there yet. To be called within a runtime.
     pub fn connect(config: ClientConfig) -> Outcome<Self> {
         let nodes = config.nodes.len();
-        // Every command is ordered in the root log: with f >= 1 a certificate of q covers it.
-        let label = if config.f >= 1 { "byzantine" } else { "crash" };
-        Ok(Self { client: Client::start(config)?, nodes, label })
+        Ok(Self { client: Client::start(config)?, nodes })
     }
 
     /// Settings for a local cluster whose nodes are killed on purpose: long patience, quick reconnects.
@@ -129,8 +126,8 @@ impl Link {
 
     pub async fn run(&self, command: &KvCommand) -> Outcome<Answer> {
         let began = Instant::now();
-        let reply = run(self.client.session(), command).await?;
-        Ok(Answer { reply, label: self.label, latency: began.elapsed() })
+        let Believed { reply, receipt } = run(self.client.session(), command).await?;
+        Ok(Answer { reply, receipt: Some(receipt), latency: began.elapsed() })
     }
 
     /// One node's own copy; `None`: whoever answers first.
@@ -143,7 +140,7 @@ impl Link {
         }
         let began = Instant::now();
         let reply = self.read(node, command).await?;
-        Ok(Answer { reply, label: "one node's own word", latency: began.elapsed() })
+        Ok(Answer { reply, receipt: None, latency: began.elapsed() })
     }
 
     pub async fn query(&self, node: u8, command: &KvCommand) -> Outcome<KvReply> {
@@ -190,16 +187,17 @@ impl Link {
 
 impl LinkSession {
     pub async fn run(&self, command: &KvCommand) -> Result<KvReply, ClientError> {
-        run(&self.session, command).await
+        Ok(run(&self.session, command).await?.reply)
     }
 
     /// Several commands at once, an answer for each.
     pub async fn run_all(&self, commands: Vec<KvCommand>) -> Vec<Result<KvReply, ClientError>> {
-        self.session.execute(commands).await
+        let answers = self.session.execute(commands).await;
+        answers.into_iter().map(|answer| Ok(answer?.reply)).collect()
     }
 }
 
-async fn run(session: &Session, command: &KvCommand) -> Result<KvReply, ClientError> {
+async fn run(session: &Session, command: &KvCommand) -> Result<Believed<KvReply>, ClientError> {
     let mut answers = session.execute(vec![command.clone()]).await;
     answers.pop().unwrap_or_else(|| Err(ClientError::Unknown("the client library gave no answer".into())))
 }

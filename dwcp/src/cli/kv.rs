@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand, ValueEnum};
+use dwcp_client::{Receipt, label_word};
 use dwcp_state::kv::{DeleteRange, KvCommand, Put, Range, SortBy, SortOrder, prefix_end};
 use serde_json::json;
 
@@ -26,7 +27,7 @@ Examples:
   export DWCP_CLUSTER=trial/client.toml    (written by `dwcp init`)
   dwcp kv put a 1
   dwcp kv get a
-  dwcp kv -v get a                         (also: label, revision, latency)
+  dwcp kv -v get a                         (also: label, position, view, revision, latency)
   dwcp kv get --prefix conf/ --limit 10
   dwcp kv del a
   echo hello | dwcp kv put greeting        (the value comes from standard input)
@@ -41,7 +42,8 @@ pub struct KvArgs {
     #[command(flatten)]
     cluster: ClusterArgs,
 
-    /// Also say, on standard error, whom the answer trusts (label), the store's revision and how long it took
+    /// Also say, on standard error: whom the answer trusts (label), its position in the log and the view, as f + 1 nodes
+    /// signed them; the store's revision; how long it took
     #[arg(short, long, global = true)]
     verbose: bool,
 
@@ -229,20 +231,30 @@ pub fn run(args: &KvArgs, json: bool) -> Outcome {
     })
 }
 
+/// The label of what one node alone said.
+const OWN_WORD: &str = "one node's own word";
+
 /// The answer on standard output; what is known about it, if wanted, beside it.
 fn print_answer(answer: &Answer, shape: Shape, verbose: bool, json: bool) -> Outcome {
     if json {
         let mut object = show::json(&answer.reply.body);
         object["revision"] = json!(answer.reply.revision);
-        object["label"] = json!(answer.label);
+        match answer.receipt {
+            Some(Receipt { label, position, view }) => {
+                object["label"] = json!(label_word(label));
+                object["position"] = json!(position.map(|position| position.0));
+                object["view"] = json!(view.0);
+            }
+            None => object["label"] = json!(OWN_WORD),
+        }
         object["latency_ms"] = json!(answer.latency.as_secs_f64() * 1000.0);
         return print_json(&object);
     }
     print_bytes(&show::text(&answer.reply.body, shape))?;
     if verbose {
         say(format!(
-            "# label {}, revision {}, {:.2} ms",
-            answer.label,
+            "# {}, revision {}, {:.2} ms",
+            answer.receipt.map_or_else(|| format!("label {OWN_WORD}"), |receipt| receipt.to_string()),
             answer.reply.revision,
             answer.latency.as_secs_f64() * 1000.0
         ));

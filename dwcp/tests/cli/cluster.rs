@@ -12,7 +12,20 @@ fn four_nodes_do_what_the_help_says() {
     assert_eq!(trial.run_with_input(&["kv", "put", "b"], b"x\xff\0").ok(), "OK\n");
     assert_eq!(trial.json(&["kv", "get", "b"])["kvs"][0]["value_hex"], "78ff00");
     let verbose = trial.run(&["kv", "-v", "get", "a"]);
-    assert!(verbose.err.contains("label byzantine, revision"), "{verbose:?}");
+    assert!(
+        verbose.err.contains("label byzantine, position ") && verbose.err.contains(", view 0, "),
+        "{verbose:?}"
+    );
+    let (one, two) = (trial.json(&["kv", "get", "a"]), trial.json(&["kv", "put", "z", "9"]));
+    assert_eq!((&one["label"], &one["view"]), (&Value::from("byzantine"), &Value::from(0)), "{one}");
+    assert!(one["position"].as_u64() < two["position"].as_u64(), "{one} {two}");
+    let own = trial.json(&["kv", "get", "--consistency", "stale", "--node", "2", "a"]);
+    assert_eq!(
+        (&own["label"], &own["position"]),
+        (&Value::from("one node's own word"), &Value::Null),
+        "{own}"
+    );
+    trial.run(&["kv", "del", "z"]).ok();
     assert_eq!(trial.run(&["kv", "get", "--prefix", "", "--keys-only"]).ok(), "a\nb\n");
     assert_eq!(trial.run(&["kv", "get", "--rev", "2", "--value-only", "a"]).ok(), "1\n");
     let txn = b"value(\"a\") = 2\n\nput c 3\nget a\n\nput c 4\n";

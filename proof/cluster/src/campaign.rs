@@ -72,6 +72,8 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct Record {
     pub nodes: usize,
+    /// Liars that this cluster's policy tolerates.
+    pub f: u8,
     pub blows: u64,
     pub rounds: u64,
     /// Rounds that hit more nodes than the quorum can spare; among them those that hit all.
@@ -105,6 +107,7 @@ impl<'a> Campaign<'a> {
     pub fn new(cluster: &'a mut Cluster, plan: Plan) -> Self {
         let record = Record {
             nodes: cluster.n(),
+            f: cluster.f,
             blows: 0,
             rounds: 0,
             over_budget: 0,
@@ -134,7 +137,7 @@ impl<'a> Campaign<'a> {
         let mut watch = Watch::start(config.clone())?;
         let Plan { clients, think_ms, seed, .. } = self.plan;
         let mut load = Load::start(&config, Work { clients, think_ms, seed }, &self.pulse)?;
-        let mut scribe = Scribe::new(READER, &Client::start(config.clone())?, config.f, &self.pulse);
+        let mut scribe = Scribe::new(READER, &Client::start(config.clone())?, &self.pulse);
         if let Err(trouble) = self.story(&mut watch, &mut load, &mut scribe, show).await {
             self.record.trouble = Some(trouble.to_string());
             load.stop(Duration::ZERO).await;

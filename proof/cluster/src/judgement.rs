@@ -4,7 +4,9 @@
 //! than something acknowledged before they were asked for; everything at once is what linearizability says. A judge that
 //! runs out of budget has not passed anything.
 
-use check::{Budget, ClientJournal, Operation, Outcome, Start, Verdict, linear, live, read_back};
+use check::{
+    Budget, ClientJournal, Command, Label, Operation, Outcome, Start, Verdict, label, linear, live, read_back,
+};
 use serde::Serialize;
 
 use crate::campaign::Record;
@@ -23,6 +25,8 @@ pub struct Judgement {
     pub lost: u64,
     pub doubled: u64,
     pub stale: u64,
+    /// Acknowledgements whose label is not `byzantine` exactly where liars are tolerated.
+    pub mislabelled: u64,
     pub diverged: bool,
     pub linearizable: bool,
     /// The longest time in which no client was told anything good, while blows fell.
@@ -34,7 +38,7 @@ impl Judgement {
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.findings.is_empty()
-            && self.lost + self.doubled + self.stale == 0
+            && self.lost + self.doubled + self.stale + self.mislabelled == 0
             && !self.diverged
             && self.linearizable
     }
@@ -63,6 +67,7 @@ pub fn judge(record: &Record) -> Judgement {
     if let Some(calm) = record.calm {
         live::judge(clients, calm).findings.iter().for_each(|finding| judgement.find(finding.to_string()));
     }
+    judge_labels(clients, record.f, &mut judgement);
     judge_stale(clients, &mut judgement);
     judge_digests(record, &mut judgement);
     match linear::judge(clients, &Start::empty(1), Budget::default()) {
@@ -79,7 +84,7 @@ pub fn judge(record: &Record) -> Judgement {
 
 fn tally(clients: &[ClientJournal], judgement: &mut Judgement) {
     for command in clients.iter().flat_map(|journal| &journal.commands) {
-        let is_stale_read = matches!(command.operation, Operation::Range { stale: true, .. });
+        let is_stale_read = is_stale_read(command);
         match &command.outcome {
             Outcome::Ok { .. } if is_stale_read => judgement.stale_reads += 1,
             Outcome::Ok { .. } => judgement.acknowledged += 1,
@@ -90,13 +95,34 @@ fn tally(clients: &[ClientJournal], judgement: &mut Judgement) {
     }
 }
 
+/// Whatever was ordered is labelled `byzantine` where liars are tolerated, and nowhere else.
+fn judge_labels(clients: &[ClientJournal], f: u8, judgement: &mut Judgement) {
+    let too_strong = label::judge(clients, f.into());
+    too_strong.iter().for_each(|finding| judgement.find(finding.to_string()));
+    judgement.mislabelled = too_strong.total();
+    for journal in clients.iter().filter(|_| f >= 1) {
+        let is_weak = |command: &&Command| {
+            !is_stale_read(command) && matches!(command.outcome, Outcome::Ok { label: Label::Crash, .. })
+        };
+        for command in journal.commands.iter().filter(is_weak) {
+            judgement.mislabelled += 1;
+            judgement
+                .find(format!("label: command {} was ordered with f = {f} and labelled crash", command.id));
+        }
+    }
+}
+
+fn is_stale_read(command: &Command) -> bool {
+    matches!(command.operation, Operation::Range { stale: true, .. })
+}
+
 /// Counts what the linearizability judge would name only once: whatever was answered from before something that had been
 /// acknowledged already.
 fn judge_stale(clients: &[ClientJournal], judgement: &mut Judgement) {
     let mut returned = Vec::new();
     let mut asked = Vec::new();
     for command in clients.iter().flat_map(|journal| &journal.commands) {
-        if matches!(command.operation, Operation::Range { stale: true, .. }) {
+        if is_stale_read(command) {
             continue;
         }
         if let Outcome::Ok { returned_at_us, reply, .. } = &command.outcome {
@@ -143,7 +169,7 @@ fn longest_gap_us(clients: &[ClientJournal], until_us: u64) -> u64 {
     let mut times: Vec<u64> = clients
         .iter()
         .flat_map(|journal| &journal.commands)
-        .filter(|command| !matches!(command.operation, Operation::Range { stale: true, .. }))
+        .filter(|command| !is_stale_read(command))
         .filter_map(|command| match command.outcome {
             Outcome::Ok { returned_at_us, .. } if returned_at_us <= until_us => Some(returned_at_us),
             _ => None,
@@ -158,7 +184,7 @@ mod tests {
     use super::*;
     use crate::watch::NodeDigest;
     use check::model::Model;
-    use check::{Answer, CommandId, History, Interval, KeyValue, Label, Reply};
+    use check::{Answer, CommandId, History, Interval, KeyValue, Reply};
 
     /// Two clients and the judges' own model of the store: thirty commands, one after the other.
     fn good() -> Record {
@@ -185,6 +211,7 @@ mod tests {
         let digest = |node| NodeDigest { node, sequence: 32, digest: [7; 32] };
         Record {
             nodes: 4,
+            f: 1,
             blows: 1,
             rounds: 1,
             over_budget: 0,
@@ -240,6 +267,18 @@ mod tests {
             }
         });
         assert_eq!((judgement.stale, judgement.linearizable), (1, false));
+    }
+
+    #[test]
+    fn a_label_is_byzantine_exactly_where_liars_are_tolerated() {
+        let every = good().history.clients.iter().map(|journal| journal.commands.len() as u64).sum::<u64>();
+        assert_eq!(spoiled(|record| record.f = 0).mislabelled, every);
+        let judgement = spoiled(|record| {
+            let commands = &mut record.history.client(0).commands;
+            let Outcome::Ok { label, .. } = &mut commands[3].outcome else { panic!("it was answered") };
+            *label = Label::Crash;
+        });
+        assert_eq!((judgement.mislabelled, judgement.lost), (1, 0));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use check::{
     Answer, ClientJournal, CommandId, History, Interval, KeyValue, Label, Operation, Reply, read_back,
 };
 use dwcp_base::{Chance, ReplicaId};
-use dwcp_client::{Client, ClientConfig, Session};
+use dwcp_client::{Believed, Client, ClientConfig, Receipt, Session};
 use dwcp_state::kv::KvReply;
 use dwcp_state::{Command, Fate};
 use tokio::task::JoinHandle;
@@ -88,7 +88,6 @@ pub struct Scribe {
     journal: Arc<Mutex<ClientJournal>>,
     client: Client,
     session: Session,
-    label: Label,
     is_impatient: bool,
     number: u64,
     asked: u64,
@@ -96,14 +95,12 @@ pub struct Scribe {
 
 impl Scribe {
     #[must_use]
-    pub fn new(number: u64, client: &Client, f: u8, pulse: &Arc<Pulse>) -> Self {
+    pub fn new(number: u64, client: &Client, pulse: &Arc<Pulse>) -> Self {
         Self {
             pulse: pulse.clone(),
             journal: Arc::new(Mutex::new(ClientJournal::new(number))),
             client: client.clone(),
             session: client.new_session(),
-            // Every command is ordered in the root: with f >= 1, f + 1 signatures are what an answer is believed by.
-            label: if f >= 1 { Label::Byzantine } else { Label::Crash },
             is_impatient: false,
             number,
             asked: 0,
@@ -124,9 +121,9 @@ impl Scribe {
         let at_us = self.pulse.now_us();
         let mut journal = lock(&self.journal);
         match answer {
-            Ok(bytes) => match read(&bytes) {
+            Ok(Believed { reply: bytes, receipt }) => match read(&bytes) {
                 Some((revision, answer)) => {
-                    journal.returned(place, at_us, Reply::new(revision, answer.clone()), self.label);
+                    journal.returned(place, at_us, Reply::new(revision, answer.clone()), label(receipt));
                     drop(journal);
                     self.pulse.acknowledged.fetch_add(1, Ordering::Relaxed);
                     return Some(answer);
@@ -183,6 +180,14 @@ impl Scribe {
     }
 }
 
+/// What the cluster itself claims, in the judges' words.
+fn label(receipt: Receipt) -> Label {
+    match receipt.label {
+        dwcp_client::Label::Byzantine => Label::Byzantine,
+        dwcp_client::Label::Crash => Label::Crash,
+    }
+}
+
 /// Reads a reply's bytes in the judges' words.
 fn read(bytes: &[u8]) -> Option<(u64, Answer)> {
     let reply = KvReply::decode(bytes).ok()?;
@@ -222,7 +227,7 @@ impl Load {
                 client = Some(Client::start(config.clone())?);
             }
             let shared = client.as_ref().expect("the first session makes a client");
-            let mut scribe = Scribe::new(number, shared, config.f, pulse);
+            let mut scribe = Scribe::new(number, shared, pulse);
             scribe.is_impatient = number % 4 == 3;
             load.journals.push(scribe.journal());
             let chance = Chance::new(work.seed).fork(&format!("client {number}"));

@@ -97,7 +97,7 @@ fn a_whole_cluster_killed_at_once_remembers_everything() {
         let watch = Watch::start(config.clone()).unwrap();
         watch.all_ready(&mut cluster).await.unwrap();
         let pulse = Pulse::start();
-        let mut scribe = Scribe::new(0, &Client::start(config.clone()).unwrap(), config.f, &pulse);
+        let mut scribe = Scribe::new(0, &Client::start(config.clone()).unwrap(), &pulse);
         for number in 0..100 {
             let put = Operation::put(format!("unique/{number:03}"), format!("v{number}"));
             assert!(scribe.ask(put).await.is_some(), "put {number} was not acknowledged");
@@ -110,7 +110,7 @@ fn a_whole_cluster_killed_at_once_remembers_everything() {
             watch.all_ready(&mut cluster).await.unwrap();
             // A fresh client: nothing is remembered but by the disks.
             let fresh = Client::start(config.clone()).unwrap();
-            let mut reader = Scribe::new(1 + round, &fresh, config.f, &pulse);
+            let mut reader = Scribe::new(1 + round, &fresh, &pulse);
             assert_eq!(read_everything(&mut reader).await.unwrap(), before);
         }
         // The old session goes on as well.

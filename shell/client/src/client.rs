@@ -8,6 +8,7 @@ use crate::driver::{Driver, HAPPENINGS_MAX, OPS_MAX, Op};
 use crate::engine::{Answers, Counters, Engine};
 use crate::error::{ClientError, NodeError};
 use crate::kv::Kv;
+use crate::receipt::Believed;
 use crate::status::status;
 use bytes::Bytes;
 use dwcp_base::{Chance, ReplicaId};
@@ -179,7 +180,7 @@ impl Client {
 
     /// Runs commands of the key-value store through the default session; one answer for each, in their order.
     /// The commands may run in any order; wait for one before the next where order matters.
-    pub async fn execute(&self, commands: Vec<KvCommand>) -> Vec<Result<KvReply, ClientError>> {
+    pub async fn execute(&self, commands: Vec<KvCommand>) -> Vec<Result<Believed<KvReply>, ClientError>> {
         self.session.execute(commands).await
     }
 
@@ -187,9 +188,10 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn admin(&self, command: AdminCommand) -> Result<AdminReply, ClientError> {
-        let bytes = self.session.command(Command::Admin(command)).await?;
-        dwcp_base::decode(&bytes).map_err(|error| ClientError::UnexpectedAnswer(error.to_string()))
+    pub async fn admin(&self, command: AdminCommand) -> Result<Believed<AdminReply>, ClientError> {
+        let answer = self.session.command(Command::Admin(command)).await?;
+        let read = |bytes: Bytes| dwcp_base::decode(&bytes);
+        answer.try_map(read).map_err(|error| ClientError::UnexpectedAnswer(error.to_string()))
     }
 
     /// What every node says of itself, asked at once; a silent one costs `connect_timeout`.
@@ -246,17 +248,17 @@ impl Session {
     }
 
     /// As [`Client::execute`], through this session.
-    pub async fn execute(&self, commands: Vec<KvCommand>) -> Vec<Result<KvReply, ClientError>> {
+    pub async fn execute(&self, commands: Vec<KvCommand>) -> Vec<Result<Believed<KvReply>, ClientError>> {
         let commands = commands.iter().map(KvCommand::to_command).collect();
         let answers = self.execute_raw(commands, None).await;
-        answers.into_iter().map(|answer| read_reply(answer?)).collect()
+        answers.into_iter().map(|answer| answer?.try_map(read_reply)).collect()
     }
 
     /// One command of any kind.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn command(&self, command: Command) -> Result<Bytes, ClientError> {
+    pub async fn command(&self, command: Command) -> Result<Believed<Bytes>, ClientError> {
         self.one(command.encode(), None).await
     }
 
@@ -277,7 +279,11 @@ impl Session {
         answered.await.unwrap_or_else(|_| ended())
     }
 
-    pub(crate) async fn one(&self, command: Bytes, within: Option<Duration>) -> Result<Bytes, ClientError> {
+    pub(crate) async fn one(
+        &self,
+        command: Bytes,
+        within: Option<Duration>,
+    ) -> Result<Believed<Bytes>, ClientError> {
         let mut answers = self.execute_raw(vec![command], within).await;
         answers.pop().expect("one answer for one command")
     }

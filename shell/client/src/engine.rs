@@ -8,6 +8,7 @@
 use crate::config::ClientConfig;
 use crate::error::ClientError;
 use crate::nodes::{Attachment, Nodes};
+use crate::receipt::Believed;
 use crate::session::{Flight, NodeSet, OPEN_SEQUENCE, Phase, Session, Slot, Waiting, signed_open};
 use crate::trust::{Trust, Verdict, Voice};
 use bytes::Bytes;
@@ -38,11 +39,11 @@ pub(crate) struct Now {
 }
 
 /// One call: some commands, one answer for each.
-pub(crate) type Answers = Vec<Result<Bytes, ClientError>>;
+pub type Answers = Vec<Result<Believed<Bytes>, ClientError>>;
 
 #[derive(Debug)]
 struct Call {
-    outcomes: Vec<Option<Result<Bytes, ClientError>>>,
+    outcomes: Vec<Option<Result<Believed<Bytes>, ClientError>>>,
     left: usize,
     deadline: Instant,
     timeout: Duration,
@@ -415,13 +416,14 @@ impl Engine {
         let (view, vote_key) = (reply.view.0, spoke.vote_key);
         self.nodes.saw_view(node, view);
         let voice = Voice { replica: reply.replica, vote_key, leaf: reply.leaf_hash(), reply };
-        if let Verdict::Believed(reply) = flight.tally.add(&self.trust, voice, &mut self.counters.forged) {
-            self.settle(now, number, first, *reply);
+        if let Verdict::Believed(believed) = flight.tally.add(&self.trust, voice, &mut self.counters.forged) {
+            self.settle(now, number, first, *believed);
         }
     }
 
     /// The frame's outcome is known.
-    fn settle(&mut self, now: Now, number: u64, first: u64, reply: ExecutedReply) {
+    fn settle(&mut self, now: Now, number: u64, first: u64, believed: Believed<ExecutedReply>) {
+        let Believed { reply, receipt } = believed;
         let session = self.sessions.get_mut(&number).expect("a flight has its session");
         let flight = session.flights.remove(&first).expect("the caller found it");
         session.last_heard = now.instant;
@@ -433,7 +435,7 @@ impl Engine {
         let mut expired = false;
         for (slot, result) in flight.slots.iter().zip(reply.results) {
             let outcome = match result.outcome {
-                Outcome::Done(bytes) => Ok(bytes),
+                Outcome::Done(bytes) => Ok(Believed { reply: bytes, receipt }),
                 Outcome::Refused(refusal) => {
                     expired |= refusal == Refusal::SessionExpired;
                     Err(ClientError::Refused(refusal))
@@ -624,7 +626,7 @@ impl Call {
 }
 
 /// One command has its outcome; with the last one the call is answered. Commands of calls that ended are ignored.
-fn fill(calls: &mut HashMap<u64, Call>, slot: Slot, outcome: Result<Bytes, ClientError>) {
+fn fill(calls: &mut HashMap<u64, Call>, slot: Slot, outcome: Result<Believed<Bytes>, ClientError>) {
     let Some(call) = calls.get_mut(&slot.call) else { return };
     let place = &mut call.outcomes[slot.index as usize];
     if place.is_none() {

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::config::{PrincipalConfig, Settings};
+use crate::receipt::Receipt;
 use dwcp_base::configuration::{Principal, Role};
 use dwcp_base::{
     Crypto, Genesis, Incarnation, LogTime, Member, Mutants, Policy, Position, Quorum, ReplicaId, Sequence,
@@ -33,6 +34,10 @@ pub(crate) enum Mood {
     Forging,
     /// Answers the truth in another replica's name.
     Posing,
+    /// Answers the truth, with a label, a place and a view of its own making.
+    Boasting,
+    /// Answers the truth under the other label.
+    Relabelling,
     /// Refuses every frame as an unknown session's.
     Refusing,
 }
@@ -122,7 +127,12 @@ impl Cluster {
         match self.moods[node] {
             Mood::Silent => return Vec::new(),
             Mood::Refusing => return vec![(node, refused(Refusal::SessionExpired))],
-            Mood::Honest | Mood::Lying | Mood::Forging | Mood::Posing => {}
+            Mood::Honest
+            | Mood::Lying
+            | Mood::Forging
+            | Mood::Posing
+            | Mood::Boasting
+            | Mood::Relabelling => {}
         }
         match self.state.admit(&checked) {
             Err(refusal) => vec![(node, refused(refusal))],
@@ -164,9 +174,9 @@ impl Cluster {
             session,
             first,
             results,
-            label: Label::Byzantine,
-            position: Position(self.position),
-            view: View(self.view),
+            label: if mood == Mood::Relabelling { Label::Crash } else { Label::Byzantine },
+            position: Position(self.position + if mood == Mood::Boasting { 1000 } else { 0 }),
+            view: View(self.view + if mood == Mood::Boasting { 1000 } else { 0 }),
             replica: ReplicaId(u8::try_from(name).expect("few")),
             incarnation: Incarnation(0),
             leaf_index: 0,
@@ -317,6 +327,10 @@ fn put(key: &str) -> Bytes {
 }
 
 fn one(answered: &mut oneshot::Receiver<Answers>) -> Result<Bytes, ClientError> {
+    believed(answered).map(|believed| believed.reply)
+}
+
+fn believed(answered: &mut oneshot::Receiver<Answers>) -> Result<Believed<Bytes>, ClientError> {
     answered.try_recv().expect("answered").remove(0)
 }
 
@@ -363,6 +377,34 @@ fn f_equal_lies_lose_to_f_plus_one_truths_whoever_speaks_first() {
     for revision_expected in 2..10 {
         assert_eq!(revision(one(&mut world.put("a"))), revision_expected);
     }
+}
+
+#[test]
+fn a_receipt_is_what_f_plus_one_say_alike_whoever_speaks_first() {
+    let mut world = World::new(4, 1);
+    one(&mut world.put("a")).expect("all honest");
+    world.cluster.view = 5;
+    let receipt = believed(&mut world.put("b")).expect("all honest").receipt;
+    let expected = Receipt { label: Label::Byzantine, position: Some(Position(3)), view: View(5) };
+    assert_eq!(receipt, expected);
+    assert_eq!(receipt.to_string(), "label byzantine, position 3, view 5");
+    // The first in line claims a view and a place far ahead.
+    world.cluster.moods[1] = Mood::Boasting;
+    let receipt = believed(&mut world.put("c")).expect("three honest").receipt;
+    assert_eq!((receipt.label, receipt.view), (Label::Byzantine, View(5)));
+    assert!(receipt.position.is_none_or(|position| position == Position(4)), "{receipt:?}");
+}
+
+#[test]
+fn answers_under_different_labels_are_different_answers() {
+    let mut world = World::new(4, 1);
+    one(&mut world.put("a")).expect("all honest");
+    world.cluster.moods = vec![Mood::Honest, Mood::Relabelling, Mood::Silent, Mood::Silent];
+    let mut answered = world.put("b");
+    assert!(open_yet(&mut answered), "one replica cannot weaken or strengthen a label");
+    world.cluster.moods[2] = Mood::Honest;
+    world.pass(Duration::from_secs(3));
+    assert_eq!(believed(&mut answered).expect("two alike").receipt.label, Label::Byzantine);
 }
 
 #[test]
@@ -569,7 +611,7 @@ fn answers_come_in_the_order_of_the_commands_and_an_oversized_one_stays_here() {
     world.run();
     let answers = answered.try_recv().expect("answered");
     assert!(answers[1].as_ref().is_err_and(|error| error.to_string().contains("split it")));
-    let reply = KvReply::decode(answers[2].as_ref().expect("read")).expect("a reply");
+    let reply = KvReply::decode(&answers[2].as_ref().expect("read").reply).expect("a reply");
     assert!(matches!(reply.body, KvBody::Range { count: 1, .. }), "{reply:?}");
     assert_eq!(answers[3], Err(ClientError::Refused(Refusal::Malformed)));
     assert!(answers[3].as_ref().is_err_and(ClientError::definitely_not_applied));

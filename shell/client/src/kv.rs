@@ -1,10 +1,11 @@
 //! The key-value store as an application writes it: `client.kv().put("a", "1").lease(7).await?`.
 //!
 //! Every request is ordered, reads too, so what is read is at least as new as anything acknowledged before the call.
-//! Only `.stale()` reads one node's own state instead. Nothing here knows sessions beyond handing commands to one.
+//! Each reply comes with its receipt (`Believed`). Only `.stale()` reads one node's own state instead. Nothing here knows sessions beyond handing commands to one.
 
 use crate::client::{Session, read_reply};
 use crate::error::{ClientError, NodeError};
+use crate::receipt::Believed;
 use bytes::Bytes;
 use dwcp_state::Command;
 use dwcp_state::kv::{
@@ -197,15 +198,18 @@ impl<C> Request<'_, C> {
 }
 
 impl<'a, C: KvRequest> IntoFuture for Request<'a, C> {
-    type Output = Result<C::Reply, ClientError>;
+    /// The reply with its [`Receipt`](crate::Receipt).
+    type Output = Result<Believed<C::Reply>, ClientError>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let bytes = self.session.one(self.command.into_command().to_command(), self.within).await?;
-            let KvReply { revision, body } = read_reply(bytes)?;
-            C::read(revision, body)
-                .ok_or_else(|| ClientError::UnexpectedAnswer("another command's answer".into()))
+            let answer = self.session.one(self.command.into_command().to_command(), self.within).await?;
+            answer.try_map(|bytes| {
+                let KvReply { revision, body } = read_reply(bytes)?;
+                C::read(revision, body)
+                    .ok_or_else(|| ClientError::UnexpectedAnswer("another command's answer".into()))
+            })
         })
     }
 }

@@ -18,6 +18,7 @@ mod engine;
 mod error;
 mod kv;
 mod nodes;
+mod receipt;
 mod session;
 #[cfg(test)]
 mod socket_tests;
@@ -35,8 +36,9 @@ pub use kv::{
     AlarmReply, DeleteReply, GrantReply, Kv, KvRequest, LeaseReply, PutReply, RangeReply, Request,
     RevisionReply, TxnReply,
 };
+pub use receipt::{Believed, Receipt, label_word};
 
 /// The vocabulary of commands and answers, so that applications need no other crate.
-pub use dwcp_base::{ClusterId, Incarnation, PublicKey, ReplicaId};
-pub use dwcp_replica::{OrderOutcome, Status};
+pub use dwcp_base::{ClusterId, Incarnation, Position, PublicKey, ReplicaId, View};
+pub use dwcp_replica::{Label, OrderOutcome, Status};
 pub use dwcp_state::{AdminCommand, AdminReply, Command, Fate, Refusal, kv as store};

@@ -4,7 +4,8 @@
 use crate::engine::tests::{Cluster, Mood, tls_identity};
 use crate::store::{CompareOp, CompareTarget, Put, Txn, TxnOp};
 use crate::{
-    Client, ClientConfig, ClientError, Command, ConnectError, KvRequest, NodeError, PrincipalConfig,
+    Client, ClientConfig, ClientError, Command, ConnectError, KvRequest, Label, NodeError, PrincipalConfig,
+    Receipt, View,
 };
 use bytes::Bytes;
 use dwcp_base::{LogTime, Position, ReplicaId};
@@ -175,8 +176,12 @@ async fn the_store_works_end_to_end_over_tls() {
     let kv = client.kv();
     assert_eq!(kv.put("a", "1").await.expect("put").revision, 2);
     let again = kv.put("a", "2").prev_kv().await.expect("put");
-    assert_eq!(again.prev_kv.expect("there was one").value, "1");
-    kv.put("ab", "3").await.expect("put");
+    assert_eq!(again.reply.prev_kv.expect("there was one").value, "1");
+    let Receipt { label, position, view } = again.receipt;
+    assert_eq!((label, view), (Label::Byzantine, View(0)));
+    let Some(position) = position else { panic!("ordered once, answered once") };
+    let next = kv.put("ab", "3").await.expect("put").receipt;
+    assert_eq!(next.position, Some(Position(position.0 + 1)));
     assert_eq!(kv.get("a").await.expect("get").value(), Some(&b"2"[..]));
     let all = kv.get("a").prefix().await.expect("range");
     assert_eq!((all.count, all.kvs.len()), (2, 2));
@@ -190,7 +195,7 @@ async fn the_store_works_end_to_end_over_tls() {
     assert!(txn.succeeded && matches!(txn.responses[..], [KvBody::Put { .. }]));
     let lease = kv.lease_grant(0, 60).await.expect("grant");
     kv.put("l", "x").lease(lease.id).await.expect("put");
-    assert_eq!(kv.lease_list().await.expect("list"), [lease.id]);
+    assert_eq!(kv.lease_list().await.expect("list").reply, [lease.id]);
     let left = kv.lease_time_to_live(lease.id, true).await.expect("ttl");
     assert_eq!((left.granted_ttl_s, left.keys.len()), (60, 1));
     kv.lease_keep_alive(lease.id).await.expect("alive");
@@ -225,7 +230,7 @@ async fn many_callers_share_one_session_and_many_sessions_share_connections() {
     callers.join_all().await;
     let answers = client.execute((0..200).map(|caller| KvCommand::get(format!("k{caller}"))).collect()).await;
     for answer in answers {
-        let KvBody::Range { kvs, .. } = answer.expect("read").body else { panic!("not a range") };
+        let KvBody::Range { kvs, .. } = answer.expect("read").reply.body else { panic!("not a range") };
         assert_eq!(kvs[0].version, 5, "each write ran once");
     }
     let counters = client.counters().await;

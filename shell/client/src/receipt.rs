@@ -1,0 +1,67 @@
+//! What a believed result comes with: whom it trusts, where in the virtual log it stands, and in which view it was told.
+//!
+//! Everything here is the common word of the f + 1 replicas that were believed, never one replica's claim. It says nothing
+//! of what the result means.
+
+use dwcp_base::{Position, View};
+use dwcp_replica::Label;
+use std::fmt;
+use std::ops::Deref;
+
+/// What f + 1 replicas said alike about a result, beside the result itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Whom the acknowledgement trusts: `Byzantine` holds though f members lie, `Crash` as long as members only crash.
+    pub label: Label,
+    /// The place in the virtual log at which they answered. `None` where they name different places: each answered a
+    /// retry from its session table, at the place it had come to.
+    pub position: Option<Position>,
+    /// A view that at least one honest replica among them has reached. A hint, and not signed.
+    pub view: View,
+}
+
+/// A result that f + 1 replicas gave alike, with its [`Receipt`]. Reads as the result itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Believed<T> {
+    pub reply: T,
+    pub receipt: Receipt,
+}
+
+impl<T> Believed<T> {
+    /// The same receipt for what the result reads as.
+    ///
+    /// # Errors
+    /// What `read` refuses.
+    pub fn try_map<U, E>(self, read: impl FnOnce(T) -> Result<U, E>) -> Result<Believed<U>, E> {
+        Ok(Believed { reply: read(self.reply)?, receipt: self.receipt })
+    }
+}
+
+impl<T> Deref for Believed<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.reply
+    }
+}
+
+impl fmt::Display for Receipt {
+    /// As one phrase: `label byzantine, position 17, view 2`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "label {}, ", label_word(self.label))?;
+        match self.position {
+            Some(position) => write!(f, "position {position}, ")?,
+            None => write!(f, "position not agreed (a retry), ")?,
+        }
+        write!(f, "view {}", self.view)
+    }
+}
+
+/// The label as it is written everywhere.
+#[must_use]
+pub fn label_word(label: Label) -> &'static str {
+    match label {
+        Label::Byzantine => "byzantine",
+        Label::Crash => "crash",
+    }
+}

@@ -171,6 +171,10 @@ pub enum ReplicaEvent {
         state: [u8; 32],
     },
     Voted(Vote),
+    /// It holds this many slots, more than ever before.
+    Holds {
+        slots: u64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,8 +13,10 @@
 //! | `read_back` | by the clients' journals and a final read alone: what was lost, what was doubled? |
 //! | `label` | did an acknowledgement claim more than the policy allows? |
 //! | `live` | did every command finish once the faults stopped? |
+//! | `bounds` | did memory stay within the window, whatever peers said? |
 //! | `linear`, `register` | is there one order, in real time, that explains every reply? |
 
+pub mod bounds;
 pub mod digest;
 pub mod exactly_once;
 pub mod history;
@@ -54,6 +56,8 @@ pub struct Terms {
     pub has_revisions: bool,
     /// Stale reads are answered outside the log; so are linearizable ones, unless they are ordered.
     pub reads_are_logged: bool,
+    /// Slots a replica may hold at most. None: not judged.
+    pub slots_max: Option<u64>,
     pub budget: Budget,
 }
 
@@ -66,6 +70,7 @@ impl Terms {
             read_back: None,
             has_revisions: true,
             reads_are_logged: true,
+            slots_max: None,
             budget: Budget::default(),
         }
     }
@@ -115,8 +120,9 @@ pub fn judge_all(history: &History, terms: &Terms) -> Judgement {
     take(digest::judge(replicas));
     take(terms.calm.map(|calm| live::judge(clients, calm).findings).unwrap_or_default());
     take(label::judge(clients, terms.f));
+    take(terms.slots_max.map(|slots_max| bounds::judge(replicas, slots_max)).unwrap_or_default());
     let verdict = if terms.has_revisions {
-        linear::judge(clients, &terms.start, terms.budget)
+        linear::judge_beside_a_log(clients, &terms.start, terms.budget, replicas)
     } else {
         register::judge_clients(clients, &terms.start, terms.budget)
     };

@@ -8,17 +8,20 @@
 //!
 //! Replies that contradict each other whoever filled a gap are found first, without a search (`contradict`).
 //!
+//! Journals of replicas, where there are any, only say in which order that search tries things: their log is nearly always the answer,
+//! and an explanation is judged the same wherever it came from.
+//!
 //! Opaque operations are left out; a client that is not honest counts as a source of calls of unknown outcome. A journal must not
 //! hold two calls of one id. Registers without revisions are the matter of `register`.
 
 mod contradict;
 mod fill;
 
-use crate::history::{ClientJournal, Command, Outcome, Reply};
+use crate::history::{ClientJournal, Command, CommandId, Outcome, ReplicaJournal, Reply};
 use crate::model::Start;
 use crate::operation::Operation;
 use crate::verdict::{Budget, Verdict};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 #[derive(Clone, Copy)]
 struct Call<'a> {
@@ -75,12 +78,36 @@ struct Order<'a> {
 
 /// Judges the histories of all clients of one store that held `start` before the first command.
 pub fn judge(clients: &[ClientJournal], start: &Start, budget: Budget) -> Verdict {
+    judge_beside_a_log(clients, start, budget, &[])
+}
+
+/// The same verdict, found sooner with the help of what honest replicas executed.
+pub fn judge_beside_a_log(
+    clients: &[ClientJournal],
+    start: &Start,
+    budget: Budget,
+    replicas: &[ReplicaJournal],
+) -> Verdict {
     match place(clients, start) {
-        Ok(order) => {
-            contradict::find(&order).unwrap_or_else(|| fill::Search::new(order, start, budget).run())
-        }
+        Ok(order) => contradict::find(&order).unwrap_or_else(|| {
+            let hints = if order.floating.is_empty() { Hints::new() } else { hints(replicas) };
+            fill::Search::new(order, start, budget, &hints).run()
+        }),
         Err(verdict) => verdict,
     }
+}
+
+/// Where each command stands in the log that replicas executed: epoch, sequence, index. A guess, never evidence.
+type Hints = HashMap<CommandId, (u64, u64, usize)>;
+
+fn hints(replicas: &[ReplicaJournal]) -> Hints {
+    let mut hints = Hints::new();
+    for entry in replicas.iter().filter(|journal| journal.honest).flat_map(ReplicaJournal::executed) {
+        for (index, command) in entry.commands.iter().enumerate() {
+            hints.entry(command.id).or_insert((entry.epoch, entry.sequence, index));
+        }
+    }
+    hints
 }
 
 fn place<'a>(clients: &'a [ClientJournal], start: &Start) -> Result<Order<'a>, Verdict> {

@@ -60,7 +60,10 @@ fn judge_order(journal: &ReplicaJournal, findings: &mut Findings) {
                 last = Some((entry.epoch, entry.sequence));
                 position = entry.position;
             }
-            ReplicaEvent::Admitted | ReplicaEvent::Checkpoint { .. } | ReplicaEvent::Voted(_) => {}
+            ReplicaEvent::Admitted
+            | ReplicaEvent::Checkpoint { .. }
+            | ReplicaEvent::Voted(_)
+            | ReplicaEvent::Holds { .. } => {}
         }
     }
 }

@@ -49,7 +49,8 @@ fn judge_identity(journal: &ReplicaJournal, findings: &mut Findings) {
             ReplicaEvent::Boot
             | ReplicaEvent::Restored { .. }
             | ReplicaEvent::Executed(_)
-            | ReplicaEvent::Checkpoint { .. } => {}
+            | ReplicaEvent::Checkpoint { .. }
+            | ReplicaEvent::Holds { .. } => {}
         }
     }
 }

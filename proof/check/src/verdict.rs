@@ -15,11 +15,12 @@ pub enum Judge {
     Digest,
     Live,
     Label,
+    Bounds,
     Linear,
 }
 
 impl Judge {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Prefix,
         Self::ExactlyOnce,
         Self::ReadBack,
@@ -27,6 +28,7 @@ impl Judge {
         Self::Digest,
         Self::Live,
         Self::Label,
+        Self::Bounds,
         Self::Linear,
     ];
 
@@ -39,6 +41,7 @@ impl Judge {
             Self::Digest => "digest",
             Self::Live => "live",
             Self::Label => "label",
+            Self::Bounds => "bounds",
             Self::Linear => "linear",
         }
     }

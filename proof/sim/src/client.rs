@@ -26,6 +26,7 @@ pub struct InFlight {
     pub bytes: Bytes,
     /// Places in the journal, one per command; empty for the opening of a session.
     places: Vec<usize>,
+    begun_at_us: u64,
     sent_at_us: u64,
     tries: u64,
     /// Replicas by the answer they gave.
@@ -108,6 +109,12 @@ impl Client {
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.stopped && self.in_flight.keys().all(|first| *first == 0)
+    }
+
+    /// It has waited for an answer since then or longer.
+    #[must_use]
+    pub fn waits_since(&self, at_us: u64) -> bool {
+        self.in_flight.values().any(|frame| frame.begun_at_us <= at_us)
     }
 
     /// Its session is open.
@@ -208,6 +215,7 @@ impl World {
         let in_flight = InFlight {
             bytes: bytes.clone(),
             places,
+            begun_at_us: self.now_us,
             sent_at_us: self.now_us,
             tries: 1,
             votes: BTreeMap::new(),

@@ -47,6 +47,8 @@ dials! {
     safety_ms,
     /// Length of the liveness phase at most.
     calm_ms,
+    /// What a command may take once the faults have stopped.
+    answer_ms,
     /// 1: real Ed25519.
     ed25519,
 
@@ -65,7 +67,7 @@ dials! {
     retry_ms,
     value_bytes_max,
     leases_pm,
-    /// Clients that go on asking when the faults have stopped, for as long as another client still waits.
+    /// 1: clients go on asking when the faults have stopped, for as long as one of them waits for long.
     steady,
 
     delay_us,
@@ -211,6 +213,7 @@ fn mixed(chance: &mut Chance, seconds: u64) -> Dials {
         f,
         safety_ms,
         calm_ms: 240_000,
+        answer_ms: 120_000,
         ed25519: 0,
         clients: chance.between(2, 5),
         lying_clients: maybe(chance, 300, 1, 1),

@@ -123,7 +123,10 @@ impl World {
                 core.check();
             }
         });
-        let Err(text) = result else { return true };
+        let Err(text) = result else {
+            self.observe_slots(ix);
+            return true;
+        };
         if self.nodes[ix].honest {
             let node = format!("{:?}", self.nodes[ix]);
             self.complain(format!("{node} panicked: {text}"));
@@ -572,6 +575,7 @@ impl World {
             node.journal = journal;
             node.noted.clear();
             node.left_below = 0;
+            node.held_max = 0;
             if self.admitted.contains(&(node.replica, incarnation)) {
                 self.journals[journal].note(self.now_us, ReplicaEvent::Admitted);
             }

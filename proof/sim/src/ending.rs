@@ -10,8 +10,10 @@ use dwcp_base::{Mutants, Sequence};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
-/// What a command may take once the faults have stopped.
-pub const ANSWER_LIMIT_US: u64 = 120_000_000;
+/// Events of one history. One that needs more runs in circles: a history of 60 seconds takes fifty thousand.
+pub const EVENTS_MAX: u64 = 3_000_000;
+/// A client that has waited for so long keeps steady clients going.
+const LONG_WAIT_US: u64 = 2_000_000;
 /// How often the end is looked for.
 const LOOK_US: u64 = 250_000;
 
@@ -95,7 +97,8 @@ fn is_linear_when_pruned(mut history: History, terms: &Terms) -> bool {
             !matches!(command.outcome, check::Outcome::Unknown { .. }) || ran.contains(&command.id)
         });
     }
-    check::linear::judge(&history.clients, &terms.start, terms.budget).is_linearizable()
+    let History { clients, replicas } = &history;
+    check::linear::judge_beside_a_log(clients, &terms.start, terms.budget, replicas).is_linearizable()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,13 +131,14 @@ impl World {
         if let Phase::Calm { since_us } = self.phase {
             terms.calm = Some(Calm {
                 begins_at_us: since_us,
-                limit_us: ANSWER_LIMIT_US,
+                limit_us: self.dials.answer_ms * 1000,
                 run_ended_at_us: self.now_us,
             });
         }
         terms.budget = check::Budget { steps_max: 1_000_000 };
         // A read asked again runs again, so it has no one place in the log.
         terms.reads_are_logged = false;
+        terms.slots_max = Some(2 * self.genesis.window);
         terms.read_back = self.clients.iter().find_map(|client| client.read.clone());
         let judgement = check::judge_all(&history, &terms);
         let mut found: Vec<Found> = judgement
@@ -167,12 +171,15 @@ impl World {
         }
     }
 
-    /// Steady clients stop once nobody else waits, or once whoever does has waited for too long.
+    /// Steady clients stop once nobody waits for long, or once whoever does has waited for too long.
     fn release_steady_clients(&mut self, since_us: u64) {
-        let steady = usize::try_from(self.dials.steady).expect("few clients").min(self.clients.len());
-        let others_done = self.clients[steady..].iter().all(Client::is_done) && self.operator.is_idle();
-        if others_done || self.now_us > since_us + ANSWER_LIMIT_US + 5_000_000 {
-            self.clients[..steady].iter_mut().for_each(Client::stop);
+        if !self.last_orders || self.dials.steady == 0 {
+            return;
+        }
+        let long_ago = self.now_us.saturating_sub(LONG_WAIT_US);
+        let waits = self.clients.iter().any(|client| client.waits_since(long_ago));
+        if !waits || self.now_us > since_us + self.dials.answer_ms * 1000 + 5_000_000 {
+            self.clients.iter_mut().for_each(Client::stop);
         }
     }
 
@@ -198,11 +205,12 @@ impl World {
 pub struct Ending {
     stage: Stage,
     look_at_us: u64,
+    events: u64,
 }
 
 impl Default for Ending {
     fn default() -> Self {
-        Self { stage: Stage::Working, look_at_us: 0 }
+        Self { stage: Stage::Working, look_at_us: 0, events: 0 }
     }
 }
 
@@ -210,6 +218,11 @@ impl Ending {
     /// One event; true when the run is over.
     pub fn step(&mut self, world: &mut World) -> bool {
         if !world.advance() {
+            return true;
+        }
+        self.events += 1;
+        if self.events > EVENTS_MAX {
+            world.complain(format!("{EVENTS_MAX} events and no end: the history runs in circles"));
             return true;
         }
         if world.now_us < self.look_at_us {

@@ -140,8 +140,10 @@ impl World {
             }
             Fault::CalmBegins => self.begin_calm(),
             Fault::LastOrders => {
-                let steady = usize::try_from(self.dials.steady).expect("few clients");
-                self.clients.iter_mut().skip(steady).for_each(crate::client::Client::stop);
+                self.last_orders = true;
+                if self.dials.steady == 0 {
+                    self.clients.iter_mut().for_each(crate::client::Client::stop);
+                }
             }
         }
     }

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sim::coverage::Coverage;
 use sim::dials::{Dials, PROFILES, Profile};
 use sim::ending::{Ending, Report};
-use sim::mutants;
+use sim::mutants::{self, Catch, Hunt, News};
 use sim::runner::{Recipe, run_seeds};
 use sim::world::World;
 use std::collections::BTreeMap;
@@ -82,6 +82,9 @@ enum Command {
         /// Only mutants whose name contains this
         #[arg(long)]
         only: Option<String>,
+        /// Print the command that shows each catch again
+        #[arg(long)]
+        again: bool,
     },
     /// Play a scenario and compare with its recorded output
     Scenario {
@@ -180,7 +183,7 @@ fn act(command: Command) -> anyhow::Result<bool> {
         Command::Replay { seed, how, trace } => replay(seed, &how, trace),
         Command::Step { seed, how, from, until } => step(seed, &how, from, until),
         Command::Shrink { seed, how } => shrink(seed, &how),
-        Command::Mutants { seeds, jobs, only } => hunt(seeds, jobs, only.as_deref()),
+        Command::Mutants { seeds, jobs, only, again } => hunt(seeds, jobs, only.as_deref(), again),
         Command::Scenario { name, bless } => scenario(&name, bless),
         Command::Dials => {
             for profile in PROFILES {
@@ -384,49 +387,72 @@ fn shrink(seed: u64, how: &How) -> anyhow::Result<bool> {
     Ok(false)
 }
 
-fn hunt(seeds_max: u64, jobs: usize, only: Option<&str>) -> anyhow::Result<bool> {
+fn hunt(seeds_max: u64, jobs: usize, only: Option<&str>, again: bool) -> anyhow::Result<bool> {
     let begun = Instant::now();
-    let mut good = true;
-    println!("{:<26} {:>6}  {:<13} {:>7}  place", "mutant", "seeds", "judge", "s");
-    let wanted = |mutant: Mutant| {
-        only.is_none_or(|only| format!("{mutant:?}").to_lowercase().contains(&only.to_lowercase()))
-    };
-    for hunt in
-        mutants::hunts().into_iter().filter(|hunt| hunt.mutant != Mutant::Harmless && wanted(hunt.mutant))
-    {
-        let since = Instant::now();
-        let catch = mutants::catch(&hunt, seeds_max, jobs);
-        let name = format!("{:?}", hunt.mutant);
-        let (seeds, judge, text) = match &catch.caught {
-            Some((_, judge, text)) => (catch.seeds.to_string(), judge.to_string(), text.as_str()),
-            None => (format!(">{}", catch.seeds), "NOT CAUGHT".into(), ""),
-        };
-        good &= catch.caught.is_some();
-        println!(
-            "{name:<26} {seeds:>6}  {judge:<13} {:>7.1}  {}",
-            since.elapsed().as_secs_f64(),
-            hunt.place()
-        );
-        if !text.is_empty() {
-            println!("{:<26}         {text}", "");
-        }
-        // The same seeds, with every rule in place and with the mutant that changes nothing.
-        let due = if catch.caught.is_some() { catch.seeds } else { 0 };
-        for (who, mutants) in
-            [("unmutated", Mutants::default()), ("harmless", Mutants::default().with(Mutant::Harmless))]
-        {
-            for (seed, text) in mutants::failures(&hunt, mutants, due, jobs) {
-                good = false;
-                println!("{:<26}         {who} core fails at seed {seed}: {text}", "");
-            }
-        }
+    let mut hunts = mutants::hunts();
+    if let Some(only) = only {
+        hunts.retain(|hunt| format!("{:?}", hunt.mutant).to_lowercase().contains(&only.to_lowercase()));
+        ensure!(!hunts.is_empty(), "no mutant's name contains {only}");
     }
+    let bar = progress(hunts.len() as u64, "mutants");
+    let (mut histories, mut good, mut cpu_s, mut seeds_most) = (0u64, 0, 0.0, 0);
+    println!("{:<26} {:>5}  {:<13} {:>6}  found", "mutant", "seeds", "judge", "cpu s");
+    mutants::pursue_all(&hunts, seeds_max, jobs, |news| {
+        let (hunt, catch) = match news {
+            News::History => {
+                histories += 1;
+                bar.set_message(format!("{histories} histories, mutants"));
+                return;
+            }
+            News::Ended(hunt, catch) => (hunt, catch),
+        };
+        bar.inc(1);
+        good += usize::from(catch.is_good());
+        seeds_most = catch.seeds.max(seeds_most);
+        cpu_s += catch.cpu.unwrap_or_default().as_secs_f64();
+        bar.suspend(|| print_catch(hunt, &catch, again));
+    });
+    bar.finish_and_clear();
+    let left_out: Vec<String> = mutants::not_hunted().iter().map(|mutant| format!("{mutant:?}")).collect();
+    if !left_out.is_empty() {
+        println!("not of this simulator's rooms, and not hunted: {}", left_out.join(", "));
+    }
+    let all = good == hunts.len();
     println!(
-        "{:.0} s; {}",
+        "{histories} histories, controls included, in {:.0} s ({cpu_s:.0} s of processor); at most {seeds_most} seeds for one mutant",
         begun.elapsed().as_secs_f64(),
-        if good { "all caught" } else { "NOT all caught" }
     );
-    Ok(good)
+    println!(
+        "{good} of {} caught while the unmutated core and the harmless mutant pass the same seeds: {}",
+        hunts.len(),
+        if all { "all caught" } else { "NOT all caught" }
+    );
+    Ok(all)
+}
+
+fn print_catch(hunt: &Hunt, catch: &Catch, again: bool) {
+    let name = format!("{:?}", hunt.mutant);
+    let (seeds, judge, text) = match &catch.caught {
+        Some((_, judge, text)) => {
+            // The finding begins with the judge's name, which has its own column.
+            let text = text.split_once(": ").map_or(text.as_str(), |(_, text)| text);
+            (catch.seeds.to_string(), judge.to_string(), text)
+        }
+        None => (format!(">{}", catch.seeds), "NOT CAUGHT".into(), ""),
+    };
+    let cpu = catch.cpu.map_or("-".to_string(), |cpu| format!("{:.1}", cpu.as_secs_f64()));
+    println!("{name:<26} {seeds:>5}  {judge:<13} {cpu:>6}  {text}");
+    for failure in &catch.control_failures {
+        println!("{:<26}        NOT A CATCH: {failure}", "");
+    }
+    let seed = catch.caught.as_ref().map_or(0, |(seed, ..)| *seed);
+    if again || !catch.is_good() {
+        println!(
+            "{:<26}        again: cargo run -p sim --release -- replay {} --mutant {name}",
+            "",
+            hunt.flags(seed)
+        );
+    }
 }
 
 fn scenario(name: &str, bless: bool) -> anyhow::Result<bool> {

@@ -1,14 +1,19 @@
 //! Does anybody notice when a safety rule is switched off? For every mutant: where to look, and what the judges said.
 //!
 //! A mutant counts as caught only by a judge of `proof/check`, from generated seeds, with the core's own assertions
-//! standing back. The harmless mutant and the unmutated core must pass every seed that caught anything.
+//! standing back. On every seed that a mutant was tried on, the unmutated core and the harmless mutant are tried, too:
+//! both must be clean, and their histories the same to the last event.
 
 use crate::dials::Profile;
-use crate::ending::Report;
+use crate::ending::{Finder, Report, run};
 use crate::puppet::Trick;
-use crate::runner::{Recipe, run_seeds};
+use crate::runner::{Recipe, quiet_panics, thread_cpu};
 use check::Judge;
 use dwcp_base::{Mutant, Mutants};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
 
 /// Seeds within which a mutant must be caught.
 pub const SEEDS_MAX: u64 = 2_000;
@@ -22,21 +27,32 @@ pub struct Hunt {
     pub overrides: Vec<(&'static str, u64)>,
 }
 
+/// Half the patience of `sim run`, so that a cluster that hangs costs half the time; the controls keep to it as well.
+const PATIENCE: [(&str, u64); 2] = [("answer_ms", 60_000), ("calm_ms", 75_000)];
+
 fn hunt(mutant: Mutant, profile: &'static str, overrides: &[(&'static str, u64)]) -> Hunt {
-    Hunt { mutant, profile, seconds: 30, overrides: overrides.to_vec() }
+    let unsaid = |dial: &&(&str, u64)| overrides.iter().all(|(name, _)| *name != dial.0);
+    let overrides = PATIENCE.iter().filter(unsaid).chain(overrides).copied().collect();
+    Hunt { mutant, profile, seconds: 30, overrides }
 }
 
-/// One hunt per mutant, in the order of `Mutant::ALL`.
+/// One hunt per mutant, in the order of `Mutant::ALL`; the harmless one is in every hunt.
 #[must_use]
 pub fn hunts() -> Vec<Hunt> {
-    Mutant::ALL.iter().map(|mutant| hunt_for(*mutant)).collect()
+    Mutant::ALL.iter().filter_map(|mutant| hunt_for(*mutant)).collect()
 }
 
-fn hunt_for(mutant: Mutant) -> Hunt {
+/// Mutants that no cluster of this simulator could show: their rules are in rooms that it does not run.
+#[must_use]
+pub fn not_hunted() -> Vec<Mutant> {
+    let is_hunted = |mutant: &Mutant| *mutant == Mutant::Harmless || hunt_for(*mutant).is_some();
+    Mutant::ALL.iter().copied().filter(|mutant| !is_hunted(mutant)).collect()
+}
+
+fn hunt_for(mutant: Mutant) -> Option<Hunt> {
     use Mutant as M;
     let trick = |tricks: &[Trick]| ("tricks", tricks.iter().map(|trick| trick.bit()).sum::<u64>());
-    match mutant {
-        M::Harmless => hunt(mutant, "mixed", &[]),
+    let hunt = match mutant {
         M::QuorumTwoFPlusOne => hunt(mutant, "byzantine", &[("n", 5), trick(&[Trick::Equivocate])]),
         M::VoteBeforeSync => hunt(mutant, "crash", &[("sync_us", 5_000), ("crash_ticket_ppm", 20_000)]),
         M::FirstProofNotHighest => hunt(
@@ -172,8 +188,8 @@ fn hunt_for(mutant: Mutant) -> Hunt {
         M::DigestWithoutSessions => {
             hunt(mutant, "transfer", &[("liars", 1), trick(&[Trick::ForgetSessions])])
         }
-        M::SlowPrimaryTolerated | M::FixedBatch | M::RelayNotForwarded => hunt(mutant, "calm", &[]),
-        // Others are served all the time, so nothing but the censored client's waiting can betray the liar.
+        // The censored client has one frame under way at a time and the others many, so nothing but its waiting can
+        // betray the liar: progress never stops, and the primary owes nothing on average.
         M::CensorshipIgnored => hunt(
             mutant,
             "calm",
@@ -182,11 +198,71 @@ fn hunt_for(mutant: Mutant) -> Hunt {
                 ("liars", 1),
                 ("liars_first", 1),
                 ("clients", 4),
-                ("steady", 3),
+                ("steady", 1),
+                ("think_ms", 40),
+                ("delay_us", 2_000),
+                ("jitter_us", 2_000),
+                ("view_timeout_ms", 1_000),
+                ("answer_ms", 20_000),
+                ("calm_ms", 40_000),
                 trick(&[Trick::Censor]),
             ],
         ),
-    }
+        // Time is what these cost, so the judge's patience is short: a frame takes tens of milliseconds.
+        M::SlowPrimaryTolerated => hunt(
+            mutant,
+            "calm",
+            &[
+                ("n", 4),
+                ("liars", 1),
+                ("liars_first", 1),
+                ("think_ms", 60),
+                ("delay_us", 2_000),
+                ("jitter_us", 2_000),
+                ("view_timeout_ms", 2_000),
+                ("answer_ms", 500),
+                ("safety_ms", 30_000),
+                trick(&[Trick::Dawdle]),
+            ],
+        ),
+        M::FixedBatch => hunt(
+            mutant,
+            "calm",
+            &[
+                ("n", 4),
+                ("clients", 20),
+                ("in_flight_max", 4),
+                ("think_ms", 40),
+                ("commands_max", 1),
+                ("delay_us", 10_000),
+                ("jitter_us", 2_000),
+                ("pipeline_depth", 1),
+                ("retry_ms", 60_000),
+                ("retry_pm", 0),
+                ("answer_ms", 1_500),
+                ("safety_ms", 3_000),
+            ],
+        ),
+        M::RelayNotForwarded => hunt(
+            mutant,
+            "calm",
+            &[
+                ("n", 4),
+                ("liars", 1),
+                ("delay_us", 2_000),
+                ("jitter_us", 2_000),
+                ("think_ms", 100),
+                ("retry_ms", 60_000),
+                ("retry_pm", 0),
+                ("view_timeout_ms", 2_000),
+                ("answer_ms", 400),
+                ("safety_ms", 3_000),
+                trick(&[Trick::HideFromPrimary]),
+            ],
+        ),
+        _ => return None,
+    };
+    Some(hunt)
 }
 
 impl Hunt {
@@ -200,52 +276,133 @@ impl Hunt {
         }
     }
 
+    /// The flags that show a seed of this hunt again.
     #[must_use]
-    pub fn place(&self) -> String {
-        let overrides: Vec<String> =
-            self.overrides.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        format!("{} {}", self.profile, overrides.join(" ")).trim_end().to_string()
+    pub fn flags(&self, seed: u64) -> String {
+        let mut flags = format!("--seed {seed} --seconds {} --profile {}", self.seconds, self.profile);
+        for (name, value) in &self.overrides {
+            flags.push_str(&format!(" --dial {name}={value}"));
+        }
+        flags
+    }
+
+    fn run(&self, seed: u64, mutants: Mutants) -> Report {
+        run(seed, &self.recipe(mutants).dials(seed), mutants)
     }
 }
 
 /// What became of a hunt.
 #[derive(Debug)]
 pub struct Catch {
-    /// Seeds needed, and who caught it.
+    /// The seed, who caught it, and the finding in one line.
     pub caught: Option<(u64, Judge, String)>,
+    /// Seeds tried, the catching one included.
     pub seeds: u64,
+    /// What went wrong with a core that has every rule, or with the harmless mutant, on the seeds tried.
+    pub control_failures: Vec<String>,
+    /// Processor time of the whole, where the system tells.
+    pub cpu: Option<Duration>,
 }
 
-/// Runs seeds with a mutant until a judge catches it.
+impl Catch {
+    /// Caught, and by nothing that a core with all rules would have shown.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.caught.is_some() && self.control_failures.is_empty()
+    }
+}
+
+/// Tries seeds with the mutant until a judge catches it, then the controls on every seed tried.
 #[must_use]
-pub fn catch(hunt: &Hunt, seeds_max: u64, jobs: usize) -> Catch {
-    let recipe = hunt.recipe(Mutants::default().with(hunt.mutant));
-    let mut result = Catch { caught: None, seeds: 0 };
-    run_seeds(0..seeds_max, jobs, &recipe, |report| {
-        result.seeds += 1;
-        if let Some(judge) = report.judge() {
-            let text = first_text(&report);
-            result.caught = Some((report.seed, judge, text));
+pub fn pursue(hunt: &Hunt, seeds_max: u64, mut after_each: impl FnMut()) -> Catch {
+    quiet_panics();
+    let begun = thread_cpu();
+    let mut catch = Catch { caught: None, seeds: 0, control_failures: Vec::new(), cpu: None };
+    let mutants = Mutants::default().with(hunt.mutant);
+    for seed in 0..seeds_max {
+        catch.seeds += 1;
+        catch.caught = judged(&hunt.run(seed, mutants));
+        after_each();
+        if catch.caught.is_some() {
+            break;
         }
-        result.caught.is_none()
-    });
-    result
+    }
+    if catch.caught.is_some() {
+        for seed in 0..catch.seeds {
+            catch.control_failures.extend(control(hunt, seed));
+            after_each();
+        }
+    }
+    catch.cpu = begun.zip(thread_cpu()).map(|(begun, now)| now.saturating_sub(begun));
+    catch
 }
 
-fn first_text(report: &Report) -> String {
-    let found = report.found.iter().find(|found| matches!(found.by, crate::ending::Finder::Judge(_)));
-    found.map_or(String::new(), |found| found.text.lines().next().unwrap_or_default().to_string())
+fn judged(report: &Report) -> Option<(u64, Judge, String)> {
+    report.found.iter().find_map(|found| match found.by {
+        Finder::Judge(judge) => {
+            let line = found.text.lines().next().unwrap_or_default();
+            Some((report.seed, judge, line.to_string()))
+        }
+        Finder::Simulator => None,
+    })
 }
 
-/// Seeds of a hunt's place at which a core that must pass does not.
-#[must_use]
-pub fn failures(hunt: &Hunt, mutants: Mutants, seeds: u64, jobs: usize) -> Vec<(u64, String)> {
-    let mut failures = Vec::new();
-    run_seeds(0..seeds, jobs, &hunt.recipe(mutants), |report| {
+/// The core with every rule, and the mutant that changes nothing: clean, and event for event the same.
+fn control(hunt: &Hunt, seed: u64) -> Option<String> {
+    let unmutated = hunt.run(seed, Mutants::default());
+    let harmless = hunt.run(seed, Mutants::default().with(Mutant::Harmless));
+    for (who, report) in [("unmutated", &unmutated), ("harmless", &harmless)] {
         if let Some(found) = report.found.first() {
-            failures.push((report.seed, format!("{}: {}", found.by, found.text)));
+            return Some(format!("the {who} core fails at seed {seed}: {}: {}", found.by, found.text));
         }
-        true
+        if report.undecided {
+            return Some(format!("the {who} core's history of seed {seed} could not be judged"));
+        }
+    }
+    let differ = (unmutated.trace_hash, unmutated.events) != (harmless.trace_hash, harmless.events);
+    differ.then(|| format!("the harmless mutant changed the history of seed {seed}"))
+}
+
+/// News of `pursue_all`.
+#[derive(Debug)]
+pub enum News<'a> {
+    /// One more history was run.
+    History,
+    /// In the order of the hunts.
+    Ended(&'a Hunt, Catch),
+}
+
+/// All hunts, one per thread at a time.
+pub fn pursue_all(hunts: &[Hunt], seeds_max: u64, jobs: usize, mut tell: impl FnMut(News<'_>)) {
+    let next = AtomicUsize::new(0);
+    let (sender, receiver) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            let (sender, next) = (sender.clone(), &next);
+            scope.spawn(move || {
+                while let Some((index, hunt)) = {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    hunts.get(index).map(|hunt| (index, hunt))
+                } {
+                    // Nobody listens any more only when the command is being ended.
+                    let catch = pursue(hunt, seeds_max, || drop(sender.send(None)));
+                    drop(sender.send(Some((index, catch))));
+                }
+            });
+        }
+        drop(sender);
+        let mut waiting = BTreeMap::new();
+        let mut due = 0;
+        for news in receiver {
+            let Some((index, catch)) = news else {
+                tell(News::History);
+                continue;
+            };
+            waiting.insert(index, catch);
+            while let Some(catch) = waiting.remove(&due) {
+                tell(News::Ended(&hunts[due], catch));
+                due += 1;
+            }
+        }
     });
-    failures
 }

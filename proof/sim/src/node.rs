@@ -87,6 +87,8 @@ pub struct Node {
     pub noted: HashSet<(u16, u64, u64, [u8; 32])>,
     /// The view of its latest VIEW-CHANGE.
     pub left_below: u64,
+    /// The most slots it was seen to hold in this life.
+    pub held_max: u64,
     pub flush_scheduled: bool,
 }
 

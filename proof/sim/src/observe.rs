@@ -155,6 +155,18 @@ impl World {
         }
     }
 
+    /// Counts the slots a replica holds.
+    pub fn observe_slots(&mut self, ix: usize) {
+        let node = &mut self.nodes[ix];
+        let Some(core) = node.core.as_ref().filter(|_| node.honest) else { return };
+        let slots = core.protocol().slots_held() as u64;
+        if slots > node.held_max {
+            node.held_max = slots;
+            let journal = node.journal;
+            self.journals[journal].note(self.now_us, ReplicaEvent::Holds { slots });
+        }
+    }
+
     /// What must be known before anything that follows it leaves the replica: who has a vote.
     pub fn observe_at_once(&mut self, ix: usize, event: &Event) {
         if !self.nodes[ix].honest {

@@ -64,12 +64,16 @@ pub enum Trick {
     NullNewView,
     /// Donates snapshots whose sessions are gone.
     ForgetSessions,
-    /// The same proposal from the future to all.
+    /// The same proposal from the future to all: a little at a time, so that everything expires early and no session is lost.
     SameWrongTime,
+    /// Proposals leave late, though well within the view timer.
+    Dawdle,
+    /// Frames of its clients are shown to all but the primary.
+    HideFromPrimary,
 }
 
 impl Trick {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::Equivocate,
         Self::Withhold,
         Self::SplitViewChange,
@@ -92,6 +96,8 @@ impl Trick {
         Self::NullNewView,
         Self::ForgetSessions,
         Self::SameWrongTime,
+        Self::Dawdle,
+        Self::HideFromPrimary,
     ];
 
     /// The tricks a liar draws by itself, the first ones of `ALL`; the others are for those who ask for them.
@@ -117,6 +123,8 @@ type Notebook = Arc<Mutex<BTreeMap<(View, Sequence), Alternative>>>;
 
 const NOTEBOOK_MAX: usize = 256;
 const MEMORY_MAX: usize = 200;
+/// Together they stay within the validity of the bytes that open a session.
+const TIME_PUSHES_MAX: usize = 15;
 
 /// Bytes that a puppet sends instead of what its core wanted to send.
 #[derive(Debug)]
@@ -140,6 +148,10 @@ pub struct Puppet {
     highest: (View, Sequence),
     silent_until_us: u64,
     censored: Option<dwcp_state::SessionId>,
+    /// Slots whose proposal it pushed into the future.
+    time_pushes: std::collections::BTreeSet<(View, Sequence)>,
+    /// To whom its core sent a client's frame last.
+    hidden_from: Option<ReplicaId>,
     /// For each slot the prepared certificate of the lowest view seen; at most `NOTEBOOK_MAX`, the newest slots stay.
     oldest: BTreeMap<Sequence, PreparedCertificate>,
     /// The last slot of each kind counted for coverage.
@@ -181,6 +193,8 @@ impl Puppet {
             highest: (View::ZERO, Sequence::ZERO),
             silent_until_us: 0,
             censored: None,
+            time_pushes: std::collections::BTreeSet::new(),
+            hidden_from: None,
             oldest: BTreeMap::new(),
             lies_told: 0,
             equivocations: 0,
@@ -231,6 +245,10 @@ impl Puppet {
 
     fn censors(&mut self, frame: &Bytes) -> bool {
         let Ok(frame) = ClientFrame::decode(frame.clone()) else { return false };
+        // A client whose session does not open takes another; one whose commands do not run waits.
+        if !matches!(frame.content(), dwcp_state::FrameContent::Commands(_)) {
+            return false;
+        }
         let censored = *self.censored.get_or_insert(frame.session());
         let hit = censored == frame.session();
         self.lies_told += u64::from(hit);
@@ -257,9 +275,15 @@ impl Puppet {
             }
         }
         let plain = |bytes: Bytes| Lie { to, bytes, extra_us: 0 };
-        let Ok(PeerMessage::Pbft(message)) = decode::<PeerMessage>(&bytes) else {
-            out.push(plain(bytes));
-            return;
+        let message = match decode::<PeerMessage>(&bytes) {
+            Ok(PeerMessage::Pbft(message)) => message,
+            Ok(PeerMessage::Request { to_all, frame }) if self.has(Trick::HideFromPrimary) => {
+                return self.hide(to, to_all, frame, out);
+            }
+            _ => {
+                out.push(plain(bytes));
+                return;
+            }
         };
         match message {
             Message::PrePrepare { proposal, payload } => self.propose(to, bytes, proposal, payload, out),
@@ -289,6 +313,21 @@ impl Puppet {
         }
     }
 
+    /// What its core sends to the primary alone goes to all others, and what it sends to all to all but the primary.
+    fn hide(&mut self, to: ReplicaId, to_all: bool, frame: Bytes, out: &mut Vec<Lie>) {
+        self.lies_told += 1;
+        if !to_all {
+            self.hidden_from = Some(to);
+        }
+        let told = Bytes::from(encode(&PeerMessage::Request { to_all: true, frame }));
+        for peer in (0..self.n).map(ReplicaId) {
+            let due = if to_all { peer == to } else { true };
+            if due && peer != self.me && Some(peer) != self.hidden_from {
+                out.push(Lie { to: peer, bytes: told.clone(), extra_us: 0 });
+            }
+        }
+    }
+
     fn propose(&mut self, to: ReplicaId, bytes: Bytes, proposal: Signed, payload: Bytes, out: &mut Vec<Lie>) {
         let claim = proposal.statement.claim;
         let slot = (claim.view, claim.sequence);
@@ -296,6 +335,9 @@ impl Puppet {
         let extra_us = if self.has(Trick::Delay) {
             self.lies_told += 1;
             self.view_timeout_us * 9 / 10
+        } else if self.has(Trick::Dawdle) {
+            self.lies_told += 1;
+            self.view_timeout_us * 35 / 100
         } else {
             0
         };
@@ -317,8 +359,10 @@ impl Puppet {
         }
         let spoiled = if !mine {
             None
-        } else if self.has(Trick::SameWrongTime) && claim.sequence.0.is_multiple_of(8) {
-            altered(&payload, |proposal| proposal.time = LogTime(proposal.time.0 + 20_000))
+        } else if self.has(Trick::SameWrongTime) && self.pushes_time(slot) {
+            // As much as one entry may advance what expires.
+            let push = dwcp_base::limits::EXPIRY_STEP_MAX_MS;
+            altered(&payload, |proposal| proposal.time = LogTime(proposal.time.0 + push))
         } else if self.has(Trick::ForgeFrames) && self.chance.per_mille(300) {
             forge_frame(&payload, &mut self.chance)
         } else if self.has(Trick::WrongTime) && self.chance.per_mille(300) {
@@ -335,6 +379,11 @@ impl Puppet {
             return;
         }
         out.push(Lie { to, bytes, extra_us });
+    }
+
+    fn pushes_time(&mut self, slot: (View, Sequence)) -> bool {
+        let due = slot.1.0.is_multiple_of(4) && self.time_pushes.len() < TIME_PUSHES_MAX;
+        self.time_pushes.contains(&slot) || (due && self.time_pushes.insert(slot))
     }
 
     fn alternative_for(&mut self, slot: (View, Sequence), payload: &Bytes) -> Option<Alternative> {

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
+use std::time::Duration;
 
 /// How the dials of each seed come about.
 #[derive(Clone, Debug)]
@@ -71,6 +72,14 @@ pub fn run_seeds(seeds: Range<u64>, jobs: usize, recipe: &Recipe, mut each: impl
             }
         }
     });
+}
+
+/// Processor time this thread has used, where the system tells (Linux). A shared machine makes a wall clock's word worth
+/// little.
+#[must_use]
+pub fn thread_cpu() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
 }
 
 thread_local! {

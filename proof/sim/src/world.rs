@@ -140,6 +140,8 @@ pub struct World {
     pub known_keys: Vec<PublicKey>,
     pub now_us: u64,
     pub phase: Phase,
+    /// Clients were told to begin nothing new, or will be as soon as none of them waits for long.
+    pub last_orders: bool,
     queue: BinaryHeap<Reverse<Scheduled>>,
     order: u64,
     pub nodes: Vec<Node>,
@@ -238,6 +240,7 @@ impl World {
             known_keys,
             now_us: 0,
             phase: Phase::Safety,
+            last_orders: false,
             queue: BinaryHeap::new(),
             order: 0,
             nodes: Vec::new(),
@@ -366,6 +369,7 @@ impl World {
             last_sent: Bytes::new(),
             noted: std::collections::HashSet::new(),
             left_below: 0,
+            held_max: 0,
             flush_scheduled: false,
         });
         self.nodes.len() - 1

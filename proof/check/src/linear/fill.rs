@@ -1,11 +1,12 @@
 //! Replay in revision order, and the search for writers of the revisions nobody acknowledged.
 //!
-//! At a free revision every call of unknown outcome that could have written it is tried, most recent first. What keeps this small:
+//! At a free revision every call of unknown outcome that could have written it is tried: first those that the replicas' log places
+//! between the writers around it, if there is a log, then the most recent. What keeps this small:
 //! every record in any reply says who must have written its revision and that nobody wrote the key afterwards (`Facts`); equal calls
 //! are tried once; and a failure goes back straight to the last choice that could matter to it (conflict-directed backjumping,
 //! Prosser 1993), not to the last choice made. The search is exact within its budget.
 
-use super::{Floating, Order, Placed};
+use super::{Floating, Hints, Order, Placed};
 use crate::model::{Model, Start};
 use crate::operation::{Answer, Interval, KeyValue, Operation, Target};
 use crate::text::show;
@@ -30,7 +31,11 @@ struct Candidate {
     reads: Vec<Interval>,
     /// The one free revision only this call could have written.
     reserved_for: Option<u64>,
+    /// Its place in the replicas' log.
+    place: Option<LogPlace>,
 }
+
+type LogPlace = (u64, u64, usize);
 
 /// One free revision on the current path.
 struct Frame {
@@ -52,6 +57,8 @@ pub(super) struct Search<'a> {
     candidates: Vec<Candidate>,
     /// For each key, the revisions by which an acknowledged reply told its whole state, ascending.
     anchors: HashMap<&'a [u8], Vec<u64>>,
+    /// Places in the replicas' log of acknowledged writers, by revision.
+    places: BTreeMap<u64, LogPlace>,
     used: Vec<bool>,
     frames: Vec<Frame>,
     steps: u64,
@@ -60,7 +67,7 @@ pub(super) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    pub(super) fn new(order: Order<'a>, start: &Start, budget: Budget) -> Self {
+    pub(super) fn new(order: Order<'a>, start: &Start, budget: Budget, hints: &Hints) -> Self {
         let seen = Seen::gather(&order);
         let mut classes: HashMap<Operation, usize> = HashMap::new();
         let mut candidates = Vec::new();
@@ -72,15 +79,33 @@ impl<'a> Search<'a> {
                 writes: operation.write_footprint(),
                 reads: operation.read_footprint(),
                 reserved_for: None,
+                place: hints.get(&floating.call.command.id).copied(),
             });
         }
+        let place_of = |placed: &Placed<'_>| hints.get(&placed.call.command.id).copied();
+        let places: BTreeMap<u64, LogPlace> = order
+            .writers
+            .iter()
+            .filter_map(|(revision, placed)| Some((*revision, place_of(placed)?)))
+            .collect();
         let used = vec![false; candidates.len()];
         let facts = gather(&order);
         let model = Model::new(start);
         let (frames, deepest) = (Vec::new(), None);
         let anchors = anchors(&order);
-        let mut search =
-            Self { order, model, facts, candidates, anchors, used, frames, steps: 0, budget, deepest };
+        let mut search = Self {
+            order,
+            model,
+            facts,
+            candidates,
+            anchors,
+            places,
+            used,
+            frames,
+            steps: 0,
+            budget,
+            deepest,
+        };
         search.reserve();
         search
     }
@@ -168,7 +193,16 @@ impl<'a> Search<'a> {
             let Floating { call, floor } = &self.order.floating[*index];
             std::cmp::Reverse((*floor, call.command.invoked_at_us))
         };
-        candidates.sort_by_key(most_recent);
+        // What the log places between the writers below and above; then what no log knows; then the rest.
+        let chosen = self.frames.last().and_then(|frame| self.candidates[frame.chosen?].place);
+        let below = self.places.range(..revision).next_back().map(|(_, place)| *place).max(chosen);
+        let above = self.places.range(revision..).next().map(|(_, place)| *place);
+        let by_the_log = |index: &usize| match self.candidates[*index].place {
+            Some(place) if Some(place) > below && above.is_none_or(|above| place < above) => (0, place),
+            None => (1, (0, 0, 0)),
+            Some(_) => (2, (0, 0, 0)),
+        };
+        candidates.sort_by_key(|index| (by_the_log(index), most_recent(index)));
         let mut classes = HashSet::new();
         candidates.retain(|index| classes.insert(self.candidates[*index].class));
         self.frames.push(Frame { revision, candidates, next: 0, chosen: None, conflicts: BTreeSet::new() });

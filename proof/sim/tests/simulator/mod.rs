@@ -5,7 +5,7 @@ use check::Judge;
 use dwcp_base::{Mutant, Mutants};
 use sim::dials::{PROFILES, Profile};
 use sim::ending::{Report, run};
-use sim::mutants::{Hunt, catch, hunts};
+use sim::mutants::{Hunt, hunts, not_hunted, pursue};
 use sim::runner::{Recipe, quiet_panics, run_seeds};
 
 fn report(profile: &str, seed: u64, seconds: u64) -> Report {
@@ -63,14 +63,17 @@ fn scenarios_play_as_recorded() {
 
 #[test]
 fn a_core_without_deduplication_is_caught_as_not_exactly_once() {
-    let caught = catch(&hunt_of(Mutant::NoDeduplication), 10, 2).caught;
-    let (_, judge, text) = caught.expect("ten seeds are enough");
+    let catch = pursue(&hunt_of(Mutant::NoDeduplication), 10, || {});
+    assert_eq!(catch.control_failures, Vec::<String>::new());
+    let (_, judge, text) = catch.caught.expect("ten seeds are enough");
     assert!(matches!(judge, Judge::ExactlyOnce | Judge::ReadBack), "{judge}: {text}");
 }
 
 #[test]
 fn every_mutant_has_a_place_to_be_looked_for() {
-    assert_eq!(hunts().len(), Mutant::ALL.len());
+    // The harmless one is part of every hunt.
+    assert_eq!(hunts().len() + not_hunted().len() + 1, Mutant::ALL.len());
+    assert!(hunts().len() >= 32, "the rules of the root log and of what stands on it");
     for hunt in hunts() {
         let recipe = hunt.recipe(Mutants::default());
         let dials = recipe.dials(0);
@@ -87,11 +90,16 @@ fn a_failing_history_shrinks_to_one_that_still_fails() {
     quiet_panics();
     let mutants = Mutants::default().with(Mutant::NoDeduplication);
     let hunt = hunt_of(Mutant::NoDeduplication);
-    let (seed, ..) = catch(&hunt, 10, 2).caught.expect("ten seeds are enough");
-    let mut dials = hunt.recipe(mutants).dials(seed);
+    let mut dials = hunt.recipe(mutants).dials(0);
     dials.safety_ms = 8_000;
-    if let Some((small, report, _)) = sim::shrink::shrink(seed, &dials, mutants, |_| {}) {
-        assert!(!report.is_clean());
-        assert!(small.safety_ms <= dials.safety_ms && small.clients <= dials.clients);
-    }
+    let fails = |report: &Report| report.found.first().map(|found| found.by);
+    let before = fails(&run(0, &dials, mutants)).expect("seed 0 fails without the rule");
+    let (small, report, runs) =
+        sim::shrink::shrink(0, &dials, mutants, |_| {}).expect("what failed once is not called sound");
+    assert_eq!(fails(&report), Some(before), "the small history fails in another judge's eyes");
+    assert_eq!(fails(&run(0, &small, mutants)), Some(before), "the small dials do not show it again");
+    assert!(runs > 1 && small != dials, "nothing was taken away");
+    assert!(small.safety_ms <= dials.safety_ms && small.clients <= dials.clients);
+    // A history without a fault does not shrink.
+    assert!(sim::shrink::shrink(0, &dials, Mutants::default(), |_| {}).is_none());
 }

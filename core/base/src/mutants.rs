@@ -71,6 +71,24 @@ pub enum Mutant {
     FixedBatch,
     /// A backup that is shown a client's frame by another backup does not pass it on to the primary.
     RelayNotForwarded,
+    /// Raft: a vote leaves before it is durable.
+    RaftVoteBeforeSync,
+    /// Raft: an acknowledgement leaves before the entries are durable.
+    RaftAckBeforeSync,
+    /// Raft: a leader counts itself for entries that are not durable with it.
+    RaftLeaderCountsUnsynced,
+    /// Raft: a restarted member forgets for whom it voted in its term.
+    RaftForgetsVoteOnRestart,
+    /// Raft: votes go to the longest log, not to the one with the latest term.
+    RaftLongestIndexVote,
+    /// Raft: entries of earlier terms commit by counting (figure 8).
+    RaftCommitOldTerm,
+    /// Raft: a leader answers reads without asking whether it still leads.
+    RaftLeaseReads,
+    /// Raft: a member that holds a Marker helps to confirm reads.
+    RaftMarkerHolderConfirmsReads,
+    /// Raft: a sealed member goes on taking part.
+    RaftIgnoresSeal,
 }
 
 impl Mutant {
@@ -109,6 +127,20 @@ impl Mutant {
         Self::SlowPrimaryTolerated,
         Self::FixedBatch,
         Self::RelayNotForwarded,
+    ];
+
+    /// Those of the segment protocol, which no simulator of whole clusters plays yet: the tests of `core/raft` show what
+    /// each of them breaks.
+    pub const RAFT: &'static [Self] = &[
+        Self::RaftVoteBeforeSync,
+        Self::RaftAckBeforeSync,
+        Self::RaftLeaderCountsUnsynced,
+        Self::RaftForgetsVoteOnRestart,
+        Self::RaftLongestIndexVote,
+        Self::RaftCommitOldTerm,
+        Self::RaftLeaseReads,
+        Self::RaftMarkerHolderConfirmsReads,
+        Self::RaftIgnoresSeal,
     ];
 }
 

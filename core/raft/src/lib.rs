@@ -9,12 +9,22 @@
 
 extern crate alloc;
 
+mod check;
 pub mod config;
+mod election;
+mod log;
 pub mod message;
 pub mod node;
 pub mod output;
 pub mod place;
+mod read;
 pub mod record;
+mod replicate;
+mod seal;
+pub mod state;
+pub mod step;
+pub mod tickets;
+mod timer;
 
 pub use config::{Limits, SegmentSetup, Timing};
 pub use message::{Body, Conflict, Entry, Kind, Message, Payload, Said};
@@ -24,3 +34,6 @@ pub use node::{
 pub use output::{Action, Output};
 pub use place::{Index, Place, Term};
 pub use record::{Border, HardState, Record};
+pub use state::Raft;
+pub use step::OwnRaft;
+pub use tickets::TicketMap;

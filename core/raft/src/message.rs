@@ -8,7 +8,7 @@ use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
 use core::fmt;
 use dwcp_base::limits::{MESSAGE_BYTES_MAX, PROPOSAL_BYTES_MAX};
-use dwcp_base::{CodecError, Epoch, Hash, Hasher, LogTime, encode};
+use dwcp_base::{CodecError, Epoch, Hash, Hasher, LogTime};
 
 /// Frames in one batch.
 pub const BATCH_FRAMES_MAX: usize = 16_384;
@@ -47,7 +47,8 @@ impl Body {
     /// # Errors
     /// A batch that no member would accept: too many bytes or frames, or an empty frame.
     pub fn new(payload: &Payload) -> Result<Self, CodecError> {
-        Self::read(Bytes::from(encode(payload)))
+        let frames = if let Payload::Batch { frames, .. } = payload { frames.as_slice() } else { &[] };
+        Self::read(encode_sized(payload, 13 + frames.iter().map(|frame| 4 + frame.len()).sum::<usize>()))
     }
 
     /// Takes received bytes for a payload, without copying them.
@@ -171,6 +172,18 @@ impl Entry {
     }
 }
 
+/// How many bytes these entries take, so that writing them moves them once.
+pub(crate) fn entries_bytes(entries: &[Entry]) -> usize {
+    entries.iter().map(|entry| 12 + entry.body.bytes().len()).sum()
+}
+
+/// The canonical bytes of a value that takes at most so many.
+pub(crate) fn encode_sized<T: BorshSerialize>(value: &T, bytes_max: usize) -> Bytes {
+    let mut bytes = Vec::with_capacity(bytes_max);
+    value.serialize(&mut bytes).expect("writing to memory cannot fail");
+    Bytes::from(bytes)
+}
+
 /// Where a follower's log parts from the leader's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
 pub struct Conflict {
@@ -227,6 +240,10 @@ pub enum Said {
     TimeoutNow = 10,
     /// "There is a later term": to a leader that has not noticed.
     Stale = 11,
+    /// As a heartbeat that wants no answer: what is committed now, and nothing else to say.
+    Committed {
+        through: Index,
+    } = 12,
 }
 
 /// A message between two members.
@@ -241,7 +258,8 @@ pub struct Message {
 impl Message {
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
-        Bytes::from(encode(self))
+        let entries = if let Said::Append { entries, .. } = &self.said { entries.as_slice() } else { &[] };
+        encode_sized(self, 128 + entries_bytes(entries))
     }
 
     /// # Errors

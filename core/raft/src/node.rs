@@ -173,6 +173,9 @@ pub trait RaftNode: fmt::Debug + Send {
     fn commit(&self) -> Index;
     /// The last entry.
     fn last(&self) -> Place;
+    /// At the leader, up to where each other member is known to hold its log durably; nothing elsewhere. A caller that
+    /// discards past one of these sends that member a snapshot later.
+    fn followers(&self) -> Vec<(ReplicaId, Index)>;
     /// The place before the first entry that is still held; index 0 until something was discarded or installed.
     fn border(&self) -> Place;
     /// The last entry that is durable here.

@@ -1,11 +1,11 @@
 //! What is written to the node's log before the segment speaks, and therefore what a restart remembers.
 
-use crate::message::Entry;
+use crate::message::{Entry, encode_sized, entries_bytes};
 use crate::place::{Index, Place, Term};
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
-use dwcp_base::{CodecError, Epoch, ReplicaId, decode, encode};
+use dwcp_base::{CodecError, Epoch, ReplicaId, decode};
 
 /// The promises of Raft figure 2: no vote in earlier terms, and no second one in this.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
@@ -46,7 +46,8 @@ impl Record {
     /// The record's bytes, which name the epoch: a segment's log is never read as another's.
     #[must_use]
     pub fn to_bytes(&self, epoch: Epoch) -> Bytes {
-        Bytes::from(encode(&(epoch, self)))
+        let entries = if let Self::Entries { entries, .. } = self { entries.as_slice() } else { &[] };
+        encode_sized(&(epoch, self), 160 + entries_bytes(entries))
     }
 
     /// # Errors

@@ -97,6 +97,7 @@ pub enum SigningKind {
     MemberOrder = 10,
     PolicyOrder = 11,
     Status = 12,
+    SessionAttach = 13,
 }
 
 /// The 32 bytes that are signed: cluster, kind, body. The body carries view, sequence, configuration and incarnation.

@@ -43,7 +43,8 @@ pub enum Input {
 /// What a client may ask.
 #[derive(Clone, Debug)]
 pub enum ClientRequest {
-    /// From now on results of this session, wherever its frames entered the cluster, also go to this client.
+    /// From now on results of this session, wherever its frames entered the cluster, also go to this client. The driver
+    /// hands this in, and frames of the session, only for a client that proved to it that it holds the session's key.
     Attach { session: SessionId },
     /// An encoded `dwcp_state::ClientFrame`. Attaches the client to the frame's session.
     Frame { bytes: Bytes },

@@ -42,6 +42,27 @@ impl SessionId {
     }
 }
 
+impl SessionId {
+    /// The session that the bytes of a [`ClientFrame`] claim to belong to, read without looking at anything else. Of
+    /// bytes that [`ClientFrame::decode`] takes, it is the session that it finds in them.
+    #[must_use]
+    pub fn claimed_by(frame: &[u8]) -> Option<Self> {
+        let (kind, rest) = frame.split_first()?;
+        let (_body_bytes, body) = rest.split_first_chunk::<4>()?;
+        let rest = match kind {
+            // An open begins with the principal's name.
+            0 => {
+                let (name_bytes, rest) = body.split_first_chunk::<4>()?;
+                rest.get(usize::try_from(u32::from_le_bytes(*name_bytes)).ok()?..)?
+            }
+            1 => body,
+            _ => return None,
+        };
+        let (key, _) = rest.split_first_chunk::<32>()?;
+        Some(Self::of(&PublicKey(*key)))
+    }
+}
+
 impl fmt::Debug for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "session:")?;
@@ -333,6 +354,32 @@ mod tests {
         let (_, elsewhere, _) = checked.signature_item(ClusterId([4; 32]));
         assert!(!signer.verify(&key, &elsewhere, &signature));
         assert_eq!(checked.session(), SessionId::of(&signer.public_key()));
+    }
+
+    #[test]
+    fn a_claimed_session_is_the_one_that_decoding_finds() {
+        let signer = Ed25519::new([1; 32], &[]);
+        let commands = ClientFrame::commands(&signer, CLUSTER, &frame(1, 1, 2)).encode();
+        let open = SessionOpen {
+            principal: "ann".to_string(),
+            session_key: PublicKey([9; 32]),
+            ttl_ms: 0,
+            valid_until_ms: 1,
+        };
+        let open = ClientFrame::open(&signer, signer.public_key(), CLUSTER, &open).encode();
+        for bytes in [commands, open] {
+            let found = ClientFrame::decode(bytes.clone()).unwrap().session();
+            assert_eq!(SessionId::claimed_by(&bytes), Some(found));
+            for cut in 0..40 {
+                assert_eq!(SessionId::claimed_by(&bytes[..cut.min(36)]), None, "cut at {cut}");
+            }
+        }
+        assert_eq!(SessionId::claimed_by(&[7; 100]), None, "no kind of frame");
+        assert_eq!(
+            SessionId::claimed_by(&[[0; 5].as_slice(), &[0xff; 100]].concat()),
+            None,
+            "a name without end"
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 extern crate alloc;
 
+pub mod attach;
 pub mod command;
 pub mod frame;
 pub mod kv;
@@ -18,6 +19,7 @@ pub mod session;
 pub mod snapshot;
 pub mod state;
 
+pub use attach::{CHALLENGE_BYTES, SessionAttach};
 pub use command::{AdminCommand, AdminReply, Command};
 pub use frame::{
     CheckedFrame, ClientFrame, FrameContent, FrameError, OpenReply, SessionFrame, SessionId, SessionOpen,

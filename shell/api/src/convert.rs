@@ -35,7 +35,7 @@ impl Item {
                 reason: refusal.to_string(),
                 definite: refusal.definite(),
             }),
-            ClientReply::Busy { session, first } => busy(session, first),
+            ClientReply::Busy { session, first } => refused_here(session, first, &crate::Busy.to_string()),
             ClientReply::Malformed { reason } => Self::Malformed(reason),
             ClientReply::Order { id, outcome } => Self::Order(order(id, outcome)),
             ClientReply::Query { id, outcome } => Self::Query(query(id, outcome)),
@@ -149,20 +149,20 @@ pub(crate) fn status(id: u64, status: Status) -> StatusReply {
     }
 }
 
-/// The answer to a frame that the node has no room for. Read only now: frames that go through are not decoded here.
-pub(crate) fn busy_with(frame: &Bytes) -> Item {
+/// The answer to a frame that is not handed to the node. Read only now: frames that go through are not decoded here.
+pub(crate) fn not_taken(frame: &Bytes, reason: &str) -> Item {
     match ClientFrame::decode(frame.clone()) {
-        Ok(checked) => busy(checked.session(), checked.sequences().start),
+        Ok(checked) => refused_here(checked.session(), checked.sequences().start, reason),
         Err(error) => Item::Malformed(error.to_string()),
     }
 }
 
-fn busy(session: SessionId, first: u64) -> Item {
+fn refused_here(session: SessionId, first: u64, reason: &str) -> Item {
     Item::Refused(Refused {
         session: Bytes::copy_from_slice(&session.0),
         first,
         refusal: Bytes::new(),
-        reason: crate::Busy.to_string(),
+        reason: reason.to_string(),
         definite: true,
     })
 }

@@ -1,6 +1,7 @@
 //! A running node as a [`Port`].
 
 use crate::port::{Busy, Port, Replies, Requests};
+use dwcp_base::{ClusterId, ReplicaId};
 use dwcp_node::{ClientReplies, ClientRequests, NodeHandle};
 use dwcp_replica::io::{ClientReply, ClientRequest};
 use std::future::Future;
@@ -10,6 +11,10 @@ use std::task::{Context, Poll};
 impl Port for NodeHandle {
     type Requests = ClientRequests;
     type Replies = ClientReplies;
+
+    fn identity(&self) -> (ClusterId, ReplicaId) {
+        (self.cluster(), self.replica())
+    }
 
     fn open(&self) -> Result<(ClientRequests, ClientReplies), Busy> {
         self.client().map(dwcp_node::ClientPort::split).map_err(|dwcp_node::Busy| Busy)

@@ -1,6 +1,7 @@
 //! The node as the API sees it: a place per client, into which requests go and out of which replies come.
 //! Tests put an in-memory node behind it; `node_port` the real one.
 
+use dwcp_base::{ClusterId, ReplicaId};
 use dwcp_replica::io::{ClientReply, ClientRequest};
 use std::task::{Context, Poll};
 
@@ -13,6 +14,9 @@ pub struct Busy;
 pub trait Port: Send + Sync + 'static {
     type Requests: Requests;
     type Replies: Replies;
+
+    /// Which replica of which cluster this is; a proof of a session's key names both.
+    fn identity(&self) -> (ClusterId, ReplicaId);
 
     /// A place for one more client. It ends when both halves are dropped.
     ///

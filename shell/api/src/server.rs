@@ -33,7 +33,8 @@ pub struct Limits {
     pub streams_max: u32,
     /// Queries, orders and statuses of one stream without answer; further ones are refused. Default 256.
     pub questions_max: usize,
-    /// Sessions that one stream attaches to by name; further ones are refused. Default 4,096.
+    /// Sessions that one stream attaches; a client that attaches one more is cut off and may begin afresh with those it
+    /// still uses. Default 4,096.
     pub attaches_max: usize,
     /// A TLS handshake that takes longer is dropped. Default 5 s.
     pub handshake_timeout: Duration,

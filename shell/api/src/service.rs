@@ -2,6 +2,7 @@
 //! its one question.
 
 use crate::convert::Item;
+use crate::gate::Gate;
 use crate::listen::{Peer, PeerKey};
 use crate::port::{Port, Replies, Requests};
 use crate::server::{Limits, Readers};
@@ -11,6 +12,7 @@ use dwcp_proto::v3::{
     ClientMessage, OrderReply, OrderRequest, QueryReply, QueryRequest, StatusReply, StatusRequest,
 };
 use dwcp_replica::io::ClientRequest;
+use dwcp_state::CHALLENGE_BYTES;
 use std::future::poll_fn;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -72,7 +74,11 @@ impl<P: Port> Dwcp for Service<P> {
         request: Request<Streaming<ClientMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let peer = peer(&request)?;
-        let may_read = self.may_read(&peer);
+        let mut challenge = [0; CHALLENGE_BYTES];
+        getrandom::fill(&mut challenge).map_err(|error| {
+            Status::unavailable(format!("this node has no randomness ({error}): ask another one"))
+        })?;
+        let gate = Gate::new(self.port.identity(), challenge, self.may_read(&peer), self.limits.attaches_max);
         let (requests, replies) =
             self.port.open().map_err(|busy| Status::resource_exhausted(busy.to_string()))?;
         let stopping = self.stopping.clone();
@@ -81,7 +87,7 @@ impl<P: Port> Dwcp for Service<P> {
             requests,
             replies,
             peer.cut,
-            may_read,
+            (gate, challenge),
             self.limits.clone(),
             stopping,
         );

@@ -5,15 +5,16 @@
 //! what waits for a client; a client that takes nothing for `slow_reader_timeout` is cut, connection and all.
 
 use crate::convert::{self, Item};
+use crate::gate::{Attached, Challenge, Gate, NOT_ATTACHED};
 use crate::listen::Cut;
 use crate::port::{Replies, Requests};
 use crate::server::Limits;
 use crate::service::NOT_A_READER;
+use bytes::Bytes;
 use dwcp_proto::v3::{ClientMessage, ServerMessage, StatusRequest};
 use dwcp_proto::{MESSAGE_BYTES_SOFT, MESSAGE_ITEMS_MAX};
 use dwcp_replica::OrderOutcome;
 use dwcp_replica::io::ClientRequest;
-use dwcp_state::SessionId;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -46,6 +47,8 @@ struct Shared {
 
 /// The outgoing direction.
 pub(crate) struct Outbound<R> {
+    /// Not yet told.
+    challenge: Option<Challenge>,
     replies: R,
     own: mpsc::Receiver<Item>,
     /// Taken from the node, too large for the message before.
@@ -64,7 +67,7 @@ impl<R: Replies> Outbound<R> {
         requests: impl Requests,
         replies: R,
         cut: Cut,
-        may_read: bool,
+        (gate, challenge): (Gate, Challenge),
         limits: Limits,
         mut stopping: watch::Receiver<bool>,
     ) -> Self {
@@ -78,10 +81,10 @@ impl<R: Replies> Outbound<R> {
         let stop = Box::pin(async move {
             let _ = stopping.wait_for(|stop| *stop).await;
         });
-        let carrier =
-            Carrier { requests, own: own_sender, shared: shared.clone(), may_read, limits, attaches: 0 };
-        tokio::spawn(carrier.run(inbound, cut));
-        Self { replies, own, carried: None, finished: false, done: false, stop, shared }
+        let carrier = Carrier { requests, own: own_sender, shared: shared.clone(), gate, limits, cut };
+        tokio::spawn(carrier.run(inbound));
+        let challenge = Some(challenge);
+        Self { challenge, replies, own, carried: None, finished: false, done: false, stop, shared }
     }
 
     /// The next item, if there is one now.
@@ -119,6 +122,10 @@ impl<R: Replies> Stream for Outbound<R> {
         self.shared.handed_over_ms.store(0, Ordering::Release);
         if self.done {
             return Poll::Ready(None);
+        }
+        if let Some(challenge) = self.challenge.take() {
+            let challenge = Bytes::copy_from_slice(&challenge);
+            return Poll::Ready(Some(Ok(ServerMessage { challenge, ..ServerMessage::default() })));
         }
         let mut message = ServerMessage::default();
         let (mut bytes, mut items) = (0, 0);
@@ -163,17 +170,17 @@ struct Carrier<Q> {
     requests: Q,
     own: mpsc::Sender<Item>,
     shared: Arc<Shared>,
-    may_read: bool,
+    gate: Gate,
     limits: Limits,
-    attaches: usize,
+    cut: Cut,
 }
 
-/// The other direction is over, so nobody would hear an answer.
+/// The stream is over: nobody would hear an answer.
 struct Over;
 
 impl<Q: Requests> Carrier<Q> {
     /// Runs until the client is gone.
-    async fn run(mut self, mut inbound: Streaming<ClientMessage>, cut: Cut) {
+    async fn run(mut self, mut inbound: Streaming<ClientMessage>) {
         let mut beat = interval((self.limits.slow_reader_timeout / 4).max(Duration::from_millis(1)));
         let mut open = true;
         loop {
@@ -198,7 +205,7 @@ impl<Q: Requests> Carrier<Q> {
             }
             if self.reads_too_slowly() {
                 tracing::debug!("a client that takes nothing of what waits for it was cut off");
-                cut.cut();
+                self.cut.cut();
                 return;
             }
         }
@@ -216,35 +223,35 @@ impl<Q: Requests> Carrier<Q> {
             let text = format!("{} items in one message: send at most {MESSAGE_ITEMS_MAX}", message.items());
             return self.answer(Item::Malformed(text)).await;
         }
-        for session in message.attach {
-            let id = <[u8; 16]>::try_from(&session[..]);
-            self.attaches += 1;
-            match id {
-                Ok(id) if self.attaches <= self.limits.attaches_max => {
-                    let session = SessionId(id);
-                    // Not attached at worst: the client hears less and asks again.
-                    let _ = self.offer(ClientRequest::Attach { session }).await?;
+        for attach in &message.attaches {
+            match self.gate.attach(attach) {
+                // Frames of the session are let in from here on, so the node must know whom to answer.
+                Attached::Now(session) => {
+                    while !self.offer(ClientRequest::Attach { session }).await? {
+                        sleep(BUSY_PAUSE.1).await;
+                    }
                 }
-                Ok(_) => {
-                    let text = format!(
-                        "more than {} sessions on one stream: open another",
-                        self.limits.attaches_max
+                Attached::Already => {}
+                Attached::Refused(reason) => self.answer(Item::Malformed(reason)).await?,
+                Attached::Full => {
+                    let most = self.limits.attaches_max;
+                    tracing::debug!(
+                        "a client that attached more than {most} sessions to one stream was cut off"
                     );
-                    self.answer(Item::Malformed(text)).await?;
-                }
-                Err(_) => {
-                    let text = format!("a session id has 16 bytes, this one {}", session.len());
-                    self.answer(Item::Malformed(text)).await?;
+                    self.cut.cut();
+                    return Err(Over);
                 }
             }
         }
         for bytes in message.frames {
-            if !self.offer(ClientRequest::Frame { bytes: bytes.clone() }).await? {
-                self.answer(convert::busy_with(&bytes)).await?;
+            if !self.gate.admits(&bytes) {
+                self.answer(convert::not_taken(&bytes, NOT_ATTACHED)).await?;
+            } else if !self.offer(ClientRequest::Frame { bytes: bytes.clone() }).await? {
+                self.answer(convert::not_taken(&bytes, &crate::Busy.to_string())).await?;
             }
         }
         for query in message.queries {
-            if !self.may_read {
+            if !self.gate.may_read {
                 self.answer(Item::Query(convert::query(query.id, Err(NOT_A_READER.into())))).await?;
             } else if !self.question(ClientRequest::Query { id: query.id, bytes: query.query }).await? {
                 self.answer(Item::Query(convert::query(query.id, Err(crate::Busy.to_string())))).await?;

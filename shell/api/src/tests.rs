@@ -3,15 +3,16 @@
 
 use crate::{Api, ApiConfig, ApiError, Busy, Limits, Port, Readers, Replies, Requests};
 use bytes::Bytes;
-use dwcp_base::{Hash, Incarnation, Position, PublicKey, ReplicaId, Sequence, View};
+use dwcp_base::crypto::Ed25519;
+use dwcp_base::{ClusterId, Hash, Incarnation, Position, PublicKey, ReplicaId, Sequence, View};
 use dwcp_proto::v3::dwcp_client::DwcpClient;
 use dwcp_proto::v3::{
-    ClientMessage, OrderRequest, QueryRequest, ServerMessage, StatusRequest, order_reply, query_reply,
+    Attach, ClientMessage, OrderRequest, QueryRequest, ServerMessage, StatusRequest, order_reply, query_reply,
 };
 use dwcp_proto::{MESSAGE_BYTES_MAX, REPLY_BYTES_MAX};
 use dwcp_replica::io::{ClientReply, ClientRequest, Label, OrderOutcome, Status};
 use dwcp_replica::{ExecutedReply, PeerStatus};
-use dwcp_state::SessionId;
+use dwcp_state::{CHALLENGE_BYTES, SessionAttach, SessionId};
 use dwcp_transport::{PinSet, TlsIdentity, client_config};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -31,7 +32,12 @@ use tonic::{Code, Streaming};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A node that answers at once: frames with an executed reply that carries the frame's length as position.
+/// What stands before a frame's commands: kind, length, session key.
+const FRAME_HEAD_BYTES: usize = 37;
+const CLUSTER: ClusterId = ClusterId([6; 32]);
+const REPLICA: ReplicaId = ReplicaId(2);
+
+/// A node that answers at once: frames with an executed reply whose first sequence is the frame's length behind its head.
 #[derive(Clone, Default)]
 struct FakeNode(Arc<FakeState>);
 
@@ -42,6 +48,8 @@ struct FakeState {
     mute: AtomicBool,
     open: AtomicUsize,
     closed: Notify,
+    attaches: AtomicUsize,
+    frames: AtomicUsize,
     /// Pushed into every new client's replies.
     flood: AtomicUsize,
 }
@@ -119,6 +127,10 @@ impl Port for FakeNode {
     type Requests = FakeRequests;
     type Replies = FakeReplies;
 
+    fn identity(&self) -> (ClusterId, ReplicaId) {
+        (CLUSTER, REPLICA)
+    }
+
     fn open(&self) -> Result<(FakeRequests, FakeReplies), Busy> {
         let (sender, receiver) = mpsc::unbounded_channel();
         for first in 0..self.0.flood.load(Ordering::SeqCst) as u64 {
@@ -141,8 +153,14 @@ impl Requests for FakeRequests {
             return Ok(());
         }
         let reply = match request {
-            ClientRequest::Attach { .. } => return Ok(()),
-            ClientRequest::Frame { bytes } => executed(bytes.len() as u64, 0),
+            ClientRequest::Attach { .. } => {
+                self.node.0.attaches.fetch_add(1, Ordering::SeqCst);
+                return Ok(());
+            }
+            ClientRequest::Frame { bytes } => {
+                self.node.0.frames.fetch_add(1, Ordering::SeqCst);
+                executed((bytes.len() - FRAME_HEAD_BYTES) as u64, 0)
+            }
             ClientRequest::Order { id, .. } => {
                 ClientReply::Order { id, outcome: OrderOutcome::Done { sequence: Sequence(44) } }
             }
@@ -214,24 +232,53 @@ async fn connect(
         .max_encoding_message_size(2 * MESSAGE_BYTES_MAX))
 }
 
+/// A stream to which nothing is attached, and its challenge.
+async fn bare_session(
+    client: &mut DwcpClient<Channel>,
+) -> (mpsc::Sender<ClientMessage>, Streaming<ServerMessage>, [u8; CHALLENGE_BYTES]) {
+    let (sender, receiver) = mpsc::channel(16);
+    let mut stream = client.session(ReceiverStream::new(receiver)).await.expect("a stream").into_inner();
+    let greeting = next(&mut stream).await;
+    (sender, stream, greeting.challenge[..].try_into().expect("the first message is a challenge"))
+}
+
+/// A stream that has proved `key()`.
 async fn session(
     client: &mut DwcpClient<Channel>,
 ) -> (mpsc::Sender<ClientMessage>, Streaming<ServerMessage>) {
-    let (sender, receiver) = mpsc::channel(16);
-    let stream = client.session(ReceiverStream::new(receiver)).await.expect("a stream").into_inner();
+    let (sender, stream, challenge) = bare_session(client).await;
+    sender.send(attach(&key(), REPLICA, &challenge)).await.expect("open");
     (sender, stream)
 }
 
+fn key() -> Ed25519 {
+    Ed25519::new([4; 32], &[])
+}
+
+fn attach(key: &Ed25519, replica: ReplicaId, challenge: &[u8; CHALLENGE_BYTES]) -> ClientMessage {
+    let proof = SessionAttach::new(key, key.public_key(), CLUSTER, replica, challenge);
+    let attach = Attach {
+        session_key: Bytes::copy_from_slice(&proof.session_key.0),
+        signature: Bytes::copy_from_slice(&proof.signature.0),
+    };
+    ClientMessage { attaches: vec![attach], ..ClientMessage::default() }
+}
+
+async fn next(stream: &mut Streaming<ServerMessage>) -> ServerMessage {
+    timeout(PATIENCE, stream.message()).await.expect("no hang").expect("no error").expect("open")
+}
+
 fn frames(lengths: &[usize]) -> ClientMessage {
-    let frames = lengths.iter().map(|length| Bytes::from(vec![0; *length])).collect();
+    let head = [[1, 0, 0, 0, 0].as_slice(), &key().public_key().0].concat();
+    let frame = |length: &usize| Bytes::from([head.as_slice(), &vec![0; *length]].concat());
+    let frames = lengths.iter().map(frame).collect();
     ClientMessage { frames, ..ClientMessage::default() }
 }
 
 async fn firsts(stream: &mut Streaming<ServerMessage>, count: usize) -> Vec<u64> {
     let mut firsts = Vec::new();
     while firsts.len() < count {
-        let message =
-            timeout(PATIENCE, stream.message()).await.expect("no hang").expect("no error").expect("open");
+        let message = next(stream).await;
         for bytes in message.executed {
             firsts.push(dwcp_base::decode::<ExecutedReply>(&bytes).expect("a reply").first);
         }
@@ -247,6 +294,73 @@ async fn frames_go_in_and_their_replies_come_out_in_order() {
     sender.send(frames(&[1, 2, 3])).await.expect("open");
     sender.send(frames(&[4])).await.expect("open");
     assert_eq!(firsts(&mut stream, 4).await, [1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn a_sessions_results_go_only_where_its_key_was_proved() {
+    let served = serve(Readers::Anybody, Limits::default()).await;
+    let mut owner = served.connect(None).await.expect("pinned");
+    let (sender, mut stream, challenge) = bare_session(&mut owner).await;
+    let proof = attach(&key(), REPLICA, &challenge);
+    sender.send(proof.clone()).await.expect("open");
+    sender.send(frames(&[1])).await.expect("open");
+    assert_eq!(firsts(&mut stream, 1).await, [1]);
+
+    // Somebody who read the owner's messages, on a connection of their own.
+    let mut attacker = served.connect(None).await.expect("pinned");
+    let (sender, mut stream, challenge) = bare_session(&mut attacker).await;
+    assert_ne!(proof, attach(&key(), REPLICA, &challenge), "another stream, another challenge");
+    let another_key = {
+        let mut forged = attach(&Ed25519::new([5; 32], &[]), REPLICA, &challenge);
+        forged.attaches[0].session_key = proof.attaches[0].session_key.clone();
+        forged
+    };
+    // What a lying replica gets by passing this node's challenge on to the owner.
+    let for_another_replica = attach(&key(), ReplicaId(3), &challenge);
+    let short = {
+        let mut short = proof.clone();
+        short.attaches[0].signature.truncate(63);
+        short
+    };
+    for forged in [proof, another_key, for_another_replica, short] {
+        sender.send(forged).await.expect("open");
+        let answer = next(&mut stream).await;
+        assert_eq!(answer.malformed.len(), 1, "{answer:?}");
+        sender.send(frames(&[1])).await.expect("open");
+        let answer = next(&mut stream).await;
+        // These frames are no sound ones; a sound one is refused with its place.
+        assert!(answer.executed.is_empty() && answer.malformed.len() == 1, "{answer:?}");
+    }
+    let sound = dwcp_state::SessionFrame {
+        session_key: key().public_key(),
+        low_water: 1,
+        first: 1,
+        commands: vec![Bytes::from_static(b"c")],
+    };
+    let sound = dwcp_state::ClientFrame::commands(&key(), CLUSTER, &sound).encode();
+    sender.send(ClientMessage { frames: vec![sound], ..ClientMessage::default() }).await.expect("open");
+    let refused = &next(&mut stream).await.refused[0];
+    assert!(refused.first == 1 && refused.definite && refused.reason.contains("prove"), "{refused:?}");
+    let FakeState { attaches, frames, .. } = &*served.node.0;
+    assert_eq!((attaches.load(Ordering::SeqCst), frames.load(Ordering::SeqCst)), (1, 1), "the owner's alone");
+}
+
+#[tokio::test]
+async fn a_client_with_too_many_sessions_is_cut_off_and_may_begin_afresh() {
+    let served = serve(Readers::Anybody, Limits { attaches_max: 1, ..Limits::default() }).await;
+    let mut client = served.connect(None).await.expect("pinned");
+    let (sender, mut stream, challenge) = bare_session(&mut client).await;
+    for _ in 0..2 {
+        sender.send(attach(&key(), REPLICA, &challenge)).await.expect("open");
+    }
+    sender.send(frames(&[1])).await.expect("open");
+    assert_eq!(firsts(&mut stream, 1).await, [1], "the same session twice is one");
+    sender.send(attach(&Ed25519::new([5; 32], &[]), REPLICA, &challenge)).await.expect("open");
+    timeout(PATIENCE, stream.message()).await.expect("no hang").expect_err("cut off");
+    let mut client = served.connect(None).await.expect("pinned");
+    let (sender, mut stream) = session(&mut client).await;
+    sender.send(frames(&[2])).await.expect("open");
+    assert_eq!(firsts(&mut stream, 1).await, [2]);
 }
 
 #[tokio::test]
@@ -277,8 +391,7 @@ async fn stale_reads_are_for_those_who_prove_a_known_key() {
         let (sender, mut stream) = session(&mut client).await;
         let message = ClientMessage { queries: vec![query()], ..ClientMessage::default() };
         sender.send(message).await.expect("open");
-        let answer =
-            timeout(PATIENCE, stream.message()).await.expect("no hang").expect("no error").expect("open");
+        let answer = next(&mut stream).await;
         assert!(
             matches!(&answer.queries[0].outcome, Some(query_reply::Outcome::Error(why)) if why.contains("key"))
         );
@@ -342,25 +455,25 @@ async fn an_oversized_message_ends_its_stream_and_no_other() {
 async fn a_node_without_room_answers_busy_and_not_applied() {
     let limits = Limits { busy_patience: Duration::ZERO, ..Limits::default() };
     let served = serve(Readers::Anybody, limits).await;
-    served.node.0.busy.store(true, Ordering::SeqCst);
     let mut client = served.connect(None).await.expect("pinned");
     let (sender, mut stream) = session(&mut client).await;
-    let session_key = dwcp_base::crypto::Ed25519::new([4; 32], &[]);
+    sender.send(frames(&[1])).await.expect("open");
+    assert_eq!(firsts(&mut stream, 1).await, [1]);
+    served.node.0.busy.store(true, Ordering::SeqCst);
+    let session_key = key();
     let frame = dwcp_state::SessionFrame {
         session_key: session_key.public_key(),
         low_water: 5,
         first: 6,
         commands: vec![Bytes::from_static(b"c")],
     };
-    let cluster = dwcp_base::ClusterId([0; 32]);
-    let frame = dwcp_state::ClientFrame::commands(&session_key, cluster, &frame).encode();
+    let frame = dwcp_state::ClientFrame::commands(&session_key, CLUSTER, &frame).encode();
     let message =
         ClientMessage { frames: vec![frame, Bytes::from_static(b"noise")], ..ClientMessage::default() };
     sender.send(message).await.expect("open");
     let (mut refused, mut malformed) = (Vec::new(), Vec::new());
     while refused.is_empty() || malformed.is_empty() {
-        let answer =
-            timeout(PATIENCE, stream.message()).await.expect("no hang").expect("no error").expect("open");
+        let answer = next(&mut stream).await;
         refused.extend(answer.refused);
         malformed.extend(answer.malformed);
     }
@@ -378,8 +491,7 @@ async fn unanswered_questions_of_a_stream_are_bounded() {
     let (sender, mut stream) = session(&mut client).await;
     let queries = (0..3).map(|id| QueryRequest { id, query: Bytes::new() }).collect();
     sender.send(ClientMessage { queries, ..ClientMessage::default() }).await.expect("open");
-    let answer =
-        timeout(PATIENCE, stream.message()).await.expect("no hang").expect("no error").expect("open");
+    let answer = next(&mut stream).await;
     assert_eq!(answer.queries.iter().map(|reply| reply.id).collect::<Vec<_>>(), [2]);
 }
 

@@ -8,6 +8,7 @@ use dwcp_base::Chance;
 use dwcp_proto::v3::dwcp_client::DwcpClient;
 use dwcp_proto::v3::{ClientMessage, ServerMessage};
 use dwcp_proto::{MESSAGE_BYTES_MAX, REPLY_BYTES_MAX};
+use dwcp_state::CHALLENGE_BYTES;
 use hyper_util::rt::TokioIo;
 use rustls::CertificateError;
 use rustls::pki_types::ServerName;
@@ -38,7 +39,11 @@ pub(crate) type NodeClient = DwcpClient<Channel>;
 /// What happened on a node's connection, in order.
 #[derive(Debug)]
 pub(crate) enum Happening {
-    Connected(mpsc::Sender<ClientMessage>),
+    Connected {
+        wire: mpsc::Sender<ClientMessage>,
+        /// What proofs of sessions' keys on this stream must answer.
+        challenge: [u8; CHALLENGE_BYTES],
+    },
     Message(ServerMessage),
     Disconnected(String),
 }
@@ -96,10 +101,15 @@ impl Connection {
                 .session(ReceiverStream::new(receiver))
                 .await
                 .map_err(|status| status_text(&status))?;
-            Ok::<_, String>((client, sender, stream.into_inner()))
+            let mut stream = stream.into_inner();
+            let greeting = stream.message().await.map_err(|status| status_text(&status))?;
+            let challenge = greeting.and_then(|greeting| greeting.challenge[..].try_into().ok());
+            let challenge =
+                challenge.ok_or("it does not greet with a challenge: it is no node of this version")?;
+            Ok::<_, String>((client, sender, stream, challenge))
         };
         let waited = self.settings.connect_timeout;
-        let (client, sender, mut stream) = match timeout(waited, opening).await {
+        let (client, wire, mut stream, challenge) = match timeout(waited, opening).await {
             Ok(Ok(opened)) => opened,
             Ok(Err(reason)) => return (format!("{}: {reason}", self.node.address), false),
             Err(_) => {
@@ -107,7 +117,7 @@ impl Connection {
             }
         };
         self.link.send_replace(Link::Up(client));
-        if self.happenings.send((self.index, Happening::Connected(sender))).await.is_err() {
+        if self.happenings.send((self.index, Happening::Connected { wire, challenge })).await.is_err() {
             return (String::new(), true);
         }
         loop {

@@ -100,9 +100,9 @@ impl Driver {
     fn hand_in(&mut self, at: Now, ops: &mut Vec<Op>, happenings: &mut Vec<(usize, Happening)>) {
         for (node, happening) in happenings.drain(..) {
             match happening {
-                Happening::Connected(wire) => {
+                Happening::Connected { wire, challenge } => {
                     self.wires[node] = Some(wire);
-                    self.engine.on_connected(at, node);
+                    self.engine.on_connected(at, node, challenge);
                 }
                 Happening::Message(message) => self.engine.on_message(at, node, message),
                 Happening::Disconnected(reason) => {

@@ -17,7 +17,7 @@ use dwcp_base::limits::COMMAND_BYTES_MAX;
 use dwcp_base::{Chance, ClusterId, PublicKey, decode};
 use dwcp_proto::v3::{Refused, ServerMessage};
 use dwcp_replica::ExecutedReply;
-use dwcp_state::{Outcome, Refusal, SessionId};
+use dwcp_state::{CHALLENGE_BYTES, Outcome, Refusal, SessionId};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -105,7 +105,7 @@ impl Engine {
             principal_key: principal.public_key(),
             principal,
             trust: Trust::new(config.cluster, config.f, &config.nodes),
-            nodes: Nodes::new(&config.nodes, config.f, config.attach()),
+            nodes: Nodes::new(config.cluster, &config.nodes, config.f, config.attach()),
             sessions: HashMap::new(),
             numbers: HashMap::new(),
             calls: HashMap::new(),
@@ -183,8 +183,8 @@ impl Engine {
         }
     }
 
-    pub fn on_connected(&mut self, now: Now, node: usize) {
-        self.nodes.came_up(node);
+    pub fn on_connected(&mut self, now: Now, node: usize, challenge: [u8; CHALLENGE_BYTES]) {
+        self.nodes.came_up(node, challenge);
         for (number, session) in &mut self.sessions {
             if session.phase == Phase::Closed {
                 continue;
@@ -263,9 +263,9 @@ impl Engine {
                 late_opens.push(*number);
                 continue;
             }
-            let Session { flights, attached, .. } = session;
+            let Session { keys, flights, attached, .. } = session;
             for flight in flights.values_mut().filter(|flight| flight.retry_at <= now.instant) {
-                let mut attachment = Attachment { attached: &mut *attached };
+                let mut attachment = Attachment { keys, attached: &mut *attached };
                 self.counters.retries += u64::from(flight.attempts > 0);
                 // Whoever had it and hung up or refused needs a substitute; whoever keeps silent needs all the others.
                 if flight.working.is_empty() {
@@ -347,11 +347,11 @@ impl Engine {
             let Some(first) = session.next_frame(now.instant, self.config.cluster, settings.frame_max) else {
                 break;
             };
-            let Session { flights, attached, .. } = session;
+            let Session { keys, flights, attached, .. } = session;
             let flight = flights.get_mut(&first).expect("just built");
             self.counters.frames += 1;
             self.counters.commands += flight.results as u64;
-            self.nodes.send_one(number, &mut Attachment { attached }, flight, NodeSet::default());
+            self.nodes.send_one(number, &mut Attachment { keys, attached }, flight, NodeSet::default());
             flight.sent_now(now.instant, settings.retry_after, &mut self.chance);
             let at = flight.retry_at;
             self.wake_at = Some(self.wake_at.map_or(at, |present| present.min(at)));
@@ -371,7 +371,7 @@ impl Engine {
         session.phase = Phase::Opening { until };
         let mut flight = Flight::new(now.instant, bytes, Vec::new(), 1);
         self.nodes.attach(number, session);
-        let mut attachment = Attachment { attached: &mut session.attached };
+        let mut attachment = Attachment { keys: &session.keys, attached: &mut session.attached };
         self.nodes.send_one(number, &mut attachment, &mut flight, NodeSet::default());
         flight.sent_now(now.instant, settings.retry_after, &mut self.chance);
         let at = flight.retry_at.min(until);
@@ -496,7 +496,7 @@ impl Engine {
         let id = <[u8; 16]>::try_from(&refused.session[..]).map(SessionId);
         let Some(number) = id.ok().and_then(|id| self.numbers.get(&id).copied()) else { return };
         let Some(session) = self.sessions.get_mut(&number) else { return };
-        let Session { flights, attached, .. } = session;
+        let Session { keys, flights, attached, .. } = session;
         let Some(flight) = flights.get_mut(&refused.first) else { return };
         let refusal = decode::<Refusal>(&refused.refusal).ok();
         flight.working.remove(node);
@@ -515,7 +515,7 @@ impl Engine {
         flight.refusal = Some((refusal, refused.reason));
         if flight.working.is_empty() {
             let avoid = flight.refused;
-            if self.nodes.send_one(number, &mut Attachment { attached }, flight, avoid) {
+            if self.nodes.send_one(number, &mut Attachment { keys, attached }, flight, avoid) {
                 return;
             }
             let pause = REFUSED_PAUSE * 2u32.pow(flight.attempts.min(8));

@@ -7,13 +7,15 @@ use crate::receipt::Receipt;
 use dwcp_base::configuration::{Principal, Role};
 use dwcp_base::{
     Crypto, Genesis, Incarnation, LogTime, Member, Mutants, Policy, Position, Quorum, ReplicaId, Sequence,
-    Trust as Who, View, encode,
+    Signature, Trust as Who, View, encode,
 };
-use dwcp_proto::v3::StatusReply;
+use dwcp_proto::v3::{Attach, StatusReply};
 use dwcp_replica::Label;
 use dwcp_replica::reply::reply_signing_hash;
 use dwcp_state::kv::{Kv, KvBody, KvCommand, KvReply};
-use dwcp_state::{Admission, ClientFrame, CommandResult, Fate, FrameContent, State};
+use dwcp_state::{
+    Admission, CHALLENGE_BYTES, ClientFrame, CommandResult, Fate, FrameContent, SessionAttach, State,
+};
 use dwcp_transport::TlsIdentity;
 use std::collections::HashSet;
 
@@ -48,6 +50,8 @@ pub(crate) struct Cluster {
     pub(crate) keys: Vec<Ed25519>,
     pub(crate) moods: Vec<Mood>,
     pub(crate) attached: Vec<HashSet<SessionId>>,
+    /// Of each node's present connection.
+    challenges: Vec<[u8; CHALLENGE_BYTES]>,
     position: u64,
     view: u64,
     pub(crate) wall_ms: u64,
@@ -96,6 +100,7 @@ impl Cluster {
             keys,
             moods,
             attached,
+            challenges: vec![[0; CHALLENGE_BYTES]; n.into()],
             position: 0,
             view: 0,
             wall_ms: CREATED_MS,
@@ -104,12 +109,33 @@ impl Cluster {
         }
     }
 
+    /// The client connected to this node: nobody is attached, and the challenge is a new one.
+    pub(crate) fn connected(&mut self, node: usize) -> [u8; CHALLENGE_BYTES] {
+        self.attached[node].clear();
+        self.challenges[node][0] += 1;
+        self.challenges[node]
+    }
+
+    pub(crate) fn attach(&mut self, node: usize, attach: &Attach) {
+        let proof = SessionAttach {
+            session_key: PublicKey(attach.session_key[..].try_into().expect("32 bytes")),
+            signature: Signature(attach.signature[..].try_into().expect("64 bytes")),
+        };
+        let replica = ReplicaId(u8::try_from(node).expect("few"));
+        let holds = proof.verify(&self.keys[0], self.genesis.cluster(), replica, &self.challenges[node]);
+        assert!(holds, "a client answers the challenge of the node's present connection");
+        self.attached[node].insert(proof.session());
+    }
+
     /// A frame came to this node's gateway; what each node answers to it.
     pub(crate) fn frame(&mut self, node: usize, bytes: &Bytes) -> Vec<(usize, ServerMessage)> {
         let checked = ClientFrame::decode(bytes.clone()).expect("a client sends sound frames");
         let (key, message, signature) = checked.signature_item(self.genesis.cluster());
         assert!(self.keys[0].verify(&key, &message, &signature), "a client signs its frames");
-        self.attached[node].insert(checked.session());
+        assert!(
+            self.attached[node].contains(&checked.session()),
+            "a client attaches its session before its frames"
+        );
         if let FrameContent::Commands(_) = checked.content() {
             self.frames.push((node, bytes.clone()));
         }
@@ -248,7 +274,8 @@ impl World {
     fn connect_all(&mut self) {
         for node in 0..self.engine.nodes().len() {
             let now = self.now();
-            self.engine.on_connected(now, node);
+            let challenge = self.cluster.connected(node);
+            self.engine.on_connected(now, node, challenge);
         }
         self.run();
     }
@@ -267,9 +294,7 @@ impl World {
             let moved = !messages.is_empty();
             // Ordering takes longer than attaching.
             for (node, message) in &messages {
-                for session in &message.attach {
-                    self.cluster.attached[*node].insert(SessionId(session[..].try_into().expect("16 bytes")));
-                }
+                message.attaches.iter().for_each(|attach| self.cluster.attach(*node, attach));
             }
             for (node, message) in messages {
                 for frame in message.frames {
@@ -507,12 +532,14 @@ fn a_lost_connection_sends_the_frame_elsewhere_at_once() {
 fn a_node_that_connects_late_completes_what_is_in_flight() {
     let mut world = World::with(4, 1, |_| {});
     let now = world.now();
-    world.engine.on_connected(now, 2);
+    let challenge = world.cluster.connected(2);
+    world.engine.on_connected(now, 2, challenge);
     world.run();
     let mut answered = world.put("a");
     assert!(open_yet(&mut answered), "one connected node cannot convince");
     let now = world.now();
-    world.engine.on_connected(now, 1);
+    let challenge = world.cluster.connected(1);
+    world.engine.on_connected(now, 1, challenge);
     world.run();
     assert_eq!(revision(one(&mut answered)), 2, "at once: the latecomer answers from its table");
 }

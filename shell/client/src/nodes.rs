@@ -4,12 +4,12 @@
 //! have claimed a view that high, and a wrong guess costs one retry. Nothing here touches sockets or reads clocks.
 
 use crate::config::NodeConfig;
-use crate::session::{Flight, NodeSet, Session};
+use crate::session::{Flight, Keys, NodeSet, Session};
 use bytes::Bytes;
-use dwcp_base::{PublicKey, ReplicaId};
-use dwcp_proto::v3::{ClientMessage, StatusRequest};
+use dwcp_base::{ClusterId, PublicKey, ReplicaId};
+use dwcp_proto::v3::{Attach, ClientMessage, StatusRequest};
 use dwcp_proto::{MESSAGE_BYTES_SOFT, MESSAGE_ITEMS_MAX};
-use dwcp_state::SessionId;
+use dwcp_state::{CHALLENGE_BYTES, SessionAttach};
 use std::collections::VecDeque;
 
 /// Bytes that may wait for one node's connection. Beyond it a frame is not handed to that node; it goes elsewhere or
@@ -21,6 +21,8 @@ pub(crate) struct Node {
     pub id: ReplicaId,
     pub vote_key: PublicKey,
     pub up: bool,
+    /// Drawn by it for the present connection.
+    challenge: [u8; CHALLENGE_BYTES],
     /// Why it is not up.
     pub trouble: String,
     /// The highest view it claimed to be in.
@@ -31,6 +33,7 @@ pub(crate) struct Node {
 
 #[derive(Debug)]
 pub(crate) struct Nodes {
+    cluster: ClusterId,
     list: Vec<Node>,
     f: usize,
     /// Nodes that should answer each session.
@@ -40,11 +43,12 @@ pub(crate) struct Nodes {
 }
 
 impl Nodes {
-    pub fn new(configured: &[NodeConfig], f: u8, attach: usize) -> Self {
+    pub fn new(cluster: ClusterId, configured: &[NodeConfig], f: u8, attach: usize) -> Self {
         let node = |node: &NodeConfig| Node {
             id: node.id,
             vote_key: node.vote_key,
             up: false,
+            challenge: [0; CHALLENGE_BYTES],
             trouble: "not reached yet".into(),
             view: None,
             outbox: VecDeque::new(),
@@ -52,6 +56,7 @@ impl Nodes {
         };
         let highest = configured.iter().map(|node| node.id.0).max().unwrap_or(0);
         Self {
+            cluster,
             list: configured.iter().map(node).collect(),
             f: f.into(),
             attach,
@@ -71,9 +76,10 @@ impl Nodes {
         self.list.iter().any(|node| node.up)
     }
 
-    pub fn came_up(&mut self, node: usize) {
+    pub fn came_up(&mut self, node: usize, challenge: [u8; CHALLENGE_BYTES]) {
         let node = &mut self.list[node];
         node.up = true;
+        node.challenge = challenge;
         node.trouble.clear();
         node.outbox.clear();
         node.outbox_bytes = 0;
@@ -141,11 +147,24 @@ impl Nodes {
     }
 
     fn hand_over(&mut self, node: usize, session: &mut Attachment<'_>, flight: &mut Flight) -> bool {
+        // A node takes frames only over a stream that has proved their session's key.
+        if !session.attached.contains(node) && !self.attach_one(node, session) {
+            return false;
+        }
         let sent = self.list[node].push(Item::Frame(flight.bytes.clone()));
         if sent {
             flight.sent.insert(node);
             flight.working.insert(node);
-            // A frame attaches its session.
+        }
+        sent
+    }
+
+    fn attach_one(&mut self, node: usize, session: &mut Attachment<'_>) -> bool {
+        let Node { id, challenge, .. } = self.list[node];
+        let Keys { crypto, public } = session.keys;
+        let proof = SessionAttach::new(crypto, *public, self.cluster, id, &challenge);
+        let sent = self.list[node].push(Item::Attach(proof));
+        if sent {
             session.attached.insert(node);
         }
         sent
@@ -161,14 +180,14 @@ impl Nodes {
             if session.attached.len() >= self.attach {
                 return;
             }
+            let Session { keys, flights, attached, .. } = &mut *session;
+            let mut attachment = Attachment { keys, attached };
             if self.list[node].up
-                && !session.attached.contains(node)
-                && self.list[node].push(Item::Attach(session.id))
+                && !attachment.attached.contains(node)
+                && self.attach_one(node, &mut attachment)
             {
-                session.attached.insert(node);
-                let Session { flights, attached, .. } = session;
                 for flight in flights.values_mut().filter(|flight| !flight.sent.is_empty()) {
-                    self.hand_over(node, &mut Attachment { attached }, flight);
+                    self.hand_over(node, &mut attachment, flight);
                 }
             }
         }
@@ -187,14 +206,15 @@ impl Nodes {
     }
 }
 
-/// The part of a session that sending changes, so that one of its flights can be borrowed beside it.
+/// The part of a session that sending needs and changes, so that one of its flights can be borrowed beside it.
 #[derive(Debug)]
 pub(crate) struct Attachment<'a> {
+    pub keys: &'a Keys,
     pub attached: &'a mut NodeSet,
 }
 
 enum Item {
-    Attach(SessionId),
+    Attach(SessionAttach),
     Frame(Bytes),
     Status(StatusRequest),
 }
@@ -203,7 +223,8 @@ impl Node {
     /// Adds an item to the last message, or begins one. False when too much waits already.
     fn push(&mut self, item: Item) -> bool {
         let bytes = match &item {
-            Item::Attach(_) | Item::Status(_) => 32,
+            Item::Attach(_) => 112,
+            Item::Status(_) => 32,
             Item::Frame(bytes) => bytes.len() + 16,
         };
         if self.outbox_bytes + bytes > OUTBOX_BYTES_MAX {
@@ -218,7 +239,10 @@ impl Node {
         }
         let (message, held) = self.outbox.back_mut().expect("just pushed");
         match item {
-            Item::Attach(session) => message.attach.push(Bytes::copy_from_slice(&session.0)),
+            Item::Attach(SessionAttach { session_key, signature }) => message.attaches.push(Attach {
+                session_key: Bytes::copy_from_slice(&session_key.0),
+                signature: Bytes::copy_from_slice(&signature.0),
+            }),
             Item::Frame(bytes) => message.frames.push(bytes),
             Item::Status(request) => message.statuses.push(request),
         }
@@ -244,8 +268,8 @@ mod tests {
                 incarnation: Incarnation(0),
             })
             .collect();
-        let mut nodes = Nodes::new(&configured, f, 2 * usize::from(f) + 1);
-        (0..configured.len()).for_each(|node| nodes.came_up(node));
+        let mut nodes = Nodes::new(ClusterId([1; 32]), &configured, f, 2 * usize::from(f) + 1);
+        (0..configured.len()).for_each(|node| nodes.came_up(node, [2; CHALLENGE_BYTES]));
         nodes
     }
 
@@ -282,10 +306,11 @@ mod tests {
         let mut nodes = nodes(1, 0);
         let frame = Bytes::from(vec![0; 400_000]);
         let mut flight = Flight::new(Instant::now(), frame, Vec::new(), 1);
+        let session = Session::new(Instant::now(), [9; 32]);
         let mut attached = NodeSet::default();
+        let mut attachment = Attachment { keys: &session.keys, attached: &mut attached };
         let mut taken = 0;
-        while nodes.send_one(0, &mut Attachment { attached: &mut attached }, &mut flight, NodeSet::default())
-        {
+        while nodes.send_one(0, &mut attachment, &mut flight, NodeSet::default()) {
             taken += 1;
         }
         assert_eq!(taken, OUTBOX_BYTES_MAX / 400_016);

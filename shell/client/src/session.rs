@@ -91,12 +91,18 @@ pub(crate) enum Phase {
     Open,
 }
 
+/// What a session signs with.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    pub crypto: Ed25519,
+    pub public: PublicKey,
+}
+
 #[derive(Debug)]
 pub(crate) struct Session {
     pub phase: Phase,
     pub id: SessionId,
-    crypto: Ed25519,
-    key: PublicKey,
+    pub keys: Keys,
     next: u64,
     pub waiting: VecDeque<Waiting>,
     pub flights: BTreeMap<u64, Flight>,
@@ -115,8 +121,7 @@ impl Session {
         Self {
             phase: Phase::Closed,
             id: SessionId::of(&key),
-            crypto,
-            key,
+            keys: Keys { crypto, public: key },
             next: 1,
             waiting: VecDeque::new(),
             flights: BTreeMap::new(),
@@ -135,7 +140,7 @@ impl Session {
 
     /// The open, to be signed by the principal.
     pub fn open(&self, principal: &str, ttl_ms: u64, valid_until_ms: u64) -> SessionOpen {
-        SessionOpen { principal: principal.into(), session_key: self.key, ttl_ms, valid_until_ms }
+        SessionOpen { principal: principal.into(), session_key: self.keys.public, ttl_ms, valid_until_ms }
     }
 
     /// Everything below has its answer, or is no longer asked for.
@@ -165,8 +170,8 @@ impl Session {
         let first = self.next;
         self.next += commands.len() as u64;
         let results = commands.len();
-        let frame = SessionFrame { session_key: self.key, low_water, first, commands };
-        let bytes = ClientFrame::commands(&self.crypto, cluster, &frame).encode();
+        let frame = SessionFrame { session_key: self.keys.public, low_water, first, commands };
+        let bytes = ClientFrame::commands(&self.keys.crypto, cluster, &frame).encode();
         self.flights.insert(first, Flight::new(now, bytes, slots, results));
         Some(first)
     }

@@ -14,7 +14,6 @@ use dwcp_proto::v3::{
     ClientMessage, OrderReply, OrderRequest, QueryReply, QueryRequest, ServerMessage, StatusReply,
     StatusRequest, order_reply, query_reply,
 };
-use dwcp_state::SessionId;
 use dwcp_state::kv::{KvBody, KvCommand};
 use dwcp_transport::{PinSet, server_config};
 use std::net::SocketAddr;
@@ -45,9 +44,7 @@ impl FakeNode {
         let mut net = self.net.lock().expect("no panic");
         let Net { cluster, streams } = &mut *net;
         cluster.wall_ms = wall_ms();
-        for session in message.attach {
-            cluster.attached[self.node].insert(SessionId(session[..].try_into().expect("16 bytes")));
-        }
+        message.attaches.iter().for_each(|attach| cluster.attach(self.node, attach));
         for frame in message.frames {
             for (from, answer) in cluster.frame(self.node, &frame) {
                 streams[from].retain(|stream| stream.send(answer.clone()).is_ok());
@@ -85,7 +82,12 @@ impl Dwcp for FakeNode {
         request: Request<Streaming<ClientMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (sender, receiver) = mpsc::unbounded_channel();
-        self.net.lock().expect("no panic").streams[self.node].push(sender.clone());
+        {
+            let mut net = self.net.lock().expect("no panic");
+            let challenge = Bytes::copy_from_slice(&net.cluster.connected(self.node));
+            let _ = sender.send(ServerMessage { challenge, ..ServerMessage::default() });
+            net.streams[self.node].push(sender.clone());
+        }
         let (node, mut inbound) = (self.clone(), request.into_inner());
         tokio::spawn(async move {
             while let Ok(Some(message)) = inbound.message().await {
@@ -264,7 +266,6 @@ async fn a_node_may_die_and_return_under_load() {
         {
             let mut net = served.net.lock().expect("no panic");
             net.streams[0].clear();
-            net.cluster.attached[0].clear();
             net.cluster.moods[0] = Mood::Silent;
         }
         for _ in 0..10 {

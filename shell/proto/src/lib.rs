@@ -25,7 +25,7 @@ impl v3::ClientMessage {
     /// Items of all lists together.
     #[must_use]
     pub fn items(&self) -> usize {
-        self.attach.len() + self.frames.len() + self.queries.len() + self.orders.len() + self.statuses.len()
+        self.attaches.len() + self.frames.len() + self.queries.len() + self.orders.len() + self.statuses.len()
     }
 }
 
@@ -44,7 +44,7 @@ impl v3::ServerMessage {
 
 #[cfg(test)]
 mod tests {
-    use super::v3::{ClientMessage, PeerStatus, StatusReply};
+    use super::v3::{ClientMessage, PeerStatus, QueryRequest, StatusReply};
     use bytes::Bytes;
     use prost::Message;
 
@@ -70,8 +70,10 @@ mod tests {
 
     #[test]
     fn cut_and_random_bytes_are_refused_without_panic() {
-        let message =
-            ClientMessage { attach: vec![Bytes::from_static(&[1; 16])], ..ClientMessage::default() };
+        let message = ClientMessage {
+            queries: vec![QueryRequest { id: 1, query: Bytes::from_static(&[1; 16]) }],
+            ..ClientMessage::default()
+        };
         let wire = message.encode_to_vec();
         assert!((1..wire.len()).any(|cut| ClientMessage::decode(&wire[..cut]).is_err()));
         for seed in 0..=255u8 {

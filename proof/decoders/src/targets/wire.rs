@@ -9,11 +9,11 @@ use bytes::Bytes;
 use dwcp_base::{decode, encode};
 use dwcp_log::SignedMemberOrder;
 use dwcp_proto::v3::{
-    ClientMessage, OrderReply, OrderRequest, QueryReply, QueryRequest, Refused, ServerMessage, StatusReply,
-    StatusRequest, order_reply, query_reply,
+    Attach, ClientMessage, OrderReply, OrderRequest, QueryReply, QueryRequest, Refused, ServerMessage,
+    StatusReply, StatusRequest, order_reply, query_reply,
 };
 use dwcp_replica::{ClientReply, ExecutedReply};
-use dwcp_state::{ClientFrame, Refusal};
+use dwcp_state::{ClientFrame, Refusal, SessionId};
 use prost::Message;
 
 pub static CLIENT_MESSAGE: Target =
@@ -25,7 +25,10 @@ fn run_client_message(bytes: &[u8]) {
     let Ok(message) = bounded(bytes, || ClientMessage::decode(bytes)) else { return };
     let _ = message.items();
     for frame in &message.frames {
-        let _ = bounded(frame, || ClientFrame::decode(frame.clone()));
+        let claimed = SessionId::claimed_by(frame);
+        if let Ok(checked) = bounded(frame, || ClientFrame::decode(frame.clone())) {
+            assert_eq!(claimed, Some(checked.session()), "a frame claims the session it belongs to");
+        }
     }
     for order in &message.orders {
         let _ = bounded(&order.order, || decode::<SignedMemberOrder>(&order.order));
@@ -57,7 +60,10 @@ fn client_messages() -> Vec<Vec<u8>> {
     let order = Bytes::from(encode(&member_order()));
     let query = Bytes::from_static(&[0, 1, 2]);
     let message = ClientMessage {
-        attach: vec![Bytes::from_static(&[3; 16])],
+        attaches: vec![Attach {
+            session_key: Bytes::from_static(&[3; 32]),
+            signature: Bytes::from_static(&[4; 64]),
+        }],
         frames: vec![open_frame(0, 7, START_MS), commands_frame(0, 9, vec![Bytes::from_static(&[3])])],
         queries: vec![QueryRequest { id: 1, query }],
         orders: vec![OrderRequest { id: 2, order }],
@@ -81,6 +87,7 @@ fn server_messages() -> Vec<Vec<u8>> {
             reason: "expired".into(),
             definite: false,
         }],
+        challenge: Bytes::from_static(&[2; 32]),
         malformed: vec!["no frame".into()],
         queries: vec![
             QueryReply { id: 1, outcome: Some(query_reply::Outcome::Result(Bytes::from_static(b"r"))) },

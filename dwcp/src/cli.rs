@@ -11,6 +11,7 @@ mod kv;
 mod local;
 mod member;
 mod output;
+mod principal;
 mod server;
 mod status;
 
@@ -52,6 +53,7 @@ enum Command {
     Kv(kv::KvArgs),
     Status(status::StatusArgs),
     Member(member::MemberArgs),
+    Principal(principal::PrincipalArgs),
     Bench(bench::BenchArgs),
     Completions(completions::CompletionsArgs),
 }
@@ -75,6 +77,7 @@ fn run(arguments: &Arguments) -> Result<u8, Failure> {
         Command::Kv(args) => kv::run(args, json),
         Command::Status(args) => status::run(args, json),
         Command::Member(args) => member::run(args, json),
+        Command::Principal(args) => principal::run(args, json),
         Command::Bench(args) => bench::run(args, json),
         Command::Completions(args) => completions::run(args),
     }

@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use dwcp_base::ReplicaId;
-use dwcp_client::{Believed, Client, ClientConfig, ClientError, NodeError, Receipt, Session, Status};
+use dwcp_client::{
+    AdminCommand, AdminReply, Believed, Client, ClientConfig, ClientError, NodeError, Receipt, Session,
+    Status,
+};
 use dwcp_log::SignedMemberOrder;
 use dwcp_state::kv::{KvCommand, KvReply};
 use dwcp_state::{Command, Fate};
@@ -128,6 +131,11 @@ impl Link {
         let began = Instant::now();
         let Believed { reply, receipt } = run(self.client.session(), command).await?;
         Ok(Answer { reply, receipt: Some(receipt), latency: began.elapsed() })
+    }
+
+    /// Reads or changes the registry.
+    pub async fn admin(&self, command: AdminCommand) -> Outcome<AdminReply> {
+        Ok(self.client.admin(command).await?.reply)
     }
 
     /// One node's own copy; `None`: whoever answers first.

@@ -17,6 +17,7 @@ use dwcp_node::init::{
     node_data, trial_cluster,
 };
 use dwcp_node::settings::Mode;
+use serde::Deserialize;
 use serde_json::json;
 
 use super::output::{Failure, Outcome, print_json, print_line};
@@ -113,7 +114,8 @@ impl From<ModeWord> for Mode {
     }
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum RoleWord {
     Reader,
     Writer,

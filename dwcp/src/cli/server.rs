@@ -85,12 +85,12 @@ async fn serve(config: NodeConfig) -> Outcome<u8> {
     Ok(stop.exit_code())
 }
 
-/// Clients meet the node under the key of its links; whoever the genesis names may read its own state.
+/// Clients meet the node under the key of its links; every principal of the registry may read its own state.
 async fn bind(node: &NodeHandle) -> Outcome<Api> {
     let config = ApiConfig {
         listen: node.config().client_listen,
         tls: Some(read_tls_identity(&node.config().tls_key_file)?),
-        readers: Readers::principals(node.genesis().principals.iter().map(|principal| principal.key)),
+        readers: Readers::Principals,
         limits: Limits::default(),
     };
     Api::bind(config).await.map_err(Failure::refused)

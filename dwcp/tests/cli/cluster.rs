@@ -70,6 +70,63 @@ fn four_nodes_do_what_the_help_says() {
 }
 
 #[test]
+fn a_principal_may_read_from_a_node_once_added_and_no_more_once_removed() {
+    let trial = Trial::started(4, "internet");
+    trial.run(&["kv", "put", "a", "1"]).ok();
+    let block = trial.run(&["keygen", "--out", ".", "--principal", "ann", "--role", "reader"]).ok();
+    std::fs::write(trial.path("ann.toml"), block).unwrap();
+    let client = std::fs::read_to_string(trial.path("client.toml")).unwrap();
+    std::fs::write(
+        trial.path("ann-client.toml"),
+        client.replace("admin.key", "ann.key").replace("\"admin\"", "\"ann\""),
+    )
+    .unwrap();
+    let own_copy = |node: &str| {
+        trial.run(&[
+            "kv",
+            "--cluster",
+            "ann-client.toml",
+            "get",
+            "--consistency",
+            "stale",
+            "--node",
+            node,
+            "a",
+        ])
+    };
+    let everywhere = |code: i32, words: &str| {
+        let until = Instant::now() + PATIENCE;
+        for node in ["0", "1", "2", "3"] {
+            // Each node learns of a change when it has executed it.
+            let mut ran = own_copy(node);
+            while ran.code != Some(code) || !(ran.out.contains(words) || ran.err.contains(words)) {
+                assert!(Instant::now() < until, "node {node}: {ran:?}");
+                std::thread::sleep(Duration::from_millis(20));
+                ran = own_copy(node);
+            }
+        }
+    };
+    everywhere(1, "a known principal's key");
+    assert_eq!(trial.run(&["principal", "add", "ann.toml"]).ok(), "ann added, 0 sessions ended\n");
+    everywhere(0, "a\n1\n");
+    let ordered = ["kv", "--cluster", "ann-client.toml", "get", "--value-only", "a"];
+    assert_eq!(trial.run(&ordered).ok(), "1\n");
+    let put = ["kv", "--cluster", "ann-client.toml", "put", "a", "2"];
+    trial.run(&put).refused(1, &["forbidden to role Reader: not applied"]);
+    let listed = trial.json(&["principal", "list"]);
+    let ann = listed["principals"].as_array().unwrap().iter().find(|one| one["name"] == "ann");
+    assert_eq!(ann.expect("she is listed")["role"], "reader");
+    trial
+        .run(&["principal", "remove", "--as", "writer", "ann"])
+        .refused(1, &["forbidden to role Writer: not applied"]);
+    trial.run(&["principal", "remove", "ann"]).ok();
+    everywhere(1, "a known principal's key");
+    trial.run(&["principal", "remove", "ann"]).refused(1, &["no such principal", "not applied"]);
+    trial.run(&["principal", "remove", "admin"]).refused(1, &["the last admin", "not applied"]);
+    trial.run(&["principal", "add", "client.toml"]).refused(2, &["holds no public block", "dwcp keygen"]);
+}
+
+#[test]
 fn parties_that_share_no_keys_make_a_cluster() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();

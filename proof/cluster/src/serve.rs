@@ -25,7 +25,7 @@ pub fn serve(config: &Path, parent: i32) -> anyhow::Result<ExitCode> {
         let api = Api::bind(ApiConfig {
             listen: node.config().client_listen,
             tls: Some(read_tls_identity(&node.config().tls_key_file)?),
-            readers: Readers::principals(node.genesis().principals.iter().map(|principal| principal.key)),
+            readers: Readers::Principals,
             limits: Limits::default(),
         })
         .await?;

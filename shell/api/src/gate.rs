@@ -1,5 +1,5 @@
-//! Who may hear and read what over one stream: sessions whose key the client proved to hold, on this very stream, and the
-//! node's own state if its connection proved a reader's key. What sessions are and what frames say is not known here.
+//! Who may hear what over one stream: sessions whose key the client proved to hold, on this very stream. What sessions are
+//! and what frames say is not known here.
 
 use dwcp_base::crypto::Ed25519;
 use dwcp_base::{ClusterId, PublicKey, ReplicaId, Signature};
@@ -20,7 +20,6 @@ pub(crate) struct Gate {
     cluster: ClusterId,
     replica: ReplicaId,
     challenge: Challenge,
-    pub may_read: bool,
     verifier: Ed25519,
     /// At most `attaches_max` (see [`crate::Limits`]).
     attached: HashSet<SessionId>,
@@ -43,12 +42,11 @@ impl Gate {
     pub fn new(
         (cluster, replica): (ClusterId, ReplicaId),
         challenge: Challenge,
-        may_read: bool,
         attaches_max: usize,
     ) -> Self {
         // It only verifies: the seed fills a place.
         let verifier = Ed25519::new([0; 32], &[]);
-        Self { cluster, replica, challenge, may_read, verifier, attached: HashSet::new(), attaches_max }
+        Self { cluster, replica, challenge, verifier, attached: HashSet::new(), attaches_max }
     }
 
     pub fn attach(&mut self, attach: &Attach) -> Attached {

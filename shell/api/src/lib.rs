@@ -10,12 +10,14 @@ mod gate;
 mod listen;
 mod node_port;
 mod port;
+mod readers;
 mod server;
 mod service;
 mod session;
 
 pub use port::{Busy, Port, Replies, Requests};
-pub use server::{Api, ApiConfig, ApiError, Limits, Readers};
+pub use readers::Readers;
+pub use server::{Api, ApiConfig, ApiError, Limits};
 
 #[cfg(test)]
 mod tests;

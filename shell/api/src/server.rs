@@ -2,11 +2,11 @@
 
 use crate::listen::{ACCEPTED_MAX, Acceptor, Connections};
 use crate::port::Port;
+use crate::readers::{Readers, Readership};
 use crate::service::Service;
-use dwcp_base::PublicKey;
 use dwcp_proto::v3::dwcp_server::DwcpServer;
 use dwcp_proto::{MESSAGE_BYTES_MAX, REPLY_BYTES_MAX};
-use dwcp_transport::{IdentityError, PinSet, TlsIdentity};
+use dwcp_transport::{IdentityError, TlsIdentity};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -61,23 +61,6 @@ impl Default for Limits {
             busy_patience: Duration::from_secs(1),
             stop_patience: Duration::from_secs(2),
         }
-    }
-}
-
-/// Who may read this node's own state without ordering the read.
-#[derive(Clone, Debug)]
-pub enum Readers {
-    /// Whoever proves one of these keys. Clones of the set share it, so it can follow the registry.
-    Keys(PinSet),
-    /// Everybody who can connect.
-    Anybody,
-}
-
-impl Readers {
-    /// The principals of a genesis, all of whom may at least read.
-    #[must_use]
-    pub fn principals(keys: impl IntoIterator<Item = PublicKey>) -> Self {
-        Self::Keys(PinSet::new(keys.into_iter().map(|key| key.0)))
     }
 }
 
@@ -157,7 +140,9 @@ impl Api {
         let (accepted_sender, accepted) = mpsc::channel(ACCEPTED_MAX);
         let accepting = tokio::spawn(acceptor.run(accepted_sender));
         let (stop_sender, stopping) = watch::channel(false);
-        let service = Service::new(Arc::new(port), readers, limits.clone(), stopping.clone());
+        let port = Arc::new(port);
+        let readership = Readership::new(port.clone(), readers, limits.call_timeout);
+        let service = Service::new(port, readership, limits.clone(), stopping.clone());
         let service = DwcpServer::new(service)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(REPLY_BYTES_MAX);

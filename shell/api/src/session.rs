@@ -6,10 +6,10 @@
 
 use crate::convert::{self, Item};
 use crate::gate::{Attached, Challenge, Gate, NOT_ATTACHED};
-use crate::listen::Cut;
-use crate::port::{Replies, Requests};
+use crate::listen::Peer;
+use crate::port::{Port, Replies, Requests};
+use crate::readers::{NOT_A_READER, Readership};
 use crate::server::Limits;
-use crate::service::NOT_A_READER;
 use bytes::Bytes;
 use dwcp_proto::v3::{ClientMessage, ServerMessage, StatusRequest};
 use dwcp_proto::{MESSAGE_BYTES_SOFT, MESSAGE_ITEMS_MAX};
@@ -31,6 +31,15 @@ const OWN_ANSWERS_MAX: usize = 256;
 
 /// How long to wait before the node is offered again what it had no room for; doubles up to the second.
 const BUSY_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
+
+/// Who is at the other end of a stream, and what that one may do.
+#[derive(Debug)]
+pub(crate) struct Visitor<P> {
+    pub peer: Peer,
+    pub readership: Arc<Readership<P>>,
+    pub gate: Gate,
+    pub challenge: Challenge,
+}
 
 /// What both directions of a stream share.
 #[derive(Debug)]
@@ -62,12 +71,11 @@ pub(crate) struct Outbound<R> {
 
 impl<R: Replies> Outbound<R> {
     /// Starts carrying `inbound` to the node.
-    pub fn start(
+    pub fn start<P: Port>(
         inbound: Streaming<ClientMessage>,
         requests: impl Requests,
         replies: R,
-        cut: Cut,
-        (gate, challenge): (Gate, Challenge),
+        visitor: Visitor<P>,
         limits: Limits,
         mut stopping: watch::Receiver<bool>,
     ) -> Self {
@@ -81,9 +89,9 @@ impl<R: Replies> Outbound<R> {
         let stop = Box::pin(async move {
             let _ = stopping.wait_for(|stop| *stop).await;
         });
-        let carrier = Carrier { requests, own: own_sender, shared: shared.clone(), gate, limits, cut };
+        let challenge = Some(visitor.challenge);
+        let carrier = Carrier { requests, own: own_sender, shared: shared.clone(), visitor, limits };
         tokio::spawn(carrier.run(inbound));
-        let challenge = Some(challenge);
         Self { challenge, replies, own, carried: None, finished: false, done: false, stop, shared }
     }
 
@@ -166,19 +174,18 @@ impl<R> Drop for Outbound<R> {
 }
 
 /// The incoming direction.
-struct Carrier<Q> {
+struct Carrier<Q, P> {
     requests: Q,
     own: mpsc::Sender<Item>,
     shared: Arc<Shared>,
-    gate: Gate,
+    visitor: Visitor<P>,
     limits: Limits,
-    cut: Cut,
 }
 
 /// The stream is over: nobody would hear an answer.
 struct Over;
 
-impl<Q: Requests> Carrier<Q> {
+impl<Q: Requests, P: Port> Carrier<Q, P> {
     /// Runs until the client is gone.
     async fn run(mut self, mut inbound: Streaming<ClientMessage>) {
         let mut beat = interval((self.limits.slow_reader_timeout / 4).max(Duration::from_millis(1)));
@@ -205,7 +212,7 @@ impl<Q: Requests> Carrier<Q> {
             }
             if self.reads_too_slowly() {
                 tracing::debug!("a client that takes nothing of what waits for it was cut off");
-                self.cut.cut();
+                self.visitor.peer.cut.cut();
                 return;
             }
         }
@@ -224,7 +231,7 @@ impl<Q: Requests> Carrier<Q> {
             return self.answer(Item::Malformed(text)).await;
         }
         for attach in &message.attaches {
-            match self.gate.attach(attach) {
+            match self.visitor.gate.attach(attach) {
                 // Frames of the session are let in from here on, so the node must know whom to answer.
                 Attached::Now(session) => {
                     while !self.offer(ClientRequest::Attach { session }).await? {
@@ -238,21 +245,29 @@ impl<Q: Requests> Carrier<Q> {
                     tracing::debug!(
                         "a client that attached more than {most} sessions to one stream was cut off"
                     );
-                    self.cut.cut();
+                    self.visitor.peer.cut.cut();
                     return Err(Over);
                 }
             }
         }
         for bytes in message.frames {
-            if !self.gate.admits(&bytes) {
+            if !self.visitor.gate.admits(&bytes) {
                 self.answer(convert::not_taken(&bytes, NOT_ATTACHED)).await?;
             } else if !self.offer(ClientRequest::Frame { bytes: bytes.clone() }).await? {
                 self.answer(convert::not_taken(&bytes, &crate::Busy.to_string())).await?;
             }
         }
+        let mut refusal = None;
+        if !message.queries.is_empty() {
+            refusal = match self.visitor.readership.admits(self.visitor.peer.key).await {
+                Ok(true) => None,
+                Ok(false) => Some(NOT_A_READER.to_string()),
+                Err(status) => Some(status.message().to_string()),
+            };
+        }
         for query in message.queries {
-            if !self.gate.may_read {
-                self.answer(Item::Query(convert::query(query.id, Err(NOT_A_READER.into())))).await?;
+            if let Some(reason) = &refusal {
+                self.answer(Item::Query(convert::query(query.id, Err(reason.clone())))).await?;
             } else if !self.question(ClientRequest::Query { id: query.id, bytes: query.query }).await? {
                 self.answer(Item::Query(convert::query(query.id, Err(crate::Busy.to_string())))).await?;
             }

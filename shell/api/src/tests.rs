@@ -3,6 +3,7 @@
 
 use crate::{Api, ApiConfig, ApiError, Busy, Limits, Port, Readers, Replies, Requests};
 use bytes::Bytes;
+use dwcp_base::configuration::{Principal, Role};
 use dwcp_base::crypto::Ed25519;
 use dwcp_base::{ClusterId, Hash, Incarnation, Position, PublicKey, ReplicaId, Sequence, View};
 use dwcp_proto::v3::dwcp_client::DwcpClient;
@@ -12,13 +13,13 @@ use dwcp_proto::v3::{
 use dwcp_proto::{MESSAGE_BYTES_MAX, REPLY_BYTES_MAX};
 use dwcp_replica::io::{ClientReply, ClientRequest, Label, OrderOutcome, Status};
 use dwcp_replica::{ExecutedReply, PeerStatus};
-use dwcp_state::{CHALLENGE_BYTES, SessionAttach, SessionId};
+use dwcp_state::{AdminCommand, AdminReply, CHALLENGE_BYTES, Command, SessionAttach, SessionId};
 use dwcp_transport::{PinSet, TlsIdentity, client_config};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -50,6 +51,7 @@ struct FakeState {
     closed: Notify,
     attaches: AtomicUsize,
     frames: AtomicUsize,
+    principals: Mutex<Vec<Principal>>,
     /// Pushed into every new client's replies.
     flood: AtomicUsize,
 }
@@ -164,7 +166,15 @@ impl Requests for FakeRequests {
             ClientRequest::Order { id, .. } => {
                 ClientReply::Order { id, outcome: OrderOutcome::Done { sequence: Sequence(44) } }
             }
-            ClientRequest::Query { id, bytes } => ClientReply::Query { id, outcome: Ok(bytes) },
+            ClientRequest::Query { id, bytes } => {
+                let outcome = if bytes == Command::Admin(AdminCommand::PrincipalList).encode() {
+                    let principals = self.node.0.principals.lock().expect("no panic").clone();
+                    Ok(Bytes::from(dwcp_base::encode(&AdminReply::Principals(principals))))
+                } else {
+                    Ok(bytes)
+                };
+                ClientReply::Query { id, outcome }
+            }
             ClientRequest::Status { id } => ClientReply::Status { id, status: Box::new(a_status()) },
         };
         let _ = self.replies.send(reply);
@@ -382,8 +392,13 @@ async fn every_field_of_a_status_arrives() {
 async fn stale_reads_are_for_those_who_prove_a_known_key() {
     let known = TlsIdentity::from_seed(&[2; 32]).expect("a key");
     let stranger = TlsIdentity::from_seed(&[3; 32]).expect("a key");
-    let readers = Readers::principals([PublicKey(known.public_key())]);
-    let served = serve(readers, Limits::default()).await;
+    let served = serve(Readers::Principals, Limits::default()).await;
+    let principal = |identity: &TlsIdentity| Principal {
+        name: "ann".into(),
+        key: PublicKey(identity.public_key()),
+        role: Role::Reader,
+    };
+    *served.node.0.principals.lock().expect("no panic") = vec![principal(&known)];
     let query = || QueryRequest { id: 1, query: Bytes::from_static(b"q") };
     for identity in [None, Some(&stranger)] {
         let mut client = served.connect(identity).await.expect("pinned");
@@ -399,6 +414,25 @@ async fn stale_reads_are_for_those_who_prove_a_known_key() {
     let mut client = served.connect(Some(&known)).await.expect("pinned");
     let answer = client.query(query()).await.expect("answered").into_inner();
     assert_eq!(answer.outcome, Some(query_reply::Outcome::Result(Bytes::from_static(b"q"))));
+
+    // The registry changes: the stranger becomes known, and the other is no longer, on the stream it has open.
+    let (sender, mut stream) = session(&mut client).await;
+    *served.node.0.principals.lock().expect("no panic") = vec![principal(&stranger)];
+    let mut newcomer = served.connect(Some(&stranger)).await.expect("pinned");
+    let until_known = async { while newcomer.query(query()).await.is_err() {} };
+    timeout(PATIENCE, until_known).await.expect("who was added may read");
+    let until_unknown = async {
+        loop {
+            let message = ClientMessage { queries: vec![query()], ..ClientMessage::default() };
+            sender.send(message).await.expect("open");
+            let answer = next(&mut stream).await;
+            if matches!(&answer.queries[0].outcome, Some(query_reply::Outcome::Error(why)) if why.contains("key"))
+            {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, until_unknown).await.expect("who was removed may not");
 }
 
 #[tokio::test]

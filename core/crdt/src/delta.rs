@@ -1,0 +1,598 @@
+//! A delta changes one key and has one dot; a batch is an unbroken run of one origin's deltas, what a frame carries. A
+//! batch is applied whole or not at all.
+//!
+//! A delta carries what its writer had seen of the thing it changes: the versions a write replaces, the tags a remove
+//! takes away, the item an insert stands behind. A receiver that lacks one of them keeps the batch until it comes (see
+//! `held`), so each key's history is applied in the order of cause and effect, whatever the order of arrival. Nothing
+//! waits for changes of other keys, but a delete of a container waits for all that its writer had seen, because it
+//! removes by "everything I had seen" instead of by a list as long as the container.
+//!
+//! A `Batch` is checked when it is made or decoded; holding one means that every limit below holds.
+
+use crate::clock::Hlc;
+use crate::counter::{CutRun, Totals};
+use crate::dots::{Dot, Origin, VersionVector};
+use crate::limits::{
+    BATCH_BYTES_MAX, BATCH_DELTAS_MAX, COUNTER_MAX, FIELD_BYTES_MAX, KEY_BYTES_MAX, NAMES_MAX, ORIGINS_MAX,
+    PATH_FIELDS_MAX,
+};
+use crate::node::KINDS_ALL;
+use crate::value::{Kind, Plain};
+use crate::wire::{Malformed, Reader, put_bytes, put_number, put_origin, put_plain, put_vector};
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+use bytes::Bytes;
+use core::fmt;
+
+/// How much of one counter the writer of a cut had seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CutRuns {
+    /// From the place of the cut to the counter.
+    pub path: Vec<Bytes>,
+    pub kind: Kind,
+    pub runs: Vec<CutRun>,
+}
+
+/// What a delta does at the end of its path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A register's new value, or a tombstone, in place of the versions named.
+    Write { kind: Kind, value: Option<Plain>, over: Vec<Dot> },
+    /// The writer's own totals in the run that began with its dot `birth`.
+    Count { kind: Kind, birth: u64, totals: Totals },
+    /// Adds a set's element in place of the tags named.
+    Include { kind: Kind, element: Plain, over: Vec<Dot> },
+    /// Takes the tags named from a set's element.
+    Exclude { kind: Kind, element: Plain, over: Vec<Dot> },
+    /// Puts an item behind another, or first.
+    Insert { after: Option<Dot>, value: Plain },
+    /// Takes an item out.
+    Erase { item: Dot },
+    /// Removes everything its writer had seen here and below, of the kinds in the mask.
+    Cut {
+        kinds: u16,
+        /// Conflicts that were open in what was removed; they are settled by it.
+        settles: u32,
+        /// Ascending by path and kind.
+        runs: Vec<CutRuns>,
+    },
+}
+
+/// One change of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delta {
+    pub key: Bytes,
+    /// Fields of nested maps on the way to what is changed.
+    pub path: Vec<Bytes>,
+    pub change: Change,
+}
+
+/// Deltas with consecutive dots of one origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    origin: Origin,
+    first: u64,
+    hlc: Hlc,
+    floor: u64,
+    seen: Option<VersionVector>,
+    deltas: Vec<Delta>,
+}
+
+/// Why bytes are no batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchError {
+    TooLong {
+        bytes: usize,
+    },
+    Malformed,
+    NotCanonical,
+    /// No deltas, or more than a batch may have.
+    DeltaCount {
+        count: usize,
+    },
+    /// A counter of zero or beyond the last.
+    Counter,
+    Key {
+        bytes: usize,
+    },
+    Path {
+        fields: usize,
+    },
+    /// A change that its kind does not have, or a mask without kinds.
+    Kind,
+    /// Dots not ascending, of the future, or too many.
+    Names,
+    /// Totals smaller than what was cut from them, or a G-counter that goes down.
+    Totals,
+    /// A cut without what its writer had seen, or that without a cut.
+    Seen,
+}
+
+impl fmt::Display for BatchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLong { bytes } => {
+                write!(f, "batch of {bytes} bytes exceeds {BATCH_BYTES_MAX}: write it in several batches")
+            }
+            Self::Malformed => write!(f, "malformed batch"),
+            Self::NotCanonical => write!(f, "batch is not in its canonical encoding"),
+            Self::DeltaCount { count } => {
+                write!(f, "batch has {count} deltas; allowed are 1 to {BATCH_DELTAS_MAX}")
+            }
+            Self::Counter => write!(f, "batch has a counter outside 1..={COUNTER_MAX}"),
+            Self::Key { bytes } => write!(f, "key of {bytes} bytes; allowed are 1 to {KEY_BYTES_MAX}"),
+            Self::Path { fields } => write!(
+                f,
+                "path of {fields} fields; allowed are {PATH_FIELDS_MAX}, each up to {FIELD_BYTES_MAX} bytes"
+            ),
+            Self::Kind => write!(f, "change does not fit its kind of value"),
+            Self::Names => {
+                write!(f, "names of other changes are unordered, impossible or more than {NAMES_MAX}")
+            }
+            Self::Totals => write!(f, "impossible totals of a counter"),
+            Self::Seen => write!(f, "what the writer had seen is missing, superfluous or impossible"),
+        }
+    }
+}
+
+impl core::error::Error for BatchError {}
+
+impl Batch {
+    pub(crate) fn new(
+        first: Dot,
+        hlc: Hlc,
+        floor: u64,
+        seen: Option<VersionVector>,
+        deltas: Vec<Delta>,
+    ) -> Result<Self, BatchError> {
+        let batch = Self { origin: first.origin, first: first.counter, hlc, floor, seen, deltas };
+        batch.check()?;
+        Ok(batch)
+    }
+
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Counter of the first delta.
+    #[must_use]
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Counter of the last delta.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        self.first + self.deltas.len() as u64 - 1
+    }
+
+    #[must_use]
+    pub fn hlc(&self) -> Hlc {
+        self.hlc
+    }
+
+    /// The number of the newest collection floor its writer knew.
+    #[must_use]
+    pub fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// What its writer had seen; there if a delta is a cut.
+    #[must_use]
+    pub fn seen(&self) -> Option<&VersionVector> {
+        self.seen.as_ref()
+    }
+
+    #[must_use]
+    pub fn deltas(&self) -> &[Delta] {
+        &self.deltas
+    }
+
+    /// The deltas with counters `first..=last`, as a batch of their own.
+    #[must_use]
+    pub fn part(&self, first: u64, last: u64) -> Option<Self> {
+        if first < self.first || last > self.last() || first > last {
+            return None;
+        }
+        let from = usize::try_from(first - self.first).ok()?;
+        let until = usize::try_from(last - self.first).ok()?;
+        let deltas = self.deltas.get(from..=until)?.to_vec();
+        let has_cut = deltas.iter().any(|d| matches!(d.change, Change::Cut { .. }));
+        let seen = self.seen.clone().filter(|_| has_cut);
+        Some(Self { origin: self.origin, first, hlc: self.hlc, floor: self.floor, seen, deltas })
+    }
+
+    fn check(&self) -> Result<(), BatchError> {
+        let count = self.deltas.len();
+        if count == 0 || count > BATCH_DELTAS_MAX {
+            return Err(BatchError::DeltaCount { count });
+        }
+        if self.first == 0 || self.first > COUNTER_MAX || self.last() > COUNTER_MAX {
+            return Err(BatchError::Counter);
+        }
+        for (delta, counter) in self.deltas.iter().zip(self.first..) {
+            delta.check(Dot::new(self.origin, counter))?;
+        }
+        let has_cut = self.deltas.iter().any(|d| matches!(d.change, Change::Cut { .. }));
+        let past = self.seen.as_ref().is_none_or(|seen| seen.last(self.origin) < self.first);
+        if has_cut != self.seen.is_some() || !past {
+            return Err(BatchError::Seen);
+        }
+        Ok(())
+    }
+
+    /// Every origin but the batch's own that its deltas name, ascending: the wire says their place in this list.
+    fn origins_named(&self) -> Vec<Origin> {
+        let mut origins = BTreeSet::new();
+        for delta in &self.deltas {
+            delta.change.each_name(&mut |dot| {
+                if dot.origin != self.origin {
+                    origins.insert(dot.origin);
+                }
+            });
+        }
+        origins.into_iter().collect()
+    }
+
+    /// The canonical bytes.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut out = Vec::with_capacity(64 + self.deltas.len() * 48);
+        out.push(VERSION);
+        put_origin(&mut out, self.origin);
+        put_number(&mut out, self.first);
+        out.extend_from_slice(&self.hlc.0.to_le_bytes());
+        put_number(&mut out, self.floor);
+        let origins = self.origins_named();
+        put_number(&mut out, origins.len() as u64);
+        for origin in &origins {
+            put_origin(&mut out, *origin);
+        }
+        out.push(u8::from(self.seen.is_some()));
+        if let Some(seen) = &self.seen {
+            put_vector(&mut out, seen);
+        }
+        put_number(&mut out, self.deltas.len() as u64);
+        for (delta, counter) in self.deltas.iter().zip(self.first..) {
+            let names = Names { own: Dot::new(self.origin, counter), others: &origins };
+            delta.encode(&mut out, names);
+        }
+        Bytes::from(out)
+    }
+
+    /// Reads and checks a batch. What it holds shares the memory of `bytes`.
+    ///
+    /// # Errors
+    /// The first promise that the bytes break.
+    pub fn decode(bytes: Bytes) -> Result<Self, BatchError> {
+        if bytes.len() > BATCH_BYTES_MAX {
+            return Err(BatchError::TooLong { bytes: bytes.len() });
+        }
+        let batch = Self::read(&mut Reader::new(bytes.clone())).map_err(|Malformed| BatchError::Malformed)?;
+        batch.check()?;
+        if batch.encode() == bytes { Ok(batch) } else { Err(BatchError::NotCanonical) }
+    }
+
+    fn read(reader: &mut Reader) -> Result<Self, Malformed> {
+        if reader.byte()? != VERSION {
+            return Err(Malformed);
+        }
+        let origin = reader.origin()?;
+        let first = reader.number()?;
+        let hlc = Hlc(reader.u64_fixed()?);
+        let floor = reader.number()?;
+        let count = reader.count(ORIGINS_MAX)?;
+        let origins: Vec<Origin> = (0..count).map(|_| reader.origin()).collect::<Result<_, _>>()?;
+        let seen = match reader.byte()? {
+            0 => None,
+            1 => Some(reader.vector()?),
+            _ => return Err(Malformed),
+        };
+        let count = reader.count(BATCH_DELTAS_MAX)?;
+        let mut deltas = Vec::with_capacity(count);
+        for index in 0..count as u64 {
+            let counter = first.checked_add(index).ok_or(Malformed)?;
+            let names = Names { own: Dot::new(origin, counter), others: &origins };
+            deltas.push(Delta::read(reader, names)?);
+        }
+        reader.end()?;
+        Ok(Self { origin, first, hlc, floor, seen, deltas })
+    }
+}
+
+const VERSION: u8 = 1;
+
+/// How dots are written inside a batch: own ones by their distance, others by their origin's place in a list.
+#[derive(Clone, Copy)]
+struct Names<'a> {
+    own: Dot,
+    others: &'a [Origin],
+}
+
+impl Names<'_> {
+    fn put(self, out: &mut Vec<u8>, dot: Dot) {
+        if dot.origin == self.own.origin {
+            put_number(out, 0);
+            put_number(out, self.own.counter.wrapping_sub(dot.counter));
+        } else {
+            let place = self.others.binary_search(&dot.origin).expect("every origin named is listed");
+            put_number(out, place as u64 + 1);
+            put_number(out, dot.counter);
+        }
+    }
+
+    fn put_all(self, out: &mut Vec<u8>, dots: &[Dot]) {
+        put_number(out, dots.len() as u64);
+        for dot in dots {
+            self.put(out, *dot);
+        }
+    }
+
+    fn read(self, reader: &mut Reader) -> Result<Dot, Malformed> {
+        match reader.number()?.checked_sub(1) {
+            None => {
+                let distance = reader.number()?;
+                let counter = self.own.counter.checked_sub(distance).ok_or(Malformed)?;
+                Ok(Dot::new(self.own.origin, counter))
+            }
+            Some(place) => {
+                let place = usize::try_from(place).map_err(|_| Malformed)?;
+                let origin = *self.others.get(place).ok_or(Malformed)?;
+                Ok(Dot::new(origin, reader.number()?))
+            }
+        }
+    }
+
+    fn read_all(self, reader: &mut Reader) -> Result<Vec<Dot>, Malformed> {
+        let count = reader.count(NAMES_MAX)?;
+        (0..count).map(|_| self.read(reader)).collect()
+    }
+}
+
+const CODE_WRITE: u8 = 0;
+const CODE_COUNT: u8 = 1;
+const CODE_INCLUDE: u8 = 2;
+const CODE_EXCLUDE: u8 = 3;
+const CODE_INSERT: u8 = 4;
+const CODE_ERASE: u8 = 5;
+const CODE_CUT: u8 = 6;
+
+impl Delta {
+    /// One byte of head: whether there is a path, the kind, the change.
+    fn encode(&self, out: &mut Vec<u8>, names: Names<'_>) {
+        let (code, kind) = match &self.change {
+            Change::Write { kind, .. } => (CODE_WRITE, *kind),
+            Change::Count { kind, .. } => (CODE_COUNT, *kind),
+            Change::Include { kind, .. } => (CODE_INCLUDE, *kind),
+            Change::Exclude { kind, .. } => (CODE_EXCLUDE, *kind),
+            Change::Insert { .. } => (CODE_INSERT, Kind::List),
+            Change::Erase { .. } => (CODE_ERASE, Kind::List),
+            Change::Cut { .. } => (CODE_CUT, Kind::LwwRegister),
+        };
+        out.push(u8::from(!self.path.is_empty()) << 7 | (kind as u8) << 3 | code);
+        put_bytes(out, &self.key);
+        if !self.path.is_empty() {
+            put_path(out, &self.path);
+        }
+        match &self.change {
+            Change::Write { value, over, .. } => {
+                put_plain(out, value.as_ref());
+                names.put_all(out, over);
+            }
+            Change::Count { birth, totals, .. } => {
+                put_number(out, names.own.counter.wrapping_sub(*birth));
+                for total in [totals.up, totals.down, totals.up_cut, totals.down_cut] {
+                    put_number(out, total);
+                }
+            }
+            Change::Include { element, over, .. } | Change::Exclude { element, over, .. } => {
+                put_plain(out, Some(element));
+                names.put_all(out, over);
+            }
+            Change::Insert { after, value } => {
+                names.put_all(out, after.as_slice());
+                put_plain(out, Some(value));
+            }
+            Change::Erase { item } => names.put(out, *item),
+            Change::Cut { kinds, settles, runs } => {
+                put_number(out, u64::from(*kinds));
+                put_number(out, u64::from(*settles));
+                put_number(out, runs.len() as u64);
+                for CutRuns { path, kind, runs } in runs {
+                    put_path(out, path);
+                    out.push(*kind as u8);
+                    put_number(out, runs.len() as u64);
+                    for CutRun { birth, up, down } in runs {
+                        names.put(out, *birth);
+                        put_number(out, *up);
+                        put_number(out, *down);
+                    }
+                }
+            }
+        }
+    }
+
+    fn read(reader: &mut Reader, names: Names<'_>) -> Result<Self, Malformed> {
+        let head = reader.byte()?;
+        let kind = Kind::of((head >> 3) & 0xf).ok_or(Malformed)?;
+        let key = reader.bytes(KEY_BYTES_MAX)?;
+        let path = if head & 0x80 != 0 { read_path(reader)? } else { Vec::new() };
+        let change = match head & 7 {
+            CODE_WRITE => Change::Write { kind, value: reader.plain()?, over: names.read_all(reader)? },
+            CODE_COUNT => {
+                let birth = names.own.counter.checked_sub(reader.number()?).ok_or(Malformed)?;
+                let (up, down) = (reader.number()?, reader.number()?);
+                let totals = Totals { up, down, up_cut: reader.number()?, down_cut: reader.number()? };
+                Change::Count { kind, birth, totals }
+            }
+            CODE_INCLUDE => Change::Include {
+                kind,
+                element: reader.plain()?.ok_or(Malformed)?,
+                over: names.read_all(reader)?,
+            },
+            CODE_EXCLUDE => Change::Exclude {
+                kind,
+                element: reader.plain()?.ok_or(Malformed)?,
+                over: names.read_all(reader)?,
+            },
+            CODE_INSERT => {
+                let after = match names.read_all(reader)?.as_slice() {
+                    [] => None,
+                    [after] => Some(*after),
+                    _ => return Err(Malformed),
+                };
+                Change::Insert { after, value: reader.plain()?.ok_or(Malformed)? }
+            }
+            CODE_ERASE => Change::Erase { item: names.read(reader)? },
+            CODE_CUT => {
+                let kinds = u16::try_from(reader.number()?).map_err(|_| Malformed)?;
+                let settles = reader.number_u32()?;
+                let count = reader.count(usize::MAX)?;
+                let runs = (0..count).map(|_| read_runs(reader, names)).collect::<Result<_, _>>()?;
+                Change::Cut { kinds, settles, runs }
+            }
+            _ => return Err(Malformed),
+        };
+        Ok(Self { key, path, change })
+    }
+
+    fn check(&self, own: Dot) -> Result<(), BatchError> {
+        check_key(&self.key)?;
+        check_path(&self.path)?;
+        match &self.change {
+            Change::Write { kind, over, .. } => {
+                check_kind(*kind, &[Kind::LwwRegister, Kind::MvRegister])?;
+                check_names(own, over)
+            }
+            Change::Count { kind, birth, totals } => {
+                check_kind(*kind, &[Kind::GCounter, Kind::PnCounter])?;
+                let down = *kind == Kind::GCounter && (totals.down > 0 || totals.down_cut > 0);
+                if down || totals.up_cut > totals.up || totals.down_cut > totals.down {
+                    return Err(BatchError::Totals);
+                }
+                if *birth == 0 || *birth > own.counter { Err(BatchError::Names) } else { Ok(()) }
+            }
+            Change::Include { kind, over, .. } => {
+                check_kind(*kind, &[Kind::GSet, Kind::TwoPhaseSet, Kind::OrSet])?;
+                check_names(own, over)
+            }
+            Change::Exclude { kind, over, .. } => {
+                check_kind(*kind, &[Kind::TwoPhaseSet, Kind::OrSet])?;
+                check_names(own, over)
+            }
+            Change::Insert { after, .. } => check_names(own, after.as_slice()),
+            Change::Erase { item } => check_names(own, core::slice::from_ref(item)),
+            Change::Cut { kinds, runs, .. } => {
+                if *kinds == 0 || kinds & !KINDS_ALL != 0 {
+                    return Err(BatchError::Kind);
+                }
+                let ascending = runs.windows(2).all(|w| (&w[0].path, w[0].kind) < (&w[1].path, w[1].kind));
+                if !ascending {
+                    return Err(BatchError::Names);
+                }
+                for CutRuns { path, kind, runs } in runs {
+                    check_kind(*kind, &[Kind::GCounter, Kind::PnCounter])?;
+                    check_path(path)?;
+                    let fields = self.path.len() + path.len();
+                    if fields > PATH_FIELDS_MAX {
+                        return Err(BatchError::Path { fields });
+                    }
+                    let births: Vec<Dot> = runs.iter().map(|run| run.birth).collect();
+                    if births.is_empty() {
+                        return Err(BatchError::Names);
+                    }
+                    check_names(own, &births)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Change {
+    /// Dots that a receiver must have before this change means anything to it.
+    pub(crate) fn each_need(&self, visit: &mut dyn FnMut(Dot)) {
+        match self {
+            Self::Write { over, .. } | Self::Include { over, .. } | Self::Exclude { over, .. } => {
+                over.iter().for_each(|dot| visit(*dot));
+            }
+            Self::Insert { after, .. } => after.iter().for_each(|dot| visit(*dot)),
+            Self::Erase { item } => visit(*item),
+            // Totals are absolute. A cut needs all that its writer had seen, which stands in the batch.
+            Self::Count { .. } | Self::Cut { .. } => {}
+        }
+    }
+
+    fn each_name(&self, visit: &mut dyn FnMut(Dot)) {
+        self.each_need(visit);
+        if let Self::Cut { runs, .. } = self {
+            runs.iter().flat_map(|r| &r.runs).for_each(|run| visit(run.birth));
+        }
+    }
+
+    /// Conflicts that this change says it settles.
+    pub(crate) fn settles(&self) -> u64 {
+        match self {
+            Self::Write { over, .. } => (over.len() as u64).saturating_sub(1),
+            Self::Cut { settles, .. } => u64::from(*settles),
+            _ => 0,
+        }
+    }
+
+    /// May it leave something behind that waits for collection?
+    pub(crate) fn digs_graves(&self) -> bool {
+        matches!(self, Self::Write { value: None, .. } | Self::Erase { .. } | Self::Cut { .. })
+    }
+}
+
+pub(crate) fn check_key(key: &[u8]) -> Result<(), BatchError> {
+    if key.is_empty() || key.len() > KEY_BYTES_MAX {
+        Err(BatchError::Key { bytes: key.len() })
+    } else {
+        Ok(())
+    }
+}
+
+pub(crate) fn check_path(path: &[Bytes]) -> Result<(), BatchError> {
+    let long = path.iter().any(|field| field.len() > FIELD_BYTES_MAX);
+    if path.len() > PATH_FIELDS_MAX || long { Err(BatchError::Path { fields: path.len() }) } else { Ok(()) }
+}
+
+fn check_kind(kind: Kind, allowed: &[Kind]) -> Result<(), BatchError> {
+    if allowed.contains(&kind) { Ok(()) } else { Err(BatchError::Kind) }
+}
+
+fn check_names(own: Dot, dots: &[Dot]) -> Result<(), BatchError> {
+    let ascending = dots.windows(2).all(|w| w[0] < w[1]);
+    let possible = dots.iter().all(|dot| {
+        dot.counter >= 1
+            && dot.counter <= COUNTER_MAX
+            && (dot.origin != own.origin || dot.counter < own.counter)
+    });
+    if ascending && possible && dots.len() <= NAMES_MAX { Ok(()) } else { Err(BatchError::Names) }
+}
+
+fn put_path(out: &mut Vec<u8>, path: &[Bytes]) {
+    put_number(out, path.len() as u64);
+    for field in path {
+        put_bytes(out, field);
+    }
+}
+
+fn read_path(reader: &mut Reader) -> Result<Vec<Bytes>, Malformed> {
+    let count = reader.count(PATH_FIELDS_MAX)?;
+    (0..count).map(|_| reader.bytes(FIELD_BYTES_MAX)).collect()
+}
+
+fn read_runs(reader: &mut Reader, names: Names<'_>) -> Result<CutRuns, Malformed> {
+    let path = read_path(reader)?;
+    let kind = Kind::of(reader.byte()?).ok_or(Malformed)?;
+    let count = reader.count(NAMES_MAX)?;
+    let mut runs = Vec::with_capacity(count);
+    for _ in 0..count {
+        let birth = names.read(reader)?;
+        runs.push(CutRun { birth, up: reader.number()?, down: reader.number()? });
+    }
+    Ok(CutRuns { path, kind, runs })
+}

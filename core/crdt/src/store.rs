@@ -1,0 +1,550 @@
+//! The replicated state of one node: typed values by key, the dots that were applied, the clock, and the conflicts.
+//!
+//! Two doors lead in. `write` makes a batch from a user's operations and applies it; `apply` takes a batch from
+//! elsewhere. Both end in the same code. The state is a function of the set of batches applied (and of the newest floor):
+//! not of their order, their grouping, or how often each came. That is what makes applying a join: idempotent because a
+//! dot in `applied` is never applied again, commutative and associative because changes of one key that depend on each
+//! other are applied in that order everywhere, and changes that do not commute (Shapiro et al., RR-7506, section 2.4).
+
+use crate::causal::{Seen, Stamp};
+use crate::clock::{Clock, ClockAhead, Hlc};
+use crate::collect::{Floor, FloorRefused, Floors};
+use crate::delta::{Batch, Change, Delta};
+use crate::dots::{Dot, Origin, VersionVector};
+use crate::held::{Held, Missing};
+use crate::history::{Conflict, History, Outcome};
+use crate::limits::{INTERVALS_MAX, ORIGINS_MAX};
+use crate::node::{Node, Step};
+use crate::register::{Register, Version};
+use crate::resolver::{Resolved, Resolvers};
+use crate::value::{Kind, View};
+use crate::wire::put_vector;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use bytes::Bytes;
+use core::fmt;
+use core::ops::Bound;
+use dwcp_base::lthash::LtHash;
+use dwcp_base::{Hash, Hasher};
+
+/// What became of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It is part of the state, and so are batches that had waited for it.
+    Done { released: Vec<Dot>, conflicts: u64 },
+    /// All of it was part of the state before.
+    Duplicate,
+    /// It waits; nothing of it is part of the state. It is not durable here: a crash forgets it.
+    Held { missing: Missing },
+}
+
+/// Why a batch was refused. Nothing of it was applied; it may come again later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    ClockAhead(ClockAhead),
+    /// As many of this origin's batches wait as may.
+    HeldFull {
+        origin: Origin,
+    },
+    /// It would tear more holes into what is applied of this origin.
+    Gaps {
+        origin: Origin,
+    },
+    /// A new origin beyond the bound.
+    Origins,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ClockAhead(ahead) => ahead.fmt(f),
+            Self::HeldFull { origin } => {
+                write!(f, "too many batches of {origin} wait for earlier changes: fetch those first")
+            }
+            Self::Gaps { origin } => write!(
+                f,
+                "more than {INTERVALS_MAX} gaps in the changes of {origin}: fetch what is missing first"
+            ),
+            Self::Origins => write!(f, "more than {ORIGINS_MAX} origins, past incarnations included"),
+        }
+    }
+}
+
+impl core::error::Error for Refused {}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Entry {
+    pub(crate) node: Node,
+    /// What the digest holds of this entry; nothing while it is new.
+    hashed: Option<Hash>,
+    /// Stands in the list of entries to hash again.
+    is_dirty: bool,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Store {
+    me: Origin,
+    pub(crate) entries: BTreeMap<Bytes, Entry>,
+    pub(crate) applied: VersionVector,
+    pub(crate) clock: Clock,
+    pub(crate) floors: Floors,
+    /// Conflicts that some change settled, counted when it was applied.
+    pub(crate) conflicts_settled: u64,
+    conflicts_open: u64,
+    /// Keys with something that waits for collection.
+    graves: BTreeSet<Bytes>,
+    held: Held,
+    history: History,
+    resolvers: Resolvers,
+    resolutions_impure: u64,
+    digest: LtHash,
+    dirty: Vec<Bytes>,
+}
+
+impl Store {
+    /// An empty store that writes as `me`.
+    #[must_use]
+    pub fn new(me: Origin, resolvers: Resolvers) -> Self {
+        Self {
+            me,
+            entries: BTreeMap::new(),
+            applied: VersionVector::new(),
+            clock: Clock::default(),
+            floors: Floors::default(),
+            conflicts_settled: 0,
+            conflicts_open: 0,
+            graves: BTreeSet::new(),
+            held: Held::default(),
+            history: History::default(),
+            resolvers,
+            resolutions_impure: 0,
+            digest: LtHash::default(),
+            dirty: Vec::new(),
+        }
+    }
+
+    // --- reading ---
+
+    #[must_use]
+    pub fn me(&self) -> Origin {
+        self.me
+    }
+
+    /// The value of a key; nothing when it does not exist.
+    #[must_use]
+    pub fn get(&self, key: &[u8]) -> Option<View> {
+        self.get_at(key, &[])
+    }
+
+    /// The value at a path of map fields below a key.
+    #[must_use]
+    pub fn get_at(&self, key: &[u8], path: &[Bytes]) -> Option<View> {
+        let pick = |register: &Register| self.resolvers.resolve(key, register).value;
+        self.node(key, path)?.view(&pick)
+    }
+
+    /// Every kind that a key has; more than one while a clash waits to be settled. The last is the one shown.
+    #[must_use]
+    pub fn kinds(&self, key: &[u8], path: &[Bytes]) -> Vec<Kind> {
+        self.node(key, path).map_or_else(Vec::new, |node| node.kinds_live().collect())
+    }
+
+    /// The versions of a register that nobody has replaced, deletes included, ascending by dot.
+    #[must_use]
+    pub fn siblings(&self, key: &[u8], path: &[Bytes]) -> Vec<Version> {
+        let Some(node) = self.node(key, path) else { return Vec::new() };
+        let kinds = [Kind::MvRegister, Kind::LwwRegister];
+        let register = kinds.iter().filter_map(|kind| node.register(*kind)).next();
+        register.map_or_else(Vec::new, |register| register.versions().to_vec())
+    }
+
+    /// Existing keys at or after `from`, ascending.
+    pub fn keys(&self, from: &[u8]) -> impl Iterator<Item = &Bytes> {
+        let range = (Bound::Included(from), Bound::Unbounded);
+        let entries = self.entries.range::<[u8], _>(range);
+        entries.filter(|(key, entry)| self.is_there(key, &entry.node)).map(|(key, _)| key)
+    }
+
+    fn is_there(&self, key: &[u8], node: &Node) -> bool {
+        match node.kind() {
+            None => false,
+            Some(kind @ Kind::LwwRegister) => {
+                node.register(kind).is_some_and(|r| self.resolvers.resolve(key, r).value.is_some())
+            }
+            Some(_) => true,
+        }
+    }
+
+    /// Keys held in memory, those of tombstones included.
+    #[must_use]
+    pub fn entries_count(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The dots that are part of the state.
+    #[must_use]
+    pub fn applied(&self) -> &VersionVector {
+        &self.applied
+    }
+
+    #[must_use]
+    pub fn latest(&self) -> Hlc {
+        self.clock.latest()
+    }
+
+    /// Concurrent writes, equal on every replica that has applied the same. It counts, for each version of a register,
+    /// how many writes replaced it beyond the first (a key's absence is such a version too), and each kind that clashes
+    /// with another. Counters, sets and lists merge without conflict.
+    #[must_use]
+    pub fn conflict_count(&self) -> u64 {
+        self.conflicts_settled.saturating_add(self.conflicts_open)
+    }
+
+    /// Those of them that nobody has settled yet.
+    #[must_use]
+    pub fn conflicts_open(&self) -> u64 {
+        self.conflicts_open
+    }
+
+    /// The newest conflicts seen here, oldest first.
+    pub fn history(&self) -> impl DoubleEndedIterator<Item = &Conflict> + ExactSizeIterator {
+        self.history.iter()
+    }
+
+    /// How often a custom resolver gave two answers for one set of siblings.
+    #[must_use]
+    pub fn resolutions_impure(&self) -> u64 {
+        self.resolutions_impure
+    }
+
+    #[must_use]
+    pub fn held_count(&self) -> usize {
+        self.held.len()
+    }
+
+    /// What held batches wait for, for whoever can fetch it.
+    pub fn missing(&self) -> impl Iterator<Item = Missing> {
+        self.held.missing()
+    }
+
+    #[must_use]
+    pub fn floor_number(&self) -> u64 {
+        self.floors.number()
+    }
+
+    /// The stable dots: below them nothing is kept for latecomers.
+    #[must_use]
+    pub fn stable(&self) -> &VersionVector {
+        self.floors.stable().dots
+    }
+
+    /// Keys with something that waits for collection.
+    #[must_use]
+    pub fn graves_count(&self) -> usize {
+        self.graves.len()
+    }
+
+    pub(crate) fn node(&self, key: &[u8], path: &[Bytes]) -> Option<&Node> {
+        self.entries.get(key)?.node.at(path)
+    }
+
+    // --- applying ---
+
+    /// Joins a batch into the state, or holds it until what it builds upon comes.
+    ///
+    /// # Errors
+    /// See [`Refused`]; the state is unchanged then.
+    pub fn apply(&mut self, batch: &Batch, now_ms: u64) -> Result<Applied, Refused> {
+        let origin = batch.origin();
+        if self.applied.contains_range(origin, batch.first(), batch.last()) {
+            return Ok(Applied::Duplicate);
+        }
+        self.may_name(batch)?;
+        let mut clock = self.clock;
+        clock.observe(batch.hlc(), now_ms).map_err(Refused::ClockAhead)?;
+        if let Some(missing) = self.missing_for(batch) {
+            if !self.held.contains(batch) && !self.held.hold(batch, missing) {
+                return Err(Refused::HeldFull { origin });
+            }
+            return Ok(Applied::Held { missing });
+        }
+        let before = self.conflict_count();
+        self.take(batch);
+        let waiting = self.held.release_dots(origin, batch.first(), batch.last());
+        let released = self.take_all(waiting);
+        Ok(Applied::Done { released, conflicts: self.conflict_count().saturating_sub(before) })
+    }
+
+    fn may_name(&self, batch: &Batch) -> Result<(), Refused> {
+        let origin = batch.origin();
+        let intervals = self.applied.intervals_of(origin);
+        if intervals.is_empty() && self.applied.origins_count() >= ORIGINS_MAX {
+            return Err(Refused::Origins);
+        }
+        let touches = intervals.iter().any(|i| i.first <= batch.last() + 1 && i.last + 1 >= batch.first());
+        if intervals.len() >= INTERVALS_MAX && !touches { Err(Refused::Gaps { origin }) } else { Ok(()) }
+    }
+
+    /// The first thing that must come before this batch.
+    pub(crate) fn missing_for(&self, batch: &Batch) -> Option<Missing> {
+        if batch.floor() > self.floors.number() {
+            return Some(Missing::Floor(batch.floor()));
+        }
+        let origin = batch.origin();
+        if let Some(seen) = batch.seen() {
+            // A cut has seen everything its own origin made before it.
+            if let Some(counter) = self.applied.first_gap(origin, 1, batch.first() - 1) {
+                return Some(Missing::Dot(Dot::new(origin, counter)));
+            }
+            if let Some(dot) = self.applied.first_missing(seen) {
+                return Some(Missing::Dot(dot));
+            }
+        }
+        let mut missing: Option<Dot> = None;
+        for delta in batch.deltas() {
+            delta.change.each_need(&mut |dot| {
+                let here = dot.origin == origin && dot.counter >= batch.first();
+                if missing.is_none() && !here && !self.applied.contains(dot) {
+                    missing = Some(dot);
+                }
+            });
+        }
+        missing.map(Missing::Dot)
+    }
+
+    /// Applies what has stopped waiting, and what waited for that.
+    fn take_all(&mut self, mut ready: Vec<Batch>) -> Vec<Dot> {
+        let mut released = Vec::new();
+        while let Some(batch) = ready.pop() {
+            if self.applied.contains_range(batch.origin(), batch.first(), batch.last()) {
+                continue;
+            }
+            if let Some(missing) = self.missing_for(&batch) {
+                // Its place was freed a moment ago; if it is gone all the same, it will be fetched again.
+                self.held.hold(&batch, missing);
+                continue;
+            }
+            if self.may_name(&batch).is_err() {
+                continue;
+            }
+            self.take(&batch);
+            released.push(Dot::new(batch.origin(), batch.first()));
+            ready.extend(self.held.release_dots(batch.origin(), batch.first(), batch.last()));
+        }
+        released
+    }
+
+    /// The one place where deltas become state. Everything was checked before; nothing here can fail.
+    pub(crate) fn take(&mut self, batch: &Batch) {
+        let (origin, hlc) = (batch.origin(), batch.hlc());
+        self.clock = self.clock.after(hlc);
+        let empty = VersionVector::new();
+        let before = batch.seen().unwrap_or(&empty);
+        let is_new = self.applied.intervals_of(origin).last().is_none_or(|i| i.last < batch.first());
+        for (delta, counter) in batch.deltas().iter().zip(batch.first()..) {
+            let dot = Dot::new(origin, counter);
+            // A frame that was split and joined anew may bring some deltas a second time.
+            if is_new || !self.applied.contains(dot) {
+                self.take_delta(delta, Stamp { hlc, dot }, before);
+            }
+        }
+        self.applied.insert(origin, batch.first(), batch.last());
+    }
+
+    fn take_delta(&mut self, delta: &Delta, stamp: Stamp, before: &VersionVector) {
+        let Delta { key, path, change } = delta;
+        let settled = change.settles();
+        self.conflicts_settled = self.conflicts_settled.saturating_add(settled);
+        let entry = match self.entries.get_mut(key) {
+            Some(entry) => entry,
+            None if matches!(change, Change::Cut { .. }) => return,
+            // The key's memory is its own: the received bytes may be a whole frame.
+            None => self.entries.entry(Bytes::copy_from_slice(key)).or_default(),
+        };
+        let seen = Seen { before, own: stamp.dot };
+        let opened = entry.node.apply(path, Step { change, stamp, seen });
+        if !entry.is_dirty {
+            entry.is_dirty = true;
+            self.dirty.push(Bytes::copy_from_slice(key));
+        }
+        let is_empty = entry.node.is_empty();
+        let has_graves = change.digs_graves() && entry.node.has_graves();
+        self.conflicts_open = self.conflicts_open.saturating_add_signed(opened);
+        if has_graves {
+            self.graves.insert(Bytes::copy_from_slice(key));
+        }
+        if opened.saturating_add_unsigned(settled) > 0 {
+            self.remember(delta, stamp.dot);
+        }
+        if is_empty {
+            self.drop_entry(key);
+        }
+    }
+
+    fn drop_entry(&mut self, key: &[u8]) {
+        if let Some(Entry { hashed: Some(hash), .. }) = self.entries.remove(key) {
+            self.digest.remove(&element(&hash));
+        }
+        self.graves.remove(key);
+    }
+
+    fn remember(&mut self, delta: &Delta, by: Dot) {
+        let Delta { key, path, change } = delta;
+        let Some(node) = self.node(key, path) else { return };
+        let detached = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
+        let register = match change {
+            Change::Write { kind, .. } => node.register(*kind).map(|register| (*kind, register)),
+            _ => None,
+        };
+        let clash = register.is_none_or(|(_, r)| r.versions().len() < 2) && node.kinds_live().count() > 1;
+        let (siblings, strategy, outcome) = match (register, node.kind()) {
+            (_, Some(kind)) if clash => (Vec::new(), "type precedence".to_string(), Outcome::KindShown(kind)),
+            (Some((kind, register)), _) => {
+                let siblings = register.dots();
+                if !siblings.contains(&by) || siblings.len() < 2 {
+                    (siblings, String::new(), Outcome::Overtaken)
+                } else if kind == Kind::MvRegister {
+                    (siblings, "all shown".to_string(), Outcome::AllShown)
+                } else {
+                    let resolved = self.resolvers.resolve(key, register);
+                    let outcome = outcome_of(&resolved, register);
+                    let strategy = self.resolvers.strategy(key).name().to_string();
+                    if resolved.impure {
+                        self.resolutions_impure += 1;
+                    }
+                    (siblings, strategy, outcome)
+                }
+            }
+            _ => return,
+        };
+        let (key, path) = (detached(key), path.iter().map(detached).collect());
+        self.history.push(Conflict { key, path, by, siblings, strategy, outcome });
+    }
+
+    // --- collecting ---
+
+    /// Takes note of a collection floor, drops what became stable, and applies what waited for the floor. A floor that
+    /// is known already changes nothing.
+    ///
+    /// # Errors
+    /// See [`FloorRefused`].
+    pub fn raise_floor(&mut self, floor: Floor) -> Result<Vec<Dot>, FloorRefused> {
+        let (number, next) = (floor.number, self.floors.number() + 1);
+        if number < next {
+            return Ok(Vec::new());
+        }
+        if number > next {
+            return Err(FloorRefused::Early { number, next });
+        }
+        if let Some(missing) = self.applied.first_missing(&floor.seen) {
+            return Err(FloorRefused::Behind { missing });
+        }
+        let raised = self.floors.raise(floor);
+        if raised.stable_grew || raised.folded_grew {
+            let keys: Vec<Bytes> = if raised.folded_grew {
+                self.entries.keys().cloned().collect()
+            } else {
+                self.graves.iter().cloned().collect()
+            };
+            for key in keys {
+                self.collect(&key);
+            }
+        }
+        let waiting = self.held.release_floors(number);
+        Ok(self.take_all(waiting))
+    }
+
+    fn collect(&mut self, key: &Bytes) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        entry.node.collect(self.floors.stable());
+        if !core::mem::replace(&mut entry.is_dirty, true) {
+            self.dirty.push(key.clone());
+        }
+        let (has_graves, is_empty) = (entry.node.has_graves(), entry.node.is_empty());
+        if !has_graves {
+            self.graves.remove(key);
+        }
+        if is_empty {
+            self.drop_entry(key);
+        }
+    }
+
+    // --- comparing ---
+
+    /// 32 bytes that stand for the applied dots and every value with its metadata. Equal for replicas with the same dots
+    /// and the same floor. Costs what changed since the last call, not the size of the store.
+    pub fn digest(&mut self) -> Hash {
+        for key in core::mem::take(&mut self.dirty) {
+            let Some(entry) = self.entries.get_mut(&key) else { continue };
+            if !core::mem::take(&mut entry.is_dirty) {
+                continue;
+            }
+            let hash = entry_hash(&key, &entry.node);
+            if entry.hashed == Some(hash) {
+                continue;
+            }
+            if let Some(old) = entry.hashed.replace(hash) {
+                self.digest.remove(&element(&old));
+            }
+            self.digest.add(&element(&hash));
+        }
+        let mut vector = Vec::new();
+        put_vector(&mut vector, &self.applied);
+        let mut hasher = Hasher::new("dwcp v3 convergent store");
+        hasher.update(&self.digest.digest().0).field(&vector);
+        hasher.finish()
+    }
+
+    /// The hash of one key's value and metadata, computed anew: what an audit compares.
+    #[must_use]
+    pub fn key_hash(&self, key: &[u8]) -> Option<Hash> {
+        self.entries.get(key).map(|entry| entry_hash(key, &entry.node))
+    }
+
+    /// Takes in an entry of a snapshot.
+    pub(crate) fn restore_entry(&mut self, key: Bytes, node: Node) {
+        self.conflicts_open = self.conflicts_open.saturating_add(node.conflicts_open());
+        if node.has_graves() {
+            self.graves.insert(key.clone());
+        }
+        self.dirty.push(key.clone());
+        self.entries.insert(key, Entry { node, hashed: None, is_dirty: true });
+    }
+
+    /// Counts the open conflicts and looks for tombstones anew, and compares: for the simulator, after every step.
+    ///
+    /// # Panics
+    /// When the running figures are wrong, which is a bug of ours.
+    pub fn check(&self) {
+        let open: u64 = self.entries.values().map(|entry| entry.node.conflicts_open()).sum();
+        assert_eq!(open, self.conflicts_open, "open conflicts are counted as they come and go");
+        for (key, entry) in &self.entries {
+            assert!(!entry.node.is_empty(), "empty entries are dropped: {key:?}");
+            let is_listed = self.graves.contains(key);
+            assert!(is_listed || !entry.node.has_graves(), "graves are listed: {key:?}");
+        }
+        assert!(self.graves.iter().all(|key| self.entries.contains_key(key)), "listed graves exist");
+    }
+}
+
+fn outcome_of(resolved: &Resolved, register: &Register) -> Outcome {
+    let Some(value) = &resolved.value else { return Outcome::Deleted };
+    let winners = register.versions().iter().filter(|v| v.value.as_ref() == Some(value));
+    winners.max_by_key(|v| v.stamp).map_or(Outcome::Merged, |v| Outcome::Won(v.stamp.dot))
+}
+
+fn entry_hash(key: &[u8], node: &Node) -> Hash {
+    let mut bytes = Vec::with_capacity(128);
+    node.encode(&mut bytes);
+    let mut hasher = Hasher::new("dwcp v3 convergent entry");
+    hasher.field(key).field(&bytes);
+    hasher.finish()
+}
+
+fn element(hash: &Hash) -> Hasher {
+    let mut hasher = Hasher::new("dwcp v3 convergent element");
+    hasher.update(&hash.0);
+    hasher
+}

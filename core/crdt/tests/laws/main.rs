@@ -1,0 +1,7 @@
+//! The laws that make a store a store: what was applied decides the state; order, grouping, repetition and gaps do not.
+//! Claims about one type stand in the module of that type; `random` checks all of them at once.
+
+mod counters;
+mod registers;
+mod sets;
+mod world;

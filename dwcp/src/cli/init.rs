@@ -11,10 +11,10 @@ use clap::{Args, ValueEnum};
 use dwcp_base::configuration::{Principal, Role};
 use dwcp_base::{Genesis, ReplicaId};
 use dwcp_client::{CLIENT_FILE_VERSION, ClientFile, NodeEntry, PrincipalEntry};
-use dwcp_node::genesis_file::read_genesis;
+use dwcp_node::genesis_file::{GenesisError, read_genesis};
 use dwcp_node::init::{
-    ClusterOptions, GENESIS_FILE, Listen, Ports, TrialOptions, from_members, keygen, keygen_principal,
-    node_data, trial_cluster,
+    ClusterOptions, GENESIS_FILE, InitError, Listen, Ports, TrialOptions, from_members, keygen,
+    keygen_principal, node_data, trial_cluster,
 };
 use dwcp_node::settings::Mode;
 use serde::Deserialize;
@@ -212,7 +212,11 @@ fn make_trial(args: &InitArgs, json: bool) -> Outcome {
     let nodes = args.nodes.unwrap_or(4);
     let ports = if args.base_port == 0 { Ports::Free } else { Ports::From(args.base_port) };
     let options = TrialOptions { cluster: options(args), ip: args.host, ports };
-    let made = trial_cluster(nodes, &args.out, &options)?;
+    let made = trial_cluster(nodes, &args.out, &options).map_err(|error| match error {
+        // No file is wrong, the arguments are.
+        InitError::Genesis(GenesisError::Impossible { what, .. }) => Failure::refused(what),
+        error => error.into(),
+    })?;
     let configs: Vec<&Path> = made.nodes.iter().map(|node| node.config_file.as_path()).collect();
     if json {
         return print_json(&json!({

@@ -52,7 +52,7 @@ fn clusters_that_cannot_be_are_not_made() {
     assert_eq!(three.err, "error: minimum 4 replicas required for Byzantine tolerance\n");
     init(&["--nodes", "32"]).refused(1, &["32 nodes: a cluster has 1 to 31"]);
     init(&["--nodes", "4", "--faults", "2"])
-        .refused(1, &["f = 2 is more than 4 replicas tolerate: set f to 0..=1"]);
+        .refused(1, &["error: f = 2 is more than 4 replicas tolerate: set f to 0..=1"]);
     init(&["--nodes", "4", "--base-port", "65530"]).refused(1, &["choose a lower first port"]);
     assert!(!at.join("trial").exists(), "a refused init leaves nothing behind");
     init(&["--nodes", "4", "--base-port", "0"]).ok();
@@ -88,6 +88,75 @@ fn a_node_with_another_clusters_or_members_files_is_refused() {
 }
 
 #[test]
+fn keys_and_certificates_that_cannot_be_read_are_named_with_the_remedy() {
+    let trial = Trial::new(1, "datacenter");
+    let config = trial.config(0);
+    for (file, remedy, rows) in [
+        ("tls.pem", "PKCS #8 PEM", ["", "no certificate\n"]),
+        ("vote.key", "64 hexadecimal digits", ["", "12\n"]),
+    ] {
+        let path = trial.path(&format!("node0/{file}"));
+        let good = std::fs::read(&path).unwrap();
+        for text in rows {
+            std::fs::write(&path, text).unwrap();
+            refused_server(&config).refused(1, &[file, remedy]);
+        }
+        std::fs::write(&path, good).unwrap();
+    }
+    let genesis = trial.path("genesis.toml");
+    let good = std::fs::read_to_string(&genesis).unwrap();
+    std::fs::write(&genesis, good.replacen("vote_key = \"", "vote_key = \"0", 1)).unwrap();
+    refused_server(&config).refused(1, &["genesis.toml:", "64 hexadecimal digits"]);
+    // Another genesis is another cluster, however small the change.
+    std::fs::write(&genesis, good.replacen("quota_bytes = ", "quota_bytes = 1", 1)).unwrap();
+    refused_server(&config).refused(1, &["belongs to cluster"]);
+}
+
+#[test]
+fn a_client_file_that_does_not_fit_is_told_what_differs() {
+    let (trial, other) = (Trial::started(1, "datacenter"), Trial::new(1, "datacenter"));
+    let file = |name: &str, text: String| std::fs::write(trial.path(name), text).unwrap();
+    let line = |text: &str, name: &str| {
+        let starts = |line: &&str| line.trim_start().starts_with(name);
+        text.lines().find(starts).unwrap_or_else(|| panic!("{name} is not in {text}")).to_string()
+    };
+    let good = std::fs::read_to_string(trial.path("client.toml")).unwrap();
+    let foreign = std::fs::read_to_string(other.path("client.toml")).unwrap();
+    let put = |name: &str| trial.run(&["kv", "--timeout", "2", "--cluster", name, "put", "a", "1"]);
+
+    // Somebody else answers there.
+    file("tls.toml", good.replace(&line(&good, "tls_key"), &line(&foreign, "tls_key")));
+    put("tls.toml").refused(4, &["it is not the node expected there", "tls_key", "not applied"]);
+    // The right node, another cluster's name.
+    file("cluster.toml", good.replace(&line(&good, "cluster ="), &line(&foreign, "cluster =")));
+    put("cluster.toml").refused(4, &["use the client file of this cluster", "not applied"]);
+    // No TLS is spoken there: the port of the figures.
+    let config = std::fs::read_to_string(trial.config(0)).unwrap();
+    let port = line(&config, "http_listen").rsplit(':').next().unwrap().trim_matches('"').to_string();
+    file("port.toml", good.replace(&line(&good, "address"), &format!("address = \"127.0.0.1:{port}\"")));
+    put("port.toml").refused(4, &["is this the client port", "not applied"]);
+}
+
+#[test]
+fn votes_under_unknown_keys_are_not_believed_and_named() {
+    let trial = Trial::started(4, "internet");
+    let good = std::fs::read_to_string(trial.path("client.toml")).unwrap();
+    let mut left = 3;
+    let spoiled = |line: &str| {
+        if line.trim_start().starts_with("vote_key") && left > 0 {
+            left -= 1;
+            let another = format!("{left:02x}").repeat(32);
+            return format!("vote_key = \"{another}\"");
+        }
+        line.to_string()
+    };
+    let text: Vec<String> = good.lines().map(spoiled).collect();
+    std::fs::write(trial.path("votes.toml"), text.join("\n")).unwrap();
+    let put = trial.run(&["kv", "--timeout", "3", "--cluster", "votes.toml", "put", "a", "1"]);
+    put.refused(4, &["vote_key", "update that file", "not applied"]);
+}
+
+#[test]
 fn a_wiped_disk_cannot_rejoin_as_itself() {
     let mut trial = Trial::started(1, "datacenter");
     trial.run(&["kv", "put", "a", "1"]).ok();
@@ -112,6 +181,32 @@ fn a_wiped_disk_cannot_rejoin_as_itself() {
 }
 
 #[test]
+fn a_data_directory_that_is_no_nodes_is_refused_with_what_to_do() {
+    let mut trial = Trial::started(1, "datacenter");
+    trial.run(&["kv", "put", "a", "1"]).ok();
+    trial.kill(0);
+    let (config, data) = (trial.config(0), trial.path("node0/data"));
+    let manifest = std::fs::read_dir(&data)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.to_string_lossy().contains("manifest"))
+        .expect("a node has a manifest");
+    let good = std::fs::read(&manifest).unwrap();
+    for at in [0, good.len() / 2, good.len() - 1] {
+        let mut bad = good.clone();
+        bad[at] ^= 0x10;
+        std::fs::write(&manifest, bad).unwrap();
+        refused_server(&config).refused(1, &["manifest", "dwcp member replace"]);
+    }
+    std::fs::write(&manifest, &good[..good.len() / 2]).unwrap();
+    refused_server(&config).refused(1, &["manifest", "dwcp member replace"]);
+    std::fs::write(&manifest, &good).unwrap();
+    trial.start(0);
+    trial.await_ready(1);
+    assert_eq!(trial.run(&["kv", "get", "--value-only", "a"]).ok(), "1\n", "it was only the manifest");
+}
+
+#[test]
 fn damage_in_the_middle_of_the_log_is_refused_with_what_to_do() {
     let mut trial = Trial::started(1, "datacenter");
     let marker = "a-value-to-be-found-again-on-disk";
@@ -133,14 +228,15 @@ fn a_port_in_use_is_named_with_its_setting() {
     let trial = Trial::new(1, "datacenter");
     let config = trial.config(0);
     let good = std::fs::read_to_string(&config).unwrap();
-    for (setting, remedy) in
-        [("peer_listen", "listen"), ("client_listen", "client_listen"), ("http_listen", "http_listen")]
-    {
+    for setting in ["peer_listen", "client_listen", "http_listen"] {
         let holder = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = holder.local_addr().unwrap().to_string();
         let line = good.lines().find(|line| line.starts_with(setting)).unwrap();
         std::fs::write(&config, good.replace(line, &format!("{setting} = \"{address}\""))).unwrap();
-        refused_server(&config).refused(1, &[&address, "in use", remedy]);
+        refused_server(&config).refused(1, &[&address, "in use", setting]);
+        // An address of no interface of this machine (TEST-NET-1).
+        std::fs::write(&config, good.replace(line, &format!("{setting} = \"192.0.2.1:7100\""))).unwrap();
+        refused_server(&config).refused(1, &["192.0.2.1:7100", setting]);
     }
 }
 

@@ -64,8 +64,8 @@ impl Gate {
         }
         if !proof.verify(&self.verifier, self.cluster, self.replica, &self.challenge) {
             return Attached::Refused(format!(
-                "an attach to {session:?} does not answer this stream's challenge: sign the challenge of this stream, \
-                 this node's number and the session's key with that key"
+                "the attach of {session:?} proves nothing here: it must answer this stream's challenge, for this cluster and this \
+                 node's number; use the client file of this cluster"
             ));
         }
         self.attached.insert(session);

@@ -83,7 +83,7 @@ pub enum ApiError {
     InUse(SocketAddr),
     #[error("{0} is no address of this machine: correct client_listen")]
     NotOurs(SocketAddr),
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address} ({source}): correct client_listen")]
     Listen { address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Identity(#[from] IdentityError),

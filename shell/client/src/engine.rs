@@ -228,7 +228,8 @@ impl Engine {
         }
         for reason in message.malformed {
             self.counters.malformed += 1;
-            tracing::warn!(node = %self.nodes.get(node).id, reason, "a node could not read a frame of this client");
+            tracing::warn!(node = %self.nodes.get(node).id, reason, "a node could not use what this client sent");
+            self.nodes.complain(node, reason);
         }
         for status in message.statuses {
             self.nodes.saw_view(node, status.view);
@@ -237,6 +238,10 @@ impl Engine {
                 tracing::warn!(
                     node = %known.id, incarnation = status.incarnation,
                     "a node has other keys than configured and is not believed: update the client file"
+                );
+                self.nodes.complain(
+                    node,
+                    "it signs with another key than the client file says (vote_key): update that file",
                 );
             }
         }

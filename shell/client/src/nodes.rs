@@ -23,7 +23,7 @@ pub(crate) struct Node {
     pub up: bool,
     /// Drawn by it for the present connection.
     challenge: [u8; CHALLENGE_BYTES],
-    /// Why it is not up.
+    /// Why it is not up; while it is: why it takes nothing of us, or is not believed. Empty when all is well.
     pub trouble: String,
     /// The highest view it claimed to be in.
     view: Option<u64>,
@@ -96,9 +96,14 @@ impl Nodes {
 
     /// Why nothing works, in one line.
     pub fn troubles(&self) -> String {
-        let down = self.list.iter().filter(|node| !node.up);
-        let lines: Vec<String> = down.map(|node| format!("node {}: {}", node.id, node.trouble)).collect();
+        let troubled = self.list.iter().filter(|node| !node.trouble.is_empty());
+        let lines: Vec<String> = troubled.map(|node| format!("node {}: {}", node.id, node.trouble)).collect();
         if lines.is_empty() { format!("all {} nodes are connected", self.len()) } else { lines.join("; ") }
+    }
+
+    /// It is up, and of no use to us.
+    pub fn complain(&mut self, node: usize, trouble: impl Into<String>) {
+        self.list[node].trouble = trouble.into();
     }
 
     pub fn saw_view(&mut self, node: usize, view: u64) {

@@ -104,10 +104,10 @@ pub struct TransportConfig {
 #[non_exhaustive]
 pub enum TransportError {
     #[error(
-        "peer address {addr} is already in use: stop the process that holds it or set another listen address"
+        "peer address {addr} is already in use: stop the process that holds it or set another peer_listen"
     )]
     PortInUse { addr: SocketAddr },
-    #[error("cannot listen on peer address {addr} ({source}): set a listen address of this host")]
+    #[error("cannot listen on peer address {addr} ({source}): set peer_listen to an address of this host")]
     Listen { addr: SocketAddr, source: std::io::Error },
     #[error("replica {id} is listed as its own peer: remove it from the peers")]
     PeerIsSelf { id: u8 },

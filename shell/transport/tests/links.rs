@@ -617,7 +617,7 @@ fn a_port_in_use_is_one_line_that_says_what_to_do() {
     let second = TransportConfig { listen: addr, ..config(2, &identity()) };
     let error = Transport::start(second, a.sink.clone()).unwrap_err();
     let expected = format!(
-        "peer address {addr} is already in use: stop the process that holds it or set another listen address"
+        "peer address {addr} is already in use: stop the process that holds it or set another peer_listen"
     );
     assert_eq!(error.to_string(), expected);
 }

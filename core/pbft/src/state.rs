@@ -497,11 +497,11 @@ impl Pbft {
         self.stable.as_ref()
     }
 
-    /// Sequences of which anything is held: at most two windows, one behind a stable checkpoint that we have yet to
-    /// reach and one ahead of it.
+    /// Sequences not delivered yet of which anything is held: at most two windows, one up to a stable checkpoint that we
+    /// have yet to reach and one ahead of it.
     #[must_use]
-    pub fn slots_held(&self) -> usize {
-        self.slots.len()
+    pub fn slots_ahead(&self) -> usize {
+        self.slots.range(self.delivered.next()..).count()
     }
 
     /// The highest sequence anybody claims to have executed, and ours.

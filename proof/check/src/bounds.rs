@@ -1,4 +1,4 @@
-//! Memory: no honest replica holds more slots than the window allows, whatever its peers say.
+//! Memory: no honest replica holds more slots ahead of what it has executed than the window allows, whatever its peers say.
 //!
 //! The bound is the run's word, in slots; what a replica held is noted by whoever drove it, each time it was more than ever before.
 
@@ -13,7 +13,7 @@ pub fn judge(replicas: &[ReplicaJournal], slots_max: u64) -> Findings {
             _ => None,
         });
         if let Some((at_us, slots)) = above {
-            let reason = format!("{} holds {slots} slots, and {slots_max} are allowed", journal.name());
+            let reason = format!("{} holds {slots} slots ahead, and {slots_max} are allowed", journal.name());
             findings.push(Judge::Bounds, reason, vec![format!("first at {at_us} us")]);
         }
     }
@@ -41,7 +41,10 @@ mod tests {
     fn one_slot_too_many_is_told_once_with_its_time() {
         let findings = judge(&[journal(true, &[16, 17, 500])], 16);
         assert_eq!(findings.total(), 1);
-        assert!(findings.has("replica 1 (incarnation 0) holds 17 slots, and 16 are allowed"), "{findings}");
+        assert!(
+            findings.has("replica 1 (incarnation 0) holds 17 slots ahead, and 16 are allowed"),
+            "{findings}"
+        );
     }
 
     #[test]

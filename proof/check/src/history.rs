@@ -171,7 +171,7 @@ pub enum ReplicaEvent {
         state: [u8; 32],
     },
     Voted(Vote),
-    /// It holds this many slots, more than ever before.
+    /// It holds this many slots ahead of what it has executed, more than ever before.
     Holds {
         slots: u64,
     },

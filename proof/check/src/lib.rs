@@ -56,7 +56,7 @@ pub struct Terms {
     pub has_revisions: bool,
     /// Stale reads are answered outside the log; so are linearizable ones, unless they are ordered.
     pub reads_are_logged: bool,
-    /// Slots a replica may hold at most. None: not judged.
+    /// Slots that a replica may hold ahead of what it has executed. None: not judged.
     pub slots_max: Option<u64>,
     pub budget: Budget,
 }

@@ -4,7 +4,7 @@
 use crate::client::Client;
 use crate::coverage::Coverage;
 use crate::dials::Dials;
-use crate::world::{Event, Phase, World};
+use crate::world::{EXPIRIES, Event, Phase, World};
 use check::{Calm, History, Judge, Terms};
 use dwcp_base::{Mutants, Sequence};
 use std::collections::{BTreeMap, HashSet};
@@ -92,7 +92,9 @@ fn is_linear_when_pruned(mut history: History, terms: &Terms) -> bool {
         .flat_map(check::ReplicaJournal::executed)
         .flat_map(|entry| entry.commands.iter().map(|command| command.id))
         .collect();
-    for client in history.clients.iter_mut().filter(|client| client.honest) {
+    // What the cluster revokes by itself stands in no log.
+    let theirs = |client: &&mut check::ClientJournal| client.honest && client.client != EXPIRIES;
+    for client in history.clients.iter_mut().filter(theirs) {
         client.commands.retain(|command| {
             !matches!(command.outcome, check::Outcome::Unknown { .. }) || ran.contains(&command.id)
         });
@@ -125,7 +127,7 @@ impl World {
                 std::mem::replace(&mut client.journal, check::ClientJournal::new(client.number as u64))
             })
             .collect();
-        clients.push(std::mem::replace(&mut self.expiries, check::ClientJournal::new(u64::MAX)));
+        clients.push(std::mem::replace(&mut self.expiries, check::ClientJournal::new(EXPIRIES)));
         let history = History { clients, replicas: std::mem::take(&mut self.journals) };
         let mut terms = Terms::new(u32::try_from(self.dials.f).expect("few liars"));
         if let Phase::Calm { since_us } = self.phase {

@@ -166,15 +166,19 @@ fn hunt_for(mutant: Mutant) -> Option<Hunt> {
             hunt(mutant, "disk", &[("wipe_ms", 4_000), ("fsync_liars", 0)])
         }
         M::ReplyBeforeCommit => hunt(mutant, "partition", &[]),
+        // What is lent for some seconds is taken back too early.
         M::ClockUnchecked => hunt(
             mutant,
-            "byzantine",
+            "calm",
             &[
                 ("n", 4),
-                ("clients", 2),
+                ("liars", 1),
+                ("liars_first", 1),
+                ("clients", 4),
+                ("think_ms", 100),
                 ("leases_pm", 100),
-                ("wrong_clocks", 0),
-                trick(&[Trick::SameWrongTime]),
+                ("skew_ms", 0),
+                trick(&[Trick::FastClock]),
             ],
         ),
         // A round takes longer than the first timer allows.
@@ -208,7 +212,8 @@ fn hunt_for(mutant: Mutant) -> Option<Hunt> {
                 trick(&[Trick::Censor]),
             ],
         ),
-        // Time is what these cost, so the judge's patience is short: a frame takes tens of milliseconds.
+        // Time is what these cost, so the judge's patience is short: a frame takes tens of milliseconds. One client with
+        // one frame at a time has the primary owe it all its waiting, yet never for as long as the timer.
         M::SlowPrimaryTolerated => hunt(
             mutant,
             "calm",
@@ -216,12 +221,16 @@ fn hunt_for(mutant: Mutant) -> Option<Hunt> {
                 ("n", 4),
                 ("liars", 1),
                 ("liars_first", 1),
-                ("think_ms", 60),
+                ("clients", 1),
+                ("in_flight_max", 1),
+                ("think_ms", 20),
+                ("retry_ms", 60_000),
+                ("retry_pm", 0),
                 ("delay_us", 2_000),
                 ("jitter_us", 2_000),
-                ("view_timeout_ms", 2_000),
-                ("answer_ms", 500),
-                ("safety_ms", 30_000),
+                ("sync_us", 100),
+                ("view_timeout_ms", 500),
+                ("answer_ms", 200),
                 trick(&[Trick::Dawdle]),
             ],
         ),

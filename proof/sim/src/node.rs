@@ -101,7 +101,9 @@ impl Node {
     #[must_use]
     pub fn now(&self, at_us: u64) -> Now {
         let drift_us = i64::try_from(at_us).unwrap_or(0) * self.clock.drift_ppm / 1_000_000;
-        let wall_us = (at_us as i64).saturating_add(self.clock.offset_us).saturating_add(drift_us);
+        let ahead_us = self.puppet.as_ref().map_or(0, |puppet| puppet.clock_ahead_us(at_us));
+        let wall_us =
+            ((at_us + ahead_us) as i64).saturating_add(self.clock.offset_us).saturating_add(drift_us);
         let wall_ms = EPOCH_MS.saturating_add_signed(wall_us / 1000);
         Now { mono: Micros(at_us - self.booted_at_us), wall_ms }
     }

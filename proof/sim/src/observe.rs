@@ -155,11 +155,11 @@ impl World {
         }
     }
 
-    /// Counts the slots a replica holds.
+    /// Counts the slots a replica holds ahead of what it has delivered: that is where liars can pile things up.
     pub fn observe_slots(&mut self, ix: usize) {
         let node = &mut self.nodes[ix];
         let Some(core) = node.core.as_ref().filter(|_| node.honest) else { return };
-        let slots = core.protocol().slots_held() as u64;
+        let slots = core.protocol().slots_ahead() as u64;
         if slots > node.held_max {
             node.held_max = slots;
             let journal = node.journal;

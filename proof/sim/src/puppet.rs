@@ -64,8 +64,8 @@ pub enum Trick {
     NullNewView,
     /// Donates snapshots whose sessions are gone.
     ForgetSessions,
-    /// The same proposal from the future to all: a little at a time, so that everything expires early and no session is lost.
-    SameWrongTime,
+    /// Its clock runs at three times the pace for a while, and what it proposes says so, to all alike.
+    FastClock,
     /// Proposals leave late, though well within the view timer.
     Dawdle,
     /// Frames of its clients are shown to all but the primary.
@@ -95,7 +95,7 @@ impl Trick {
         Self::OldProofs,
         Self::NullNewView,
         Self::ForgetSessions,
-        Self::SameWrongTime,
+        Self::FastClock,
         Self::Dawdle,
         Self::HideFromPrimary,
     ];
@@ -123,8 +123,8 @@ type Notebook = Arc<Mutex<BTreeMap<(View, Sequence), Alternative>>>;
 
 const NOTEBOOK_MAX: usize = 256;
 const MEMORY_MAX: usize = 200;
-/// Together they stay within the validity of the bytes that open a session.
-const TIME_PUSHES_MAX: usize = 15;
+/// How far a fast clock gets ahead: within the validity of the bytes that open a session.
+const CLOCK_AHEAD_MAX_US: u64 = 30_000_000;
 
 /// Bytes that a puppet sends instead of what its core wanted to send.
 #[derive(Debug)]
@@ -148,8 +148,6 @@ pub struct Puppet {
     highest: (View, Sequence),
     silent_until_us: u64,
     censored: Option<dwcp_state::SessionId>,
-    /// Slots whose proposal it pushed into the future.
-    time_pushes: std::collections::BTreeSet<(View, Sequence)>,
     /// To whom its core sent a client's frame last.
     hidden_from: Option<ReplicaId>,
     /// For each slot the prepared certificate of the lowest view seen; at most `NOTEBOOK_MAX`, the newest slots stay.
@@ -193,7 +191,6 @@ impl Puppet {
             highest: (View::ZERO, Sequence::ZERO),
             silent_until_us: 0,
             censored: None,
-            time_pushes: std::collections::BTreeSet::new(),
             hidden_from: None,
             oldest: BTreeMap::new(),
             lies_told: 0,
@@ -204,6 +201,12 @@ impl Puppet {
     #[must_use]
     pub fn has(&self, trick: Trick) -> bool {
         self.tricks & trick.bit() != 0
+    }
+
+    /// How far its clock is ahead of what it should be.
+    #[must_use]
+    pub fn clock_ahead_us(&self, at_us: u64) -> u64 {
+        if self.has(Trick::FastClock) { (2 * at_us).min(CLOCK_AHEAD_MAX_US) } else { 0 }
     }
 
     #[must_use]
@@ -337,7 +340,7 @@ impl Puppet {
             self.view_timeout_us * 9 / 10
         } else if self.has(Trick::Dawdle) {
             self.lies_told += 1;
-            self.view_timeout_us * 35 / 100
+            self.view_timeout_us * 66 / 100
         } else {
             0
         };
@@ -359,10 +362,6 @@ impl Puppet {
         }
         let spoiled = if !mine {
             None
-        } else if self.has(Trick::SameWrongTime) && self.pushes_time(slot) {
-            // As much as one entry may advance what expires.
-            let push = dwcp_base::limits::EXPIRY_STEP_MAX_MS;
-            altered(&payload, |proposal| proposal.time = LogTime(proposal.time.0 + push))
         } else if self.has(Trick::ForgeFrames) && self.chance.per_mille(300) {
             forge_frame(&payload, &mut self.chance)
         } else if self.has(Trick::WrongTime) && self.chance.per_mille(300) {
@@ -379,11 +378,6 @@ impl Puppet {
             return;
         }
         out.push(Lie { to, bytes, extra_us });
-    }
-
-    fn pushes_time(&mut self, slot: (View, Sequence)) -> bool {
-        let due = slot.1.0.is_multiple_of(4) && self.time_pushes.len() < TIME_PUSHES_MAX;
-        self.time_pushes.contains(&slot) || (due && self.time_pushes.insert(slot))
     }
 
     fn alternative_for(&mut self, slot: (View, Sequence), payload: &Bytes) -> Option<Alternative> {

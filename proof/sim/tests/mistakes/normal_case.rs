@@ -358,7 +358,7 @@ fn flood(mutants: Mutants) -> (usize, usize) {
     for sequence in 0..500 {
         table.hand(3, 1, table.vote(3, Vote::Prepare, 0, 1_000 + sequence, b"A"));
     }
-    (kept(&mut table, 1), table.seat(1).core().slots_held())
+    (kept(&mut table, 1), table.seat(1).core().slots_ahead())
 }
 
 /// Section 4.2: "h < n <= H". Without the high watermark one liar fills everybody's memory.

@@ -206,7 +206,8 @@ pub trait RaftNode: fmt::Debug + Send {
     /// Drops entries up to this index, which the caller's snapshots cover; never past `commit`. Says where the log begins
     /// now.
     fn discard(&mut self, through: Index) -> Place;
-    /// The oldest record that a restart still needs; earlier ones may go from the disk.
+    /// The oldest record that a restart still needs; earlier ones may go from the disk. Only what is durable counts, so
+    /// this may be acted on at once.
     fn needed_from(&self) -> Ticket;
     /// The caller holds, durably, the virtual state at this committed place: the log goes on from there.
     ///

@@ -272,8 +272,9 @@ impl Raft {
         let border = self.log.border().index;
         let within = conflict.index.min(conflict.refused.before());
         let agreed = self.log.last_place_within(within, conflict.term).index;
+        let last = self.log.last_index();
         let Some(one) = self.followed(now, from) else { return };
-        if conflict.refused > one.sent.max(one.next.before()) {
+        if conflict.refused > last {
             self.refuse(from, "a refusal of what was not sent");
             return;
         }

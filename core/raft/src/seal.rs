@@ -68,7 +68,6 @@ impl Raft {
             }
             self.log.reset(place);
             self.unwritten = None;
-            self.written.clear();
             self.syncing.clear();
             self.durable = place.index;
             self.verified = Index::ZERO;

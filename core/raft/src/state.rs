@@ -50,6 +50,14 @@ pub(crate) struct Written {
     pub(crate) ticket: Ticket,
 }
 
+/// A border on its way to the disk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewBorder {
+    ticket: Ticket,
+    index: Index,
+    anew: bool,
+}
+
 /// One replica's part in one segment.
 #[derive(Clone, Debug)]
 pub struct Raft {
@@ -82,10 +90,12 @@ pub struct Raft {
     /// Up to where the log is durable, and up to which record.
     pub(crate) durable: Index,
     pub(crate) durable_ticket: Ticket,
-    /// The newest record of each kind; 0 for none.
+    /// The newest record of each kind; 0 for none. The border's is the newest durable one.
     pub(crate) hard_ticket: Ticket,
     pub(crate) sealed_ticket: Ticket,
     pub(crate) border_ticket: Ticket,
+    /// Borders not yet known to be durable.
+    pub(crate) borders: VecDeque<NewBorder>,
     /// What the caller has been told.
     pub(crate) told_commit: Index,
     pub(crate) told_leader: (Term, Option<ReplicaId>),
@@ -127,6 +137,7 @@ impl Raft {
             hard_ticket: Ticket::ZERO,
             sealed_ticket: Ticket::ZERO,
             border_ticket: Ticket::ZERO,
+            borders: VecDeque::new(),
             told_commit: Index::ZERO,
             told_leader: (Term::ZERO, None),
             told_marker: false,
@@ -143,60 +154,67 @@ impl Raft {
         Ok(raft)
     }
 
-    /// Two passes, because entries above a border may have been written before the record that says what the border is.
+    /// Entries gather without a chain until the last border is known: those in front of it may be gone from the disk, and
+    /// those behind it may be from before a leader replaced them.
     fn replay(&mut self, records: &[Bytes]) -> Result<(), OpenError> {
-        let mut read = Vec::with_capacity(records.len());
-        let mut began_anew = 0;
+        let (mut first_held, mut held) = (Index(1), VecDeque::new());
+        let mut newest = 0;
         for (number, bytes) in (1..).zip(records) {
             let (epoch, record) =
                 Record::from_bytes(bytes).map_err(|error| OpenError::Record { number, error })?;
             if epoch != self.epoch {
                 return Err(OpenError::Epoch { number, found: epoch });
             }
-            match &record {
-                Record::Hard(hard) => (self.hard, self.hard_ticket) = (*hard, Ticket(number)),
-                Record::Sealed(place) => (self.sealed, self.sealed_ticket) = (Some(*place), Ticket(number)),
-                Record::Discarded(border) | Record::Installed(border) => {
-                    self.hard = border.hard;
-                    self.sealed = border.sealed;
-                    self.border_ticket = Ticket(number);
-                    self.log.reset(border.place);
-                    if matches!(record, Record::Installed(_)) {
-                        began_anew = number;
-                    }
+            match record {
+                Record::Hard(hard) => (self.hard, self.hard_ticket) = (hard, Ticket(number)),
+                Record::Sealed(place) => (self.sealed, self.sealed_ticket) = (Some(place), Ticket(number)),
+                Record::Discarded(border) => self.replay_border(border, Ticket(number)),
+                Record::Installed(border) => {
+                    self.replay_border(border, Ticket(number));
+                    held.clear();
+                    self.written.clear();
                 }
-                Record::Entries { .. } => {}
+                Record::Entries { first, entries } => {
+                    let follows = first > first_held && first.0 <= first_held.0 + held.len() as u64;
+                    if follows {
+                        held.truncate(
+                            usize::try_from(first.0 - first_held.0).expect("it is no longer than held"),
+                        );
+                    } else {
+                        held.clear();
+                        first_held = first;
+                    }
+                    self.forget_written_from(if follows { first } else { Index::ZERO });
+                    if !entries.is_empty() {
+                        let last = Index(first.0.saturating_add(entries.len() as u64 - 1));
+                        self.written.push_back(Written { first, last, ticket: Ticket(number) });
+                    }
+                    held.extend(entries);
+                    newest = number;
+                }
             }
-            read.push((number, record));
         }
-        for (number, record) in read.into_iter().filter(|(number, _)| *number > began_anew) {
-            let Record::Entries { first, entries } = record else { continue };
-            self.replay_entries(number, first, entries)?;
+        let border = self.log.border().index;
+        for (index, entry) in (first_held.0..).map(Index).zip(held).filter(|(index, _)| *index > border) {
+            let last = self.log.last();
+            if index != last.index.next() || entry.term < last.term || self.log.marker().is_some() {
+                return Err(OpenError::Gap { number: newest });
+            }
+            self.log.push(entry);
         }
+        self.written.retain(|written| written.last > border);
         if self.mutants.on(Mutant::RaftForgetsVoteOnRestart) {
             self.hard.vote = None;
+        }
+        if self.hard.term < self.log.last().term {
+            return Err(OpenError::Gap { number: newest });
         }
         Ok(())
     }
 
-    fn replay_entries(&mut self, number: u64, first: Index, entries: Vec<Entry>) -> Result<(), OpenError> {
-        let border = self.log.border().index;
-        self.log.truncate(first.max(border.next()));
-        self.forget_written_from(first);
-        for (index, entry) in (first.0..).map(Index).zip(entries).filter(|(index, _)| *index > border) {
-            if index != self.log.last_index().next()
-                || entry.term < self.log.last().term
-                || self.log.marker().is_some()
-            {
-                return Err(OpenError::Gap { number });
-            }
-            self.log.push(entry);
-        }
-        let last = self.log.last_index();
-        if last >= first && last > border {
-            self.written.push_back(Written { first, last, ticket: Ticket(number) });
-        }
-        Ok(())
+    fn replay_border(&mut self, border: Border, ticket: Ticket) {
+        (self.hard, self.sealed, self.border_ticket) = (border.hard, border.sealed, ticket);
+        self.log.reset(border.place);
     }
 
     pub(crate) fn majority(&self) -> usize {
@@ -269,23 +287,30 @@ impl Raft {
     pub(crate) fn write_border(&mut self, anew: bool) {
         let border = Border { place: self.log.border(), hard: self.hard, sealed: self.sealed };
         let record = if anew { Record::Installed(border) } else { Record::Discarded(border) };
-        self.border_ticket = self.out.persist(record.to_bytes(self.epoch), false);
-        while self.written.front().is_some_and(|written| written.last <= border.place.index) {
-            self.written.pop_front();
+        let ticket = self.out.persist(record.to_bytes(self.epoch), false);
+        self.borders.push_back(NewBorder { ticket, index: border.place.index, anew });
+    }
+
+    /// Borders that are durable now make older records superfluous.
+    pub(crate) fn borders_are_durable(&mut self) {
+        while self.borders.front().is_some_and(|border| border.ticket <= self.durable_ticket) {
+            let border = self.borders.pop_front().expect("it is there");
+            self.border_ticket = border.ticket;
+            self.written.retain(|written| {
+                let superfluous =
+                    if border.anew { written.ticket < border.ticket } else { written.last <= border.index };
+                !superfluous
+            });
         }
     }
 
-    /// The oldest record a restart needs; the one to come if none is.
+    /// The oldest record a restart needs. A durable border repeats what the promises and the seal before it said; until
+    /// there is one, every record is needed.
     pub(crate) fn oldest_needed(&self) -> Ticket {
-        let none = self.out.last_ticket().next();
-        let beside = if self.border_ticket > Ticket::ZERO {
-            // It repeats what the promises and the seal before it said.
-            self.border_ticket
-        } else {
-            let said = [self.hard_ticket, self.sealed_ticket];
-            said.into_iter().filter(|ticket| *ticket > Ticket::ZERO).min().unwrap_or(none)
-        };
-        self.written.front().map_or(beside, |written| written.ticket.min(beside))
+        if self.border_ticket == Ticket::ZERO {
+            return Ticket(1);
+        }
+        self.written.front().map_or(self.border_ticket, |written| written.ticket.min(self.border_ticket))
     }
 
     pub(crate) fn commit_to(&mut self, index: Index) {

@@ -273,6 +273,7 @@ impl RaftNode for Raft {
             let (_, index) = self.syncing.pop_front().expect("it is there");
             self.durable = index;
         }
+        self.borders_are_durable();
         match self.role {
             Role::Candidate { .. } => self.count_own_vote(now),
             Role::Leader(_) => self.try_commit(),

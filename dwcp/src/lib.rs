@@ -1,11 +1,61 @@
 //! State that is the same on every node of a cluster, whatever network lies between the nodes.
 //!
-//! A program embeds a node by implementing [`StateMachine`] (or by taking the built-in key-value store) and calling
-//! [`Node::start_with`]; it speaks to a cluster through [`client::Client`], which believes nothing that f + 1 nodes have
-//! not signed alike. The program `dwcp` in this package does both from the command line.
+//! A program embeds a node by implementing [`SmallMachine`] or [`StateMachine`] (or by taking the built-in key-value store)
+//! and starting a [`Server`]; it speaks to a cluster through [`client::Client`], which believes nothing that f + 1 nodes
+//! have not signed alike. The program `dwcp` in this package does both from the command line.
 //!
-//! Only names stand here; each is documented where it lives. What clients speak to a node is [`api`], settings and keys
-//! are [`settings`] and [`init`].
+//! # A node
+//!
+//! `dwcp init` (or [`init::trial_cluster`], or [`init::keygen`] and [`init::from_members`]) writes keys, genesis, data
+//! directories and one settings file a node. From there:
+//!
+//! ```no_run
+//! use dwcp::{NodeConfig, Server};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = NodeConfig::load("trial/node0/config.toml".as_ref())?;
+//! // `Server::start_with(config, |_genesis| Small::new(MyMachine::default()))` runs a machine of your own.
+//! let server = Server::start(config).await?;
+//! println!("clients are served on {}", server.client_addr());
+//! let stop = server.run(async { drop(tokio::signal::ctrl_c().await) }).await?;
+//! println!("the node ended: {stop:?}");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A machine must be deterministic: equal commands in equal order give equal results and equal bytes on every computer.
+//! Every node of a cluster runs the same one. `examples/counter_bank.rs` is a whole cluster with a machine of its own.
+//!
+//! # A client
+//!
+//! ```no_run
+//! use dwcp::client::{Client, ClientConfig};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::connect(ClientConfig::read("trial/client.toml".as_ref(), None)?).await?;
+//! let put = client.kv().put("a", "1").await?;
+//! println!("revision {}, {}", put.revision, put.receipt);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Each result comes with a [`client::Receipt`]: label, position, view. An error tells *not applied* from *unknown*
+//! ([`client::ClientError::fate`]); after *unknown*, read before writing again. `examples/client.rs` does.
+//!
+//! # What stands where
+//!
+//! | | |
+//! |---|---|
+//! | [`Server`], [`Node`], [`NodeHandle`], [`Stop`] | a node with and without its client port |
+//! | [`NodeConfig`], [`settings`], [`init`] | settings files, keys, genesis |
+//! | [`SmallMachine`], [`Small`], [`StateMachine`], [`Context`], [`MachineRefusal`] | machines of your own |
+//! | [`kv`] | commands and answers of the built-in store |
+//! | [`client`] | sessions, retries, f + 1 equal replies |
+//! | [`api`], [`proto`] | the `dwcp.v3` service, for those who serve or speak it themselves |
+//!
+//! Only names and [`Server`] stand here; each is documented where it lives.
+
+mod server;
 
 pub use dwcp_base as base;
 pub use dwcp_client as client;
@@ -16,6 +66,7 @@ pub use dwcp_node::{Mode, Node, NodeConfig, NodeError, NodeHandle, Stop, init, s
 pub use dwcp_replica::{Label, Status};
 pub use dwcp_state::kv;
 pub use dwcp_state::{Context, MachineRefusal, Small, SmallMachine, StateMachine};
+pub use server::{Server, ServerError};
 
 /// What clients speak to a node.
 pub use dwcp_api as api;

@@ -59,6 +59,7 @@ macro_rules! refusals {
 }
 
 refusals!(
+    dwcp::ServerError,
     dwcp_base::CodecError,
     dwcp_client::ClientFileError,
     dwcp_client::ConnectError,

@@ -1,13 +1,12 @@
 //! `dwcp server`: one node as a process. It starts the node and what clients speak to it, waits for a signal or for the
-//! node's own end, and turns that end into an exit code. All of the work is done in `dwcp_node` and `dwcp_api`.
+//! node's own end, and turns that end into an exit code. All of the work is done by the library's `Server`.
 
 use std::path::PathBuf;
 
 use clap::Args;
-use dwcp_api::{Api, ApiConfig, Limits, Readers};
-use dwcp_node::keys::read_tls_identity;
+use dwcp::{Server, Stop};
 use dwcp_node::settings::{NodeConfig, settings_table};
-use dwcp_node::{LIFE, Node, NodeHandle, Stop, start_journal};
+use dwcp_node::{LIFE, start_journal};
 
 use super::cluster::runtime;
 use super::local::interrupted;
@@ -54,46 +53,17 @@ pub fn run(args: &ServerArgs) -> Outcome<u8> {
 }
 
 async fn serve(config: NodeConfig) -> Outcome<u8> {
-    let node = Node::start(config)?;
-    let api = match bind(&node).await {
-        Ok(api) => api,
-        Err(failure) => {
-            node.shutdown().await;
-            return Err(failure);
-        }
+    let server = Server::start(config).await?;
+    let asked = async {
+        interrupted().await;
+        tracing::info!(target: LIFE, "asked to stop");
     };
-    let stopped = node.clone();
-    let serving = api.serve(node.clone(), async move { drop(stopped.stopped().await) });
-    let ended = async {
-        tokio::select! {
-            stop = node.stopped() => stop,
-            () = interrupted() => {
-                tracing::info!(target: LIFE, "asked to stop");
-                node.shutdown().await
-            }
-        }
-    };
-    let (served, stop) = tokio::join!(serving, ended);
-    match &stop {
-        Stop::Asked => tracing::info!(target: LIFE, "stopped"),
-        // One line on standard error whatever the journal's level.
-        Stop::Halted { reason } | Stop::Failed { reason } => {
-            eprintln!("error: {}", reason.replace('\n', "; "))
-        }
+    let stop = server.run(asked).await?;
+    // One line on standard error whatever the journal's level.
+    if let Stop::Halted { reason } | Stop::Failed { reason } = &stop {
+        eprintln!("error: {}", reason.replace('\n', "; "));
     }
-    served.map_err(Failure::refused)?;
     Ok(stop.exit_code())
-}
-
-/// Clients meet the node under the key of its links; every principal of the registry may read its own state.
-async fn bind(node: &NodeHandle) -> Outcome<Api> {
-    let config = ApiConfig {
-        listen: node.config().client_listen,
-        tls: Some(read_tls_identity(&node.config().tls_key_file)?),
-        readers: Readers::Principals,
-        limits: Limits::default(),
-    };
-    Api::bind(config).await.map_err(Failure::refused)
 }
 
 /// Children of `demo` and `bench` must not outlive them, even if those are killed outright.

@@ -1,15 +1,12 @@
 //! One node as a process: exactly what `dwcp server --config FILE` does, so that this package is whole by itself and its
-//! tests need no other package's binary. No rule of the cluster stands here: `dwcp_node` runs the node, `dwcp_api` serves
-//! its clients.
+//! tests need no other package's binary. No rule of the cluster stands here: it is the library's `Server`.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
-use dwcp_api::{Api, ApiConfig, Limits, Readers};
-use dwcp_node::keys::read_tls_identity;
-use dwcp_node::settings::NodeConfig;
-use dwcp_node::{Node, Stop, start_journal};
+use dwcp::{NodeConfig, Server, Stop};
+use dwcp_node::start_journal;
 
 /// Runs the node until it stops by itself; its stop is the exit code. Never returns otherwise: the owner kills it.
 ///
@@ -21,21 +18,11 @@ pub fn serve(config: &Path, parent: i32) -> anyhow::Result<ExitCode> {
     start_journal(config.log_level);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let node = Node::start(config)?;
-        let api = Api::bind(ApiConfig {
-            listen: node.config().client_listen,
-            tls: Some(read_tls_identity(&node.config().tls_key_file)?),
-            readers: Readers::Principals,
-            limits: Limits::default(),
-        })
-        .await?;
-        let stopped = node.clone();
-        let serving = api.serve(node.clone(), async move { drop(stopped.stopped().await) });
-        let (served, stop) = tokio::join!(serving, node.stopped());
+        // The owner kills it: nobody asks it to stop.
+        let stop = Server::start(config).await?.run(std::future::pending()).await?;
         if let Stop::Halted { reason } | Stop::Failed { reason } = &stop {
             eprintln!("error: {}", reason.replace('\n', "; "));
         }
-        served?;
         Ok(ExitCode::from(stop.exit_code()))
     })
 }

@@ -1,0 +1,103 @@
+//! A node together with what its clients speak: what `dwcp server` runs, for programs that embed it. No rule stands here:
+//! `dwcp_node` runs the node, `dwcp_api` serves its clients.
+
+use std::future::Future;
+use std::net::SocketAddr;
+
+use dwcp_api::{Api, ApiConfig, ApiError, Limits, Readers};
+use dwcp_base::Genesis;
+use dwcp_node::keys::{KeyError, read_tls_identity};
+use dwcp_node::{Node, NodeConfig, NodeError, NodeHandle, Stop};
+use dwcp_state::StateMachine;
+use dwcp_state::kv::Kv;
+
+/// Why a server does not run. One line, with what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+/// A started node whose client port is bound; [`Server::run`] serves clients.
+#[derive(Debug)]
+pub struct Server {
+    node: NodeHandle,
+    api: Api,
+}
+
+impl Server {
+    /// Starts a node with the built-in key-value store. Opens its disk and recovers, so it may take a while; to be called
+    /// inside a tokio runtime.
+    ///
+    /// # Errors
+    /// Anything that is not as it must be; nothing keeps running then.
+    pub async fn start(config: NodeConfig) -> Result<Self, ServerError> {
+        Self::start_with(config, |genesis| Kv::new(genesis.quota_bytes)).await
+    }
+
+    /// As [`Server::start`], with a machine of the caller's. `empty` makes one without any state; every node of a cluster
+    /// must run the same machine.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub async fn start_with<M: StateMachine>(
+        config: NodeConfig,
+        empty: impl Fn(&Genesis) -> M + Send + Sync + 'static,
+    ) -> Result<Self, ServerError> {
+        let node = Node::start_with(config, empty)?;
+        match bind(&node).await {
+            Ok(api) => Ok(Self { node, api }),
+            Err(error) => {
+                node.shutdown().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// The node: its status, its figures, its end.
+    #[must_use]
+    pub fn node(&self) -> &NodeHandle {
+        &self.node
+    }
+
+    /// Where clients are served.
+    #[must_use]
+    pub fn client_addr(&self) -> SocketAddr {
+        self.api.local_address()
+    }
+
+    /// Serves clients until the node ends by itself or `stop` resolves; says why it ended. The disk is free then.
+    ///
+    /// # Errors
+    /// When the serving itself fails; the node has been stopped then.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<Stop, ServerError> {
+        let Self { node, api } = self;
+        let stopped = node.clone();
+        let serving = api.serve(node.clone(), async move { drop(stopped.stopped().await) });
+        let ended = async {
+            tokio::select! {
+                stop = node.stopped() => stop,
+                () = stop => node.shutdown().await,
+            }
+        };
+        let (served, stop) = tokio::join!(serving, ended);
+        served?;
+        Ok(stop)
+    }
+}
+
+/// Clients meet the node under the key of its links; every principal of the registry may read its own state.
+async fn bind(node: &NodeHandle) -> Result<Api, ServerError> {
+    let config = ApiConfig {
+        listen: node.config().client_listen,
+        tls: Some(read_tls_identity(&node.config().tls_key_file)?),
+        readers: Readers::Principals,
+        limits: Limits::default(),
+    };
+    Ok(Api::bind(config).await?)
+}

@@ -1,0 +1,28 @@
+//! The examples of the library, run as they stand.
+
+#[allow(dead_code)]
+#[path = "../../examples/client.rs"]
+mod client;
+#[allow(dead_code)]
+#[path = "../../examples/counter_bank.rs"]
+mod counter_bank;
+
+use super::Trial;
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads")
+}
+
+#[test]
+fn a_cluster_with_a_machine_of_its_own_survives_its_primary() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bank = runtime().block_on(counter_bank::story(&folder.path().join("bank")));
+    assert_eq!(bank.expect("the story is told"), 7);
+}
+
+#[test]
+fn a_client_program_takes_a_lock_once() {
+    let trial = Trial::started(4, "internet");
+    let alone = runtime().block_on(client::story(&trial.path("client.toml")));
+    assert!(alone.expect("the story is told"));
+}

@@ -121,11 +121,42 @@ pub trait Crypto: fmt::Debug + Send + Sync {
     }
 }
 
+/// Fewer signatures than this cost less one by one.
+const BATCH_MIN: usize = 3;
+
 /// Ed25519 with this node's key.
 pub struct Ed25519 {
     signing: ed25519_zebra::SigningKey,
     known: Vec<(PublicKey, ed25519_zebra::VerificationKey)>,
+    /// Makes the coefficients of a batch unpredictable to whoever made its signatures.
+    batch_secret: Hash,
 }
+
+/// The coefficients of one batch: a secret and all its items, hashed. A source of chance that needs none from outside.
+struct Coefficients(blake3::OutputReader);
+
+impl rand_core::TryRng for Coefficients {
+    type Error = core::convert::Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+        let mut bytes = [0; 4];
+        self.0.fill(&mut bytes);
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+        let mut bytes = [0; 8];
+        self.0.fill(&mut bytes);
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Self::Error> {
+        self.0.fill(bytes);
+        Ok(())
+    }
+}
+
+impl rand_core::TryCryptoRng for Coefficients {}
 
 impl fmt::Debug for Ed25519 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -142,7 +173,13 @@ impl Ed25519 {
             .filter_map(|key| Some((*key, ed25519_zebra::VerificationKey::try_from(key.0).ok()?)))
             .collect();
         parsed.sort_by_key(|(key, _)| *key);
-        Self { signing: ed25519_zebra::SigningKey::from(seed), known: parsed }
+        let mut secret = Hasher::new("dwcp v3 batch secret");
+        secret.update(&seed);
+        Self {
+            signing: ed25519_zebra::SigningKey::from(seed),
+            known: parsed,
+            batch_secret: secret.finish(),
+        }
     }
 
     #[must_use]
@@ -164,6 +201,22 @@ impl Crypto for Ed25519 {
         }
         ed25519_zebra::VerificationKey::try_from(key.0)
             .is_ok_and(|key| key.verify(&signature, &message.0).is_ok())
+    }
+
+    /// One equation for all of them, at a half to a third of the cost. ZIP 215 makes it agree with `verify`, but for a
+    /// chance of one in 2^128.
+    fn verify_all(&self, items: &[(PublicKey, Hash, Signature)]) -> bool {
+        if items.len() < BATCH_MIN {
+            return items.iter().all(|(key, message, signature)| self.verify(key, message, signature));
+        }
+        let mut batch = ed25519_zebra::batch::Verifier::new();
+        let mut coefficients = blake3::Hasher::new_keyed(&self.batch_secret.0);
+        for (key, message, signature) in items {
+            coefficients.update(&key.0).update(&message.0).update(&signature.0);
+            let key = ed25519_zebra::VerificationKeyBytes::from(key.0);
+            batch.queue((key, ed25519_zebra::Signature::from(signature.0), &message.0));
+        }
+        batch.verify(Coefficients(coefficients.finalize_xof())).is_ok()
     }
 }
 
@@ -187,5 +240,71 @@ mod tests {
         }
         let known = Ed25519::new([8; 32], &[key]);
         assert!(known.verify(&key, &message, &signature));
+    }
+
+    fn items(count: u8) -> Vec<(PublicKey, Hash, Signature)> {
+        (0..count)
+            .map(|index| {
+                let signer = Ed25519::new([index % 5 + 1; 32], &[]);
+                let message = Hash::of(&[index]);
+                (signer.public_key(), message, signer.sign(&message))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn many_verify_together_exactly_when_each_verifies() {
+        let judge = Ed25519::new([9; 32], &[]);
+        for count in 0..20 {
+            let good = items(count);
+            assert!(judge.verify_all(&good), "{count} good ones");
+            for bad in 0..good.len() {
+                let mut spoiled = good.clone();
+                spoiled[bad].1 = Hash::of(b"another message");
+                assert!(!judge.verify_all(&spoiled), "{bad} of {count} is for another message");
+                let mut spoiled = good.clone();
+                spoiled[bad].2.0[bad % 64] ^= 1;
+                assert!(!judge.verify_all(&spoiled), "{bad} of {count} has a bad signature");
+                let mut spoiled = good.clone();
+                spoiled[bad].0 = Ed25519::new([77; 32], &[]).public_key();
+                assert!(!judge.verify_all(&spoiled), "{bad} of {count} is by another key");
+            }
+        }
+    }
+
+    #[test]
+    fn two_wrongs_do_not_cancel_out() {
+        let judge = Ed25519::new([9; 32], &[]);
+        let mut swapped = items(6);
+        let first = swapped[0].2;
+        swapped[0].2 = swapped[5].2;
+        swapped[5].2 = first;
+        assert_eq!(swapped[0].0, swapped[5].0, "the two are by one key");
+        assert!(!judge.verify_all(&swapped));
+    }
+
+    /// Points of small order and mixed ones are where rules for single and batched verification used to part.
+    #[test]
+    fn signatures_of_small_order_are_judged_alike_alone_and_together() {
+        let judge = Ed25519::new([9; 32], &[]);
+        // The identity and the point of order two, each with encodings that only ZIP 215 takes; s = 0.
+        let mut identity = [0; 32];
+        identity[0] = 1;
+        let mut unreduced = [0xff; 32];
+        (unreduced[0], unreduced[31]) = (0xee, 0x7f);
+        let mut order_two = [0xff; 32];
+        (order_two[0], order_two[31]) = (0xec, 0x7f);
+        let points = [identity, unreduced, order_two];
+        for key in points {
+            for r in points {
+                let mut signature = [0; 64];
+                signature[..32].copy_from_slice(&r);
+                let odd = (PublicKey(key), Hash::of(b"any"), Signature(signature));
+                let alone = judge.verify(&odd.0, &odd.1, &odd.2);
+                let mut crowd = items(4);
+                crowd.push(odd);
+                assert_eq!(judge.verify_all(&crowd), alone, "{key:?} {r:?}");
+            }
+        }
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! Replicas tell each other where they stand. From a standing one sees what its sender lacks: a view, a stable
 //! checkpoint, decided slots, votes. Decided slots carry their proof, so they may come from anybody.
+//!
+//! Departs: TOCS '02 retransmits each message on a timer of its own. One standing heals any loss, and nothing is kept for
+//! each message. Covered by the simulator's `every_lost_letter_of_the_normal_case_heals`.
 
 use crate::message::{Decided, Message, Signed, SlotHeld, Standing, Vote};
 use crate::output::{Action, Output};
@@ -82,7 +85,14 @@ impl Pbft {
         out.push(Action::Send { to: peer, message, after: Ticket::ZERO });
     }
 
-    pub(crate) fn on_standing(&mut self, now: Now, from: ReplicaId, standing: Standing, out: &mut Output) {
+    pub(crate) fn on_standing(
+        &mut self,
+        now: Now,
+        from: ReplicaId,
+        standing: Standing,
+        application: &mut dyn Application,
+        out: &mut Output,
+    ) {
         let places = [standing.stable, standing.executed, standing.decided_from, standing.snapshot];
         if standing.view.0 > PLACE_MAX || places.iter().any(|place| place.0 > PLACE_MAX) {
             return self.refuse(from, "a standing beyond all places", out);
@@ -94,8 +104,19 @@ impl Pbft {
         self.help_with_view(now, from, &standing, out);
         self.help_with_checkpoint(from, &standing, out);
         self.help_with_slots(now, from, &standing, out);
-        self.standings.insert(from, (now.mono, standing));
+        let known = self.standings.insert(from, (now.mono, standing)).is_some();
         self.seek_help(now, out);
+        if !known && !self.is_introduced() {
+            self.introductions_missing -= 1;
+            if self.is_introduced() {
+                self.replay_future(now, application, out);
+            }
+        }
+    }
+
+    /// Enough peers have said where they stand, and shown us our highest votes before: see [`Pbft::begin`].
+    pub(crate) fn is_introduced(&self) -> bool {
+        self.introductions_missing == 0
     }
 
     fn help_with_view(&mut self, now: Now, to: ReplicaId, standing: &Standing, out: &mut Output) {

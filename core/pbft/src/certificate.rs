@@ -2,6 +2,10 @@
 //!
 //! A vote counts under the configuration of its sequence. A member replaced by an entry at sequence `s` is replaced
 //! for sequences above `s + window`: nobody can have voted there before knowing of `s`.
+//!
+//! Departs: the papers' membership is static. A lost disk is a lost promise, so a replica comes back from one as a new
+//! incarnation that learns before it votes. Covered by the simulator's
+//! `a_wiped_disk_does_not_vote_under_the_old_identity`.
 
 use crate::message::{
     Certificate, Claim, NewView, PreparedCertificate, Signed, SignedBody, ViewChange, Vote, Voucher,
@@ -80,6 +84,8 @@ pub(crate) struct Verifier<'a> {
     pub mutants: Mutants,
     /// Votes whose signatures this replica has verified before, so that certificates made of them cost little.
     pub known: BTreeSet<Signed>,
+    /// Votes verified just now, together with others.
+    pub proven: &'a BTreeSet<Signed>,
 }
 
 impl Verifier<'_> {
@@ -99,19 +105,34 @@ impl Verifier<'_> {
         self.mutants.on(Mutant::SignatureUnchecked) || self.crypto.verify(key, hash, signature)
     }
 
-    /// A single vote.
-    pub(crate) fn vote(&self, signed: &Signed) -> Result<(), &'static str> {
+    /// What must verify for a vote to be its sender's; `None` when this replica has verified it before.
+    pub(crate) fn vote_item(
+        &self,
+        signed: &Signed,
+    ) -> Result<Option<(PublicKey, Hash, Signature)>, &'static str> {
         let statement = &signed.statement;
         let key = self
             .key_for(&statement.claim, statement.sender, statement.incarnation)
             .ok_or("a vote by an unknown member or under another configuration")?;
-        if self.known.contains(signed) {
-            return Ok(());
+        if self.known.contains(signed) || self.proven.contains(signed) {
+            return Ok(None);
         }
-        if self.signature_holds(&key, &statement.signing_hash(self.cluster), &signed.signature) {
+        Ok(Some((key, statement.signing_hash(self.cluster), signed.signature)))
+    }
+
+    fn all_hold(&self, items: &[(PublicKey, Hash, Signature)]) -> Result<(), &'static str> {
+        if self.mutants.on(Mutant::SignatureUnchecked) || self.crypto.verify_all(items) {
             Ok(())
         } else {
             Err("a vote with a bad signature")
+        }
+    }
+
+    /// A single vote.
+    pub(crate) fn vote(&self, signed: &Signed) -> Result<(), &'static str> {
+        match self.vote_item(signed)? {
+            Some(item) => self.all_hold(&[item]),
+            None => Ok(()),
         }
     }
 
@@ -120,31 +141,34 @@ impl Verifier<'_> {
         if certificate.claim.vote != vote {
             return Err("a certificate of another kind");
         }
-        let needed = if vote == Vote::Checkpoint && self.mutants.on(Mutant::WeakCheckpoint) {
-            1
-        } else {
-            self.quorum.q()
-        };
+        let weak = vote == Vote::Checkpoint && self.mutants.on(Mutant::WeakCheckpoint);
+        let needed = if weak { 1 } else { self.quorum.q() };
         if certificate.vouchers.len() < needed {
             return Err("a certificate with fewer than q votes");
         }
-        let distinct = certificate.vouchers.windows(2).all(|pair| pair[0].sender < pair[1].sender);
-        if !distinct && !self.mutants.on(Mutant::DuplicateVotesCounted) {
+        let twice = !certificate.vouchers.windows(2).all(|pair| pair[0].sender < pair[1].sender);
+        if twice && !self.mutants.on(Mutant::DuplicateVotesCounted) {
             return Err("a certificate that counts a sender twice");
         }
+        let mut items = Vec::with_capacity(certificate.vouchers.len());
         for voucher in &certificate.vouchers {
             let statement = crate::message::Statement {
                 claim: certificate.claim,
                 sender: voucher.sender,
                 incarnation: voucher.incarnation,
             };
-            self.vote(&Signed { statement, signature: voucher.signature })?;
+            items.extend(self.vote_item(&Signed { statement, signature: voucher.signature })?);
         }
-        Ok(())
+        self.all_hold(&items)
     }
 
     /// A prepared certificate: the pre-prepare is the primary's, and `q - 1` others prepared the same.
-    pub(crate) fn prepared(&self, certificate: &PreparedCertificate) -> Result<(), &'static str> {
+    /// Its signatures are added to `items`, for the caller to verify.
+    fn prepared(
+        &self,
+        certificate: &PreparedCertificate,
+        items: &mut Vec<(PublicKey, Hash, Signature)>,
+    ) -> Result<(), &'static str> {
         let proposal = &certificate.pre_prepare.statement;
         if proposal.claim.vote != Vote::PrePrepare
             || proposal.sender != proposal.claim.view.primary(self.quorum.n())
@@ -159,7 +183,7 @@ impl Verifier<'_> {
         if !distinct && !self.mutants.on(Mutant::DuplicateVotesCounted) {
             return Err("a prepared certificate that counts a sender twice");
         }
-        self.vote(&certificate.pre_prepare)?;
+        items.extend(self.vote_item(&certificate.pre_prepare)?);
         let expected = Claim { vote: Vote::Prepare, ..proposal.claim };
         for prepare in &certificate.prepares {
             let claim = prepare.statement.claim;
@@ -174,7 +198,7 @@ impl Verifier<'_> {
             if prepare.statement.sender == proposal.sender {
                 return Err("a prepared certificate that counts the primary twice");
             }
-            self.vote(prepare)?;
+            items.extend(self.vote_item(prepare)?);
         }
         Ok(())
     }
@@ -231,9 +255,11 @@ impl Verifier<'_> {
         if many {
             return Err("a VIEW-CHANGE with more digests for a slot than anybody keeps");
         }
+        let mut items = Vec::new();
         for entry in body.prepared.iter().filter(|entry| entry.sequence() > settled) {
-            self.prepared(entry)?;
+            self.prepared(entry, &mut items)?;
         }
+        self.all_hold(&items)?;
         Ok(body)
     }
 

@@ -99,11 +99,13 @@ impl Pbft {
         }
     }
 
-    /// Lets go of what is both stable and executed; of everything stable when we are a whole window behind.
+    /// Lets go of what is both stable and executed; of everything stable when we are a whole window behind, and of
+    /// everything a whole window behind what we executed.
     pub(crate) fn forget_settled(&mut self) {
         let stable = self.stable_sequence();
         let far_behind = stable.0.saturating_sub(self.delivered.0) > self.window;
-        let settled = if far_behind { stable } else { stable.min(self.delivered) };
+        let overtaken = Sequence(self.delivered.0.saturating_sub(self.window));
+        let settled = if far_behind { stable } else { stable.min(self.delivered).max(overtaken) };
         if self.mutants.on(Mutant::NoWatermarks) && settled == Sequence::ZERO {
             return;
         }

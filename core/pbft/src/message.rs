@@ -2,6 +2,10 @@
 //!
 //! The four votes share one shape, the [`Statement`]; certificates are a statement's common part and the signatures of
 //! those who made it. Nothing here decides anything: `certificate` verifies, the phases count.
+//!
+//! Departs: TOCS '02 authenticates the normal case by codes for each receiver; here every vote is signed, so that a
+//! certificate convinces who was not there and no view-change acknowledgements are needed. Covered by the simulator's
+//! `codes_for_each_replica_split_the_replicas`.
 
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};

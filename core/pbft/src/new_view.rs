@@ -1,6 +1,9 @@
 //! Beginning a view: which slots it must carry over, NEW-VIEW messages, and entering. TOCS '02 section 4.5.
 //!
 //! [`choose`] is a pure function of the VIEW-CHANGEs, so that a primary's choice can be recomputed by every backup.
+//!
+//! Departs: a NEW-VIEW names its VIEW-CHANGEs by hash instead of carrying them; they are large and usually there, and
+//! missing ones are fetched. Covered by the simulator's `a_new_view_is_recomputed_by_every_backup`.
 
 use crate::catchup::PLACE_MAX;
 use crate::message::{Certificate, Message, NewView, Signed, SignedBody, ViewChange, Vote};
@@ -190,7 +193,8 @@ impl Pbft {
             }
             Err(reason) => {
                 self.refuse(body.sender, reason, out);
-                // Only the view we asked for ourselves can disappoint us; a liar's word must not make us leave another.
+                // Departs: OSDI '99 goes on to the next view. Only the view we asked for ourselves can disappoint us; a
+                // liar's word must not make us leave another. Covered by `a_bogus_new_view_does_not_end_a_healthy_view`.
                 if body.view == self.view && !self.active {
                     self.start_view_change(now, body.view.next(), "the new view was bogus", application, out);
                 }
@@ -292,7 +296,7 @@ impl Pbft {
     }
 
     /// Hands messages of this view that came too early to where they belong.
-    fn replay_future(&mut self, now: Now, application: &mut dyn Application, out: &mut Output) {
+    pub(crate) fn replay_future(&mut self, now: Now, application: &mut dyn Application, out: &mut Output) {
         let waiting = core::mem::take(&mut self.future);
         let mut batch: Vec<(ReplicaId, Message)> = Vec::new();
         for (from, queue) in waiting {

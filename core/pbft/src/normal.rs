@@ -5,14 +5,14 @@ use crate::output::{Action, Output};
 use crate::record::Record;
 use crate::state::{Application, FUTURE_BYTES_MAX, FUTURE_MESSAGES_MAX, Pbft};
 use bytes::Bytes;
-use dwcp_base::{Mutant, Now, ReplicaId, Sequence, View};
+use dwcp_base::{Hash, Mutant, Now, PublicKey, ReplicaId, Sequence, View};
 use dwcp_log::entry::payload_digest;
 
 impl Pbft {
     /// How many more payloads the primary may propose now: the pipe has room and the window is open.
     #[must_use]
     pub fn room(&self) -> u64 {
-        if !self.is_primary() || !self.may_vote(self.next_sequence) {
+        if !self.is_primary() || !self.is_introduced() || !self.may_vote(self.next_sequence) {
             return 0;
         }
         let in_flight = self.next_sequence.0.saturating_sub(self.delivered.0 + 1);
@@ -172,13 +172,7 @@ impl Pbft {
         if vote == Vote::Prepare && sender == view.primary(self.quorum.n()) {
             return self.refuse(from, "a prepare by the primary, whose pre-prepare counts already", out);
         }
-        let current = self.view;
-        let slot = self.slots.entry(sequence).or_default();
-        // Votes that can change nothing any more are not worth a signature check.
-        let decided = slot.decided.as_ref().is_some_and(|certificate| certificate.claim.view >= current);
-        let settled = decided || (vote == Vote::Prepare && slot.prepared_in(current));
-        let seen = if vote == Vote::Prepare { slot.prepares.has(sender) } else { slot.commits.has(sender) };
-        if settled || (seen && !self.mutants.on(Mutant::DuplicateVotesCounted)) {
+        if !self.would_count(&signed) {
             return;
         }
         if let Err(reason) = self.verifier().vote(&signed) {
@@ -193,6 +187,46 @@ impl Pbft {
             Vote::PrePrepare | Vote::Checkpoint => return,
         };
         self.advance(now, sequence, out);
+    }
+
+    /// Whether a prepare or commit of the current view could still change its slot. One that cannot is not worth a
+    /// signature check.
+    fn would_count(&self, signed: &Signed) -> bool {
+        let claim = signed.statement.claim;
+        let Some(slot) = self.slots.get(&claim.sequence) else { return true };
+        let votes = if claim.vote == Vote::Prepare { &slot.prepares } else { &slot.commits };
+        let decided = slot.decided.as_ref().is_some_and(|certificate| certificate.claim.view >= self.view);
+        let settled = decided || (claim.vote == Vote::Prepare && slot.prepared_in(self.view));
+        let repeated = votes.has(signed.statement.sender) && !self.mutants.on(Mutant::DuplicateVotesCounted);
+        !(settled || repeated)
+    }
+
+    /// The signature that handling this message would verify by itself, if it is one that may be verified ahead,
+    /// together with others: see [`Pbft::prove`].
+    #[must_use]
+    pub fn signature_ahead(&self, message: &Message) -> Option<(Signed, PublicKey, Hash)> {
+        let (Message::Vote(signed) | Message::PrePrepare { proposal: signed, .. }) = message else {
+            return None;
+        };
+        let claim = signed.statement.claim;
+        let wanted = match claim.vote {
+            Vote::Prepare | Vote::Commit => {
+                claim.view == self.view && self.inside_window(claim.sequence) && self.would_count(signed)
+            }
+            Vote::PrePrepare => claim.view == self.view && self.inside_window(claim.sequence),
+            Vote::Checkpoint => claim.sequence > self.stable_sequence(),
+        };
+        let (key, hash, _) = self.verifier().vote_item(signed).ok().flatten().filter(|_| wanted)?;
+        Some((*signed, key, hash))
+    }
+
+    /// This vote's signature was verified by the caller. Remembered until [`Pbft::forget_proven`].
+    pub fn prove(&mut self, signed: Signed) {
+        self.proven.insert(signed);
+    }
+
+    pub fn forget_proven(&mut self) {
+        self.proven.clear();
     }
 
     /// Moves a slot as far as its votes carry it.
@@ -275,7 +309,10 @@ impl Pbft {
         while let Some(decided) = self.next_decided() {
             self.deliver_one(now, decided, out);
         }
-        if before < self.delivered && before < self.stable_sequence() {
+        // A slot further on than a window was voted on by replicas whose stable checkpoint lies within a window of it, so
+        // whatever is below that is settled though we have not seen the certificate yet.
+        let overtaken = self.delivered.0 > self.stable_sequence().0 + self.window;
+        if before < self.delivered && (before < self.stable_sequence() || overtaken) {
             self.forget_settled();
         }
     }

@@ -1,4 +1,7 @@
 //! What is written to the log before the protocol speaks, and therefore what a restart remembers.
+//!
+//! Departs: the papers keep a replica's promises in memory. Here each vote waits for its record to be durable, because
+//! crash and restart are the ordinary case. Covered by the simulator's `every_vote_names_the_record_that_remembers_it`.
 
 use crate::message::{Certificate, Decided, PreparedCertificate, Signed, SignedBody};
 use alloc::vec::Vec;

@@ -111,8 +111,12 @@ pub struct Pbft {
     pub(crate) voted_at_start: BTreeMap<Sequence, View>,
     /// The lowest sequence we have voted on since we began.
     pub(crate) first_vote: Option<Sequence>,
+    /// Peers that have yet to tell us where they stand before we vote: by then they have shown us what we signed.
+    pub(crate) introductions_missing: usize,
     pub(crate) standings: BTreeMap<ReplicaId, (Micros, Standing)>,
     pub(crate) timers: crate::timer::Timers,
+    /// Votes that were verified ahead. At most what came in one burst of inputs.
+    pub(crate) proven: BTreeSet<Signed>,
 }
 
 impl Pbft {
@@ -160,7 +164,9 @@ impl Pbft {
             settled_at_start: Sequence::ZERO,
             voted_at_start: BTreeMap::new(),
             first_vote: None,
+            introductions_missing: 0,
             standings: BTreeMap::new(),
+            proven: BTreeSet::new(),
             timers: crate::timer::Timers::default(),
         }
     }
@@ -370,6 +376,7 @@ impl Pbft {
             quorum: self.quorum,
             mutants: self.mutants,
             known: BTreeSet::new(),
+            proven: &self.proven,
         }
     }
 

@@ -15,6 +15,9 @@ impl Pbft {
         application: &mut dyn Application,
         out: &mut Output,
     ) {
+        if !self.is_introduced() && calls_for_votes(&message) {
+            return self.keep_for_later(from, self.view, message);
+        }
         match message {
             Message::PrePrepare { proposal, payload } => {
                 self.on_pre_prepare(now, from, proposal, payload, application, out);
@@ -27,7 +30,7 @@ impl Pbft {
             Message::ViewChange(signed) => self.on_view_change(now, from, signed, application, out),
             Message::NewView(signed) => self.on_new_view(now, from, signed, application, out),
             Message::FetchViewChange { hash } => self.on_fetch_view_change(from, hash, out),
-            Message::Standing(standing) => self.on_standing(now, from, standing, out),
+            Message::Standing(standing) => self.on_standing(now, from, standing, application, out),
             Message::FetchPayload { sequence, digest } => {
                 self.on_fetch_payload(now, from, sequence, digest, out)
             }
@@ -38,5 +41,21 @@ impl Pbft {
             Message::Reminder(signed) => self.on_reminder(from, signed, out),
         }
         self.note_pace(now);
+    }
+}
+
+/// Whether handling it may make us sign something that an older life of ours may have contradicted.
+fn calls_for_votes(message: &Message) -> bool {
+    match message {
+        Message::PrePrepare { .. } | Message::ViewChange(_) | Message::NewView(_) => true,
+        Message::Vote(signed) => signed.statement.claim.vote != Vote::Checkpoint,
+        Message::FetchViewChange { .. }
+        | Message::Standing(_)
+        | Message::FetchPayload { .. }
+        | Message::Payload { .. }
+        | Message::FetchDecided { .. }
+        | Message::Decided(_)
+        | Message::Stable(_)
+        | Message::Reminder(_) => false,
     }
 }

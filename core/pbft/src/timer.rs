@@ -1,6 +1,10 @@
 //! Patience: when a view is left, when lost messages are asked for again, and when somebody merely says hello.
-//! OSDI '99 section 4.5.2 gives the doubling; the censorship and pace rules follow Aardvark (NSDI '09): a primary must
-//! not only make progress, but progress for everybody, and not at nine tenths of the timer.
+//! OSDI '99 section 4.5.2 gives the doubling.
+//!
+//! Departs: timers run on requests that all replicas were told of, not on any that a backup knows, and a primary must not
+//! only make progress, but progress for everybody, and not at nine tenths of the timer (after Aardvark, NSDI '09).
+//! Covered by the simulator's `a_primary_that_censors_one_client_is_replaced` and
+//! `a_primary_that_is_slow_on_purpose_is_replaced`.
 
 use crate::config::Timing;
 use crate::message::Decided;
@@ -116,7 +120,12 @@ impl Timers {
 
 impl Pbft {
     /// Recovery is over, which may have taken long: nothing has been waited for yet.
+    ///
+    /// From here until `q - 1` peers have said where they stand no new vote is cast: each shows us first the highest
+    /// votes of ours that it knows, so a disk that was rolled back is found out before it can contradict itself. That
+    /// costs no availability, for without `q - 1` peers nothing could be decided anyway.
     pub fn begin(&mut self, now: Now) {
+        self.introductions_missing = self.quorum.q() - 1;
         self.timers.start(now, &self.timing);
         for slot in self.slots.values_mut() {
             slot.accepted_at = now.mono;
@@ -162,7 +171,7 @@ impl Pbft {
 
     /// When the current view is left for lack of progress, or for one request's sake.
     fn view_deadline(&self) -> Option<(Micros, &'static str)> {
-        if !self.is_voter() || self.is_behind() {
+        if !self.is_voter() || !self.is_introduced() || self.is_behind() {
             return None;
         }
         let oldest_slot = self
@@ -212,7 +221,7 @@ impl Pbft {
                 Some((deadline, reason)) if now.mono >= deadline => {
                     self.start_view_change(now, self.view.next(), reason, application, out);
                 }
-                _ if self.primary_is_slow() => {
+                _ if self.is_introduced() && self.primary_is_slow() => {
                     self.start_view_change(now, self.view.next(), "the primary is slow", application, out);
                 }
                 _ => {
@@ -228,6 +237,7 @@ impl Pbft {
                 }
             }
         } else if self.is_voter()
+            && self.is_introduced()
             && self.timers.new_view_deadline.is_some_and(|deadline| now.mono >= deadline)
         {
             self.start_view_change(now, self.view.next(), "the new view did not begin", application, out);
@@ -256,7 +266,7 @@ impl Pbft {
                 follow = follow.max(Some(view));
             }
         }
-        follow.filter(|_| self.is_voter())
+        follow.filter(|_| self.is_voter() && self.is_introduced())
     }
 
     /// Notes whether we moved since the last look, or have nothing to wait for.
@@ -288,25 +298,27 @@ impl Pbft {
             (Some(since), false) => {
                 self.timers.owing_since = None;
                 self.timers.owed = self.timers.owed.plus(now.mono.since(since));
-                self.timers.owed_slots += 1;
             }
             _ => {}
         }
     }
 
-    /// On average a waiting request was left alone for longer than an eighth of the view timeout and six rounds.
+    /// On average a waiting request was left alone for longer than a quarter of the view timeout and six rounds.
     fn primary_is_slow(&self) -> bool {
         if self.timers.owed_slots < PACE_SLOTS_MIN || self.mutants.on(Mutant::SlowPrimaryTolerated) {
             return false;
         }
         let average = Micros(self.timers.owed.0 / self.timers.owed_slots);
-        average > Micros(self.timing.view_timeout.0 / 8).max(self.timers.round.times(6))
+        average > Micros(self.timing.view_timeout.0 / 4).max(self.timers.round.times(6))
     }
 
     /// A slot was delivered.
     pub(crate) fn note_progress(&mut self, now: Now, decided: &Decided) {
         let sequence = decided.certificate.claim.sequence;
         self.timers.last_progress = now.mono;
+        if self.timers.waiting_since.is_some() {
+            self.timers.owed_slots += 1;
+        }
         if let Some(slot) = self.slots.get(&sequence)
             && slot.accepted.is_some()
         {

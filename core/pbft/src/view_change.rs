@@ -1,7 +1,8 @@
 //! Leaving a view: VIEW-CHANGE messages, OSDI '99 section 4.4 and TOCS '02 section 4.5.
 //!
-//! Departs from TOCS '02: P entries carry their proof (the signed prepared certificate), so a liar cannot claim what
-//! was not prepared; the Q set then guards availability: what is carried over is held by an honest replica.
+//! Departs: P entries carry their proof, the signed prepared certificate, as in OSDI '99, so a liar cannot claim what was
+//! not prepared; the Q set of TOCS '02 then guards availability: what is carried over is held by an honest replica.
+//! Covered by the simulator's `a_new_view_carries_over_the_highest_proof_not_the_first`.
 
 use crate::catchup::PLACE_MAX;
 use crate::message::{Message, PrePrepared, SignedBody, ViewChange};

@@ -125,6 +125,66 @@ fn a_standing_beyond_all_places_is_refused() {
     assert!(refused(&mut out));
 }
 
+fn standing() -> Standing {
+    Standing {
+        view: View(0),
+        active: true,
+        stable: Sequence(0),
+        executed: Sequence(0),
+        decided_from: Sequence(1),
+        snapshot: Sequence(0),
+        stuck: vec![],
+        answer: false,
+    }
+}
+
+fn broadcasts(out: &mut Output) -> usize {
+    let voted = |action: &Action| matches!(action, Action::Broadcast { message: Message::Vote(_), .. });
+    out.take().iter().filter(|action| voted(action)).count()
+}
+
+#[test]
+fn a_replica_that_began_votes_once_q_minus_1_peers_have_spoken() {
+    let mut r = replica(2);
+    let mut out = Output::new(Ticket(1));
+    r.begin(now());
+    let payload = Bytes::from_static(b"A");
+    let proposal = vote(0, Vote::PrePrepare, payload_digest(&payload));
+    r.on_message(now(), ReplicaId(0), Message::PrePrepare { proposal, payload }, &mut App, &mut out);
+    r.on_message(now(), ReplicaId(0), Message::Standing(standing()), &mut App, &mut out);
+    r.on_message(now(), ReplicaId(0), Message::Standing(standing()), &mut App, &mut out);
+    assert_eq!(broadcasts(&mut out), 0, "one peer, however often it speaks, is one");
+    r.on_message(now(), ReplicaId(3), Message::Standing(standing()), &mut App, &mut out);
+    assert_eq!(broadcasts(&mut out), 1, "what waited is voted on");
+}
+
+#[test]
+fn a_primary_that_began_proposes_once_q_minus_1_peers_have_spoken() {
+    let mut r = replica(0);
+    let mut out = Output::new(Ticket(1));
+    r.begin(now());
+    r.on_message(now(), ReplicaId(1), Message::Standing(standing()), &mut App, &mut out);
+    assert_eq!(r.room(), 0);
+    r.on_message(now(), ReplicaId(3), Message::Standing(standing()), &mut App, &mut out);
+    assert!(r.room() > 0);
+}
+
+#[test]
+fn a_rolled_back_disk_is_found_out_before_its_first_vote() {
+    let mut r = replica(2);
+    let mut out = Output::new(Ticket(1));
+    r.begin(now());
+    let payload = Bytes::from_static(b"B");
+    let proposal = vote(0, Vote::PrePrepare, payload_digest(&payload));
+    r.on_message(now(), ReplicaId(0), Message::PrePrepare { proposal, payload }, &mut App, &mut out);
+    r.on_message(now(), ReplicaId(1), Message::Standing(standing()), &mut App, &mut out);
+    let forgotten = vote(2, Vote::Prepare, payload_digest(b"A"));
+    r.on_message(now(), ReplicaId(3), Message::Reminder(forgotten), &mut App, &mut out);
+    let actions = out.take();
+    assert!(actions.iter().any(|action| matches!(action, Action::Halt { .. })));
+    assert!(!actions.iter().any(|action| matches!(action, Action::Broadcast { message: Message::Vote(_), .. })));
+}
+
 fn bogus(view: u64) -> Message {
     let sender = u8::try_from(view % 4).unwrap();
     let body = NewView {

@@ -1,6 +1,7 @@
 //! Client frames at the border: read, verified, judged, answered from the session table or put in the pool. Also what
 //! a backup checks before it prepares a proposal. Never orders and never executes.
 
+use crate::arrival::ReadFrame;
 use crate::config::Setup;
 use crate::io::{Class, ClientId, ClientReply, Effect, Event, ExecutedReply, OrderOutcome};
 use crate::pool::{Pending, Pool};
@@ -129,16 +130,7 @@ fn is_void<M: StateMachine>(state: &State<M>, frame: &CheckedFrame) -> bool {
 
 impl<M: StateMachine> Replica<M> {
     /// A client's frame.
-    pub(crate) fn on_frame(&mut self, now: Now, client: ClientId, bytes: Bytes, out: &mut Outbox) {
-        let frame = match self.read_frame(bytes) {
-            Ok(frame) => frame,
-            Err(reason) => {
-                self.count(reason);
-                out.event(Event::Refused { from: None, reason });
-                let reply = ClientReply::Malformed { reason: reason.to_string() };
-                return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
-            }
-        };
+    pub(crate) fn on_frame(&mut self, now: Now, client: ClientId, frame: CheckedFrame, out: &mut Outbox) {
         let (session, first) = (frame.session(), frame.sequences().start);
         self.clients.attach(client, session);
         if self.diverged {
@@ -192,6 +184,11 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
+    pub(crate) fn reply_malformed(&self, client: ClientId, reason: &str, out: &mut Outbox) {
+        let reply = ClientReply::Malformed { reason: reason.to_string() };
+        out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
+    }
+
     /// A frame that another replica's client sent.
     pub(crate) fn on_relayed(
         &mut self,
@@ -199,6 +196,7 @@ impl<M: StateMachine> Replica<M> {
         from: ReplicaId,
         to_all: bool,
         bytes: Bytes,
+        frame: Option<ReadFrame>,
         out: &mut Outbox,
     ) {
         let hash = Hash::of(&bytes);
@@ -211,7 +209,7 @@ impl<M: StateMachine> Replica<M> {
         if self.pool.executed_lately(&hash) {
             return;
         }
-        let frame = match self.read_frame(bytes.clone()) {
+        let frame = match frame.unwrap_or_else(|| self.read_alone(bytes.clone())) {
             Ok(frame) => frame,
             Err(reason) => return self.refuse_peer(from, reason, out),
         };
@@ -236,20 +234,6 @@ impl<M: StateMachine> Replica<M> {
         let tells = !self.setup.mutants.on(Mutant::RelayNotForwarded);
         if primary != self.setup.me && primary != from && self.pbft.is_active() && tells {
             self.send_one(primary, &PeerMessage::Request { to_all: false, frame }, Class::Request, out);
-        }
-    }
-
-    /// Reads a frame and verifies its signature, which is a function of its bytes alone: no replica can take a frame
-    /// for authentic that another does not.
-    fn read_frame(&self, bytes: Bytes) -> Result<CheckedFrame, &'static str> {
-        let frame = ClientFrame::decode(bytes).map_err(|_| "a malformed client frame")?;
-        let (key, hash, signature) = frame.signature_item(self.cluster);
-        if self.setup.mutants.on(Mutant::ClientSignatureUnchecked)
-            || self.crypto.verify(&key, &hash, &signature)
-        {
-            Ok(frame)
-        } else {
-            Err("a client frame with a bad signature")
         }
     }
 

@@ -6,7 +6,8 @@
 //!              └─ relay ──┘        └ Persist, Send
 //!  transfer: fetches a certified snapshot from peers     recover: rebuilds all this from disk
 //! ```
-//! The rooms: `admit` takes client frames and may not order; `order` proposes and may not execute; `apply` executes
+//! The rooms: `arrival` reads what came and verifies its signatures, many at once; `admit` takes client frames and may
+//! not order; `order` proposes and may not execute; `apply` executes
 //! and may not send votes; `transfer` and `serve` move snapshots and may not touch the log; `recover` only runs once.
 //! Nothing here knows of sockets, files, clocks or threads. Read `io`, then `replica`.
 #![no_std]
@@ -15,6 +16,7 @@ extern crate alloc;
 
 mod admit;
 mod apply;
+mod arrival;
 pub mod config;
 pub mod control;
 pub mod io;

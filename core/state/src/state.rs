@@ -2,6 +2,10 @@
 //! order; results come out. Two states that were given equal entries have equal digests.
 //!
 //! Knows nothing of how entries are agreed on. A frame's signature must have been verified before `execute`.
+//!
+//! Departs: TOCS '02 digests a tree of copied pages; here each write brings a digest over machine and sessions up to
+//! date, at a cost that does not depend on the size of the state. Covered by `the_digest_covers_the_session_table`.
+//! Departs: its read-only optimisation may stall under writes; linearizable reads are ordered like writes.
 
 use crate::command::{AdminCommand, AdminReply, Command};
 use crate::frame::{

@@ -25,6 +25,13 @@ struct Segment {
     live: usize,
 }
 
+/// Where a key is, or where it would be inserted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    segment: usize,
+    within: Result<usize, usize>,
+}
+
 /// See the head of this file. Bounded by the quota: every version counts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Index {
@@ -45,31 +52,46 @@ impl Index {
         self.segments.partition_point(|segment| segment.first.as_ref() <= key).saturating_sub(1)
     }
 
-    fn find(&self, key: &[u8]) -> Option<&(Key, History)> {
-        let segment = self.segments.get(self.segment_of(key))?;
-        let place = segment.entries.binary_search_by(|(other, _)| other.as_ref().cmp(key)).ok()?;
-        segment.entries.get(place)
-    }
-
     pub(crate) fn get(&self, key: &[u8]) -> Option<&History> {
-        self.find(key).map(|(_, history)| history)
+        self.at(self.place(key))
     }
 
     /// The shared copy of a key that is in the index.
     pub(crate) fn key(&self, key: &[u8]) -> Option<Key> {
-        self.find(key).map(|(key, _)| key.clone())
+        self.get(key)?.back().map(|version| version.key.clone())
+    }
+
+    /// Where a key is or belongs. Holds until the index changes.
+    pub(crate) fn place(&self, key: &[u8]) -> Place {
+        let segment = self.segment_of(key);
+        let within = self.segments.get(segment).map_or(Err(0), |segment| {
+            segment.entries.binary_search_by(|(other, _)| other.as_ref().cmp(key))
+        });
+        Place { segment, within }
+    }
+
+    /// The versions of the key at a place; `None` when the key is not in the index.
+    pub(crate) fn at(&self, place: Place) -> Option<&History> {
+        let within = place.within.ok()?;
+        self.segments.get(place.segment)?.entries.get(within).map(|(_, history)| history)
     }
 
     /// Appends a version to its key's history, which begins with it if there is none.
     pub(crate) fn push(&mut self, version: Arc<Version>) {
+        let place = self.place(&version.key);
+        self.push_at(place, version);
+    }
+
+    /// As [`Index::push`], at the place that was just found for the version's key.
+    pub(crate) fn push_at(&mut self, place: Place, version: Arc<Version>) {
         if self.segments.is_empty() {
             self.segments.push(Segment { first: version.key.clone(), entries: Vec::new(), live: 0 });
         }
-        let place = self.segment_of(&version.key);
-        let segment = &mut self.segments[place];
-        match segment.entries.binary_search_by(|(other, _)| other.cmp(&version.key)) {
+        let segment = &mut self.segments[place.segment];
+        match place.within {
             Ok(within) => {
-                let history = &mut segment.entries[within].1;
+                let (key, history) = &mut segment.entries[within];
+                debug_assert_eq!(*key, version.key);
                 segment.live -= usize::from(exists(history));
                 history.push_back(version);
                 segment.live += usize::from(exists(history));
@@ -78,7 +100,7 @@ impl Index {
                 segment.live += usize::from(!version.is_deletion());
                 segment.entries.insert(within, (version.key.clone(), History::from([version])));
                 if segment.entries.len() > SEGMENT_KEYS_MAX {
-                    self.split(place);
+                    self.split(place.segment);
                 }
             }
         }

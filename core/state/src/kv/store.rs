@@ -9,7 +9,7 @@
 //! that forgetting a million versions does not stop the cluster. Knows no leases, quotas or commands.
 
 use crate::kv::error::KvError;
-use crate::kv::index::{History, Index};
+use crate::kv::index::{History, Index, Place};
 use crate::kv::wire::KeyValue;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -284,7 +284,8 @@ impl Store {
             Some(last) if last.main == main => last.sub.saturating_add(1),
             _ => 0,
         };
-        let before = self.index.get(key).and_then(History::back).cloned();
+        let place = self.index.place(key);
+        let before = self.index.at(place).and_then(History::back).cloned();
         let key = match &before {
             Some(before) => before.key.clone(),
             None => Key::from(key),
@@ -302,13 +303,13 @@ impl Store {
                 lease,
             },
         };
-        self.push(Arc::new(version));
+        self.push(place, Arc::new(version));
     }
 
-    fn push(&mut self, version: Arc<Version>) {
+    fn push(&mut self, place: Place, version: Arc<Version>) {
         self.bytes = self.bytes.saturating_add(version.bytes());
         self.log.push_back(version.clone());
-        self.index.push(version.clone());
+        self.index.push_at(place, version.clone());
         let chunk = &mut self.chunks[chunk_of(version.main, version.sub)];
         Arc::make_mut(chunk.set.get_or_insert_with(Arc::default)).add(&version.element());
         chunk.count += 1;

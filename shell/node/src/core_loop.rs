@@ -2,7 +2,8 @@
 //! be, then let out what waited for it.
 //!
 //! A vote that leaves before it is durable can be contradicted after a crash, so everything leaves behind one sync a
-//! burst, in the order the core gave it. If that sync fails nobody knows what is on the disk: the process aborts. What
+//! burst, in the order the core gave it. Records that nothing waits for are synced with the next that something does, or
+//! when the node has nothing else to do. If a sync fails nobody knows what is on the disk: the process aborts. What
 //! messages and records say is not known here; where effects go is all this file knows.
 
 use std::collections::BTreeMap;
@@ -51,6 +52,8 @@ pub(crate) struct CoreLoop<M: StateMachine> {
     cut_off: Vec<ClientId>,
     sample: Option<Sample>,
     floor_raised: Micros,
+    /// Records were appended since the last sync.
+    unsynced: bool,
 }
 
 /// One client frame whose way through consensus is timed.
@@ -93,6 +96,7 @@ impl<M: StateMachine> CoreLoop<M> {
             cut_off: Vec::new(),
             sample: None,
             floor_raised: Micros::ZERO,
+            unsynced: false,
         }
     }
 
@@ -112,6 +116,11 @@ impl<M: StateMachine> CoreLoop<M> {
             if self.inbox.take(self.patience(), &mut burst) {
                 self.transport.sink_has_room();
             }
+            if burst.is_empty() && self.unsynced
+                && let Err(stop) = self.sync()
+            {
+                return stop;
+            }
             self.metrics.loops.add(1);
             if !burst.is_empty() {
                 self.metrics.burst_inputs.observe(burst.len() as u64);
@@ -119,9 +128,13 @@ impl<M: StateMachine> CoreLoop<M> {
             for client in std::mem::take(&mut self.cut_off) {
                 self.step(Input::ClientGone { client });
             }
+            let mut inputs = Vec::with_capacity(burst.len());
             for item in burst.drain(..) {
                 match item {
-                    Item::Step(input) => self.step_input(input),
+                    Item::Step(input) => {
+                        self.note_input(&input);
+                        inputs.push(input);
+                    }
                     Item::ClientOpened { client, replies } => {
                         self.clients.insert(client, replies);
                     }
@@ -132,6 +145,7 @@ impl<M: StateMachine> CoreLoop<M> {
                     Item::Stop => return Stop::Asked,
                 }
             }
+            self.replica.step_all(self.clock.now(), inputs, &mut self.outbox);
             if self.clock.mono() >= self.replica.next_wakeup() {
                 self.step(Input::Wake);
             }
@@ -154,40 +168,56 @@ impl<M: StateMachine> CoreLoop<M> {
         self.replica.step(self.clock.now(), input, &mut self.outbox);
     }
 
-    fn step_input(&mut self, input: Input) {
-        match &input {
+    fn note_input(&mut self, input: &Input) {
+        match input {
             Input::ClientGone { client } => {
                 self.clients.remove(client);
             }
             Input::Client { request: ClientRequest::Frame { bytes }, .. } => self.sample_frame(bytes),
             _ => {}
         }
-        self.step(input);
     }
 
-    /// Persists, syncs once, then carries out everything else in order.
+    /// Persists, syncs once if something waits for it, then carries out everything else in order.
     fn carry_out(&mut self) -> Result<(), Stop> {
         let effects = self.outbox.drain();
-        let mut appended = false;
+        let mut awaited = Ticket::ZERO;
         for effect in &effects {
-            if let Effect::Persist { ticket, record } = effect {
-                self.append(*ticket, record)?;
-                appended = true;
+            match effect {
+                Effect::Persist { ticket, record } => {
+                    self.append(*ticket, record)?;
+                    self.unsynced = true;
+                }
+                Effect::Send { after, .. } | Effect::Reply { after, .. } => awaited = awaited.max(*after),
+                // What stands for the discarded records is among those just appended.
+                Effect::DiscardLog { .. } => awaited = Ticket(u64::MAX),
+                Effect::SaveSnapshot { .. }
+                | Effect::SaveChunk { .. }
+                | Effect::FinishSnapshot { .. }
+                | Effect::ReadChunk { .. }
+                | Effect::DropSnapshot { .. }
+                | Effect::MemberChanged { .. }
+                | Effect::Event(_)
+                | Effect::Halt { .. } => {}
             }
         }
-        if appended {
+        if self.unsynced && awaited > self.durable() {
             self.sync()?;
         }
-        let durable = Ticket(self.wal.durable_lsn().0 - 1);
+        let durable = self.durable();
         for effect in effects {
             self.carry_out_one(effect, durable)?;
         }
         Ok(())
     }
 
+    fn durable(&self) -> Ticket {
+        Ticket(self.wal.durable_lsn().0 - 1)
+    }
+
     fn carry_out_one(&mut self, effect: Effect, durable: Ticket) -> Result<(), Stop> {
         match effect {
-            // Durable by now.
+            // Appended already.
             Effect::Persist { .. } => {}
             Effect::Send { to, class, after, bytes } => {
                 assert!(after <= durable, "a message waits for {after:?}, which was never to be written");
@@ -237,6 +267,7 @@ impl<M: StateMachine> CoreLoop<M> {
     fn sync(&mut self) -> Result<(), Stop> {
         let start = Instant::now();
         let outcome = self.wal.sync();
+        self.unsynced = false;
         let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.metrics.sync_us.observe(micros);
         self.metrics.wal_bytes_used.set(self.wal.bytes_used());

@@ -82,6 +82,8 @@ pub struct Net {
     pub faults: Faults,
     /// Directed links that carry nothing.
     pub cut: BTreeSet<(u8, u8)>,
+    /// Members whose clocks stand still.
+    pub frozen: BTreeSet<u8>,
     pub wire: Wire,
     sent: u64,
     pub chance: Chance,
@@ -120,6 +122,7 @@ impl Net {
             members: BTreeMap::new(),
             faults: Faults::NONE,
             cut: BTreeSet::new(),
+            frozen: BTreeSet::new(),
             wire: Wire::new(),
             sent: 0,
             chance: Chance::new(seed).fork("net"),
@@ -138,7 +141,7 @@ impl Net {
             reads_done: BTreeMap::new(),
             next_token: 0,
             violations: Vec::new(),
-            trace: std::env::var("TR").is_ok(),
+            trace: false,
         };
         change(&mut net);
         for id in 0..n {
@@ -317,13 +320,6 @@ impl Net {
         member.disk.dropped += droppable as u64;
     }
 
-    /// A message out of nowhere.
-    pub fn inject(&mut self, from: u8, to: u8, message: &Message) {
-        let now = self.now();
-        self.raft_mut(to).step(now, ReplicaId(from), &message.to_bytes());
-        self.finish(to);
-    }
-
     fn finish(&mut self, id: u8) {
         let burst = self.chance.per_mille(self.faults.burst_pm);
         self.members.get_mut(&id).unwrap().dirty = true;
@@ -469,7 +465,7 @@ impl Net {
                 }
             }
             Said::HeartbeatReply { round } => {
-                let holds = self.members[&from].raft.as_ref().is_some_and(|raft| holds_marker(raft));
+                let holds = self.members[&from].raft.as_ref().is_some_and(holds_marker);
                 if round > 0 && holds {
                     self.violations.push(format!("{from} holds a Marker and confirms read round {round}"));
                 }
@@ -582,6 +578,7 @@ impl Net {
         let timer = self
             .members
             .iter()
+            .filter(|(id, _)| !self.frozen.contains(id))
             .filter_map(|(id, member)| Some((member.raft.as_ref()?.next_wakeup(), *id)))
             .min();
         let moments = [message.map(|(at, _)| at), sync.map(|(at, _)| at), timer.map(|(at, _)| at)];
@@ -652,10 +649,6 @@ impl Net {
             _ => None,
         });
         frames.flatten().map(|frame| String::from_utf8(frame.to_vec()).unwrap()).collect()
-    }
-
-    pub fn count_refused(&self, reason: &str) -> u64 {
-        self.refused.get(reason).copied().unwrap_or(0)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Counters. Each origin keeps running totals of its own ups and downs, which only grow and join by maximum (G- and
-//! PN-Counter: Shapiro et al., RR-7506, specifications 6 and 7), so duplicates, gaps and order cannot matter.
+//! PN-Counter: Shapiro et al., RR-7506, specifications 6 and 7). A change names the one before it in its run and waits for
+//! it, so that what is shown never contains more than the changes that were applied.
 //!
 //! Resetting is where counters usually go wrong: zero written over a total loses increments that the writer had not
 //! seen, and dropping an origin's entry comes undone by its next increment. Here a cut says per *run* (one origin's
@@ -19,9 +20,6 @@ use alloc::vec::Vec;
 pub struct Totals {
     pub up: u64,
     pub down: u64,
-    /// Parts of the totals that no longer count.
-    pub up_cut: u64,
-    pub down_cut: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,23 +27,22 @@ struct Run {
     totals: Totals,
     /// The highest counter of the origin that changed this run.
     last: u64,
-    /// The cuts that left nothing of it; empty while anything is left.
+    /// How much of it the cut that saw most had seen, and up to which change.
+    cut: Totals,
+    cut_last: u64,
+    /// The cuts that saw that much.
     cut_by: Vec<Dot>,
 }
 
 impl Run {
     fn is_cut(&self) -> bool {
-        !self.cut_by.is_empty()
+        self.cut_last >= self.last
     }
 
     /// What still counts. Saturating, because a liar may cut more than there is.
     fn left(&self) -> i128 {
-        let t = &self.totals;
-        i128::from(t.up.saturating_sub(t.up_cut)) - i128::from(t.down.saturating_sub(t.down_cut))
-    }
-
-    fn has_nothing_left(&self) -> bool {
-        self.totals.up_cut >= self.totals.up && self.totals.down_cut >= self.totals.down
+        let left = |total: u64, cut: u64| i128::from(total.saturating_sub(cut));
+        left(self.totals.up, self.cut.up) - left(self.totals.down, self.cut.down)
     }
 }
 
@@ -53,8 +50,9 @@ impl Run {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CutRun {
     pub birth: Dot,
-    pub up: u64,
-    pub down: u64,
+    /// The counter of the last change it had seen of the run.
+    pub last: u64,
+    pub totals: Totals,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,51 +76,44 @@ impl Counter {
         self.runs.values().map(Run::left).fold(self.base.unwrap_or(0), i128::saturating_add)
     }
 
-    /// The run that this origin may go on with: its birth and totals. The newest, if a liar opened several.
-    pub(crate) fn run_of(&self, own: Dot) -> Option<(u64, Totals)> {
+    /// The run that this origin goes on with: birth, last change, totals. None once somebody cut it: a new run keeps what
+    /// comes after the cut apart from what the cut saw.
+    pub(crate) fn run_of(&self, own: Dot) -> Option<(u64, Dot, Totals)> {
         let from = Dot::new(own.origin, 0);
-        self.runs.range(from..own).next_back().map(|(birth, run)| (birth.counter, run.totals))
+        let newest = self.runs.range(from..own).next_back();
+        let (birth, run) = newest.filter(|(_, run)| run.cut_last == 0)?;
+        Some((birth.counter, Dot::new(own.origin, run.last), run.totals))
     }
 
     pub(crate) fn count(&mut self, stamp: Stamp, birth: u64, totals: Totals) {
         let run = self.runs.entry(Dot::new(stamp.dot.origin, birth)).or_default();
-        let had = &mut run.totals;
-        let cuts_raised = totals.up_cut > had.up_cut || totals.down_cut > had.down_cut;
-        had.up = had.up.max(totals.up);
-        had.down = had.down.max(totals.down);
-        had.up_cut = had.up_cut.max(totals.up_cut);
-        had.down_cut = had.down_cut.max(totals.down_cut);
+        run.totals.up = run.totals.up.max(totals.up);
+        run.totals.down = run.totals.down.max(totals.down);
         run.last = run.last.max(stamp.dot.counter);
-        if cuts_raised || !run.has_nothing_left() {
-            run.cut_by.clear();
-        }
     }
 
     /// What a cut made now would have seen: every run that has anything left.
     pub(crate) fn seen_runs(&self) -> Vec<CutRun> {
         let left = self.runs.iter().filter(|(_, run)| !run.is_cut());
-        left.map(|(birth, run)| CutRun { birth: *birth, up: run.totals.up, down: run.totals.down }).collect()
+        left.map(|(birth, run)| CutRun { birth: *birth, last: run.last, totals: run.totals }).collect()
     }
 
     pub(crate) fn cut(&mut self, cut: Dot, seen: &[CutRun]) {
         // Whoever makes a change that is still to be applied here has seen all that was folded.
         self.base = None;
-        for CutRun { birth, up, down } in seen {
+        for CutRun { birth, last, totals } in seen {
             // A run that is missing was cut before and collected since.
             let Some(run) = self.runs.get_mut(birth) else { continue };
-            let had = &mut run.totals;
-            if *up < had.up_cut || *down < had.down_cut {
-                had.up_cut = had.up_cut.max(*up);
-                had.down_cut = had.down_cut.max(*down);
+            if *last < run.cut_last {
                 continue;
             }
-            if (*up, *down) != (had.up_cut, had.down_cut) {
+            if *last > run.cut_last {
                 run.cut_by.clear();
             }
-            (had.up_cut, had.down_cut) = (*up, *down);
-            if run.has_nothing_left() {
-                insert_dot(&mut run.cut_by, cut);
-            }
+            run.cut_last = *last;
+            run.cut.up = run.cut.up.max(totals.up);
+            run.cut.down = run.cut.down.max(totals.down);
+            insert_dot(&mut run.cut_by, cut);
         }
     }
 
@@ -136,7 +127,7 @@ impl Counter {
             if !stable.dots.contains(Dot::new(birth.origin, run.last)) {
                 return true;
             }
-            if run.cut_by.iter().any(|cut| stable.dots.contains(*cut)) {
+            if run.is_cut() && run.cut_by.iter().any(|cut| stable.dots.contains(*cut)) {
                 return false;
             }
             if !stable.retired.contains(&birth.origin) {
@@ -160,7 +151,7 @@ impl Counter {
         put_number(out, self.runs.len() as u64);
         for (birth, run) in &self.runs {
             put_dot(out, *birth);
-            for number in [run.totals.up, run.totals.down, run.totals.up_cut, run.totals.down_cut, run.last] {
+            for number in [run.totals.up, run.totals.down, run.last, run.cut.up, run.cut.down, run.cut_last] {
                 put_number(out, number);
             }
             put_dots(out, &run.cut_by);
@@ -179,9 +170,10 @@ impl Counter {
         let mut runs = BTreeMap::new();
         for _ in 0..reader.count(usize::MAX)? {
             let birth = reader.dot()?;
-            let (up, down) = (reader.number()?, reader.number()?);
-            let totals = Totals { up, down, up_cut: reader.number()?, down_cut: reader.number()? };
-            let run = Run { totals, last: reader.number()?, cut_by: reader.dots()? };
+            let totals = Totals { up: reader.number()?, down: reader.number()? };
+            let last = reader.number()?;
+            let cut = Totals { up: reader.number()?, down: reader.number()? };
+            let run = Run { totals, last, cut, cut_last: reader.number()?, cut_by: reader.dots()? };
             runs.insert(birth, run);
         }
         Ok(Self { runs, base })

@@ -38,8 +38,8 @@ pub struct CutRuns {
 pub enum Change {
     /// A register's new value, or a tombstone, in place of the versions named.
     Write { kind: Kind, value: Option<Plain>, over: Vec<Dot> },
-    /// The writer's own totals in the run that began with its dot `birth`.
-    Count { kind: Kind, birth: u64, totals: Totals },
+    /// The writer's own totals in the run that began with its dot `birth`, after its change `after` of that run.
+    Count { kind: Kind, birth: u64, after: Option<Dot>, totals: Totals },
     /// Adds a set's element in place of the tags named.
     Include { kind: Kind, element: Plain, over: Vec<Dot> },
     /// Takes the tags named from a set's element.
@@ -64,6 +64,8 @@ pub struct Delta {
     pub key: Bytes,
     /// Fields of nested maps on the way to what is changed.
     pub path: Vec<Bytes>,
+    /// Deletes at this key that its writer had seen and that are not stable yet: the delta comes after them.
+    pub after: Vec<Dot>,
     pub change: Change,
 }
 
@@ -102,7 +104,7 @@ pub enum BatchError {
     Kind,
     /// Dots not ascending, of the future, or too many.
     Names,
-    /// Totals smaller than what was cut from them, or a G-counter that goes down.
+    /// A G-counter that goes down.
     Totals,
     /// A cut without what its writer had seen, or that without a cut.
     Seen,
@@ -129,7 +131,7 @@ impl fmt::Display for BatchError {
             Self::Names => {
                 write!(f, "names of other changes are unordered, impossible or more than {NAMES_MAX}")
             }
-            Self::Totals => write!(f, "impossible totals of a counter"),
+            Self::Totals => write!(f, "a g-counter cannot go down: use a pn-counter"),
             Self::Seen => write!(f, "what the writer had seen is missing, superfluous or impossible"),
         }
     }
@@ -226,7 +228,7 @@ impl Batch {
     fn origins_named(&self) -> Vec<Origin> {
         let mut origins = BTreeSet::new();
         for delta in &self.deltas {
-            delta.change.each_name(&mut |dot| {
+            delta.each_name(&mut |dot| {
                 if dot.origin != self.origin {
                     origins.insert(dot.origin);
                 }
@@ -359,7 +361,7 @@ const CODE_ERASE: u8 = 5;
 const CODE_CUT: u8 = 6;
 
 impl Delta {
-    /// One byte of head: whether there is a path, the kind, the change.
+    /// One byte of head: whether there is a path or something it comes after, the kind, the change.
     fn encode(&self, out: &mut Vec<u8>, names: Names<'_>) {
         let (code, kind) = match &self.change {
             Change::Write { kind, .. } => (CODE_WRITE, *kind),
@@ -370,21 +372,23 @@ impl Delta {
             Change::Erase { .. } => (CODE_ERASE, Kind::List),
             Change::Cut { .. } => (CODE_CUT, Kind::LwwRegister),
         };
-        out.push(u8::from(!self.path.is_empty()) << 7 | (kind as u8) << 3 | code);
+        let is_long = !self.path.is_empty() || !self.after.is_empty();
+        out.push(u8::from(is_long) << 7 | (kind as u8) << 3 | code);
         put_bytes(out, &self.key);
-        if !self.path.is_empty() {
+        if is_long {
             put_path(out, &self.path);
+            names.put_all(out, &self.after);
         }
         match &self.change {
             Change::Write { value, over, .. } => {
                 put_plain(out, value.as_ref());
                 names.put_all(out, over);
             }
-            Change::Count { birth, totals, .. } => {
+            Change::Count { birth, after, totals, .. } => {
                 put_number(out, names.own.counter.wrapping_sub(*birth));
-                for total in [totals.up, totals.down, totals.up_cut, totals.down_cut] {
-                    put_number(out, total);
-                }
+                put_number(out, after.map_or(0, |dot| names.own.counter.wrapping_sub(dot.counter)));
+                put_number(out, totals.up);
+                put_number(out, totals.down);
             }
             Change::Include { element, over, .. } | Change::Exclude { element, over, .. } => {
                 put_plain(out, Some(element));
@@ -403,10 +407,11 @@ impl Delta {
                     put_path(out, path);
                     out.push(*kind as u8);
                     put_number(out, runs.len() as u64);
-                    for CutRun { birth, up, down } in runs {
+                    for CutRun { birth, last, totals } in runs {
                         names.put(out, *birth);
-                        put_number(out, *up);
-                        put_number(out, *down);
+                        put_number(out, last.wrapping_sub(birth.counter));
+                        put_number(out, totals.up);
+                        put_number(out, totals.down);
                     }
                 }
             }
@@ -417,14 +422,24 @@ impl Delta {
         let head = reader.byte()?;
         let kind = Kind::of((head >> 3) & 0xf).ok_or(Malformed)?;
         let key = reader.bytes(KEY_BYTES_MAX)?;
-        let path = if head & 0x80 != 0 { read_path(reader)? } else { Vec::new() };
+        let (mut path, mut after) = (Vec::new(), Vec::new());
+        if head & 0x80 != 0 {
+            path = read_path(reader)?;
+            after = names.read_all(reader)?;
+        }
         let change = match head & 7 {
             CODE_WRITE => Change::Write { kind, value: reader.plain()?, over: names.read_all(reader)? },
             CODE_COUNT => {
                 let birth = names.own.counter.checked_sub(reader.number()?).ok_or(Malformed)?;
-                let (up, down) = (reader.number()?, reader.number()?);
-                let totals = Totals { up, down, up_cut: reader.number()?, down_cut: reader.number()? };
-                Change::Count { kind, birth, totals }
+                let after = match reader.number()? {
+                    0 => None,
+                    distance => {
+                        let counter = names.own.counter.checked_sub(distance).ok_or(Malformed)?;
+                        Some(Dot::new(names.own.origin, counter))
+                    }
+                };
+                let totals = Totals { up: reader.number()?, down: reader.number()? };
+                Change::Count { kind, birth, after, totals }
             }
             CODE_INCLUDE => Change::Include {
                 kind,
@@ -454,24 +469,30 @@ impl Delta {
             }
             _ => return Err(Malformed),
         };
-        Ok(Self { key, path, change })
+        Ok(Self { key, path, after, change })
     }
 
     fn check(&self, own: Dot) -> Result<(), BatchError> {
         check_key(&self.key)?;
         check_path(&self.path)?;
+        check_names(own, &self.after)?;
         match &self.change {
             Change::Write { kind, over, .. } => {
                 check_kind(*kind, &[Kind::LwwRegister, Kind::MvRegister])?;
                 check_names(own, over)
             }
-            Change::Count { kind, birth, totals } => {
+            Change::Count { kind, birth, after, totals } => {
                 check_kind(*kind, &[Kind::GCounter, Kind::PnCounter])?;
-                let down = *kind == Kind::GCounter && (totals.down > 0 || totals.down_cut > 0);
-                if down || totals.up_cut > totals.up || totals.down_cut > totals.down {
+                if *kind == Kind::GCounter && totals.down > 0 {
                     return Err(BatchError::Totals);
                 }
-                if *birth == 0 || *birth > own.counter { Err(BatchError::Names) } else { Ok(()) }
+                let possible = match after {
+                    None => *birth == own.counter,
+                    Some(dot) => {
+                        dot.origin == own.origin && dot.counter >= *birth && dot.counter < own.counter
+                    }
+                };
+                if *birth == 0 || !possible { Err(BatchError::Names) } else { Ok(()) }
             }
             Change::Include { kind, over, .. } => {
                 check_kind(*kind, &[Kind::GSet, Kind::TwoPhaseSet, Kind::OrSet])?;
@@ -499,7 +520,8 @@ impl Delta {
                         return Err(BatchError::Path { fields });
                     }
                     let births: Vec<Dot> = runs.iter().map(|run| run.birth).collect();
-                    if births.is_empty() {
+                    let past = |run: &CutRun| run.birth.origin != own.origin || run.last < own.counter;
+                    if births.is_empty() || !runs.iter().all(past) {
                         return Err(BatchError::Names);
                     }
                     check_names(own, &births)?;
@@ -510,27 +532,32 @@ impl Delta {
     }
 }
 
-impl Change {
-    /// Dots that a receiver must have before this change means anything to it.
+impl Delta {
+    /// Dots that a receiver must have before this delta means anything to it.
     pub(crate) fn each_need(&self, visit: &mut dyn FnMut(Dot)) {
-        match self {
-            Self::Write { over, .. } | Self::Include { over, .. } | Self::Exclude { over, .. } => {
+        self.after.iter().for_each(|dot| visit(*dot));
+        match &self.change {
+            Change::Write { over, .. } | Change::Include { over, .. } | Change::Exclude { over, .. } => {
                 over.iter().for_each(|dot| visit(*dot));
             }
-            Self::Insert { after, .. } => after.iter().for_each(|dot| visit(*dot)),
-            Self::Erase { item } => visit(*item),
-            // Totals are absolute. A cut needs all that its writer had seen, which stands in the batch.
-            Self::Count { .. } | Self::Cut { .. } => {}
+            Change::Insert { after, .. } | Change::Count { after, .. } => {
+                after.iter().for_each(|dot| visit(*dot))
+            }
+            Change::Erase { item } => visit(*item),
+            // A cut needs all that its writer had seen, which stands in the batch.
+            Change::Cut { .. } => {}
         }
     }
 
     fn each_name(&self, visit: &mut dyn FnMut(Dot)) {
         self.each_need(visit);
-        if let Self::Cut { runs, .. } = self {
+        if let Change::Cut { runs, .. } = &self.change {
             runs.iter().flat_map(|r| &r.runs).for_each(|run| visit(run.birth));
         }
     }
+}
 
+impl Change {
     /// Conflicts that this change says it settles.
     pub(crate) fn settles(&self) -> u64 {
         match self {
@@ -592,7 +619,9 @@ fn read_runs(reader: &mut Reader, names: Names<'_>) -> Result<CutRuns, Malformed
     let mut runs = Vec::with_capacity(count);
     for _ in 0..count {
         let birth = names.read(reader)?;
-        runs.push(CutRun { birth, up: reader.number()?, down: reader.number()? });
+        let last = birth.counter.checked_add(reader.number()?).ok_or(Malformed)?;
+        let totals = Totals { up: reader.number()?, down: reader.number()? };
+        runs.push(CutRun { birth, last, totals });
     }
     Ok(CutRuns { path, kind, runs })
 }

@@ -228,7 +228,7 @@ impl Node {
                 register.write(stamp, value.as_ref().map(crate::value::Plain::detached), over);
                 return difference(before, register.conflicts_open());
             }
-            Change::Count { kind, birth, totals } => {
+            Change::Count { kind, birth, totals, .. } => {
                 if let Content::Counter(counter) = self.slot(*kind) {
                     counter.count(stamp, *birth, *totals);
                 }

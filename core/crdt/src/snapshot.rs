@@ -7,10 +7,9 @@
 use crate::clock::Clock;
 use crate::collect::Floors;
 use crate::dots::{Origin, VersionVector};
-use crate::limits::{DEPTH_MAX, KEY_BYTES_MAX};
-use crate::node::Node;
+use crate::limits::KEY_BYTES_MAX;
 use crate::resolver::Resolvers;
-use crate::store::Store;
+use crate::store::{Entry, Store};
 use crate::wire::{Malformed, Reader, put_bytes, put_number};
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -98,7 +97,7 @@ impl Store {
                 break;
             }
             put_bytes(&mut body, key);
-            entry.node.encode(&mut body);
+            entry.encode(&mut body);
             count += 1;
             last = Some(key.clone());
         }
@@ -148,8 +147,8 @@ impl Restore {
         if !ascending || !follows || !fits {
             return Err(RestoreError::Order);
         }
-        for (key, node) in entries {
-            self.store.restore_entry(key, node);
+        for (key, entry) in entries {
+            self.store.restore_entry(key, entry);
         }
         Ok(())
     }
@@ -167,25 +166,25 @@ impl Restore {
     }
 }
 
-fn read_piece(bytes: &[u8]) -> Result<Vec<(Bytes, Node)>, Malformed> {
+fn read_piece(bytes: &[u8]) -> Result<Vec<(Bytes, Entry)>, Malformed> {
     let mut reader = Reader::new(Bytes::copy_from_slice(bytes));
     let count = reader.count(usize::MAX)?;
     let mut entries = Vec::new();
     for _ in 0..count {
         let key = Bytes::copy_from_slice(&reader.bytes(KEY_BYTES_MAX)?);
-        let node = Node::decode(&mut reader, DEPTH_MAX)?;
-        if key.is_empty() || node.is_empty() {
+        let entry = Entry::decode(&mut reader)?;
+        if key.is_empty() {
             return Err(Malformed);
         }
-        entries.push((key, node));
+        entries.push((key, entry));
     }
     reader.end()?;
     // One state, one encoding: sets and maps that were out of order come out differently.
     let mut again = Vec::with_capacity(bytes.len());
     put_number(&mut again, count as u64);
-    for (key, node) in &entries {
+    for (key, entry) in &entries {
         put_bytes(&mut again, key);
-        node.encode(&mut again);
+        entry.encode(&mut again);
     }
     if again == bytes { Ok(entries) } else { Err(Malformed) }
 }

@@ -6,19 +6,19 @@
 //! dot in `applied` is never applied again, commutative and associative because changes of one key that depend on each
 //! other are applied in that order everywhere, and changes that do not commute (Shapiro et al., RR-7506, section 2.4).
 
-use crate::causal::{Seen, Stamp};
+use crate::causal::{Seen, Stable, Stamp, insert_dot};
 use crate::clock::{Clock, ClockAhead, Hlc};
 use crate::collect::{Floor, FloorRefused, Floors};
 use crate::delta::{Batch, Change, Delta};
 use crate::dots::{Dot, Origin, VersionVector};
 use crate::held::{Held, Missing};
 use crate::history::{Conflict, History, Outcome};
-use crate::limits::{INTERVALS_MAX, ORIGINS_MAX};
+use crate::limits::{DEPTH_MAX, INTERVALS_MAX, ORIGINS_MAX};
 use crate::node::{Node, Step};
 use crate::register::{Register, Version};
 use crate::resolver::{Resolved, Resolvers};
 use crate::value::{Kind, View};
-use crate::wire::put_vector;
+use crate::wire::{Malformed, Reader, put_dots, put_vector};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -76,10 +76,77 @@ impl core::error::Error for Refused {}
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Entry {
     pub(crate) node: Node,
+    /// Deletes of containers at this key that no later one has seen and that are not stable: the tombstones of what they
+    /// removed. Whatever is written next names them, so that nobody applies it before them.
+    pub(crate) cuts: Vec<Dot>,
     /// What the digest holds of this entry; nothing while it is new.
     hashed: Option<Hash>,
     /// Stands in the list of entries to hash again.
     is_dirty: bool,
+}
+
+impl Entry {
+    fn is_empty(&self) -> bool {
+        self.node.is_empty() && self.cuts.is_empty()
+    }
+
+    fn has_graves(&self) -> bool {
+        !self.cuts.is_empty() || self.node.has_graves()
+    }
+
+    /// Applies one change; returns by how much the open conflicts grew.
+    pub(crate) fn apply(&mut self, path: &[Bytes], step: Step<'_>) -> i64 {
+        let opened = self.node.apply(path, step);
+        if matches!(step.change, Change::Cut { .. }) {
+            self.cuts.retain(|cut| !step.seen.contains(*cut));
+            insert_dot(&mut self.cuts, step.stamp.dot);
+        }
+        opened
+    }
+
+    /// The deletes that a change made now comes after, beside those that it names as what it replaces.
+    pub(crate) fn deletes_seen(&self, change: &Change) -> Vec<Dot> {
+        // A cut says what it has seen by itself.
+        if matches!(change, Change::Cut { .. }) {
+            return Vec::new();
+        }
+        let mut dots = self.cuts.clone();
+        let own = match change {
+            Change::Write { kind, .. } => Some(*kind),
+            _ => None,
+        };
+        for kind in [Kind::LwwRegister, Kind::MvRegister] {
+            if let Some(register) = self.node.register(kind).filter(|r| own != Some(kind) && !r.is_live()) {
+                dots.extend(register.dots());
+            }
+        }
+        dots.sort_unstable();
+        dots
+    }
+
+    fn collect(&mut self, stable: Stable<'_>) {
+        self.cuts.retain(|cut| !stable.dots.contains(*cut));
+        self.node.collect(stable);
+    }
+
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        put_dots(out, &self.cuts);
+        self.node.encode(out);
+    }
+
+    pub(crate) fn decode(reader: &mut Reader) -> Result<Self, Malformed> {
+        let entry = Self { cuts: reader.dots()?, node: Node::decode(reader, DEPTH_MAX)?, ..Self::default() };
+        let ascending = entry.cuts.windows(2).all(|w| w[0] < w[1]);
+        if ascending && !entry.is_empty() { Ok(entry) } else { Err(Malformed) }
+    }
+
+    fn hash(&self, key: &[u8]) -> Hash {
+        let mut bytes = Vec::with_capacity(128);
+        self.encode(&mut bytes);
+        let mut hasher = Hasher::new("dwcp v3 convergent entry");
+        hasher.field(key).field(&bytes);
+        hasher.finish()
+    }
 }
 
 /// See the module.
@@ -304,7 +371,7 @@ impl Store {
         }
         let mut missing: Option<Dot> = None;
         for delta in batch.deltas() {
-            delta.change.each_need(&mut |dot| {
+            delta.each_need(&mut |dot| {
                 let here = dot.origin == origin && dot.counter >= batch.first();
                 if missing.is_none() && !here && !self.applied.contains(dot) {
                     missing = Some(dot);
@@ -354,23 +421,22 @@ impl Store {
     }
 
     fn take_delta(&mut self, delta: &Delta, stamp: Stamp, before: &VersionVector) {
-        let Delta { key, path, change } = delta;
+        let Delta { key, path, change, .. } = delta;
         let settled = change.settles();
         self.conflicts_settled = self.conflicts_settled.saturating_add(settled);
         let entry = match self.entries.get_mut(key) {
             Some(entry) => entry,
-            None if matches!(change, Change::Cut { .. }) => return,
             // The key's memory is its own: the received bytes may be a whole frame.
             None => self.entries.entry(Bytes::copy_from_slice(key)).or_default(),
         };
         let seen = Seen { before, own: stamp.dot };
-        let opened = entry.node.apply(path, Step { change, stamp, seen });
+        let opened = entry.apply(path, Step { change, stamp, seen });
         if !entry.is_dirty {
             entry.is_dirty = true;
             self.dirty.push(Bytes::copy_from_slice(key));
         }
-        let is_empty = entry.node.is_empty();
-        let has_graves = change.digs_graves() && entry.node.has_graves();
+        let is_empty = entry.is_empty();
+        let has_graves = change.digs_graves() && entry.has_graves();
         self.conflicts_open = self.conflicts_open.saturating_add_signed(opened);
         if has_graves {
             self.graves.insert(Bytes::copy_from_slice(key));
@@ -391,7 +457,7 @@ impl Store {
     }
 
     fn remember(&mut self, delta: &Delta, by: Dot) {
-        let Delta { key, path, change } = delta;
+        let Delta { key, path, change, .. } = delta;
         let Some(node) = self.node(key, path) else { return };
         let detached = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
         let register = match change {
@@ -458,11 +524,11 @@ impl Store {
 
     fn collect(&mut self, key: &Bytes) {
         let Some(entry) = self.entries.get_mut(key) else { return };
-        entry.node.collect(self.floors.stable());
+        entry.collect(self.floors.stable());
         if !core::mem::replace(&mut entry.is_dirty, true) {
             self.dirty.push(key.clone());
         }
-        let (has_graves, is_empty) = (entry.node.has_graves(), entry.node.is_empty());
+        let (has_graves, is_empty) = (entry.has_graves(), entry.is_empty());
         if !has_graves {
             self.graves.remove(key);
         }
@@ -481,7 +547,7 @@ impl Store {
             if !core::mem::take(&mut entry.is_dirty) {
                 continue;
             }
-            let hash = entry_hash(&key, &entry.node);
+            let hash = entry.hash(&key);
             if entry.hashed == Some(hash) {
                 continue;
             }
@@ -500,17 +566,18 @@ impl Store {
     /// The hash of one key's value and metadata, computed anew: what an audit compares.
     #[must_use]
     pub fn key_hash(&self, key: &[u8]) -> Option<Hash> {
-        self.entries.get(key).map(|entry| entry_hash(key, &entry.node))
+        self.entries.get(key).map(|entry| entry.hash(key))
     }
 
     /// Takes in an entry of a snapshot.
-    pub(crate) fn restore_entry(&mut self, key: Bytes, node: Node) {
-        self.conflicts_open = self.conflicts_open.saturating_add(node.conflicts_open());
-        if node.has_graves() {
+    pub(crate) fn restore_entry(&mut self, key: Bytes, mut entry: Entry) {
+        self.conflicts_open = self.conflicts_open.saturating_add(entry.node.conflicts_open());
+        if entry.has_graves() {
             self.graves.insert(key.clone());
         }
         self.dirty.push(key.clone());
-        self.entries.insert(key, Entry { node, hashed: None, is_dirty: true });
+        entry.is_dirty = true;
+        self.entries.insert(key, entry);
     }
 
     /// Counts the open conflicts and looks for tombstones anew, and compares: for the simulator, after every step.
@@ -521,9 +588,9 @@ impl Store {
         let open: u64 = self.entries.values().map(|entry| entry.node.conflicts_open()).sum();
         assert_eq!(open, self.conflicts_open, "open conflicts are counted as they come and go");
         for (key, entry) in &self.entries {
-            assert!(!entry.node.is_empty(), "empty entries are dropped: {key:?}");
+            assert!(!entry.is_empty(), "empty entries are dropped: {key:?}");
             let is_listed = self.graves.contains(key);
-            assert!(is_listed || !entry.node.has_graves(), "graves are listed: {key:?}");
+            assert!(is_listed || !entry.has_graves(), "graves are listed: {key:?}");
         }
         assert!(self.graves.iter().all(|key| self.entries.contains_key(key)), "listed graves exist");
     }
@@ -533,14 +600,6 @@ fn outcome_of(resolved: &Resolved, register: &Register) -> Outcome {
     let Some(value) = &resolved.value else { return Outcome::Deleted };
     let winners = register.versions().iter().filter(|v| v.value.as_ref() == Some(value));
     winners.max_by_key(|v| v.stamp).map_or(Outcome::Merged, |v| Outcome::Won(v.stamp.dot))
-}
-
-fn entry_hash(key: &[u8], node: &Node) -> Hash {
-    let mut bytes = Vec::with_capacity(128);
-    node.encode(&mut bytes);
-    let mut hasher = Hasher::new("dwcp v3 convergent entry");
-    hasher.field(key).field(&bytes);
-    hasher.finish()
 }
 
 fn element(hash: &Hash) -> Hasher {

@@ -7,7 +7,7 @@ use crate::delta::{Batch, BatchError, Change, Delta, check_key, check_path};
 use crate::dots::{Dot, VersionVector};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_DELTAS_MAX, COUNTER_MAX, INTERVALS_MAX};
 use crate::node::{KINDS_ALL, Node, Step, kind_bit};
-use crate::store::Store;
+use crate::store::{Entry, Store};
 use crate::value::{Kind, Plain};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -210,23 +210,24 @@ impl Store {
         let mut once: BTreeSet<&Bytes> = BTreeSet::new();
         let several: BTreeSet<&Bytes> =
             writes.iter().map(|w| &w.key).filter(|key| !once.insert(key)).collect();
-        let mut copies: BTreeMap<&Bytes, Node> = BTreeMap::new();
-        let absent = Node::default();
+        let mut copies: BTreeMap<&Bytes, Entry> = BTreeMap::new();
+        let absent = Entry::default();
         let mut deltas: Vec<Delta> = Vec::with_capacity(writes.len());
         for write in writes {
             check_key(&write.key)?;
             check_path(&write.path)?;
-            let stored = self.entries.get(&write.key).map_or(&absent, |entry| &entry.node);
-            let node = copies.get(&write.key).unwrap_or(stored);
+            let stored = self.entries.get(&write.key).unwrap_or(&absent);
+            let entry = copies.get(&write.key).unwrap_or(stored);
             let dot = Dot::new(first.origin, first.counter + deltas.len() as u64);
-            let Some(change) = plan(node, write, dot, self.applied())? else { continue };
+            let Some(change) = plan(&entry.node, write, dot, self.applied())? else { continue };
+            let after = entry.deletes_seen(&change);
             if several.contains(&write.key) {
                 let stamp = Stamp { hlc: self.clock.next(), dot };
                 let seen = Seen { before: self.applied(), own: dot };
                 let copy = copies.entry(&write.key).or_insert_with(|| stored.clone());
                 copy.apply(&write.path, Step { change: &change, stamp, seen });
             }
-            deltas.push(Delta { key: write.key.clone(), path: write.path.clone(), change });
+            deltas.push(Delta { key: write.key.clone(), path: write.path.clone(), after, change });
         }
         Ok(deltas)
     }
@@ -329,14 +330,14 @@ fn plan(
 
 fn count(node: &Node, key: &Bytes, kind: Kind, dot: Dot, up: u64, down: u64) -> Result<Change, WriteRefused> {
     let run = node.counter(kind).and_then(|counter| counter.run_of(dot));
-    let (birth, had) = run.unwrap_or((dot.counter, Totals::default()));
+    let (birth, after, had) = run
+        .map_or((dot.counter, None, Totals::default()), |(birth, last, totals)| (birth, Some(last), totals));
     let full = || WriteRefused::CounterFull { key: key.clone() };
     let totals = Totals {
         up: had.up.checked_add(up).ok_or_else(full)?,
         down: had.down.checked_add(down).ok_or_else(full)?,
-        ..had
     };
-    Ok(Change::Count { kind, birth, totals })
+    Ok(Change::Count { kind, birth, after, totals })
 }
 
 /// A key that is one register is deleted by writing nothing over it, so that a concurrent write is a conflict that is

@@ -2,6 +2,8 @@
 //! Claims about one type stand in the module of that type; `random` checks all of them at once.
 
 mod counters;
+mod model;
+mod random;
 mod registers;
 mod sets;
 mod world;

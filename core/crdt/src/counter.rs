@@ -1,6 +1,5 @@
 //! Counters. Each origin keeps running totals of its own ups and downs, which only grow and join by maximum (G- and
-//! PN-Counter: Shapiro et al., RR-7506, specifications 6 and 7). A change names the one before it in its run and waits for
-//! it, so that what is shown never contains more than the changes that were applied.
+//! PN-Counter: Shapiro et al., RR-7506, specifications 6 and 7).
 //!
 //! Resetting is where counters usually go wrong: zero written over a total loses increments that the writer had not
 //! seen, and dropping an origin's entry comes undone by its next increment. Here a cut says per *run* (one origin's
@@ -76,13 +75,13 @@ impl Counter {
         self.runs.values().map(Run::left).fold(self.base.unwrap_or(0), i128::saturating_add)
     }
 
-    /// The run that this origin goes on with: birth, last change, totals. None once somebody cut it: a new run keeps what
+    /// The run that this origin goes on with: birth and totals. None once somebody cut it: a new run keeps what
     /// comes after the cut apart from what the cut saw.
-    pub(crate) fn run_of(&self, own: Dot) -> Option<(u64, Dot, Totals)> {
+    pub(crate) fn run_of(&self, own: Dot) -> Option<(u64, Totals)> {
         let from = Dot::new(own.origin, 0);
         let newest = self.runs.range(from..own).next_back();
         let (birth, run) = newest.filter(|(_, run)| run.cut_last == 0)?;
-        Some((birth.counter, Dot::new(own.origin, run.last), run.totals))
+        Some((birth.counter, run.totals))
     }
 
     pub(crate) fn count(&mut self, stamp: Stamp, birth: u64, totals: Totals) {
@@ -104,16 +103,15 @@ impl Counter {
         for CutRun { birth, last, totals } in seen {
             // A run that is missing was cut before and collected since.
             let Some(run) = self.runs.get_mut(birth) else { continue };
-            if *last < run.cut_last {
-                continue;
-            }
-            if *last > run.cut_last {
-                run.cut_by.clear();
-            }
-            run.cut_last = *last;
             run.cut.up = run.cut.up.max(totals.up);
             run.cut.down = run.cut.down.max(totals.down);
-            insert_dot(&mut run.cut_by, cut);
+            if *last > run.cut_last {
+                run.cut_last = *last;
+                run.cut_by.clear();
+            }
+            if *last == run.cut_last {
+                insert_dot(&mut run.cut_by, cut);
+            }
         }
     }
 

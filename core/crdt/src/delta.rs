@@ -1,11 +1,10 @@
 //! A delta changes one key and has one dot; a batch is an unbroken run of one origin's deltas, what a frame carries. A
 //! batch is applied whole or not at all.
 //!
-//! A delta carries what its writer had seen of the thing it changes: the versions a write replaces, the tags a remove
-//! takes away, the item an insert stands behind. A receiver that lacks one of them keeps the batch until it comes (see
-//! `held`), so each key's history is applied in the order of cause and effect, whatever the order of arrival. Nothing
-//! waits for changes of other keys, but a delete of a container waits for all that its writer had seen, because it
-//! removes by "everything I had seen" instead of by a list as long as the container.
+//! A delta names the newest changes of its key that its writer had seen. A receiver that lacks one of them keeps the batch
+//! until it comes (see `held`), so each key's history is applied in the order of cause and effect, whatever the order of
+//! arrival; that is why gaps are safe. Nothing waits for changes of other keys, with one exception: removing a container
+//! says "everything I had seen" instead of a list as long as the container, and waits for all of that.
 //!
 //! A `Batch` is checked when it is made or decoded; holding one means that every limit below holds.
 
@@ -38,8 +37,8 @@ pub struct CutRuns {
 pub enum Change {
     /// A register's new value, or a tombstone, in place of the versions named.
     Write { kind: Kind, value: Option<Plain>, over: Vec<Dot> },
-    /// The writer's own totals in the run that began with its dot `birth`, after its change `after` of that run.
-    Count { kind: Kind, birth: u64, after: Option<Dot>, totals: Totals },
+    /// The writer's own totals in the run that began with its dot `birth`.
+    Count { kind: Kind, birth: u64, totals: Totals },
     /// Adds a set's element in place of the tags named.
     Include { kind: Kind, element: Plain, over: Vec<Dot> },
     /// Takes the tags named from a set's element.
@@ -64,7 +63,7 @@ pub struct Delta {
     pub key: Bytes,
     /// Fields of nested maps on the way to what is changed.
     pub path: Vec<Bytes>,
-    /// Deletes at this key that its writer had seen and that are not stable yet: the delta comes after them.
+    /// The newest changes of this key that its writer had seen: those that no other one it had seen comes after.
     pub after: Vec<Dot>,
     pub change: Change,
 }
@@ -228,7 +227,7 @@ impl Batch {
     fn origins_named(&self) -> Vec<Origin> {
         let mut origins = BTreeSet::new();
         for delta in &self.deltas {
-            delta.each_name(&mut |dot| {
+            delta.each_need(&mut |dot| {
                 if dot.origin != self.origin {
                     origins.insert(dot.origin);
                 }
@@ -372,7 +371,9 @@ impl Delta {
             Change::Erase { .. } => (CODE_ERASE, Kind::List),
             Change::Cut { .. } => (CODE_CUT, Kind::LwwRegister),
         };
-        let is_long = !self.path.is_empty() || !self.after.is_empty();
+        // A write to a register that is all there is at its key comes after exactly what it replaces.
+        let usual = self.change.after_usual();
+        let is_long = !self.path.is_empty() || self.after != usual;
         out.push(u8::from(is_long) << 7 | (kind as u8) << 3 | code);
         put_bytes(out, &self.key);
         if is_long {
@@ -384,9 +385,8 @@ impl Delta {
                 put_plain(out, value.as_ref());
                 names.put_all(out, over);
             }
-            Change::Count { birth, after, totals, .. } => {
+            Change::Count { birth, totals, .. } => {
                 put_number(out, names.own.counter.wrapping_sub(*birth));
-                put_number(out, after.map_or(0, |dot| names.own.counter.wrapping_sub(dot.counter)));
                 put_number(out, totals.up);
                 put_number(out, totals.down);
             }
@@ -422,24 +422,16 @@ impl Delta {
         let head = reader.byte()?;
         let kind = Kind::of((head >> 3) & 0xf).ok_or(Malformed)?;
         let key = reader.bytes(KEY_BYTES_MAX)?;
-        let (mut path, mut after) = (Vec::new(), Vec::new());
-        if head & 0x80 != 0 {
-            path = read_path(reader)?;
-            after = names.read_all(reader)?;
-        }
+        let (path, after) = match head & 0x80 {
+            0 => (Vec::new(), None),
+            _ => (read_path(reader)?, Some(names.read_all(reader)?)),
+        };
         let change = match head & 7 {
             CODE_WRITE => Change::Write { kind, value: reader.plain()?, over: names.read_all(reader)? },
             CODE_COUNT => {
                 let birth = names.own.counter.checked_sub(reader.number()?).ok_or(Malformed)?;
-                let after = match reader.number()? {
-                    0 => None,
-                    distance => {
-                        let counter = names.own.counter.checked_sub(distance).ok_or(Malformed)?;
-                        Some(Dot::new(names.own.origin, counter))
-                    }
-                };
                 let totals = Totals { up: reader.number()?, down: reader.number()? };
-                Change::Count { kind, birth, after, totals }
+                Change::Count { kind, birth, totals }
             }
             CODE_INCLUDE => Change::Include {
                 kind,
@@ -469,6 +461,7 @@ impl Delta {
             }
             _ => return Err(Malformed),
         };
+        let after = after.unwrap_or_else(|| change.after_usual().to_vec());
         Ok(Self { key, path, after, change })
     }
 
@@ -481,18 +474,12 @@ impl Delta {
                 check_kind(*kind, &[Kind::LwwRegister, Kind::MvRegister])?;
                 check_names(own, over)
             }
-            Change::Count { kind, birth, after, totals } => {
+            Change::Count { kind, birth, totals } => {
                 check_kind(*kind, &[Kind::GCounter, Kind::PnCounter])?;
                 if *kind == Kind::GCounter && totals.down > 0 {
                     return Err(BatchError::Totals);
                 }
-                let possible = match after {
-                    None => *birth == own.counter,
-                    Some(dot) => {
-                        dot.origin == own.origin && dot.counter >= *birth && dot.counter < own.counter
-                    }
-                };
-                if *birth == 0 || !possible { Err(BatchError::Names) } else { Ok(()) }
+                if *birth == 0 || *birth > own.counter { Err(BatchError::Names) } else { Ok(()) }
             }
             Change::Include { kind, over, .. } => {
                 check_kind(*kind, &[Kind::GSet, Kind::TwoPhaseSet, Kind::OrSet])?;
@@ -540,19 +527,16 @@ impl Delta {
             Change::Write { over, .. } | Change::Include { over, .. } | Change::Exclude { over, .. } => {
                 over.iter().for_each(|dot| visit(*dot));
             }
-            Change::Insert { after, .. } | Change::Count { after, .. } => {
-                after.iter().for_each(|dot| visit(*dot))
-            }
+            Change::Insert { after, .. } => after.iter().for_each(|dot| visit(*dot)),
             Change::Erase { item } => visit(*item),
-            // A cut needs all that its writer had seen, which stands in the batch.
-            Change::Cut { .. } => {}
-        }
-    }
-
-    fn each_name(&self, visit: &mut dyn FnMut(Dot)) {
-        self.each_need(visit);
-        if let Change::Cut { runs, .. } = &self.change {
-            runs.iter().flat_map(|r| &r.runs).for_each(|run| visit(run.birth));
+            Change::Count { .. } => {}
+            // Beside all that its writer had seen, which stands in the batch.
+            Change::Cut { runs, .. } => {
+                for run in runs.iter().flat_map(|r| &r.runs) {
+                    visit(run.birth);
+                    visit(Dot::new(run.birth.origin, run.last));
+                }
+            }
         }
     }
 }
@@ -567,9 +551,21 @@ impl Change {
         }
     }
 
+    /// What a delta comes after unless it says otherwise.
+    fn after_usual(&self) -> &[Dot] {
+        match self {
+            Self::Write { over, .. } => over,
+            _ => &[],
+        }
+    }
+
     /// May it leave something behind that waits for collection?
     pub(crate) fn digs_graves(&self) -> bool {
-        matches!(self, Self::Write { value: None, .. } | Self::Erase { .. } | Self::Cut { .. })
+        match self {
+            Self::Write { value, .. } => value.is_none(),
+            Self::Exclude { .. } | Self::Erase { .. } | Self::Cut { .. } => true,
+            Self::Count { .. } | Self::Include { .. } | Self::Insert { .. } => false,
+        }
     }
 }
 

@@ -119,6 +119,19 @@ impl Node {
         }
     }
 
+    /// Nothing, or one value of this kind?
+    pub(crate) fn is_at_most(&self, kind: Kind) -> bool {
+        self.slots.is_empty() || (self.slots.len() == 1 && self.slots[0].0 == kind)
+    }
+
+    /// The register that is all there is here.
+    pub(crate) fn only_register(&self) -> Option<&Register> {
+        match self.slots.as_slice() {
+            [(_, Content::Register(register))] => Some(register),
+            _ => None,
+        }
+    }
+
     pub(crate) fn counter(&self, kind: Kind) -> Option<&Counter> {
         match self.content(kind) {
             Some(Content::Counter(counter)) => Some(counter),

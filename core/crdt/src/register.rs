@@ -48,6 +48,11 @@ impl Register {
         self.versions.iter().map(|v| v.stamp.dot).collect()
     }
 
+    /// Are these its versions, no more and no less?
+    pub(crate) fn has_exactly(&self, dots: &[Dot]) -> bool {
+        self.versions.iter().map(|v| &v.stamp.dot).eq(dots)
+    }
+
     pub(crate) fn write(&mut self, stamp: Stamp, value: Option<Plain>, over: &[Dot]) {
         if let [only] = self.versions.as_mut_slice()
             && over == [only.stamp.dot]

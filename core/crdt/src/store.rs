@@ -76,9 +76,10 @@ impl core::error::Error for Refused {}
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Entry {
     pub(crate) node: Node,
-    /// Deletes of containers at this key that no later one has seen and that are not stable: the tombstones of what they
-    /// removed. Whatever is written next names them, so that nobody applies it before them.
-    pub(crate) cuts: Vec<Dot>,
+    /// The newest changes of this key: no other one that was applied comes after them. Empty when they are exactly the
+    /// versions of the register that is all there is; most keys are that. Without a value they are the key's tombstone:
+    /// what is written next names them, so that nobody applies it before the delete.
+    newest: Vec<Dot>,
     /// What the digest holds of this entry; nothing while it is new.
     hashed: Option<Hash>,
     /// Stands in the list of entries to hash again.
@@ -87,56 +88,57 @@ pub(crate) struct Entry {
 
 impl Entry {
     fn is_empty(&self) -> bool {
-        self.node.is_empty() && self.cuts.is_empty()
+        self.node.is_empty() && self.newest.is_empty()
     }
 
     fn has_graves(&self) -> bool {
-        !self.cuts.is_empty() || self.node.has_graves()
+        self.node.is_empty() || self.node.has_graves()
     }
 
-    /// Applies one change; returns by how much the open conflicts grew.
-    pub(crate) fn apply(&mut self, path: &[Bytes], step: Step<'_>) -> i64 {
-        let opened = self.node.apply(path, step);
-        if matches!(step.change, Change::Cut { .. }) {
-            self.cuts.retain(|cut| !step.seen.contains(*cut));
-            insert_dot(&mut self.cuts, step.stamp.dot);
+    /// What a change made now comes after.
+    pub(crate) fn newest(&self) -> Vec<Dot> {
+        match self.node.only_register() {
+            Some(register) if self.newest.is_empty() => register.dots(),
+            _ => self.newest.clone(),
         }
+    }
+
+    /// Applies one change that comes after these; returns by how much the open conflicts grew.
+    pub(crate) fn apply(&mut self, path: &[Bytes], after: &[Dot], step: Step<'_>) -> i64 {
+        if let Change::Write { kind, over, .. } = step.change
+            && path.is_empty()
+            && over == after
+            && self.newest.is_empty()
+            && self.node.is_at_most(*kind)
+        {
+            // What is replaced and what it comes after are the same, before and after this write.
+            return self.node.apply(path, step);
+        }
+        let mut newest = self.newest();
+        newest.retain(|dot| after.binary_search(dot).is_err());
+        insert_dot(&mut newest, step.stamp.dot);
+        let opened = self.node.apply(path, step);
+        let implied = self.node.only_register().is_some_and(|register| register.has_exactly(&newest));
+        self.newest = if implied { Vec::new() } else { newest };
         opened
     }
 
-    /// The deletes that a change made now comes after, beside those that it names as what it replaces.
-    pub(crate) fn deletes_seen(&self, change: &Change) -> Vec<Dot> {
-        // A cut says what it has seen by itself.
-        if matches!(change, Change::Cut { .. }) {
-            return Vec::new();
-        }
-        let mut dots = self.cuts.clone();
-        let own = match change {
-            Change::Write { kind, .. } => Some(*kind),
-            _ => None,
-        };
-        for kind in [Kind::LwwRegister, Kind::MvRegister] {
-            if let Some(register) = self.node.register(kind).filter(|r| own != Some(kind) && !r.is_live()) {
-                dots.extend(register.dots());
-            }
-        }
-        dots.sort_unstable();
-        dots
-    }
-
     fn collect(&mut self, stable: Stable<'_>) {
-        self.cuts.retain(|cut| !stable.dots.contains(*cut));
         self.node.collect(stable);
+        if self.node.is_empty() && self.newest.iter().all(|dot| stable.dots.contains(*dot)) {
+            self.newest.clear();
+        }
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        put_dots(out, &self.cuts);
+        put_dots(out, &self.newest);
         self.node.encode(out);
     }
 
     pub(crate) fn decode(reader: &mut Reader) -> Result<Self, Malformed> {
-        let entry = Self { cuts: reader.dots()?, node: Node::decode(reader, DEPTH_MAX)?, ..Self::default() };
-        let ascending = entry.cuts.windows(2).all(|w| w[0] < w[1]);
+        let newest = reader.dots()?;
+        let entry = Self { newest, node: Node::decode(reader, DEPTH_MAX)?, ..Self::default() };
+        let ascending = entry.newest.windows(2).all(|w| w[0] < w[1]);
         if ascending && !entry.is_empty() { Ok(entry) } else { Err(Malformed) }
     }
 
@@ -421,7 +423,7 @@ impl Store {
     }
 
     fn take_delta(&mut self, delta: &Delta, stamp: Stamp, before: &VersionVector) {
-        let Delta { key, path, change, .. } = delta;
+        let Delta { key, path, after, change } = delta;
         let settled = change.settles();
         self.conflicts_settled = self.conflicts_settled.saturating_add(settled);
         let entry = match self.entries.get_mut(key) {
@@ -430,7 +432,7 @@ impl Store {
             None => self.entries.entry(Bytes::copy_from_slice(key)).or_default(),
         };
         let seen = Seen { before, own: stamp.dot };
-        let opened = entry.apply(path, Step { change, stamp, seen });
+        let opened = entry.apply(path, after, Step { change, stamp, seen });
         if !entry.is_dirty {
             entry.is_dirty = true;
             self.dirty.push(Bytes::copy_from_slice(key));

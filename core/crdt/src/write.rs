@@ -220,12 +220,12 @@ impl Store {
             let entry = copies.get(&write.key).unwrap_or(stored);
             let dot = Dot::new(first.origin, first.counter + deltas.len() as u64);
             let Some(change) = plan(&entry.node, write, dot, self.applied())? else { continue };
-            let after = entry.deletes_seen(&change);
+            let after = entry.newest();
             if several.contains(&write.key) {
                 let stamp = Stamp { hlc: self.clock.next(), dot };
                 let seen = Seen { before: self.applied(), own: dot };
                 let copy = copies.entry(&write.key).or_insert_with(|| stored.clone());
-                copy.apply(&write.path, Step { change: &change, stamp, seen });
+                copy.apply(&write.path, &after, Step { change: &change, stamp, seen });
             }
             deltas.push(Delta { key: write.key.clone(), path: write.path.clone(), after, change });
         }
@@ -330,14 +330,13 @@ fn plan(
 
 fn count(node: &Node, key: &Bytes, kind: Kind, dot: Dot, up: u64, down: u64) -> Result<Change, WriteRefused> {
     let run = node.counter(kind).and_then(|counter| counter.run_of(dot));
-    let (birth, after, had) = run
-        .map_or((dot.counter, None, Totals::default()), |(birth, last, totals)| (birth, Some(last), totals));
+    let (birth, had) = run.unwrap_or((dot.counter, Totals::default()));
     let full = || WriteRefused::CounterFull { key: key.clone() };
     let totals = Totals {
         up: had.up.checked_add(up).ok_or_else(full)?,
         down: had.down.checked_add(down).ok_or_else(full)?,
     };
-    Ok(Change::Count { kind, birth, after, totals })
+    Ok(Change::Count { kind, birth, totals })
 }
 
 /// A key that is one register is deleted by writing nothing over it, so that a concurrent write is a conflict that is

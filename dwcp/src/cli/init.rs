@@ -8,9 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use dwcp_base::configuration::{Principal, Role};
+use dwcp_base::configuration::Role;
 use dwcp_base::{Genesis, ReplicaId};
-use dwcp_client::{CLIENT_FILE_VERSION, ClientFile, NodeEntry, PrincipalEntry};
+use dwcp_client::ClientFile;
 use dwcp_node::genesis_file::{GenesisError, read_genesis};
 use dwcp_node::init::{
     ClusterOptions, GENESIS_FILE, InitError, Listen, Ports, TrialOptions, from_members, keygen,
@@ -246,7 +246,7 @@ fn make_genesis(args: &InitArgs, members: &Path, json: bool) -> Outcome {
     let genesis_file = args.out.join(GENESIS_FILE);
     let genesis = from_members(members, &genesis_file, &options(args))?;
     let client_file = args.out.join("client.toml");
-    write_new(&client_file, &client_file_of(&genesis).to_toml())?;
+    write_new(&client_file, &ClientFile::of_genesis(&genesis).to_toml())?;
     if json {
         return print_json(&json!({
             "cluster": hex::encode(genesis.cluster().0), "genesis": genesis_file, "client": client_file,
@@ -297,29 +297,6 @@ pub fn any_address(address: &str) -> Outcome<SocketAddr> {
     let port =
         port.ok_or_else(|| Failure::refused(format!("\"{address}\" is no address: write HOST:PORT")))?;
     Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port))
-}
-
-fn client_file_of(genesis: &Genesis) -> ClientFile {
-    let principal = |principal: &Principal| PrincipalEntry {
-        name: principal.name.clone(),
-        role: Some(format!("{:?}", principal.role).to_lowercase()),
-        key_file: PathBuf::from(format!("{}.key", principal.name)),
-    };
-    let nodes = genesis.members.iter().map(|member| NodeEntry {
-        id: member.id.0,
-        incarnation: member.incarnation.0,
-        address: member.client_address.clone(),
-        tls_key: Some(hex::encode(member.tls_key.0)),
-        vote_key: hex::encode(member.vote_key.0),
-    });
-    ClientFile {
-        version: CLIENT_FILE_VERSION,
-        cluster: hex::encode(genesis.cluster().0),
-        f: genesis.policy.quorum.f(),
-        settings: dwcp_client::SettingsEntry::default(),
-        nodes: nodes.collect(),
-        principals: genesis.principals.iter().map(principal).collect(),
-    }
 }
 
 fn write_new(path: &Path, text: &str) -> Outcome {

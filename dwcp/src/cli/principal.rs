@@ -24,7 +24,7 @@ Examples:
   dwcp principal remove ann                                           (ends ann's sessions)
 
 ann's client file is a copy of yours that names her key instead:
-  [[principals]]
+  [[principal]]
   name = \"ann\"
   key_file = \"keys/ann.key\"")]
 pub struct PrincipalArgs {

@@ -1,5 +1,5 @@
-//! What is done to a cluster under load: rounds of SIGKILL or SIGSTOP against nodes drawn by chance, then calm, then
-//! everything is read back. It notes; `judgement` judges.
+//! What is done to a cluster under load: rounds of SIGKILL, SIGSTOP or cut links against nodes drawn by chance, or a disk
+//! that is lost or full; then calm, then everything is read back. It notes; `judgement` judges.
 //!
 //! A round hits up to as many nodes as the quorum can spare, now and then one more, now and then all at once; some nodes
 //! are killed again while they start. About every other round the next blow waits until something was acknowledged, so
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use check::{Answer, Calm, History, Interval, KeyValue, Operation, read_back};
 use dwcp_base::Chance;
 use dwcp_client::Client;
-use dwcp_node::EXIT_HALTED;
+use dwcp_node::{EXIT_FAILED, EXIT_HALTED};
 
 use crate::cluster::Cluster;
 use crate::error::Trouble;
@@ -27,6 +27,10 @@ const PAGE: u64 = 256;
 const SETTLE: Duration = Duration::from_secs(3);
 /// What a node that refuses to start ends with.
 const EXIT_NOT_STARTED: u8 = 1;
+/// The kind of partition in which neither side is a quorum.
+const HALVES: u64 = 3;
+/// A disk that fills up: room for what a run writes until then, and for what comes after.
+const VOLUME_MEBIBYTES: u64 = 64;
 /// Between two looks at whether something was acknowledged.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -38,6 +42,10 @@ pub enum Fault {
     Pause,
     /// One disk is lost: see `lost_disk`.
     Wipe,
+    /// Links are cut, then healed: see `partition_round`. Needs `Options::namespaces`.
+    Partition,
+    /// One disk is full: see `full_disk`. Needs [`crate::network::enter`] and small segments.
+    Full,
 }
 
 #[derive(Clone, Debug)]
@@ -162,6 +170,8 @@ impl<'a> Campaign<'a> {
                 Fault::Kill => self.kill_round().await?,
                 Fault::Pause => self.pause_round().await?,
                 Fault::Wipe => self.lost_disk(watch).await?,
+                Fault::Partition => self.partition_round().await?,
+                Fault::Full => self.full_disk(watch).await?,
             }
             self.record.rounds += 1;
             let (acknowledged, unknown) = (self.pulse.acknowledged(), self.pulse.unknown());
@@ -215,6 +225,69 @@ impl<'a> Campaign<'a> {
         self.maybe_wait().await
     }
 
+    /// Cuts the network in the ways in which networks fail, one a round, for a blink or for long, and heals it.
+    async fn partition_round(&mut self) -> Result<(), Trouble> {
+        let n = self.cluster.n();
+        let mut nodes: Vec<usize> = (0..n).collect();
+        self.chance.shuffle(&mut nodes);
+        let (one, rest) = nodes.split_first().expect("a cluster has nodes");
+        let kind = self.record.rounds % 5;
+        let pair = |from: usize, to: usize| [(from, to), (to, from)];
+        let cuts: Vec<(usize, usize)> = match kind {
+            // One is alone, both ways.
+            0 => rest.iter().flat_map(|other| pair(*one, *other)).collect(),
+            // It hears and is not heard; the primary now and then.
+            1 => rest.iter().map(|other| (*one, *other)).collect(),
+            // It is heard and does not hear.
+            2 => rest.iter().map(|other| (*other, *one)).collect(),
+            // Two halves, of which neither is a quorum.
+            HALVES => {
+                let (left, right) = nodes.split_at(n / 2);
+                left.iter().flat_map(|a| right.iter().flat_map(move |b| pair(*a, *b))).collect()
+            }
+            // A single link.
+            _ => pair(nodes[0], nodes[n - 1]).to_vec(),
+        };
+        let network = self.cluster.network.as_ref().expect("partitions need namespaces");
+        cuts.iter().try_for_each(|(from, to)| network.cut(*from, *to))?;
+        self.record.blows += 1;
+        let is_long = self.chance.per_mille(600);
+        // Between halves so long that nobody can have been served meanwhile without being seen.
+        let shortest_ms = if kind == HALVES { 1500 } else { 20 };
+        self.pause_between(shortest_ms, if is_long { 4000 } else { shortest_ms + 300 }).await;
+        self.cluster.network.as_ref().expect("seen above").heal()?;
+        self.pause_between(50, 500).await;
+        self.maybe_wait().await
+    }
+
+    /// A member's disk fills up under load. It must stop by itself and say what to do, while the others go on; once there
+    /// is room it must come back with all it had and carry the quorum when others are killed.
+    async fn full_disk(&mut self, watch: &mut Watch) -> Result<(), Trouble> {
+        let mut nodes: Vec<usize> = (0..self.cluster.n()).collect();
+        self.chance.shuffle(&mut nodes);
+        let node = nodes[0];
+        self.progress(50).await?;
+        self.cluster.kill(node);
+        self.cluster.move_to_volume(node, VOLUME_MEBIBYTES)?;
+        self.cluster.restart(node)?;
+        watch.all_ready(self.cluster).await?;
+
+        self.cluster.volume().fill()?;
+        self.record.blows += 1;
+        self.expect_end(node, EXIT_FAILED, "free disk space").await?;
+        self.progress(100).await?;
+
+        self.cluster.volume().make_room()?;
+        self.cluster.restart(node)?;
+        watch.all_ready(self.cluster).await?;
+        let spare = self.cluster.tolerated;
+        for &other in &nodes[1..=spare] {
+            self.record.blows += u64::from(self.cluster.kill(other));
+        }
+        self.progress(200).await?;
+        nodes[1..=spare].iter().try_for_each(|&other| self.cluster.restart(other))
+    }
+
     /// A member loses its disk. It must not come back with an empty one, nor with an old one under its old name; it must
     /// come back as its next incarnation and carry the quorum when others are killed.
     async fn lost_disk(&mut self, watch: &mut Watch) -> Result<(), Trouble> {
@@ -254,6 +327,10 @@ impl<'a> Campaign<'a> {
     /// Starts a node that must refuse to go on, and say so.
     async fn must_end(&mut self, node: usize, code: u8, word: &str) -> Result<(), Trouble> {
         self.cluster.restart(node)?;
+        self.expect_end(node, code, word).await
+    }
+
+    async fn expect_end(&mut self, node: usize, code: u8, word: &str) -> Result<(), Trouble> {
         let began = Instant::now();
         let process = &mut self.cluster.members[node].process;
         let ended = loop {
@@ -265,9 +342,11 @@ impl<'a> Campaign<'a> {
         match ended {
             Some((status, words)) if status.code() == Some(i32::from(code)) && words.contains(word) => Ok(()),
             Some((status, words)) => Err(Trouble::Work(format!(
-                "node {node} without its disk must end with exit code {code} and name `{word}`; it ended with {status}: {words}"
+                "node {node} must end with exit code {code} and name `{word}`; it ended with {status}: {words}"
             ))),
-            None => Err(stuck(self.cluster, format!("node {node} goes on without its disk"))),
+            None => {
+                Err(stuck(self.cluster, format!("node {node} goes on although its disk is lost or full")))
+            }
         }
     }
 

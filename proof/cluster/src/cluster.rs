@@ -3,14 +3,21 @@
 //! The folder stays when the thread panics or `keep` was called: the nodes' logs and data are what a fault is found by.
 //! It knows folders, settings and processes; how the cluster fares is `watch`, what is done to it `campaign`.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dwcp_client::ClientConfig;
-use dwcp_node::init::{ClusterOptions, DATA_FOLDER, Listen, Ports, TrialOptions, trial_cluster};
+use dwcp_base::ReplicaId;
+use dwcp_base::configuration::Role;
+use dwcp_client::{ClientConfig, ClientFile};
+use dwcp_node::init::{
+    ClusterOptions, DATA_FOLDER, Listen, Ports, TrialCluster, TrialNode, TrialOptions, from_members, keygen,
+    keygen_principal, node_data, trial_cluster,
+};
 use dwcp_node::settings::Mode;
 
 use crate::error::Trouble;
+use crate::network::{Network, Volume};
 use crate::process::Process;
 
 /// What a trial cluster is like.
@@ -26,6 +33,10 @@ pub struct Options {
     /// Small, so that a run of minutes passes many checkpoints and a new incarnation's wait is short.
     pub checkpoint_interval: u64,
     pub window: u64,
+    /// Small, so that a log soon needs the next one; `None`: the default.
+    pub segment_bytes: Option<u64>,
+    /// Every node in a network namespace of its own (see [`crate::network`]).
+    pub namespaces: bool,
     /// Where the temporary folder is made; `None`: the system's.
     pub within: Option<PathBuf>,
 }
@@ -40,6 +51,8 @@ impl Options {
             view_timeout_ms: 700,
             checkpoint_interval: 32,
             window: 128,
+            segment_bytes: None,
+            namespaces: false,
             within: None,
         }
     }
@@ -70,6 +83,8 @@ pub struct Cluster {
     pub genesis_file: PathBuf,
     pub client_file: PathBuf,
     options: Options,
+    pub network: Option<Network>,
+    volumes: Vec<Volume>,
     folder: Option<tempfile::TempDir>,
     path: PathBuf,
 }
@@ -93,17 +108,30 @@ impl Cluster {
             window: options.window,
             ..ClusterOptions::default()
         };
-        let trial_options = TrialOptions { cluster, ports: Ports::Free, ..TrialOptions::default() };
-        let trial = trial_cluster(nodes, &folder.path().join("cluster"), &trial_options)?;
+        let out = folder.path().join("cluster");
+        let network = options.namespaces.then(|| Network::new(nodes)).transpose()?;
+        if let Some(network) = network.as_ref().filter(|_| nodes > 1) {
+            network.check(&options.program)?;
+        }
+        let trial = if network.is_some() {
+            cluster_on_addresses(nodes, &out, &cluster)?
+        } else {
+            let options = TrialOptions { cluster, ports: Ports::Free, ..TrialOptions::default() };
+            trial_cluster(nodes, &out, &options)?
+        };
         let quorum = trial.genesis.policy.quorum;
         let mut members = Vec::new();
         for node in &trial.nodes {
-            set_view_timeout(&node.config_file, options.view_timeout_ms)?;
+            set_setting(&node.config_file, VIEW_TIMEOUT, options.view_timeout_ms)?;
+            if let Some(bytes) = options.segment_bytes {
+                set_setting(&node.config_file, "segment_bytes", bytes)?;
+            }
             copy_folder(&node.folder.join(DATA_FOLDER), &node.folder.join(FIRST_DAY))
                 .map_err(Trouble::io("cannot copy a data directory"))?;
             let (program, config, log) =
                 (options.program.clone(), node.config_file.clone(), node.folder.join("node.log"));
-            let process = Process::new(node.id.0, program, config, log);
+            let mut process = Process::new(node.id.0, program, config, log);
+            process.namespace = network.is_some().then(|| Network::namespace(usize::from(node.id.0)));
             let folder = node.folder.clone();
             members.push(Member { id: node.id.0, incarnation: 0, listen: node.listen, folder, process });
         }
@@ -115,6 +143,8 @@ impl Cluster {
             genesis_file: trial.genesis_file,
             client_file: trial.client_file,
             options,
+            network,
+            volumes: Vec::new(),
             folder: Some(folder),
             path,
         })
@@ -184,6 +214,31 @@ impl Cluster {
             .map_err(Trouble::io(format!("cannot empty {}", data.display())))
     }
 
+    /// Moves the data of a node that does not run onto a volume of its own.
+    ///
+    /// # Errors
+    /// A disk that refuses.
+    pub fn move_to_volume(&mut self, node: usize, mebibytes: u64) -> Result<(), Trouble> {
+        assert!(!self.members[node].process.is_started(), "only a dead node's disk is moved");
+        let data = self.members[node].folder.join(DATA_FOLDER);
+        let before = data.with_file_name("data-before");
+        std::fs::rename(&data, &before)
+            .and_then(|()| std::fs::create_dir(&data))
+            .map_err(Trouble::io(format!("cannot move {}", data.display())))?;
+        let volume = Volume::mount(&data, mebibytes)?;
+        copy_folder(&before, &data).map_err(Trouble::io(format!("cannot fill {}", data.display())))?;
+        self.volumes.push(volume);
+        Ok(())
+    }
+
+    /// The volume that was made last.
+    ///
+    /// # Panics
+    /// When none was made.
+    pub fn volume(&self) -> &Volume {
+        self.volumes.last().expect("a node was moved to a volume")
+    }
+
     /// A disk restored from a backup of its first day: right manifest, nothing else.
     ///
     /// # Errors
@@ -223,6 +278,8 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.kill_all();
+        // Before the folders they hide.
+        self.volumes.clear();
         if std::thread::panicking() {
             eprintln!("kept for whoever looks for the reason: {}", self.keep().display());
         }
@@ -232,15 +289,42 @@ impl Drop for Cluster {
 /// The data directory as `init` made it, beside the one in use.
 const FIRST_DAY: &str = "data-first-day";
 
+pub(crate) const VIEW_TIMEOUT: &str = "view_timeout_ms";
+
+/// As `trial_cluster`, but every node has an address of its own. The road of parties that share no keys.
+fn cluster_on_addresses(nodes: usize, out: &Path, options: &ClusterOptions) -> Result<TrialCluster, Trouble> {
+    let mut blocks = String::new();
+    let mut places = Vec::new();
+    for node in 0..nodes {
+        let at = |port| SocketAddr::new(Network::address(node), port);
+        let listen = Listen { peer: at(7100), client: at(7101), http: at(7102) };
+        let folder = out.join(format!("node{node}"));
+        blocks.push_str(&keygen(&folder, &listen.peer.to_string(), &listen.client.to_string())?);
+        places.push((folder, listen));
+    }
+    blocks.push_str(&keygen_principal(out, "admin", Role::Admin)?);
+    let (members_file, genesis_file) = (out.join("members.toml"), out.join("genesis.toml"));
+    std::fs::write(&members_file, blocks).map_err(Trouble::io("cannot write members.toml"))?;
+    let genesis = from_members(&members_file, &genesis_file, options)?;
+    let client_file = out.join("client.toml");
+    std::fs::write(&client_file, ClientFile::of_genesis(&genesis).to_toml())
+        .map_err(Trouble::io("cannot write client.toml"))?;
+    let mut made = Vec::new();
+    for (id, (folder, listen)) in (0..).map(ReplicaId).zip(places) {
+        let config_file = node_data(&genesis_file, id, &folder, &listen)?;
+        made.push(TrialNode { id, folder, config_file, listen });
+    }
+    Ok(TrialCluster { genesis, genesis_file, client_file, nodes: made })
+}
+
 /// `init` writes every setting with its default as a comment; this one is brought to life.
-pub(crate) fn set_view_timeout(config_file: &Path, view_timeout_ms: u64) -> Result<(), Trouble> {
-    let name = "view_timeout_ms";
+pub(crate) fn set_setting(config_file: &Path, name: &str, value: u64) -> Result<(), Trouble> {
     let refuse = || Trouble::io(format!("cannot set {name} in {}", config_file.display()));
     let text = std::fs::read_to_string(config_file).map_err(refuse())?;
     let is_it = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{name} ="));
     assert!(text.lines().any(is_it), "a settings file of `init` shows {name}");
     let set = |line: &str| {
-        if is_it(line) { format!("{name} = {view_timeout_ms}\n") } else { format!("{line}\n") }
+        if is_it(line) { format!("{name} = {value}\n") } else { format!("{line}\n") }
     };
     std::fs::write(config_file, text.lines().map(set).collect::<String>()).map_err(refuse())
 }

@@ -20,6 +20,8 @@ pub enum Trouble {
     Stuck { what: String, seconds: u64, folder: PathBuf },
     #[error("the member order was refused: {0}")]
     Order(String),
+    #[error("no namespaces: {0}")]
+    Namespaces(String),
     #[error("a client could not do its part: {0}")]
     Work(String),
 }

@@ -1,7 +1,7 @@
 //! Real processes over loopback, real signals, real disks, and judges who only read what the clients wrote down.
 //!
 //! ```text
-//!   campaign ── SIGKILL, SIGSTOP, wiped disks ──► cluster ── processes ──► serve (one node, as `dwcp server` runs it)
+//!   campaign ── SIGKILL, SIGSTOP, wiped and full disks, partitions ──► cluster ── processes ──► serve (one node, as `dwcp server` runs it)
 //!                                                    ▲
 //!   load ── sessions of dwcp-client ─────────────────┘
 //!     │
@@ -17,6 +17,7 @@ pub mod cluster;
 pub mod error;
 pub mod judgement;
 pub mod load;
+pub mod network;
 pub mod process;
 pub mod replace;
 pub mod report;

@@ -9,13 +9,16 @@ use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use cluster::campaign::Progress;
 use cluster::report::Report;
-use cluster::{Campaign, Cluster, Fault, Options, Plan, judgement, serve};
+use cluster::{Campaign, Cluster, Fault, Options, Plan, judgement, network, serve};
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// The log of a node whose disk fills up soon needs the next segment.
+const SMALL_SEGMENT_BYTES: u64 = 1 << 20;
 
 #[derive(Debug, Parser)]
 #[command(
     name = "cluster",
-    about = "Real processes over loopback: killed, paused, robbed of their disk; then judged",
+    about = "Real processes over loopback: killed, paused, cut off, robbed of their disk; then judged",
     version
 )]
 struct Cli {
@@ -34,6 +37,15 @@ enum Command {
     /// Wipe one disk, bring the member back as its next incarnation, kill another; then judge
     #[command(after_help = "Example:\n  cargo run --release -p cluster -- wipe")]
     Wipe(Run),
+    /// Cut links between nodes, one way and both ways, and heal them, under load; then judge (needs root)
+    #[command(after_help = "Example:\n  sudo cargo run --release -p cluster -- partitions --count 40")]
+    Partitions(Blows),
+    /// Fill one node's disk under load, make room again, kill another; then judge (needs root)
+    #[command(after_help = "Example:\n  sudo cargo run --release -p cluster -- full")]
+    Full(Run),
+    /// Does anything come back from this address? (run by `partitions`)
+    #[command(hide = true)]
+    Reach { address: std::net::IpAddr },
     /// One node, as `dwcp server` runs it (started by the other subcommands)
     #[command(hide = true)]
     Node {
@@ -91,6 +103,9 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Node { config, with_parent } => serve::serve(&config, with_parent),
+        Command::Reach { address } => {
+            Ok(if network::reach(address) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
         Command::Kills(run) => hit("kills", Fault::Kill, run.count, &run.run),
         Command::Pauses(run) => hit("pauses", Fault::Pause, run.count, &run.run),
         Command::Wipe(run) if run.nodes < 3 => {
@@ -98,6 +113,17 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         // The one that loses its disk, and those that are killed to see it vote: one story.
         Command::Wipe(run) => hit("wiped", Fault::Wipe, 1, &run),
+        Command::Partitions(run) => {
+            network::enter()?;
+            hit("partitions", Fault::Partition, run.count, &run.run)
+        }
+        Command::Full(run) if run.nodes < 3 => {
+            bail!("--nodes must be at least 3: with fewer, nobody goes on while one node stops")
+        }
+        Command::Full(run) => {
+            network::enter()?;
+            hit("full disks", Fault::Full, 1, &run)
+        }
     }
 }
 
@@ -106,7 +132,12 @@ fn hit(name: &'static str, fault: Fault, count: u64, run: &Run) -> anyhow::Resul
     let seed = run.seed.unwrap_or_else(clock);
     let program = std::env::current_exe().context("cannot find this very program")?;
     let options = if run.nodes < 4 { Options::datacenter(program) } else { Options::new(program) };
-    let options = Options { within: run.dir.clone(), ..options };
+    let options = Options {
+        within: run.dir.clone(),
+        namespaces: fault == Fault::Partition,
+        segment_bytes: (fault == Fault::Full).then_some(SMALL_SEGMENT_BYTES),
+        ..options
+    };
     // Nodes are tied to the thread that starts them, so all of this stays on the main thread.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {

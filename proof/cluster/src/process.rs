@@ -24,13 +24,15 @@ pub struct Process {
     pub program: PathBuf,
     pub config_file: PathBuf,
     pub log_file: PathBuf,
+    /// The network namespace it runs in; `None`: this program's.
+    pub namespace: Option<String>,
     child: Option<Child>,
     paused: bool,
 }
 
 impl Process {
     pub fn new(node: u8, program: PathBuf, config_file: PathBuf, log_file: PathBuf) -> Self {
-        Self { node, program, config_file, log_file, child: None, paused: false }
+        Self { node, program, config_file, log_file, namespace: None, child: None, paused: false }
     }
 
     /// Starts it; it is not ready yet. Must be called on a thread that outlives it: the kernel ties it to that thread.
@@ -44,7 +46,16 @@ impl Process {
             Ok((log.try_clone()?, log))
         };
         let (log, twin) = open().map_err(Trouble::io("cannot write a node's log"))?;
-        let child = Command::new(&self.program)
+        let mut command = match &self.namespace {
+            None => Command::new(&self.program),
+            // Becomes the program: the child is the node all the same.
+            Some(name) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", name]).arg(&self.program);
+                command
+            }
+        };
+        let child = command
             .arg("node")
             .arg("--config")
             .arg(&self.config_file)

@@ -9,7 +9,7 @@ use dwcp_client::{Client, ClientConfig, ClientFile, OrderOutcome};
 use dwcp_log::SignedMemberOrder;
 use dwcp_node::init::replacement;
 
-use crate::cluster::{Cluster, set_view_timeout};
+use crate::cluster::{Cluster, VIEW_TIMEOUT, set_setting};
 use crate::error::Trouble;
 use crate::process::Process;
 use crate::watch::PATIENCE;
@@ -27,7 +27,7 @@ pub async fn replace_member(cluster: &mut Cluster, node: usize) -> Result<u64, T
     let folder = member.folder.with_file_name(format!("node{}-{incarnation}", member.id));
     let (peer, client) = (member.listen.peer.to_string(), member.listen.client.to_string());
     let made = replacement(&cluster.genesis_file, id, incarnation, &folder, &member.listen, &peer, &client)?;
-    set_view_timeout(&made.config_file, view_timeout_ms)?;
+    set_setting(&made.config_file, VIEW_TIMEOUT, view_timeout_ms)?;
 
     let unusable = |error: &dyn std::fmt::Display| Trouble::ClientFile(error.to_string());
     let admin = ClientConfig::read(&cluster.client_file, Some("admin")).map_err(|error| unusable(&error))?;

@@ -89,6 +89,56 @@ fn a_member_whose_disk_was_lost_comes_back_only_as_its_next_incarnation_and_vote
 }
 
 #[test]
+fn nodes_cut_off_from_each_other_lose_and_double_nothing() {
+    let Some(report) = in_namespaces(
+        "nodes_cut_off_from_each_other_lose_and_double_nothing",
+        "partitions",
+        &["--count", "8"],
+    ) else {
+        return;
+    };
+    assert_eq!(report["blows"], 8, "{report}");
+    // One of the eight leaves two halves for at least 1.5 s, and neither may acknowledge anything.
+    assert!(report["longest_gap_ms"].as_u64() >= Some(1000), "{report}");
+}
+
+#[test]
+fn a_node_with_a_full_disk_says_so_and_comes_back_when_there_is_room() {
+    let name = "a_node_with_a_full_disk_says_so_and_comes_back_when_there_is_room";
+    let Some(report) = in_namespaces(name, "full", &[]) else { return };
+    assert_eq!(report["blows"], 2, "the full disk, and the kill after it: {report}");
+}
+
+/// Runs a campaign in namespaces of its own and insists on a clean judgement. `None` where this machine gives none.
+fn in_namespaces(test: &str, campaign: &str, args: &[&str]) -> Option<serde_json::Value> {
+    if !cluster::network::is_available() {
+        let line = format!("SKIPPED(needs-root): cluster {test}");
+        println!("{line}");
+        if let Some(log) = std::env::var_os("DWCP_SKIP_LOG") {
+            let mut log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
+            std::io::Write::write_all(&mut log, format!("{line}\n").as_bytes()).unwrap();
+        }
+        return None;
+    }
+    let _alone = alone();
+    let ran = std::process::Command::new(PROGRAM)
+        .arg(campaign)
+        .args(["--json", "--seed", "6", "--clients", "8", "--think-ms", "15"])
+        .args(args)
+        .output()
+        .unwrap();
+    let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+    assert!(ran.status.success(), "{out}\n{err}");
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    for promise in ["lost", "doubled", "stale", "mislabelled"] {
+        assert_eq!(report[promise], 0, "{report}");
+    }
+    assert_eq!((&report["diverged"], &report["linearizable"]), (&false.into(), &true.into()), "{report}");
+    assert!(report["acknowledged"].as_u64() > Some(100), "hardly any load: {report}");
+    Some(report)
+}
+
+#[test]
 fn a_whole_cluster_killed_at_once_remembers_everything() {
     let _alone = alone();
     runtime().block_on(async {

@@ -6,7 +6,8 @@
 //! the folder of the client file. A file may list several principals; the first speaks unless another is asked for.
 
 use crate::config::{ClientConfig, ConfigError, NodeConfig, PrincipalConfig, Settings};
-use dwcp_base::{ClusterId, Incarnation, PublicKey, ReplicaId};
+use dwcp_base::configuration::Principal;
+use dwcp_base::{ClusterId, Genesis, Incarnation, Member, PublicKey, ReplicaId};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -79,6 +80,34 @@ pub struct SettingsEntry {
     pub reconnect_after_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_ttl_ms: Option<u64>,
+}
+
+impl ClientFile {
+    /// What a client of this cluster needs: whom to reach, by which keys to know them, and as whom to speak. Key files
+    /// of principals are expected beside it, as `NAME.key`.
+    #[must_use]
+    pub fn of_genesis(genesis: &Genesis) -> Self {
+        let principal = |principal: &Principal| PrincipalEntry {
+            name: principal.name.clone(),
+            role: Some(format!("{:?}", principal.role).to_lowercase()),
+            key_file: PathBuf::from(format!("{}.key", principal.name)),
+        };
+        let node = |member: &Member| NodeEntry {
+            id: member.id.0,
+            incarnation: member.incarnation.0,
+            address: member.client_address.clone(),
+            tls_key: Some(hex::encode(member.tls_key.0)),
+            vote_key: hex::encode(member.vote_key.0),
+        };
+        Self {
+            version: CLIENT_FILE_VERSION,
+            cluster: hex::encode(genesis.cluster().0),
+            f: genesis.policy.quorum.f(),
+            settings: SettingsEntry::default(),
+            nodes: genesis.members.iter().map(node).collect(),
+            principals: genesis.principals.iter().map(principal).collect(),
+        }
+    }
 }
 
 impl SettingsEntry {

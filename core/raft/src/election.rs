@@ -3,13 +3,13 @@
 
 use crate::message::{Body, Entry, Payload, Said};
 use crate::node::TransferError;
-use crate::place::{Place, Term};
+use crate::place::{Index, Place, Term};
 use crate::record::HardState;
-use crate::replicate::Leadership;
+use crate::replicate::{Leadership, Transfer};
 use crate::state::{Owed, Raft, Role};
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
-use dwcp_base::{Mutant, Now, ReplicaId, Ticket};
+use dwcp_base::{Micros, Mutant, Now, ReplicaId, Ticket};
 
 /// No term reaches this; a forged one beyond it is refused, so numbers do not run out.
 pub(crate) const TERM_MAX: Term = Term(1 << 62);
@@ -27,6 +27,7 @@ impl Raft {
         self.draw_patience();
         self.wait_for_leader(now);
         self.role = Role::PreCandidate { granted: BTreeSet::new() };
+        self.timers.ask_again_after = self.first_patience();
         if self.peers.is_empty() {
             self.campaign(now, false);
         } else {
@@ -41,13 +42,18 @@ impl Raft {
         }
         self.leader = None;
         self.timers.heard = None;
-        self.verified = crate::place::Index::ZERO;
+        self.verified = Index::ZERO;
         self.owed = Owed::default();
         self.draw_patience();
         self.wait_for_leader(now);
         self.set_hard(HardState { term: self.hard.term.next(), vote: Some(self.me) }, true);
         self.role = Role::Candidate { granted: BTreeSet::new(), transfer };
+        self.timers.ask_again_after = self.first_patience();
         self.ask_for_votes(now);
+    }
+
+    fn first_patience(&self) -> Micros {
+        Micros(self.timing.heartbeat_interval.0 / 16).max(Micros::from_millis(1))
     }
 
     /// Asks those who have not said yes yet. Said again while it lasts, for messages get lost.
@@ -60,7 +66,9 @@ impl Raft {
             }
             Role::Follower | Role::Leader(_) => return,
         };
-        self.timers.ask_again_at = now.mono.plus(self.timing.heartbeat_interval);
+        let after_this = self.timers.ask_again_after;
+        self.timers.ask_again_at = now.mono.plus(after_this);
+        self.timers.ask_again_after = after_this.times(2).min(self.timing.heartbeat_interval);
         for peer in self.peers.clone() {
             if !granted.contains(&peer) {
                 self.send(peer, said.clone(), after);
@@ -145,7 +153,7 @@ impl Raft {
         self.role = Role::Follower;
         if term > self.hard.term {
             self.set_hard(HardState { term, vote: None }, false);
-            self.verified = crate::place::Index::ZERO;
+            self.verified = Index::ZERO;
         }
         self.owed = Owed::default();
         self.leader = leader;
@@ -175,11 +183,12 @@ impl Raft {
     }
 
     pub(crate) fn on_timeout_now(&mut self, now: Now, from: ReplicaId) {
-        if self.leader != Some(from) || !matches!(self.role, Role::Follower) {
-            self.refuse(from, "a hand-over by one who does not lead");
-            return;
+        match self.leader {
+            Some(leader) if leader == from => self.campaign(now, true),
+            Some(_) => self.refuse(from, "a hand-over by one who does not lead"),
+            // It came late: this replica has given its leader up.
+            None => {}
         }
-        self.campaign(now, true);
     }
 
     pub(crate) fn begin_transfer(&mut self, now: Now, to: ReplicaId) -> Result<(), TransferError> {
@@ -194,7 +203,7 @@ impl Raft {
         if !self.peers.contains(&to) {
             return Err(TransferError::NotAMember);
         }
-        lead.transfer = Some(crate::replicate::Transfer { to, until: deadline, told: false });
+        lead.transfer = Some(Transfer { to, until: deadline, told: false });
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use borsh::io::{Error, ErrorKind, Read, Result as IoResult};
 use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
 use core::fmt;
+use core::ops::Range;
 use dwcp_base::limits::{MESSAGE_BYTES_MAX, PROPOSAL_BYTES_MAX};
 use dwcp_base::{CodecError, Epoch, Hash, Hasher, LogTime};
 
@@ -94,7 +95,10 @@ impl Body {
             Kind::Tick => Payload::Tick { time: time() },
             Kind::Batch => {
                 let frames = frames(&self.0).expect("a batch was checked when its body was made");
-                Payload::Batch { time: time(), frames: frames.flatten().collect() }
+                Payload::Batch {
+                    time: time(),
+                    frames: frames.flatten().map(|frame| self.0.slice(frame)).collect(),
+                }
             }
         }
     }
@@ -119,34 +123,31 @@ impl BorshDeserialize for Body {
     }
 }
 
-/// The frames of a batch's bytes; a `None` among them says that the bytes are damaged from there on.
-fn frames(batch: &Bytes) -> Option<impl Iterator<Item = Option<Bytes>> + '_> {
-    let count = u32::from_le_bytes(batch.get(9..13)?.try_into().ok()?) as usize;
-    if count > BATCH_FRAMES_MAX {
+/// Where the frames of a batch lie in its bytes; a `None` among them says that the bytes are damaged from there on.
+fn frames(batch: &[u8]) -> Option<impl Iterator<Item = Option<Range<usize>>> + '_> {
+    let mut left = read_u32(batch, 9)?;
+    if left > BATCH_FRAMES_MAX {
         return None;
     }
     let mut at = 13;
-    let mut left = count;
     Some(core::iter::from_fn(move || {
         if left == 0 {
             // Nothing may follow the last frame.
-            let over = at > batch.len() || at < batch.len();
+            let over = at != batch.len();
             at = batch.len();
             return over.then_some(None);
         }
-        left -= 1;
-        let frame = batch
-            .get(at..at + 4)
-            .and_then(|length| length.try_into().ok())
-            .map(|length| u32::from_le_bytes(length) as usize)
-            .filter(|length| *length > 0 && at + 4 + length <= batch.len())
-            .map(|length| batch.slice(at + 4..at + 4 + length));
-        match &frame {
-            Some(frame) => at += 4 + frame.len(),
-            None => (at, left) = (batch.len(), 0),
-        }
+        let frame = read_u32(batch, at)
+            .map(|length| at + 4..at + 4 + length)
+            .filter(|frame| !frame.is_empty() && frame.end <= batch.len());
+        (at, left) = frame.as_ref().map_or((batch.len(), 0), |frame| (frame.end, left - 1));
         Some(frame)
     }))
+}
+
+fn read_u32(bytes: &[u8], at: usize) -> Option<usize> {
+    let four = bytes.get(at..at + 4)?.try_into().ok()?;
+    usize::try_from(u32::from_le_bytes(four)).ok()
 }
 
 /// One entry of the segment's log.

@@ -60,11 +60,13 @@ pub(crate) struct Leadership {
 
 impl Leadership {
     pub(crate) fn new(now: Now, peers: &[ReplicaId], last: Index) -> Self {
+        // The first leader of an epoch knows where all logs agree: at the base. Others have to ask.
+        let pace = if last == Index::ZERO { Pace::Stream } else { Pace::Probe { asked: false } };
         let follower = Follower {
             matched: Index::ZERO,
             next: last.next(),
             sent: Index::ZERO,
-            pace: Pace::Probe { asked: false },
+            pace,
             heard: now.mono,
             round: 0,
             commit_told: Index::ZERO,

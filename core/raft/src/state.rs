@@ -83,9 +83,11 @@ pub struct Raft {
     pub(crate) owed: Owed,
     /// The first entry that no record holds yet.
     pub(crate) unwritten: Option<Index>,
-    /// Records of entries that a restart needs: each holds an undiscarded entry.
+    /// Records of entries that a restart needs, each for an undiscarded entry: no more than entries held, but for those
+    /// that the disk has not caught up with.
     pub(crate) written: VecDeque<Written>,
-    /// Records of entries not yet known to be durable, and up to where the log is durable with each.
+    /// Records of entries not yet known to be durable, and up to where the log is durable with each: as many as the disk
+    /// is behind.
     pub(crate) syncing: VecDeque<(Ticket, Index)>,
     /// Up to where the log is durable, and up to which record.
     pub(crate) durable: Index,
@@ -94,7 +96,7 @@ pub struct Raft {
     pub(crate) hard_ticket: Ticket,
     pub(crate) sealed_ticket: Ticket,
     pub(crate) border_ticket: Ticket,
-    /// Borders not yet known to be durable.
+    /// Borders not yet known to be durable: as many as the disk is behind.
     pub(crate) borders: VecDeque<NewBorder>,
     /// What the caller has been told.
     pub(crate) told_commit: Index,

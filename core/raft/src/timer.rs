@@ -12,6 +12,8 @@ pub(crate) struct Timers {
     pub(crate) election_at: Micros,
     /// When a candidate asks again those who have not answered.
     pub(crate) ask_again_at: Micros,
+    /// How long it waits for that: short at first, for a member may be about to open the segment, then longer.
+    pub(crate) ask_again_after: Micros,
     /// When the current leader was last heard; `None` when none was.
     pub(crate) heard: Option<Micros>,
     /// This time's patience: between one and two election timeouts (Raft section 5.2), drawn with each new role.

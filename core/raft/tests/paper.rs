@@ -58,6 +58,20 @@ fn the_named_member_leads_within_a_round_trip_and_a_sync() {
 }
 
 #[test]
+fn members_that_open_a_little_later_cost_a_few_milliseconds_not_a_heartbeat() {
+    let mut net = Net::new(3, 2);
+    [1, 2].into_iter().for_each(|id| net.crash(id));
+    net.run_for(6);
+    [1, 2].into_iter().for_each(|id| net.restart(id));
+    net.wire.clear();
+    assert!(net.until(8, |net| net.leader() == Some(0)));
+    // The logs of a new epoch agree at its base: what is proposed at once commits with the leader's first entry.
+    net.propose(0, &batch("first")).unwrap();
+    assert!(net.until(2, |net| net.raft(0).commit() == Index(2)));
+    net.judge();
+}
+
+#[test]
 fn without_a_named_member_somebody_leads_within_a_few_timeouts() {
     for seed in 0..50 {
         let mut net = Net::with(5, seed, Net::no_first_leader);

@@ -118,8 +118,8 @@ impl Entry {
         newest.retain(|dot| after.binary_search(dot).is_err());
         insert_dot(&mut newest, step.stamp.dot);
         let opened = self.node.apply(path, step);
-        let implied = self.node.only_register().is_some_and(|register| register.has_exactly(&newest));
-        self.newest = if implied { Vec::new() } else { newest };
+        self.newest = newest;
+        self.leave_implied();
         opened
     }
 
@@ -127,6 +127,14 @@ impl Entry {
         self.node.collect(stable);
         if self.node.is_empty() && self.newest.iter().all(|dot| stable.dots.contains(*dot)) {
             self.newest.clear();
+        }
+        self.leave_implied();
+    }
+
+    /// One state, one representation: what the register says by itself is not said twice.
+    fn leave_implied(&mut self) {
+        if self.node.only_register().is_some_and(|register| register.has_exactly(&self.newest)) {
+            self.newest = Vec::new();
         }
     }
 

@@ -31,6 +31,12 @@ impl Origin {
     pub const fn new(id: u32, incarnation: u32) -> Self {
         Self { id: OriginId(id), incarnation: Incarnation(incarnation) }
     }
+
+    /// The same node with a new disk.
+    #[must_use]
+    pub fn reborn(self) -> Self {
+        Self { id: self.id, incarnation: self.incarnation.next() }
+    }
 }
 
 impl fmt::Debug for Origin {

@@ -446,7 +446,8 @@ impl Store {
             self.dirty.push(Bytes::copy_from_slice(key));
         }
         let is_empty = entry.is_empty();
-        let has_graves = change.digs_graves() && entry.has_graves();
+        // A liar's change may leave a new key without a value, whatever its shape.
+        let has_graves = (change.digs_graves() || entry.node.is_empty()) && entry.has_graves();
         self.conflicts_open = self.conflicts_open.saturating_add_signed(opened);
         if has_graves {
             self.graves.insert(Bytes::copy_from_slice(key));

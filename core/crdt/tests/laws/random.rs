@@ -5,7 +5,7 @@ use crate::model::{Expected, Model};
 use crate::world::{NOON_MS, Replica, assert_same, text};
 use bytes::Bytes;
 use dwcp_base::Chance;
-use dwcp_crdt::{Applied, Batch, Dot, Floor, Kind, Op, Resolvers, Restore, VersionVector, Write};
+use dwcp_crdt::{Applied, Batch, Dot, Floor, Kind, Op, Origin, Resolvers, Restore, VersionVector, Write};
 use std::collections::{BTreeMap, BTreeSet};
 
 struct Run {
@@ -14,6 +14,8 @@ struct Run {
     model: Model,
     batches: Vec<Batch>,
     floors: Vec<Floor>,
+    /// Earlier lives of replicas, with the last change of each.
+    retired: BTreeMap<Origin, u64>,
     /// Which kinds of value are written, and into how many keys.
     kinds: Vec<Kind>,
     keys: u64,
@@ -29,6 +31,7 @@ struct Seen {
     collected: u64,
     nested: u64,
     restored: u64,
+    reborn: u64,
 }
 
 fn dots_of(vector: &VersionVector) -> BTreeSet<Dot> {
@@ -52,6 +55,7 @@ impl Run {
             model: Model::default(),
             batches: Vec::new(),
             floors: Vec::new(),
+            retired: BTreeMap::new(),
             kinds,
             keys,
             seen: Seen::default(),
@@ -167,7 +171,7 @@ impl Run {
         let stores = self.replicas.iter().map(|r| &r.store);
         let acknowledged: BTreeMap<_, _> = stores.map(|s| (s.me(), s.applied().clone())).collect();
         let number = self.floors.len() as u64 + 1;
-        self.floors.push(Floor::of(number, &acknowledged, BTreeMap::new()));
+        self.floors.push(Floor::of(number, &acknowledged, self.retired.clone()));
     }
 
     fn learn_floor(&mut self) {
@@ -201,13 +205,18 @@ impl Run {
         }
     }
 
-    /// A replica is replaced by what its snapshot says.
+    /// A replica is replaced by what its snapshot says, sometimes as its next incarnation.
     fn restore(&mut self) {
         let who = self.chance.below(self.replicas.len() as u64) as usize;
         let replica = &mut self.replicas[who];
-        let mut restore =
-            Restore::new(replica.store.me(), Resolvers::default(), &replica.store.snapshot_head())
-                .expect("ours");
+        let mut me = replica.store.me();
+        if self.chance.per_mille(300) {
+            self.retired.insert(me, replica.store.applied().last(me));
+            me = me.reborn();
+            self.seen.reborn += 1;
+        }
+        let head = replica.store.snapshot_head();
+        let mut restore = Restore::new(me, Resolvers::default(), &head).expect("ours");
         let (mut after, bytes_max) = (None::<Bytes>, self.chance.below(200) as usize);
         loop {
             let piece = replica.store.snapshot_piece(after.as_deref(), bytes_max);
@@ -292,6 +301,7 @@ fn play_all(seeds: std::ops::Range<u64>, steps: u64, kinds: &[Kind]) -> Seen {
         seen.collected += run.seen.collected;
         seen.nested += run.seen.nested;
         seen.restored += run.seen.restored;
+        seen.reborn += run.seen.reborn;
     }
     seen
 }
@@ -309,5 +319,5 @@ fn each_type_alone_agrees_with_the_model() {
 fn all_types_together_agree_with_the_model() {
     let seen = play_all(1_000..1_100, 160, &Kind::ALL);
     assert!(seen.held > 100 && seen.conflicts > 100 && seen.refused > 100, "{seen:?}");
-    assert!(seen.collected > 30 && seen.nested > 50 && seen.restored > 30, "{seen:?}");
+    assert!(seen.collected > 30 && seen.nested > 50 && seen.restored > 30 && seen.reborn > 10, "{seen:?}");
 }

@@ -1,6 +1,8 @@
 //! A few replicas, and batches on their way between them.
 
-use dwcp_crdt::{Applied, Batch, Dot, Kind, Op, Origin, Plain, Resolvers, Store, View, Write, WriteRefused};
+use dwcp_crdt::{
+    Applied, Batch, Dot, Kind, Op, Origin, Plain, Resolvers, Restore, Store, View, Write, WriteRefused,
+};
 
 /// Milliseconds; far from zero, so that clocks can be behind.
 pub const NOON_MS: u64 = 1_000_000;
@@ -24,6 +26,16 @@ pub struct Replica {
 impl Replica {
     pub fn new(id: u32) -> Self {
         Self { store: Store::new(origin(id), Resolvers::default()), log: Vec::new(), now_ms: NOON_MS }
+    }
+
+    /// The same state under the next incarnation, from a snapshot.
+    pub fn reborn(&self) -> Self {
+        let me = self.store.me().reborn();
+        let head = self.store.snapshot_head();
+        let mut restore = Restore::new(me, Resolvers::default(), &head).expect("our own head");
+        restore.piece(&self.store.snapshot_piece(None, usize::MAX).bytes).expect("our own piece");
+        let store = restore.finish().expect("whole");
+        Self { store, log: self.log.clone(), now_ms: self.now_ms }
     }
 
     pub fn try_write(&mut self, writes: &[Write]) -> Result<Option<Batch>, WriteRefused> {

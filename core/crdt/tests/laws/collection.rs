@@ -1,0 +1,146 @@
+//! Collection: what frees space, when, and that it changes nothing anybody reads.
+
+use crate::world::{Replica, settle, text};
+use dwcp_crdt::{Applied, Dot, Floor, FloorRefused, Missing, Op};
+use std::collections::BTreeMap;
+
+fn next_floor(number: u64, replicas: &[&mut Replica]) -> Floor {
+    let acknowledged = replicas.iter().map(|r| (r.store.me(), r.store.applied().clone())).collect();
+    Floor::of(number, &acknowledged, BTreeMap::new())
+}
+
+/// Three quiet floors: everything that was there before is stable.
+fn settle_floors(from: u64, replicas: &mut [&mut Replica]) {
+    for number in from..from + 3 {
+        let floor = next_floor(number, replicas);
+        for replica in replicas.iter_mut() {
+            replica.store.raise_floor(floor.clone()).expect("everybody has everything");
+            replica.store.check();
+        }
+    }
+}
+
+#[test]
+fn deletes_of_every_kind_free_their_space_once_stable() {
+    let (mut a, mut b) = (Replica::new(1), Replica::new(2));
+    let ops = [
+        Op::Put(text("x")),
+        Op::PutMulti(text("x")),
+        Op::Grow(1),
+        Op::Adjust(1),
+        Op::AddForever(text("x")),
+        Op::AddOnce(text("x")),
+        Op::Add(text("x")),
+        Op::Insert { index: 0, value: text("x") },
+    ];
+    for (n, op) in ops.iter().enumerate() {
+        a.write(&format!("k{n}"), op.clone());
+        b.pull(&a);
+        b.write_at("map", &[&format!("f{n}")], op.clone());
+        b.write(&format!("k{n}"), Op::Delete);
+        b.write_at("map", &[&format!("f{n}")], Op::Delete);
+        a.pull(&b);
+    }
+    b.write("last", Op::Add(text("x")));
+    b.write("last", Op::Remove(text("x")));
+    settle(&mut [&mut a, &mut b]);
+    assert!(a.store.entries_count() > 0, "tombstones are kept");
+    settle_floors(1, &mut [&mut a, &mut b]);
+    assert_eq!((a.store.entries_count(), a.store.graves_count()), (0, 0));
+    settle(&mut [&mut a, &mut b]);
+    assert_eq!(a.store.conflict_count(), 0);
+}
+
+#[test]
+fn a_latecomer_who_had_not_seen_the_delete_keeps_its_tombstone_alive() {
+    let (mut a, mut b) = (Replica::new(1), Replica::new(2));
+    a.put("k", "x");
+    b.pull(&a);
+    let late = b.put("k", "late");
+    a.write("k", Op::Delete);
+    let delete = a.log.last().cloned().expect("the delete");
+    b.receive(&delete);
+    // Both have the delete now, but b's write is still on its way to a: the floor is not settled.
+    for number in 1..=5 {
+        let floor = next_floor(number, &[&mut a, &mut b]);
+        a.store.raise_floor(floor.clone()).expect("in order");
+        b.store.raise_floor(floor).expect("in order");
+    }
+    assert_eq!(a.store.graves_count(), 1);
+    a.receive(&late);
+    settle(&mut [&mut a, &mut b]);
+    assert_eq!(a.store.conflict_count(), 1, "the conflict of write and delete was not forgotten");
+    settle_floors(6, &mut [&mut a, &mut b]);
+    assert_eq!(a.siblings("k").len(), 2, "an open conflict is not collected");
+    a.put("k", "settled");
+    settle(&mut [&mut a, &mut b]);
+    assert_eq!(a.store.conflict_count(), 1);
+}
+
+#[test]
+fn what_was_written_knowing_a_floor_waits_where_the_floor_is_not_known() {
+    let (mut a, mut b) = (Replica::new(1), Replica::new(2));
+    a.put("k", "x");
+    a.write("k", Op::Delete);
+    settle(&mut [&mut a, &mut b]);
+    let floors: Vec<Floor> = (1..=3).map(|number| next_floor(number, &[&mut a, &mut b])).collect();
+    for floor in &floors {
+        a.store.raise_floor(floor.clone()).expect("in order");
+    }
+    assert_eq!(a.store.entries_count(), 0);
+    let again = a.put("k", "y");
+    assert_eq!(b.receive(&again), Applied::Held { missing: Missing::Floor(3) });
+    let early = FloorRefused::Early { number: 3, next: 1 };
+    assert_eq!(b.store.raise_floor(floors[2].clone()), Err(early));
+    for floor in &floors {
+        b.store.raise_floor(floor.clone()).expect("in order");
+    }
+    assert_eq!(b.register("k").as_deref(), Some("y"));
+    settle(&mut [&mut a, &mut b]);
+    assert_eq!(b.store.conflict_count(), 0, "a write after a collected delete is no conflict");
+}
+
+#[test]
+fn a_replica_below_the_floor_is_told_to_reset() {
+    let (mut a, mut b) = (Replica::new(1), Replica::new(2));
+    a.put("k", "x");
+    let floor = next_floor(1, &[&mut a]);
+    let missing = Dot::new(a.store.me(), 1);
+    assert_eq!(b.store.raise_floor(floor), Err(FloorRefused::Behind { missing }));
+    assert_eq!(b.store.floor_number(), 0);
+}
+
+#[test]
+fn past_incarnations_cost_a_counter_nothing() {
+    let mut replica = Replica::new(1);
+    let (mut number, mut sizes) = (1, Vec::new());
+    for life in 0..20 {
+        replica.write("n", Op::Adjust(2));
+        replica.write("n", Op::Adjust(-1));
+        let me = replica.store.me();
+        let retired = BTreeMap::from([(me, replica.store.applied().last(me))]);
+        let mut next = replica.reborn();
+        for _ in 0..3 {
+            let acknowledged = BTreeMap::from([(next.store.me(), next.store.applied().clone())]);
+            next.store.raise_floor(Floor::of(number, &acknowledged, retired.clone())).expect("in order");
+            number += 1;
+        }
+        assert_eq!(next.count("n"), Some(life + 1));
+        sizes.push(next.store.snapshot_piece(None, usize::MAX).bytes.len());
+        replica = next;
+    }
+    assert!(sizes.iter().all(|size| *size <= sizes[0] + 4), "{sizes:?}");
+}
+
+#[test]
+fn rewriting_a_key_ten_thousand_times_costs_what_writing_it_once_costs() {
+    let mut a = Replica::new(1);
+    a.put("k", "0000");
+    let once = a.store.snapshot_piece(None, usize::MAX).bytes.len();
+    for n in 0..10_000 {
+        a.put("k", &format!("{n:04}"));
+    }
+    let often = a.store.snapshot_piece(None, usize::MAX).bytes.len();
+    assert!(often <= once + 4, "{often} > {once}");
+    assert_eq!(a.store.snapshot_head().len(), Replica::new(1).store.snapshot_head().len() + 28);
+}

@@ -55,6 +55,8 @@
 //!
 //! Only names and [`Server`] stand here; each is documented where it lives.
 
+#[cfg(feature = "cli")]
+pub mod child;
 mod server;
 
 pub use dwcp_base as base;

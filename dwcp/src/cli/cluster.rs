@@ -167,7 +167,11 @@ impl Link {
         reports
             .into_iter()
             .map(|report| {
-                let unreachable = |error: NodeError| format!("{}: {error}", report.address);
+                let unreachable = |error: NodeError| match error {
+                    // Names the address itself.
+                    NodeError::Unreachable(reason) => reason,
+                    other => format!("{}: {other}", report.address),
+                };
                 (report.id.0, report.status.map_err(unreachable))
             })
             .collect()

@@ -1,24 +1,19 @@
 //! A cluster of real processes on this machine, for `demo` and `bench --local`: started, killed, restarted, and gone
 //! without a trace when its owner is, whatever ended the owner.
 //!
-//! Three nets catch the children: `Drop` (return, error, panic), the signal handlers of the callers (Ctrl-C ends in a
-//! return), and the kernel, which kills a child whose parent died (`dwcp server --with-parent`). It knows processes and
-//! folders, nothing of load or verdicts.
+//! Three nets catch the children: the two of `dwcp::child`, and the signal handlers of the callers (Ctrl-C ends in a return).
+//! It knows nodes and folders, nothing of load or verdicts.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use dwcp::child::NodeChild;
 use dwcp_node::init::{ClusterOptions, Ports, TrialCluster, TrialOptions, trial_cluster};
 use dwcp_node::settings::Mode;
 
 use super::http;
 use super::output::{Failure, Outcome};
-
-/// Bytes of a node's log that are looked at for the reason of its end.
-const LOG_TAIL_BYTES: u64 = 4096;
 
 /// The folder of a local cluster: removed at the end unless it is to be kept.
 #[derive(Debug)]
@@ -41,9 +36,8 @@ impl Folder {
 pub struct LocalNode {
     pub id: u8,
     pub http: std::net::SocketAddr,
-    pub folder: PathBuf,
     config_file: PathBuf,
-    child: Option<Child>,
+    child: NodeChild,
 }
 
 #[derive(Debug)]
@@ -80,9 +74,8 @@ impl LocalCluster {
             .map(|node| LocalNode {
                 id: node.id.0,
                 http: node.listen.http,
-                folder: node.folder.clone(),
                 config_file: node.config_file.clone(),
-                child: None,
+                child: NodeChild::new(node.folder.join("server.log")),
             })
             .collect();
         let folder = if keep { Folder::Kept(temporary.keep()) } else { Folder::Temporary(temporary) };
@@ -112,12 +105,12 @@ impl LocalCluster {
 
     /// SIGKILL, and waits until the kernel has taken the process away. Returns the process id it had.
     pub fn kill(&mut self, node: usize) -> Option<u32> {
-        self.nodes[node].kill()
+        self.nodes[node].child.kill()
     }
 
     /// Process ids of the nodes that were started and not killed, by node.
     pub fn pids(&self) -> Vec<(u8, u32)> {
-        self.nodes.iter().filter_map(|node| Some((node.id, node.child.as_ref()?.id()))).collect()
+        self.nodes.iter().filter_map(|node| Some((node.id, node.child.pid()?))).collect()
     }
 
     /// Waits until every started node says that it is ready.
@@ -125,7 +118,7 @@ impl LocalCluster {
         let until = Instant::now() + patience;
         for index in 0..self.nodes.len() {
             loop {
-                if self.nodes[index].child.is_none() {
+                if self.nodes[index].child.pid().is_none() {
                     break;
                 }
                 self.all_alive()?;
@@ -156,94 +149,43 @@ impl LocalCluster {
 
     /// Ends all nodes politely and waits; what does not end within `patience` is killed.
     pub async fn stop_all(&mut self, patience: Duration) {
-        for node in &self.nodes {
-            if let Some(child) = &node.child
-                && let Some(pid) = rustix::process::Pid::from_raw(child.id().cast_signed())
-            {
-                // A process that has ended already is what is wanted.
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-            }
-        }
+        self.nodes.iter().for_each(|node| node.child.signal(rustix::process::Signal::TERM));
         let until = Instant::now() + patience;
         while Instant::now() < until && self.nodes.iter_mut().any(LocalNode::running) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         for node in &mut self.nodes {
-            node.kill();
+            node.child.kill();
         }
     }
 }
 
 impl LocalNode {
-    pub fn log_file(&self) -> PathBuf {
-        self.folder.join("server.log")
+    pub fn log_file(&self) -> &Path {
+        self.child.log_file()
     }
 
     fn start(&mut self) -> Outcome<u32> {
-        let log = File::options().create(true).append(true).open(self.log_file());
-        let log = log.map_err(|error| Failure::refused(format!("cannot write a node's log: {error}")))?;
         let program = std::env::current_exe()
             .map_err(|error| Failure::refused(format!("cannot find this very program: {error}")))?;
-        let log_twin =
-            log.try_clone().map_err(|error| Failure::refused(format!("no second log handle: {error}")))?;
-        let child = Command::new(program)
-            .arg("server")
-            .arg("--config")
-            .arg(&self.config_file)
-            .arg("--with-parent")
-            .arg(std::process::id().to_string())
-            .stdin(Stdio::null())
-            .stdout(log_twin)
-            .stderr(log)
-            .spawn()
-            .map_err(|error| Failure::refused(format!("cannot start node {}: {error}", self.id)))?;
-        let pid = child.id();
-        self.child = Some(child);
-        Ok(pid)
-    }
-
-    fn kill(&mut self) -> Option<u32> {
-        let mut child = self.child.take()?;
-        let pid = child.id();
-        // Fails only when the process has ended already.
-        let _ = child.kill();
-        let _ = child.wait();
-        Some(pid)
+        let mut command = Command::new(program);
+        command.arg("server").arg("--config").arg(&self.config_file);
+        command.arg("--with-parent").arg(std::process::id().to_string());
+        let started = self.child.start(command);
+        started.map_err(|error| Failure::refused(format!("cannot start node {}: {error}", self.id)))
     }
 
     fn running(&mut self) -> bool {
-        self.child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|status| status.is_none()))
+        self.child.pid().is_some() && self.child.ended().is_none()
     }
 
     fn alive(&mut self) -> Outcome {
-        let Some(child) = &mut self.child else { return Ok(()) };
-        match child.try_wait() {
-            Ok(Some(status)) => {
-                let words = last_words(&self.log_file());
+        match self.child.ended() {
+            Some((status, words)) => {
                 Err(Failure::refused(format!("node {} ended by itself ({status}): {words}", self.id)))
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
-    }
-}
-
-impl Drop for LocalNode {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-fn last_words(log: &Path) -> String {
-    let mut text = Vec::new();
-    let read = File::open(log).and_then(|mut file| {
-        let end = file.seek(SeekFrom::End(0))?;
-        file.seek(SeekFrom::Start(end.saturating_sub(LOG_TAIL_BYTES)))?;
-        file.read_to_end(&mut text)
-    });
-    let text = String::from_utf8_lossy(&text);
-    match (read, text.lines().rfind(|line| !line.trim().is_empty())) {
-        (Ok(_), Some(line)) => line.trim().to_string(),
-        _ => format!("nothing was logged in {}", log.display()),
     }
 }
 

@@ -91,6 +91,7 @@ pub const YELLOW: &str = "33";
 pub fn paint_words(text: &str, words: &[(&str, &str)]) -> String {
     let line = |line: &str| {
         let found = words.iter().find(|(word, _)| line.contains(word));
+        let line = line.trim_end();
         found.map_or_else(|| line.to_string(), |(word, code)| line.replacen(word, &paint(word, code), 1))
     };
     text.lines().map(line).collect::<Vec<_>>().join("\n")

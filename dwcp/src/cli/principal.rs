@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::cluster::{ClusterArgs, Link, runtime};
 use super::init::RoleWord;
-use super::output::{Failure, Outcome, print_json, print_line, table};
+use super::output::{Failure, Outcome, paint_words, print_json, print_line, table};
 
 /// List clients' identities; let one in or shut one out
 #[derive(Debug, Args)]
@@ -111,7 +111,7 @@ fn show(principals: &[Principal], json: bool) -> Outcome {
     for principal in principals {
         rows.add_row([principal.name.clone(), word(principal.role).into(), hex::encode(principal.key.0)]);
     }
-    print_line(rows)
+    print_line(paint_words(&rows.to_string(), &[]))
 }
 
 fn word(role: Role) -> &'static str {

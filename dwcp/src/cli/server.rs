@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use dwcp::child::end_with_parent;
 use dwcp::{Server, Stop};
 use dwcp_node::settings::{NodeConfig, settings_table};
 use dwcp_node::{LIFE, start_journal};
@@ -44,7 +45,9 @@ pub fn run(args: &ServerArgs) -> Outcome<u8> {
         return Ok(0);
     }
     if let Some(parent) = args.with_parent {
-        tie_to_parent(parent)?;
+        // Children of `demo` and `bench` must not outlive them, even if those are killed outright.
+        end_with_parent(parent)
+            .map_err(|error| Failure::refused(format!("cannot be tied to the parent process: {error}")))?;
     }
     let path = args.config.as_ref().ok_or_else(|| Failure::usage("name the settings: --config FILE"))?;
     let config = NodeConfig::load(path)?;
@@ -64,14 +67,4 @@ async fn serve(config: NodeConfig) -> Outcome<u8> {
         eprintln!("error: {}", reason.replace('\n', "; "));
     }
     Ok(stop.exit_code())
-}
-
-/// Children of `demo` and `bench` must not outlive them, even if those are killed outright.
-fn tie_to_parent(parent: i32) -> Outcome {
-    #[cfg(target_os = "linux")]
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-        .map_err(|error| Failure::refused(format!("cannot be tied to the parent process: {error}")))?;
-    // It may have ended before the line above.
-    let now = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
-    if now == Some(parent) { Ok(()) } else { Err(Failure::refused("the parent process has ended")) }
 }

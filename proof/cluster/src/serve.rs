@@ -4,7 +4,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
+use dwcp::child::end_with_parent;
 use dwcp::{NodeConfig, Server, Stop};
 use dwcp_node::start_journal;
 
@@ -13,7 +14,7 @@ use dwcp_node::start_journal;
 /// # Errors
 /// What keeps it from starting, as `dwcp server` would say it.
 pub fn serve(config: &Path, parent: i32) -> anyhow::Result<ExitCode> {
-    tie_to_parent(parent)?;
+    end_with_parent(parent).context("cannot be tied to the parent process")?;
     let config = NodeConfig::load(config)?;
     start_journal(config.log_level);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -25,15 +26,4 @@ pub fn serve(config: &Path, parent: i32) -> anyhow::Result<ExitCode> {
         }
         Ok(ExitCode::from(stop.exit_code()))
     })
-}
-
-/// A node must not outlive those who test it, even if they are killed outright.
-fn tie_to_parent(parent: i32) -> anyhow::Result<()> {
-    #[cfg(target_os = "linux")]
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-        .context("cannot be tied to the parent process")?;
-    // It may have ended before the line above.
-    let now = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
-    ensure!(now == Some(parent), "the parent process has ended");
-    Ok(())
 }

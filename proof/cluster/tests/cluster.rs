@@ -11,7 +11,7 @@ use cluster::campaign::read_everything;
 use cluster::judgement::judge;
 use cluster::load::{Pulse, Scribe};
 use cluster::watch::Watch;
-use cluster::{Campaign, Cluster, Fault, Options, Plan, process};
+use cluster::{Campaign, Cluster, Fault, Options, Plan};
 use dwcp_client::Client;
 use tokio::runtime::Runtime;
 
@@ -214,5 +214,5 @@ fn a_node_that_cannot_start_says_why_in_its_last_words() {
     let (status, words) = node.wait_for_end(cluster::watch::PATIENCE).expect("it ends by itself");
     assert_eq!(status.code(), Some(1), "{words}");
     assert!(words.contains("dwcp init") || words.contains("member replace"), "{words}");
-    assert_eq!(process::last_words(&node.log_file), words);
+    assert_eq!(dwcp::child::last_words(node.log_file()), words);
 }

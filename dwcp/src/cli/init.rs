@@ -212,10 +212,17 @@ fn make_trial(args: &InitArgs, json: bool) -> Outcome {
     let nodes = args.nodes.unwrap_or(4);
     let ports = if args.base_port == 0 { Ports::Free } else { Ports::From(args.base_port) };
     let options = TrialOptions { cluster: options(args), ip: args.host, ports };
-    let made = trial_cluster(nodes, &args.out, &options).map_err(|error| match error {
-        // No file is wrong, the arguments are.
-        InitError::Genesis(GenesisError::Impossible { what, .. }) => Failure::refused(what),
-        error => error.into(),
+    let is_new = !args.out.exists();
+    let made = trial_cluster(nodes, &args.out, &options).map_err(|error| {
+        if is_new {
+            // Half a cluster would be in the way of the next attempt; nobody has used its keys.
+            let _ = std::fs::remove_dir_all(&args.out);
+        }
+        match error {
+            // No file is wrong, the arguments are.
+            InitError::Genesis(GenesisError::Impossible { what, .. }) => Failure::refused(what),
+            error => error.into(),
+        }
     })?;
     let configs: Vec<&Path> = made.nodes.iter().map(|node| node.config_file.as_path()).collect();
     if json {

@@ -207,6 +207,56 @@ fn a_data_directory_that_is_no_nodes_is_refused_with_what_to_do() {
 }
 
 #[test]
+fn a_damaged_snapshot_store_is_refused_and_may_be_moved_away() {
+    let mut trial = Trial::started(1, "datacenter");
+    trial.run(&["kv", "put", "a", "1"]).ok();
+    trial.kill(0);
+    let store = trial.path("node0/data/snapshots.redb");
+    let good = std::fs::read(&store).unwrap();
+    let mut other_kind = good.clone();
+    other_kind[..4].copy_from_slice(b"none");
+    for bad in [&other_kind[..], &good[..1000]] {
+        std::fs::write(&store, bad).unwrap();
+        let words = ["snapshot store", "snapshots.redb is damaged", "move it away"];
+        refused_server(&trial.config(0)).refused(1, &words);
+    }
+    std::fs::remove_file(&store).unwrap();
+    trial.start(0);
+    trial.await_ready(1);
+    assert_eq!(trial.run(&["kv", "get", "--value-only", "a"]).ok(), "1\n", "the log has it all");
+}
+
+#[test]
+fn a_full_disk_is_named_and_nothing_half_made_is_left() {
+    let folder = tempfile::tempdir().unwrap();
+    // A disk of one mebibyte, seen by this shell alone.
+    let script = "mount -t tmpfs -o size=1m tmpfs . && cd \"$PWD\" && \"$0\" init --nodes 4 --out trial --base-port 7100; \
+                  code=$?; ls -A; exit $code";
+    let works = Command::new("unshare").args(["--mount", "true"]).output();
+    if !works.is_ok_and(|output| output.status.success()) {
+        return skip("needs-root", "refusals::a_full_disk_is_named_and_nothing_half_made_is_left");
+    }
+    let output = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c", script, env!("CARGO_BIN_EXE_dwcp")])
+        .current_dir(folder.path())
+        .output()
+        .expect("it worked before");
+    let ran = Ran::of(&output);
+    ran.refused(1, &["no space left for trial/", "free disk space"]);
+    assert_eq!(ran.out, "", "the folder is empty again");
+}
+
+/// The convention of `cargo xtask audit-tests` for what this machine cannot run.
+fn skip(reason: &str, test: &str) {
+    let line = format!("SKIPPED({reason}): dwcp {test}");
+    println!("{line}");
+    if let Some(log) = std::env::var_os("DWCP_SKIP_LOG") {
+        let mut log = std::fs::File::options().create(true).append(true).open(log).unwrap();
+        writeln!(log, "{line}").unwrap();
+    }
+}
+
+#[test]
 fn damage_in_the_middle_of_the_log_is_refused_with_what_to_do() {
     let mut trial = Trial::started(1, "datacenter");
     let marker = "a-value-to-be-found-again-on-disk";

@@ -78,6 +78,9 @@ fn without_a_named_member_somebody_leads_within_a_few_timeouts() {
         assert!(net.until(2_000, |net| net.leader().is_some()), "seed {seed}");
         net.judge();
     }
+    let mut net = Net::with(31, 1, Net::no_first_leader);
+    assert!(net.until(5_000, |net| net.leader().is_some_and(|leader| net.raft(leader).commit() > Index(0))));
+    net.judge();
 }
 
 #[test]
@@ -100,6 +103,33 @@ fn a_dead_leader_is_replaced_within_three_timeouts() {
     net.crash(0);
     assert!(net.until(600, |net| net.leader().is_some_and(|leader| leader != 0)));
     net.judge();
+}
+
+#[test]
+fn whoever_hears_a_leader_helps_nobody_to_depose_it() {
+    let mut one = One::new(3, 2);
+    one.hear(0, 3, append(places(&[])[0], 0, &[entry(3, "a")]));
+    one.said();
+    let last = places(&[entry(3, "a"), entry(3, "b")])[2];
+    one.hear(1, 4, Said::Vote { last, transfer: false });
+    one.hear(1, 5, Said::PreVote { last });
+    assert_eq!((one.said(), one.raft.term()), (vec![], Term(3)));
+    // Its leader asked for it, or is silent for an election timeout.
+    one.hear(1, 4, Said::Vote { last, transfer: true });
+    assert_eq!(one.said()[0].1, Said::VoteReply { granted: true });
+    let mut one = One::new(3, 2);
+    one.hear(0, 3, Said::Heartbeat { commit: Index(0), round: 0 });
+    one.now = one.now.plus(one.raft_timeout());
+    one.said();
+    one.hear(1, 3, Said::PreVote { last });
+    assert_eq!(one.said()[0].1, Said::PreVoteReply { granted: true });
+}
+
+#[test]
+fn who_could_not_win_is_told_so_before_it_raises_the_term() {
+    let mut one = One::open(3, 2, &records(3, None, &[1, 3]), |_| {});
+    one.hear(0, 3, Said::PreVote { last: places(&[entry(1, "1"), entry(2, "2"), entry(2, "3")])[3] });
+    assert_eq!(one.said()[0].1, Said::PreVoteReply { granted: false });
 }
 
 #[test]
@@ -310,6 +340,42 @@ fn a_silent_follower_is_not_sent_the_same_entries_again_and_again() {
     net.restart(2);
     assert!(net.until(200, |net| net.raft(2).commit() == net.raft(0).commit()));
     net.judge();
+}
+
+#[test]
+fn a_late_refusal_does_not_take_a_streaming_leader_back() {
+    let mut one = One::new(3, 0);
+    one.elect(&[1]);
+    let term = one.raft.term().0;
+    one.hear(1, term, Said::Accepted { matched: Index(1) });
+    for number in 0..4 {
+        one.propose(&format!("{number}"));
+    }
+    one.hear(1, term, Said::Accepted { matched: Index(5) });
+    one.said();
+    one.hear(1, term, Said::Refused(Conflict { refused: Index(3), index: Index(1), term: Term(1) }));
+    assert_eq!(one.said(), []);
+}
+
+#[test]
+fn a_leader_that_contradicts_itself_is_followed_only_as_far_as_the_logs_agree() {
+    let mut one = One::new(3, 2);
+    one.hear(0, 3, append(places(&[])[0], 0, &[entry(1, "a"), entry(1, "b"), entry(1, "c"), entry(1, "d")]));
+    assert_eq!(one.said()[0].1, Said::Accepted { matched: Index(4) });
+    one.hear(0, 3, append(places(&[])[0], 0, &[entry(1, "a"), entry(2, "x")]));
+    assert_eq!(one.said()[0].1, Said::Accepted { matched: Index(2) });
+}
+
+#[test]
+fn a_replaced_entry_is_not_durable_because_the_one_before_it_was() {
+    let mut one = One::new(3, 2);
+    one.hear(0, 1, append(places(&[])[0], 0, &[entry(1, "a"), entry(1, "b"), entry(1, "c")]));
+    let first = Ticket(one.records.len() as u64);
+    one.hear(1, 2, append(places(&[entry(1, "a")])[1], 0, &[entry(2, "x"), entry(2, "y")]));
+    one.raft.on_durable(one.at(), first);
+    assert_eq!(one.raft.durable(), Index(1), "b and c are durable, x and y are not");
+    one.sync();
+    assert_eq!(one.raft.durable(), Index(3));
 }
 
 // Raft section 5.4: safety.

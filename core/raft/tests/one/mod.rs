@@ -105,6 +105,10 @@ impl One {
         self.settle();
     }
 
+    pub fn raft_timeout(&self) -> Micros {
+        self.setup.timing.election_timeout
+    }
+
     /// Everything it wrote is on disk.
     pub fn sync(&mut self) {
         let at = self.at();

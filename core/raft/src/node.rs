@@ -192,6 +192,9 @@ pub trait RaftNode: fmt::Debug + Send {
     fn tick(&mut self, now: Now);
     /// When `tick` is due (a moment of the monotonic clock).
     fn next_wakeup(&self) -> Micros;
+    /// The link to this member broke. Only a hint, and only of use if that member leads: a follower need not wait out its
+    /// patience for a process that is gone.
+    fn on_link_down(&mut self, _now: Now, _peer: ReplicaId) {}
     /// Every record up to this ticket is on disk.
     fn on_durable(&mut self, now: Now, through: Ticket);
     /// Everything that was there has been handed over: what it brought about is written down and sent.

@@ -267,6 +267,10 @@ impl RaftNode for Raft {
         self.due()
     }
 
+    fn on_link_down(&mut self, now: Now, peer: ReplicaId) {
+        self.miss_leader(now, peer);
+    }
+
     fn on_durable(&mut self, now: Now, through: Ticket) {
         self.durable_ticket = self.durable_ticket.max(through.min(self.out.last_ticket()));
         while self.syncing.front().is_some_and(|(ticket, _)| *ticket <= self.durable_ticket) {

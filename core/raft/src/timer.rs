@@ -59,6 +59,17 @@ impl Raft {
         }
     }
 
+    /// The leader's process is probably gone. Others who think so too are helped to another at once; those who still hear it
+    /// protect it, and its next word ends the matter. A little chance keeps two from asking at the same time.
+    pub(crate) fn miss_leader(&mut self, now: Now, peer: ReplicaId) {
+        if self.is_silent() || self.leader != Some(peer) {
+            return;
+        }
+        self.timers.heard = None;
+        let soon = now.mono.plus(Micros(self.chance.below(self.timing.election_timeout.0 / 4)));
+        self.timers.election_at = self.timers.election_at.min(soon);
+    }
+
     pub(crate) fn due(&self) -> Micros {
         if self.is_silent() {
             return Micros::NEVER;

@@ -106,6 +106,31 @@ fn a_dead_leader_is_replaced_within_three_timeouts() {
 }
 
 #[test]
+fn a_leader_whose_links_broke_is_replaced_within_a_third_of_a_timeout() {
+    for seed in 0..20 {
+        let mut net = Net::new(3, seed);
+        net.run_for(20);
+        net.crash(0);
+        [1, 2].into_iter().for_each(|id| net.link_down(id, 0));
+        assert!(net.until(66, |net| net.leader().is_some_and(|leader| leader != 0)), "seed {seed}");
+        net.judge();
+    }
+}
+
+#[test]
+fn a_broken_link_deposes_nobody_whom_others_hear() {
+    let mut net = Net::new(5, 4);
+    net.run_for(20);
+    let term = net.raft(0).term();
+    for round in 0..50 {
+        net.link_down(1 + round % 4, 0);
+        net.run_for(45);
+    }
+    assert_eq!((net.leader(), net.raft(0).term()), (Some(0), term));
+    net.judge();
+}
+
+#[test]
 fn whoever_hears_a_leader_helps_nobody_to_depose_it() {
     let mut one = One::new(3, 2);
     one.hear(0, 3, append(places(&[])[0], 0, &[entry(3, "a")]));

@@ -263,6 +263,12 @@ impl Net {
         }
     }
 
+    pub fn link_down(&mut self, id: u8, peer: u8) {
+        let now = self.now();
+        self.raft_mut(id).on_link_down(now, ReplicaId(peer));
+        self.finish(id);
+    }
+
     pub fn heal(&mut self) {
         self.cut.clear();
     }

@@ -64,6 +64,10 @@ fn strike(net: &mut Net, chance: &mut Chance, ending: Ending, late: bool) {
         19..=35 if is_up => {
             let _ = net.read(id);
         }
+        91 if is_up => {
+            let peer = *chance.pick(&ids).unwrap();
+            net.link_down(id, peer);
+        }
         36 if ending == Ending::Marked && late => {
             if let Some(leader) = net.leader() {
                 let _ = net.propose(leader, &Payload::Marker);

@@ -61,6 +61,8 @@ pub struct Shape {
 #[derive(Clone, Debug)]
 pub struct Rehearsal {
     pub clients: Vec<ClientJournal>,
+    /// Commands in the order in which they took effect, also those whose outcome nobody learned.
+    pub log: Vec<CommandId>,
     /// The store at the end.
     pub records: Vec<KeyValue>,
     /// False if the fault found no command to strike.
@@ -106,6 +108,7 @@ struct Stage {
     agenda: BinaryHeap<Reverse<(u64, u64, Event)>>,
     ticket: u64,
     applied: u64,
+    log: Vec<CommandId>,
     struck: bool,
 }
 
@@ -121,6 +124,7 @@ pub fn rehearse(shape: Shape) -> Rehearsal {
         agenda: BinaryHeap::new(),
         ticket: 0,
         applied: 0,
+        log: Vec::new(),
         struck: false,
     };
     for client in 0..stage.clients.len() {
@@ -151,7 +155,7 @@ pub fn rehearse(shape: Shape) -> Rehearsal {
     if let Some((Fault::SwappedResults, _)) = shape.fault {
         stage.struck = swap_results(&mut stage.clients);
     }
-    Rehearsal { clients: stage.clients, records, struck: stage.struck }
+    Rehearsal { clients: stage.clients, log: stage.log, records, struck: stage.struck }
 }
 
 impl Stage {
@@ -241,6 +245,7 @@ impl Stage {
             }
             return;
         };
+        self.log.push(self.clients[client].commands[place].id);
         if faulty.is_none() {
             reply.revision = Some(self.model.revision());
         }

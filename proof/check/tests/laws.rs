@@ -110,6 +110,68 @@ fn a_search_that_ends_without_an_answer_says_so() {
     assert!(matches!(verdict, Verdict::BudgetExceeded { .. }), "{verdict:?}");
 }
 
+fn replica_that_executed(log: &[CommandId]) -> ReplicaJournal {
+    let mut journal = ReplicaJournal::new(0, 0, true, true);
+    for (sequence, id) in (1..).zip(log) {
+        let commands = vec![ExecutedCommand { id: *id, result: [0; 32] }];
+        let entry = Executed { epoch: 0, sequence, position: sequence, digest: [0; 32], commands };
+        journal.note(0, ReplicaEvent::Executed(entry));
+    }
+    journal
+}
+
+/// Steps the search takes, found by halving; None where it needs more than a hundred thousand.
+fn steps_needed(rehearsal: &Rehearsal, replicas: &[ReplicaJournal]) -> Option<u64> {
+    let is_decided = |steps_max| {
+        let budget = Budget { steps_max };
+        linear::judge_beside_a_log(&rehearsal.clients, &Start::empty(1), budget, replicas).is_linearizable()
+    };
+    let (mut low, mut high) = (0, 100_000);
+    if !is_decided(high) {
+        return None;
+    }
+    while high - low > 1 {
+        let middle = (low + high) / 2;
+        if is_decided(middle) { high = middle } else { low = middle }
+    }
+    Some(high)
+}
+
+#[test]
+fn the_replicas_log_shortens_the_search() {
+    let (mut alone, mut beside) = (0, 0);
+    for seed in 0..20 {
+        let rehearsal = rehearse(Shape { unknown_per_mille: 200, ..shape(seed) });
+        let log = replica_that_executed(&rehearsal.log);
+        alone += steps_needed(&rehearsal, &[]).unwrap_or(100_000);
+        beside += steps_needed(&rehearsal, &[log]).expect("the log is the answer");
+    }
+    assert!(beside * 2 < alone, "{beside} steps with the log, {alone} without");
+}
+
+#[test]
+fn no_log_makes_a_broken_history_pass_or_a_good_one_fail() {
+    for seed in 0..20 {
+        for fault in [None, Some((Fault::LostEffect, 50)), Some((Fault::StaleContent, 50))] {
+            let rehearsal = rehearse(Shape { unknown_per_mille: 60, fault, ..shape(seed) });
+            let mut backwards = rehearsal.log.clone();
+            backwards.reverse();
+            for log in [&rehearsal.log, &backwards] {
+                let replicas = [replica_that_executed(log)];
+                let budget = Budget::default();
+                let verdict =
+                    linear::judge_beside_a_log(&rehearsal.clients, &Start::empty(1), budget, &replicas);
+                assert_eq!(
+                    verdict.is_violation(),
+                    judged(&rehearsal).is_violation(),
+                    "seed {seed} {fault:?}"
+                );
+                assert_eq!(verdict.is_linearizable(), !rehearsal.struck, "seed {seed} {fault:?}");
+            }
+        }
+    }
+}
+
 /// One client's operations against a model. A call of unknown outcome takes effect where `takes_effect` says.
 struct Script {
     journal: ClientJournal,

@@ -113,7 +113,7 @@ dials! {
     liars,
     /// Bit set of `Trick`s; 0: each liar draws its own.
     tricks,
-    /// Liars are the primaries of the first views.
+    /// 1: liars are the primaries of the first views. 2: one is the first primary, the others the last replicas.
     liars_first,
 
     checkpoint_interval,

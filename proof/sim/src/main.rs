@@ -6,7 +6,7 @@ use dwcp_base::{Mutant, Mutants};
 use indicatif::{ProgressBar, ProgressStyle};
 use sim::coverage::Coverage;
 use sim::dials::{Dials, PROFILES, Profile};
-use sim::ending::{Ending, Report};
+use sim::ending::{Ending, Finder, Report};
 use sim::mutants::{self, Catch, Hunt, News};
 use sim::runner::{Recipe, run_seeds};
 use sim::world::World;
@@ -15,6 +15,9 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::ops::Range;
 use std::process::ExitCode;
 use std::time::Instant;
+
+/// Findings of one judge that are printed.
+const FOUND_SHOWN: usize = 4;
 
 #[derive(Parser)]
 #[command(name = "sim", about = "One seed, one cluster history: faults, lies, judges", version)]
@@ -207,8 +210,17 @@ fn progress(length: u64, what: &str) -> ProgressBar {
 
 fn print_failure(report: &Report, how: &How) {
     println!("VIOLATION at seed {}", report.seed);
-    for found in report.found.iter().take(8) {
-        println!("  {}: {}", found.by, found.text);
+    // Some of what everybody found: a cluster that hangs has a finding for every command.
+    let mut shown: BTreeMap<Finder, usize> = BTreeMap::new();
+    for found in &report.found {
+        let count = shown.entry(found.by).or_default();
+        *count += 1;
+        if *count <= FOUND_SHOWN {
+            println!("  {}: {}", found.by, found.text);
+        }
+    }
+    for (by, count) in shown.into_iter().filter(|(_, count)| *count > FOUND_SHOWN) {
+        println!("  {by}: {} more", count - FOUND_SHOWN);
     }
     println!("  dials: {}", report.dials);
     println!("  again: cargo run -p sim --release -- replay {} --trace", how.flags(report.seed));
@@ -266,8 +278,8 @@ fn run_many(
         failures.len(),
         if failures.is_empty() { String::new() } else { format!(": seeds {failures:?}") }
     );
-    // A history that the search could not order is not a proof; a few in a thousand are told, more are a failure.
-    let undecided_max = (ran / 50).max(1);
+    // A history that the search could not order is not a proof; two in a thousand are told, more are a failure.
+    let undecided_max = ran / 500;
     if !undecided.is_empty() {
         println!(
             "{} histories left undecided by the search (at most {undecided_max}): seeds {undecided:?}",

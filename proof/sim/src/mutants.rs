@@ -55,20 +55,26 @@ fn hunt_for(mutant: Mutant) -> Option<Hunt> {
     let hunt = match mutant {
         M::QuorumTwoFPlusOne => hunt(mutant, "byzantine", &[("n", 5), trick(&[Trick::Equivocate])]),
         M::VoteBeforeSync => hunt(mutant, "crash", &[("sync_us", 5_000), ("crash_ticket_ppm", 20_000)]),
+        // Two liars prove a slot in secret, the next view decides something else there, and a later one is shown the old
+        // proof first. A replica that was cut off meanwhile believes it.
         M::FirstProofNotHighest => hunt(
             mutant,
             "partition",
             &[
-                ("n", 4),
-                ("liars", 1),
-                ("liars_first", 1),
+                ("n", 7),
+                ("liars", 2),
+                ("liars_first", 2),
+                ("clients", 2),
                 ("drop_pm", 150),
-                ("partition_ms", 1_500),
-                ("partition_long_ms", 1_500),
+                ("partition_ms", 1_200),
+                ("partition_long_ms", 2_500),
+                ("blackout_ms", 4_000),
+                ("down_ms", 500),
+                ("view_timeout_ms", 500),
                 ("pipeline_depth", 8),
                 ("think_ms", 60),
                 ("checkpoint_interval", 64),
-                trick(&[Trick::OldProofs, Trick::Withhold]),
+                trick(&[Trick::OldProofs, Trick::SecretProof]),
             ],
         ),
         M::NullNotDurable => hunt(

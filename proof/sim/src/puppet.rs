@@ -70,10 +70,13 @@ pub enum Trick {
     Dawdle,
     /// Frames of its clients are shown to all but the primary.
     HideFromPrimary,
+    /// Several liars keep a proof to themselves: of a slot that no honest replica can prepare they collect the prepares,
+    /// are silent about it when the view changes, and show it a view later. Goes with `liars_first` of 2.
+    SecretProof,
 }
 
 impl Trick {
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Equivocate,
         Self::Withhold,
         Self::SplitViewChange,
@@ -98,6 +101,7 @@ impl Trick {
         Self::FastClock,
         Self::Dawdle,
         Self::HideFromPrimary,
+        Self::SecretProof,
     ];
 
     /// The tricks a liar draws by itself, the first ones of `ALL`; the others are for those who ask for them.
@@ -224,6 +228,20 @@ impl Puppet {
         }
     }
 
+    /// With `liars_first` of 2: the first replica and the last f - 1.
+    fn is_accomplice(&self, replica: ReplicaId) -> bool {
+        let f = (self.n - 1) / 3;
+        replica.0 == 0 || replica.0 > self.n - f
+    }
+
+    /// As bits, the honest replicas that a quorum of the liars and the others does without.
+    fn left_out(&self) -> u64 {
+        let f = (self.n - 1) / 3;
+        let q = (self.n + f) / 2 + 1;
+        let honest = (0..self.n).map(ReplicaId).filter(|id| !self.is_accomplice(*id));
+        honest.skip(usize::from(q - f)).map(|id| 1 << id.0).sum()
+    }
+
     /// What the puppet lets its core hear. None: nothing.
     pub fn hear(&mut self, input: Input) -> Option<Input> {
         match &input {
@@ -346,7 +364,7 @@ impl Puppet {
         };
         let mine = proposal.statement.sender == self.me;
         if mine
-            && self.has(Trick::Equivocate)
+            && (self.has(Trick::Equivocate) || self.has(Trick::SecretProof))
             && let Some(alternative) = self.alternative_for(slot, &payload)
         {
             self.lies_told += 1;
@@ -357,7 +375,9 @@ impl Puppet {
             // The liar commits at once to whatever this peer was shown.
             let commit = self.sign(&signed, |statement| statement.claim.vote = Vote::Commit);
             out.push(Lie { to, bytes: wire(Message::PrePrepare { proposal: signed, payload }), extra_us });
-            out.push(Lie { to, bytes: wire(Message::Vote(commit)), extra_us: extra_us + 1_000 });
+            if self.has(Trick::Equivocate) {
+                out.push(Lie { to, bytes: wire(Message::Vote(commit)), extra_us: extra_us + 1_000 });
+            }
             return;
         }
         let spoiled = if !mine {
@@ -400,7 +420,9 @@ impl Puppet {
             }
         })?;
         let digest = dwcp_log::entry::payload_digest(&payload);
-        let alternative = Alternative { digest, payload, shown_to: self.chance.next_u64() };
+        // A quorum, the liars in it, is shown the one, the rest the other: enough prepares for whoever hears them all.
+        let shown_to = if self.has(Trick::SecretProof) { self.left_out() } else { self.chance.next_u64() };
+        let alternative = Alternative { digest, payload, shown_to };
         while notebook.len() >= NOTEBOOK_MAX {
             notebook.pop_first();
         }
@@ -422,6 +444,13 @@ impl Puppet {
         }
         let alternative =
             self.notebook.lock().expect("one thread").get(&(claim.view, claim.sequence)).cloned();
+        if self.has(Trick::SecretProof) && alternative.is_some() {
+            self.lies_told += 1;
+            if self.is_accomplice(to) {
+                out.push(Lie { to, bytes, extra_us: 0 });
+            }
+            return;
+        }
         if let Some(alternative) = alternative.filter(|alternative| alternative.shown_to & (1 << to.0) != 0) {
             // Whoever was shown the other payload gets the votes for it, prepared or not.
             self.lies_told += 1;
@@ -556,15 +585,24 @@ impl Puppet {
     }
 
     fn old_proofs(&self, body: &SignedBody) -> Option<Bytes> {
+        let secrets: Vec<(View, Sequence)> = match self.has(Trick::SecretProof) {
+            true => self.notebook.lock().expect("one thread").keys().copied().collect(),
+            false => Vec::new(),
+        };
         self.altered_view_change(body, |change| {
             let low = change.stable_sequence();
+            let latest = change.view;
+            // What the view just left must not know of.
+            let secret = |view: View, sequence| view.next() == latest && secrets.contains(&(view, sequence));
             let mut proofs: BTreeMap<Sequence, PreparedCertificate> = BTreeMap::new();
             for prepared in std::mem::take(&mut change.prepared) {
-                proofs.insert(prepared.sequence(), prepared);
+                if !secret(prepared.view(), prepared.sequence()) {
+                    proofs.insert(prepared.sequence(), prepared);
+                }
             }
             let highest = proofs.keys().next_back().copied().unwrap_or(low);
             for (sequence, old) in self.oldest.range(low.next()..) {
-                if *sequence <= highest && old.view() < change.view {
+                if *sequence <= highest && old.view() < change.view && !secret(old.view(), *sequence) {
                     proofs.insert(*sequence, old.clone());
                 }
             }

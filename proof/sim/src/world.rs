@@ -284,8 +284,10 @@ impl World {
         let dials = self.dials.clone();
         let n = usize::try_from(dials.n).expect("few replicas");
         let mut ids: Vec<usize> = (0..n).collect();
-        if dials.liars_first == 0 {
-            chance.shuffle(&mut ids);
+        match dials.liars_first {
+            0 => chance.shuffle(&mut ids),
+            1 => {}
+            _ => ids[1..].reverse(),
         }
         let count = |value: u64| usize::try_from(value).expect("few replicas");
         let liars: Vec<usize> = ids.iter().copied().take(count(dials.liars)).collect();

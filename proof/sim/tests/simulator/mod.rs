@@ -91,7 +91,7 @@ fn a_failing_history_shrinks_to_one_that_still_fails() {
     let mutants = Mutants::default().with(Mutant::NoDeduplication);
     let hunt = hunt_of(Mutant::NoDeduplication);
     let mut dials = hunt.recipe(mutants).dials(0);
-    dials.safety_ms = 8_000;
+    dials.safety_ms = 3_000;
     let fails = |report: &Report| report.found.first().map(|found| found.by);
     let before = fails(&run(0, &dials, mutants)).expect("seed 0 fails without the rule");
     let (small, report, runs) =

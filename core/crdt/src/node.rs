@@ -21,7 +21,7 @@ use bytes::Bytes;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
     Register(Register),
-    Counter(Counter),
+    Counter(Box<Counter>),
     Set(Set),
     Map(Box<Map>),
     List(Box<List>),
@@ -31,7 +31,7 @@ impl Content {
     fn empty(kind: Kind) -> Self {
         match kind {
             Kind::LwwRegister | Kind::MvRegister => Self::Register(Register::default()),
-            Kind::GCounter | Kind::PnCounter => Self::Counter(Counter::default()),
+            Kind::GCounter | Kind::PnCounter => Self::Counter(Box::default()),
             Kind::GSet | Kind::TwoPhaseSet | Kind::OrSet => Self::Set(Set::default()),
             Kind::Map => Self::Map(Box::default()),
             Kind::List => Self::List(Box::default()),
@@ -197,6 +197,8 @@ impl Node {
         let index = match self.slots.binary_search_by_key(&kind, |(k, _)| *k) {
             Ok(index) => index,
             Err(index) => {
+                // One is the rule; room for four would be most of a small key's memory.
+                self.slots.reserve_exact(1);
                 self.slots.insert(index, (kind, Content::empty(kind)));
                 index
             }
@@ -382,7 +384,7 @@ impl Node {
             let kind = Kind::of(reader.byte()?).ok_or(Malformed)?;
             let content = match Content::empty(kind) {
                 Content::Register(_) => Content::Register(Register::decode(reader)?),
-                Content::Counter(_) => Content::Counter(Counter::decode(reader)?),
+                Content::Counter(_) => Content::Counter(Box::new(Counter::decode(reader)?)),
                 Content::Set(_) => Content::Set(Set::decode(reader)?),
                 Content::Map(_) => Content::Map(Box::new(Map::decode(reader, below)?)),
                 Content::List(_) => Content::List(Box::new(List::decode(reader)?)),
@@ -390,6 +392,7 @@ impl Node {
             if content.is_empty() || slots.last().is_some_and(|(last, _)| *last >= kind) {
                 return Err(Malformed);
             }
+            slots.reserve_exact(1);
             slots.push((kind, content));
         }
         Ok(Self { slots })

@@ -62,6 +62,7 @@ impl Register {
         }
         self.versions.retain(|v| over.binary_search(&v.stamp.dot).is_err());
         let index = self.versions.partition_point(|v| v.stamp.dot < stamp.dot);
+        self.versions.reserve_exact(1);
         self.versions.insert(index, Version { stamp, value });
     }
 
@@ -93,6 +94,7 @@ impl Register {
     pub(crate) fn decode(reader: &mut Reader) -> Result<Self, Malformed> {
         let count = reader.count(usize::MAX)?;
         let mut versions: Vec<Version> = Vec::new();
+        versions.reserve_exact(count.min(64));
         for _ in 0..count {
             let dot = reader.dot()?;
             let stamp = Stamp { hlc: Hlc(reader.u64_fixed()?), dot };

@@ -19,6 +19,7 @@ use crate::register::{Register, Version};
 use crate::resolver::{Resolved, Resolvers};
 use crate::value::{Kind, View};
 use crate::wire::{Malformed, Reader, put_dots, put_vector};
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -76,19 +77,19 @@ impl core::error::Error for Refused {}
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Entry {
     pub(crate) node: Node,
-    /// The newest changes of this key: no other one that was applied comes after them. Empty when they are exactly the
+    /// The newest changes of this key: no other one that was applied comes after them. Nothing when they are exactly the
     /// versions of the register that is all there is; most keys are that. Without a value they are the key's tombstone:
     /// what is written next names them, so that nobody applies it before the delete.
-    newest: Vec<Dot>,
-    /// What the digest holds of this entry; nothing while it is new.
-    hashed: Option<Hash>,
+    newest: Option<Box<[Dot]>>,
+    /// What the digest holds of this entry; zero while it is new.
+    hashed: Hash,
     /// Stands in the list of entries to hash again.
     is_dirty: bool,
 }
 
 impl Entry {
     fn is_empty(&self) -> bool {
-        self.node.is_empty() && self.newest.is_empty()
+        self.node.is_empty() && self.newest.is_none()
     }
 
     fn has_graves(&self) -> bool {
@@ -97,9 +98,10 @@ impl Entry {
 
     /// What a change made now comes after.
     pub(crate) fn newest(&self) -> Vec<Dot> {
-        match self.node.only_register() {
-            Some(register) if self.newest.is_empty() => register.dots(),
-            _ => self.newest.clone(),
+        match (&self.newest, self.node.only_register()) {
+            (Some(newest), _) => newest.to_vec(),
+            (None, Some(register)) => register.dots(),
+            (None, None) => Vec::new(),
         }
     }
 
@@ -108,7 +110,7 @@ impl Entry {
         if let Change::Write { kind, over, .. } = step.change
             && path.is_empty()
             && over == after
-            && self.newest.is_empty()
+            && self.newest.is_none()
             && self.node.is_at_most(*kind)
         {
             // What is replaced and what it comes after are the same, before and after this write.
@@ -118,35 +120,38 @@ impl Entry {
         newest.retain(|dot| after.binary_search(dot).is_err());
         insert_dot(&mut newest, step.stamp.dot);
         let opened = self.node.apply(path, step);
-        self.newest = newest;
+        self.newest = Some(newest.into_boxed_slice());
         self.leave_implied();
         opened
     }
 
     fn collect(&mut self, stable: Stable<'_>) {
         self.node.collect(stable);
-        if self.node.is_empty() && self.newest.iter().all(|dot| stable.dots.contains(*dot)) {
-            self.newest.clear();
+        let all_stable = |newest: &[Dot]| newest.iter().all(|dot| stable.dots.contains(*dot));
+        if self.node.is_empty() && self.newest.as_deref().is_some_and(all_stable) {
+            self.newest = None;
         }
         self.leave_implied();
     }
 
     /// One state, one representation: what the register says by itself is not said twice.
     fn leave_implied(&mut self) {
-        if self.node.only_register().is_some_and(|register| register.has_exactly(&self.newest)) {
-            self.newest = Vec::new();
+        let (Some(newest), Some(register)) = (&self.newest, self.node.only_register()) else { return };
+        if register.has_exactly(newest) {
+            self.newest = None;
         }
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        put_dots(out, &self.newest);
+        put_dots(out, self.newest.as_deref().unwrap_or_default());
         self.node.encode(out);
     }
 
     pub(crate) fn decode(reader: &mut Reader) -> Result<Self, Malformed> {
         let newest = reader.dots()?;
+        let ascending = newest.windows(2).all(|w| w[0] < w[1]);
+        let newest = (!newest.is_empty()).then(|| newest.into_boxed_slice());
         let entry = Self { newest, node: Node::decode(reader, DEPTH_MAX)?, ..Self::default() };
-        let ascending = entry.newest.windows(2).all(|w| w[0] < w[1]);
         if ascending && !entry.is_empty() { Ok(entry) } else { Err(Malformed) }
     }
 
@@ -461,8 +466,10 @@ impl Store {
     }
 
     fn drop_entry(&mut self, key: &[u8]) {
-        if let Some(Entry { hashed: Some(hash), .. }) = self.entries.remove(key) {
-            self.digest.remove(&element(&hash));
+        if let Some(Entry { hashed, .. }) = self.entries.remove(key)
+            && hashed != Hash::ZERO
+        {
+            self.digest.remove(&element(&hashed));
         }
         self.graves.remove(key);
     }
@@ -559,12 +566,13 @@ impl Store {
                 continue;
             }
             let hash = entry.hash(&key);
-            if entry.hashed == Some(hash) {
+            if entry.hashed == hash {
                 continue;
             }
-            if let Some(old) = entry.hashed.replace(hash) {
-                self.digest.remove(&element(&old));
+            if entry.hashed != Hash::ZERO {
+                self.digest.remove(&element(&entry.hashed));
             }
+            entry.hashed = hash;
             self.digest.add(&element(&hash));
         }
         let mut vector = Vec::new();

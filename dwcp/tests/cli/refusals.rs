@@ -122,7 +122,7 @@ fn a_client_file_that_does_not_fit_is_told_what_differs() {
     };
     let good = std::fs::read_to_string(trial.path("client.toml")).unwrap();
     let foreign = std::fs::read_to_string(other.path("client.toml")).unwrap();
-    let put = |name: &str| trial.run(&["kv", "--timeout", "2", "--cluster", name, "put", "a", "1"]);
+    let put = |name: &str| trial.run(&["kv", "--timeout", "6", "--cluster", name, "put", "a", "1"]);
 
     // Somebody else answers there.
     file("tls.toml", good.replace(&line(&good, "tls_key"), &line(&foreign, "tls_key")));
@@ -152,7 +152,7 @@ fn votes_under_unknown_keys_are_not_believed_and_named() {
     };
     let text: Vec<String> = good.lines().map(spoiled).collect();
     std::fs::write(trial.path("votes.toml"), text.join("\n")).unwrap();
-    let put = trial.run(&["kv", "--timeout", "3", "--cluster", "votes.toml", "put", "a", "1"]);
+    let put = trial.run(&["kv", "--timeout", "8", "--cluster", "votes.toml", "put", "a", "1"]);
     put.refused(4, &["vote_key", "update that file", "not applied"]);
 }
 

@@ -6,6 +6,9 @@ use bytes::Bytes;
 use dwcp_base::configuration::{Principal, Role};
 use dwcp_base::crypto::Ed25519;
 use dwcp_base::{ClusterId, Hash, Incarnation, Position, PublicKey, ReplicaId, Sequence, View};
+use dwcp_node::init::{ClusterOptions, Ports, TrialOptions, trial_cluster};
+use dwcp_node::keys::{SecretSeed, read_tls_identity};
+use dwcp_node::{Mode, Node, NodeConfig};
 use dwcp_proto::v3::dwcp_client::DwcpClient;
 use dwcp_proto::v3::{
     Attach, ClientMessage, OrderRequest, QueryRequest, ServerMessage, StatusRequest, order_reply, query_reply,
@@ -13,7 +16,11 @@ use dwcp_proto::v3::{
 use dwcp_proto::{MESSAGE_BYTES_MAX, REPLY_BYTES_MAX};
 use dwcp_replica::io::{ClientReply, ClientRequest, Label, OrderOutcome, Status};
 use dwcp_replica::{ExecutedReply, PeerStatus};
-use dwcp_state::{AdminCommand, AdminReply, CHALLENGE_BYTES, Command, SessionAttach, SessionId};
+use dwcp_state::kv::KvCommand;
+use dwcp_state::{
+    AdminCommand, AdminReply, CHALLENGE_BYTES, ClientFrame, Command, SessionAttach, SessionFrame, SessionId,
+    SessionOpen,
+};
 use dwcp_transport::{PinSet, TlsIdentity, client_config};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -341,18 +348,86 @@ async fn a_sessions_results_go_only_where_its_key_was_proved() {
         // These frames are no sound ones; a sound one is refused with its place.
         assert!(answer.executed.is_empty() && answer.malformed.len() == 1, "{answer:?}");
     }
-    let sound = dwcp_state::SessionFrame {
+    let sound = SessionFrame {
         session_key: key().public_key(),
         low_water: 1,
         first: 1,
         commands: vec![Bytes::from_static(b"c")],
     };
-    let sound = dwcp_state::ClientFrame::commands(&key(), CLUSTER, &sound).encode();
+    let sound = ClientFrame::commands(&key(), CLUSTER, &sound).encode();
     sender.send(ClientMessage { frames: vec![sound], ..ClientMessage::default() }).await.expect("open");
     let refused = &next(&mut stream).await.refused[0];
     assert!(refused.first == 1 && refused.definite && refused.reason.contains("prove"), "{refused:?}");
     let FakeState { attaches, frames, .. } = &*served.node.0;
     assert_eq!((attaches.load(Ordering::SeqCst), frames.load(Ordering::SeqCst)), (1, 1), "the owner's alone");
+}
+
+/// The same with a real node: replies to a replayed frame would hold the owner's results.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_node_answers_a_replayed_frame_to_its_owner_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cluster = ClusterOptions { mode: Mode::Datacenter, ..ClusterOptions::default() };
+    let options = TrialOptions { cluster, ports: Ports::Free, ..TrialOptions::default() };
+    let trial = trial_cluster(1, &folder.path().join("trial"), &options).expect("a cluster");
+    let id = trial.genesis.cluster();
+    let node = Node::start(NodeConfig::load(&trial.nodes[0].config_file).expect("settings")).expect("a node");
+    let tls = read_tls_identity(&node.config().tls_key_file).expect("its key");
+    let pin = tls.public_key();
+    let listen = "127.0.0.1:0".parse().expect("an address");
+    let config =
+        ApiConfig { listen, tls: Some(tls), readers: Readers::Principals, limits: Limits::default() };
+    let api = Api::bind(config).await.expect("a free port");
+    let address = api.local_address();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let served = tokio::spawn(api.serve(node.clone(), async { drop(stopped.await) }));
+
+    let mut owner = connect(address, pin, None).await.expect("pinned");
+    let (sender, mut stream, challenge) = bare_session(&mut owner).await;
+    let proof = SessionAttach::new(&key(), key().public_key(), id, ReplicaId(0), &challenge);
+    let attach = Attach {
+        session_key: Bytes::copy_from_slice(&proof.session_key.0),
+        signature: Bytes::copy_from_slice(&proof.signature.0),
+    };
+    let writer = SecretSeed::read(&folder.path().join("trial/writer.key")).expect("its key").signer(&[]);
+    let wall = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis();
+    let open = SessionOpen {
+        principal: "writer".into(),
+        session_key: key().public_key(),
+        ttl_ms: 0,
+        valid_until_ms: u64::try_from(wall).expect("not that late") + 30_000,
+    };
+    let open = ClientFrame::open(&writer, writer.public_key(), id, &open).encode();
+    let secret = SessionFrame {
+        session_key: key().public_key(),
+        low_water: 1,
+        first: 1,
+        commands: vec![KvCommand::put("a", "secret").to_command()],
+    };
+    let secret = ClientFrame::commands(&key(), id, &secret).encode();
+    let all =
+        ClientMessage { attaches: vec![attach], frames: vec![open.clone()], ..ClientMessage::default() };
+    sender.send(all.clone()).await.expect("open");
+    assert_eq!(firsts(&mut stream, 1).await, [0], "the session is open");
+    let put = ClientMessage { frames: vec![secret.clone()], ..ClientMessage::default() };
+    sender.send(put.clone()).await.expect("open");
+    assert_eq!(firsts(&mut stream, 1).await, [1]);
+
+    let mut attacker = connect(address, pin, None).await.expect("pinned");
+    let (attacking, mut heard, _) = bare_session(&mut attacker).await;
+    for replayed in [all, put.clone()] {
+        attacking.send(replayed).await.expect("open");
+    }
+    let (mut refused, mut malformed) = (0, 0);
+    while refused < 2 || malformed < 1 {
+        let answer = next(&mut heard).await;
+        assert!(answer.executed.is_empty(), "the owner's results were told to another");
+        (refused, malformed) = (refused + answer.refused.len(), malformed + answer.malformed.len());
+    }
+    sender.send(put).await.expect("open");
+    assert_eq!(firsts(&mut stream, 1).await, [1], "the very frame is answered, where it may be");
+    stop.send(()).expect("serving");
+    served.await.expect("no panic").expect("a clean end");
+    node.shutdown().await;
 }
 
 #[tokio::test]
@@ -495,13 +570,13 @@ async fn a_node_without_room_answers_busy_and_not_applied() {
     assert_eq!(firsts(&mut stream, 1).await, [1]);
     served.node.0.busy.store(true, Ordering::SeqCst);
     let session_key = key();
-    let frame = dwcp_state::SessionFrame {
+    let frame = SessionFrame {
         session_key: session_key.public_key(),
         low_water: 5,
         first: 6,
         commands: vec![Bytes::from_static(b"c")],
     };
-    let frame = dwcp_state::ClientFrame::commands(&session_key, CLUSTER, &frame).encode();
+    let frame = ClientFrame::commands(&session_key, CLUSTER, &frame).encode();
     let message =
         ClientMessage { frames: vec![frame, Bytes::from_static(b"noise")], ..ClientMessage::default() };
     sender.send(message).await.expect("open");

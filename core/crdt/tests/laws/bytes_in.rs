@@ -11,17 +11,8 @@ use dwcp_crdt::{
 
 /// One batch with a delta of every shape.
 fn every_shape() -> Batch {
-    let (mut a, mut b) = (Replica::new(1), Replica::new(2));
-    for (key, op) in [
-        ("r", Op::Put(text("x"))),
-        ("c", Op::Adjust(-3)),
-        ("s", Op::Add(text("x"))),
-        ("t", Op::AddOnce(text("x"))),
-    ] {
-        b.write(key, op);
-    }
-    b.write("l", Op::Insert { index: 0, value: text("x") });
-    b.write_at("m", &["f", "g"], Op::Grow(3));
+    let (mut a, mut b) = (Replica::new(9), Replica::new(2));
+    write_first(&mut b);
     a.pull(&b);
     let json = Plain::json(r#"{"a":[1,2]}"#).expect("json");
     let write = |key: &str, op| Write::new(key.as_bytes().to_vec(), op);
@@ -40,6 +31,23 @@ fn every_shape() -> Batch {
         Write::at("m", ["f"], Op::Add(text("z"))),
     ];
     a.try_write(&writes).expect("good").expect("a change")
+}
+
+/// A store with all that [`every_shape`] names.
+fn what_every_shape_builds_upon() -> Replica {
+    let (mut full, mut b) = (Replica::new(3), Replica::new(2));
+    write_first(&mut b);
+    full.pull(&b);
+    full
+}
+
+fn write_first(b: &mut Replica) {
+    b.put("r", "x");
+    b.write("c", Op::Adjust(-3));
+    b.write("s", Op::Add(text("x")));
+    b.write("t", Op::AddOnce(text("x")));
+    b.write("l", Op::Insert { index: 0, value: text("x") });
+    b.write_at("m", &["f", "g"], Op::Grow(3));
 }
 
 #[test]
@@ -68,7 +76,7 @@ fn every_batch_that_decodes_is_the_one_that_was_encoded() {
             assert_eq!(batch.encode(), bad, "one batch, one encoding");
             decoded += 1;
             // Whatever it says, it is applied or refused, and the running figures hold.
-            let mut store = Store::new(origin(9), Resolvers::default());
+            let mut store = Store::new(origin(8), Resolvers::default());
             let _ = store.apply(&batch, NOON_MS);
             store.check();
         }
@@ -87,19 +95,7 @@ fn every_batch_that_decodes_is_the_one_that_was_encoded() {
 fn altered_batches_on_a_full_store_never_break_it() {
     let mut chance = Chance::new(2);
     let good = every_shape();
-    let mut full = Replica::new(3);
-    let mut b = Replica::new(2);
-    for (key, op) in [
-        ("r", Op::Put(text("x"))),
-        ("c", Op::Adjust(-3)),
-        ("s", Op::Add(text("x"))),
-        ("t", Op::AddOnce(text("x"))),
-    ] {
-        b.write(key, op);
-    }
-    b.write("l", Op::Insert { index: 0, value: text("x") });
-    b.write_at("m", &["f", "g"], Op::Grow(3));
-    full.pull(&b);
+    let full = what_every_shape_builds_upon();
     let bytes = good.encode();
     for _ in 0..3_000 {
         let mut bad = bytes.to_vec();
@@ -113,6 +109,47 @@ fn altered_batches_on_a_full_store_never_break_it() {
             Ok(Applied::Duplicate | Applied::Held { .. }) | Err(_) => assert_eq!(store.digest(), before),
         }
     }
+}
+
+#[test]
+fn honest_nodes_that_apply_the_same_nonsense_in_any_order_stay_equal() {
+    let mut chance = Chance::new(4);
+    let full = what_every_shape_builds_upon();
+    let bytes = every_shape().encode();
+    let (mut applied, mut conflicts) = (0, 0);
+    for _ in 0..150 {
+        let mut nonsense = Vec::new();
+        // Each liar has an origin of its own: two batches with one dot are for the hash chain of frames to notice.
+        for liar in 10..34 {
+            let mut bad = bytes.to_vec();
+            for _ in 0..chance.below(3) {
+                let at = chance.between(2, bad.len() as u64 - 1) as usize;
+                bad[at] = if chance.per_mille(700) { chance.below(8) as u8 } else { chance.next_u64() as u8 };
+            }
+            bad[1] = liar;
+            nonsense.extend(Batch::decode(bad.into()).ok());
+        }
+        let mut seen: Option<(Store, dwcp_base::Hash)> = None;
+        for _ in 0..3 {
+            let mut store = full.store.clone();
+            chance.shuffle(&mut nonsense);
+            for batch in &nonsense {
+                let _ = store.apply(batch, NOON_MS + 1_000);
+                store.check();
+            }
+            let digest = store.digest();
+            if let Some((first, first_digest)) = &seen {
+                assert_eq!(first.applied(), store.applied());
+                assert_eq!(first.conflict_count(), store.conflict_count());
+                assert_eq!(first.snapshot_piece(None, usize::MAX), store.snapshot_piece(None, usize::MAX));
+                assert_eq!(*first_digest, digest);
+            }
+            applied += store.applied().origins_count();
+            conflicts += store.conflict_count();
+            seen = Some((store, digest));
+        }
+    }
+    assert!(applied > 3_000 && conflicts > 3_000, "{applied} {conflicts}");
 }
 
 #[test]

@@ -9,5 +9,6 @@ mod maps;
 mod model;
 mod random;
 mod registers;
+mod semilattice;
 mod sets;
 mod world;

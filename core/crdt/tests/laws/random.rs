@@ -289,6 +289,15 @@ impl Run {
     }
 }
 
+/// Replicas of a history that is still under way: each has some of the batches, none has all.
+pub fn unfinished(seed: u64, kinds: &[Kind]) -> (Vec<Replica>, Vec<Batch>) {
+    let mut run = Run::new(seed, kinds);
+    for _ in 0..90 {
+        if run.chance.per_mille(500) { run.write() } else { run.deliver() }
+    }
+    (run.replicas, run.batches)
+}
+
 fn play_all(seeds: std::ops::Range<u64>, steps: u64, kinds: &[Kind]) -> Seen {
     let mut seen = Seen::default();
     for seed in seeds {

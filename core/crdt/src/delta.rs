@@ -559,12 +559,12 @@ impl Change {
         }
     }
 
-    /// May it leave something behind that waits for collection?
+    /// May it leave something behind that waits for collection, in a value that goes on existing?
     pub(crate) fn digs_graves(&self) -> bool {
         match self {
             Self::Write { value, .. } => value.is_none(),
-            Self::Exclude { .. } | Self::Erase { .. } | Self::Cut { .. } => true,
-            Self::Count { .. } | Self::Include { .. } | Self::Insert { .. } => false,
+            Self::Erase { .. } | Self::Cut { .. } => true,
+            Self::Count { .. } | Self::Include { .. } | Self::Exclude { .. } | Self::Insert { .. } => false,
         }
     }
 }

@@ -12,6 +12,7 @@
 
 extern crate alloc;
 
+pub mod audit;
 pub mod causal;
 pub mod clock;
 pub mod collect;

@@ -82,7 +82,7 @@ pub(crate) struct Entry {
     /// what is written next names them, so that nobody applies it before the delete.
     newest: Option<Box<[Dot]>>,
     /// What the digest holds of this entry; zero while it is new.
-    hashed: Hash,
+    pub(crate) hashed: Hash,
     /// Stands in the list of entries to hash again.
     is_dirty: bool,
 }
@@ -155,7 +155,7 @@ impl Entry {
         if ascending && !entry.is_empty() { Ok(entry) } else { Err(Malformed) }
     }
 
-    fn hash(&self, key: &[u8]) -> Hash {
+    pub(crate) fn hash(&self, key: &[u8]) -> Hash {
         let mut bytes = Vec::with_capacity(128);
         self.encode(&mut bytes);
         let mut hasher = Hasher::new("dwcp v3 convergent entry");
@@ -451,8 +451,8 @@ impl Store {
             self.dirty.push(Bytes::copy_from_slice(key));
         }
         let is_empty = entry.is_empty();
-        // A liar's change may leave a new key without a value, whatever its shape.
-        let has_graves = (change.digs_graves() || entry.node.is_empty()) && entry.has_graves();
+        // Looking closer would cost as much as the value is large; collection does.
+        let has_graves = change.digs_graves() || entry.node.is_empty();
         self.conflicts_open = self.conflicts_open.saturating_add_signed(opened);
         if has_graves {
             self.graves.insert(Bytes::copy_from_slice(key));
@@ -560,6 +560,15 @@ impl Store {
     /// 32 bytes that stand for the applied dots and every value with its metadata. Equal for replicas with the same dots
     /// and the same floor. Costs what changed since the last call, not the size of the store.
     pub fn digest(&mut self) -> Hash {
+        self.hash_dirty();
+        let mut vector = Vec::new();
+        put_vector(&mut vector, &self.applied);
+        let mut hasher = Hasher::new("dwcp v3 convergent store");
+        hasher.update(&self.digest.digest().0).field(&vector);
+        hasher.finish()
+    }
+
+    pub(crate) fn hash_dirty(&mut self) {
         for key in core::mem::take(&mut self.dirty) {
             let Some(entry) = self.entries.get_mut(&key) else { continue };
             if !core::mem::take(&mut entry.is_dirty) {
@@ -575,17 +584,6 @@ impl Store {
             entry.hashed = hash;
             self.digest.add(&element(&hash));
         }
-        let mut vector = Vec::new();
-        put_vector(&mut vector, &self.applied);
-        let mut hasher = Hasher::new("dwcp v3 convergent store");
-        hasher.update(&self.digest.digest().0).field(&vector);
-        hasher.finish()
-    }
-
-    /// The hash of one key's value and metadata, computed anew: what an audit compares.
-    #[must_use]
-    pub fn key_hash(&self, key: &[u8]) -> Option<Hash> {
-        self.entries.get(key).map(|entry| entry.hash(key))
     }
 
     /// Takes in an entry of a snapshot.
@@ -597,6 +595,14 @@ impl Store {
         self.dirty.push(key.clone());
         entry.is_dirty = true;
         self.entries.insert(key, entry);
+    }
+
+    /// Takes an entry out, with all that is counted of it.
+    pub(crate) fn remove_entry(&mut self, key: &[u8]) {
+        if let Some(entry) = self.entries.get(key) {
+            self.conflicts_open = self.conflicts_open.saturating_sub(entry.node.conflicts_open());
+            self.drop_entry(key);
+        }
     }
 
     /// Counts the open conflicts and looks for tombstones anew, and compares: for the simulator, after every step.

@@ -57,7 +57,7 @@ fn every_batch_that_decodes_is_the_one_that_was_encoded() {
     let bytes = good.encode().to_vec();
     let mut chance = Chance::new(1);
     let mut decoded = 0;
-    for round in 0..20_000_usize {
+    for round in 0..6_000_usize {
         let mut bad = bytes.clone();
         match round % 3 {
             0 => bad.truncate(chance.below(bytes.len() as u64) as usize),
@@ -81,7 +81,7 @@ fn every_batch_that_decodes_is_the_one_that_was_encoded() {
             store.check();
         }
     }
-    assert!(decoded > 500, "{decoded} altered batches still decode");
+    assert!(decoded > 150, "{decoded} altered batches still decode");
     let mut long = bytes;
     long.push(0);
     assert_eq!(Batch::decode(long.into()), Err(BatchError::Malformed));
@@ -117,7 +117,7 @@ fn honest_nodes_that_apply_the_same_nonsense_in_any_order_stay_equal() {
     let full = what_every_shape_builds_upon();
     let bytes = every_shape().encode();
     let (mut applied, mut conflicts) = (0, 0);
-    for _ in 0..150 {
+    for _ in 0..60 {
         let mut nonsense = Vec::new();
         // Each liar has an origin of its own: two batches with one dot are for the hash chain of frames to notice.
         for liar in 10..34 {
@@ -149,7 +149,7 @@ fn honest_nodes_that_apply_the_same_nonsense_in_any_order_stay_equal() {
             seen = Some((store, digest));
         }
     }
-    assert!(applied > 3_000 && conflicts > 3_000, "{applied} {conflicts}");
+    assert!(applied > 1_000 && conflicts > 1_000, "{applied} {conflicts}");
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn a_snapshot_is_taken_whole_and_in_order_or_refused() {
     assert!(matches!(short.finish(), Err(RestoreError::Short { promised: 21, .. })));
     assert_eq!(Restore::new(origin(2), Resolvers::default(), &head[1..]).err(), Some(RestoreError::Head));
     let mut chance = Chance::new(3);
-    for _ in 0..5_000 {
+    for _ in 0..2_000 {
         let mut bad = first.bytes.clone();
         let at = chance.below(bad.len() as u64) as usize;
         bad[at] ^= 1 << chance.below(8);

@@ -3,6 +3,7 @@
 
 mod bytes_in;
 mod collection;
+mod conflicts;
 mod counters;
 mod lists;
 mod maps;

@@ -7,7 +7,7 @@
 //! the first. Then the dots of the first floor are *stable*. (Causal stability: Baquero, Almeida & Shoker, "Pure
 //! operation-based replicated data types", 2017; the step more is for the list, whose tombstones hold children.)
 //!
-//! Floors come from the log, numbered without holes, so every replica collects the same at the same floor. A batch says
+//! Floors come from the log, numbered without holes, so every replica collects the same at the same floor. A bundle says
 //! which floor its writer knew and waits at receivers that know less.
 
 use crate::causal::Stable;

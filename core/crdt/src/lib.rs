@@ -1,11 +1,11 @@
 //! Delta-state CRDTs: values that any node may change at any time and that are equal wherever the same changes were
-//! applied. Mathematics only: no messages, no signatures, no disk. A [`Batch`] is what a frame will carry.
+//! applied. Mathematics only: no messages, no signatures, no disk. A [`Bundle`] is what a frame will carry.
 //!
 //! ```text
-//!   user's Op ──write──▶ Batch of Deltas ──(any road, any order, any number of times)──▶ apply ──▶ Store
+//!   user's Op ──write──▶ Bundle of Deltas ──(any road, any order, any number of times)──▶ apply ──▶ Store
 //! ```
 //!
-//! Make a [`Store`] per node, [`Store::write`] operations, [`Store::apply`] the batches that others wrote, [`Store::get`]
+//! Make a [`Store`] per node, [`Store::write`] operations, [`Store::apply`] the bundles that others wrote, [`Store::get`]
 //! values. Time is an argument. Read `dots`, then `delta`, then `store`; one file per type says what it does when two
 //! people change it at once, and `docs/protocol/types.md` says it for users.
 #![no_std]
@@ -38,7 +38,7 @@ pub mod write;
 pub use causal::Stamp;
 pub use clock::{Clock, ClockAhead, Hlc};
 pub use collect::{Floor, FloorRefused};
-pub use delta::{Batch, BatchError, Change, Delta};
+pub use delta::{Bundle, BundleError, Change, Delta};
 pub use dots::{Dot, Interval, Origin, OriginId, VersionVector};
 pub use held::Missing;
 pub use history::{Conflict, Outcome};

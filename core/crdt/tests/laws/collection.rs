@@ -182,3 +182,20 @@ fn an_erased_item_goes_only_when_no_insert_can_land_on_the_other_side_of_its_chi
     let read = [text("v"), text("late"), text("child")];
     assert_eq!(a.get("l"), Some(View::List(read.into())));
 }
+
+#[test]
+fn collecting_before_or_after_a_write_ends_in_the_same_bytes() {
+    let (mut a, mut b) = (Replica::new(1), Replica::new(2));
+    a.write("k", Op::PutMulti(text("x")));
+    a.write("k", Op::Delete);
+    settle(&mut [&mut a, &mut b]);
+    let floors: Vec<Floor> = (1..=3).map(|number| next_floor(number, &[&mut a, &mut b])).collect();
+    let other_kind = a.put("k", "y");
+    for floor in floors {
+        a.store.raise_floor(floor.clone()).expect("in order");
+        b.store.raise_floor(floor).expect("in order");
+    }
+    assert_eq!((a.store.graves_count(), b.store.entries_count()), (0, 0));
+    b.receive(&other_kind);
+    settle(&mut [&mut a, &mut b]);
+}

@@ -1,10 +1,10 @@
 //! The laws by name, for each type (Shapiro et al., RR-7506, section 2.3; Almeida, Shoker & Baquero, JPDC 2018, section 4).
-//! Joining a replica with another is applying all that the other knows, held batches included.
+//! Joining a replica with another is applying all that the other knows, held bundles included.
 
 use crate::random::unfinished;
 use crate::world::{NOON_MS, Replica};
 use dwcp_base::{Chance, Hash};
-use dwcp_crdt::{Batch, Kind, Piece, Store, VersionVector};
+use dwcp_crdt::{Bundle, Kind, Piece, Store, VersionVector};
 
 fn joined(a: &Replica, b: &Replica) -> Replica {
     let mut joined = a.clone();
@@ -29,14 +29,14 @@ fn kinds_of(kind: Kind) -> Vec<Kind> {
     if kind == Kind::Map { vec![Kind::Map, Kind::OrSet, Kind::PnCounter] } else { vec![kind] }
 }
 
-fn each(check: impl Fn(&[Replica], &[Batch], &mut Chance)) {
+fn each(check: impl Fn(&[Replica], &[Bundle], &mut Chance)) {
     for (n, kind) in Kind::ALL.into_iter().enumerate() {
         for seed in 0..12 {
-            let (mut replicas, batches) = unfinished(seed * 100 + n as u64, &kinds_of(kind));
+            let (mut replicas, bundles) = unfinished(seed * 100 + n as u64, &kinds_of(kind));
             while replicas.len() < 3 {
                 replicas.push(Replica::new(7));
             }
-            check(&replicas, &batches, &mut Chance::new(seed));
+            check(&replicas, &bundles, &mut Chance::new(seed));
         }
     }
 }
@@ -76,21 +76,21 @@ fn a_join_only_grows() {
 fn applying_the_deltas_one_by_one_or_in_groups_is_joining_the_states() {
     each(|r, _, chance| {
         let whole = joined(&r[0], &r[1]);
-        let mut pieces: Vec<Batch> = Vec::new();
-        for batch in &r[1].log {
-            // A batch that waits as a whole may have parts that need not wait; those are other histories.
-            if whole.store.applied().contains_range(batch.origin(), batch.first(), batch.last()) {
-                let middle = chance.between(batch.first(), batch.last());
-                pieces.extend(batch.part(batch.first(), middle));
-                pieces.extend(batch.part(middle, batch.last()));
+        let mut pieces: Vec<Bundle> = Vec::new();
+        for bundle in &r[1].log {
+            // A bundle that waits as a whole may have parts that need not wait; those are other histories.
+            if whole.store.applied().contains_range(bundle.origin(), bundle.first(), bundle.last()) {
+                let middle = chance.between(bundle.first(), bundle.last());
+                pieces.extend(bundle.part(bundle.first(), middle));
+                pieces.extend(bundle.part(middle, bundle.last()));
             } else {
-                pieces.push(batch.clone());
+                pieces.push(bundle.clone());
             }
         }
         chance.shuffle(&mut pieces);
         let mut one_by_one = r[0].store.clone();
         for piece in &pieces {
-            one_by_one.apply(piece, NOON_MS + 100_000).expect("a good batch");
+            one_by_one.apply(piece, NOON_MS + 100_000).expect("a good bundle");
         }
         assert_eq!(all_of(&whole.store), all_of(&one_by_one));
     });
@@ -98,14 +98,14 @@ fn applying_the_deltas_one_by_one_or_in_groups_is_joining_the_states() {
 
 #[test]
 fn all_orders_with_repetitions_end_in_one_state() {
-    each(|_, batches, chance| {
+    each(|_, bundles, chance| {
         let mut ends = Vec::new();
         for _ in 0..3 {
-            let mut twice = [batches, batches].concat();
+            let mut twice = [bundles, bundles].concat();
             chance.shuffle(&mut twice);
             let mut reader = Replica::new(7);
-            twice.iter().for_each(|batch| {
-                reader.store.apply(batch, NOON_MS + 100_000).expect("a good batch");
+            twice.iter().for_each(|bundle| {
+                reader.store.apply(bundle, NOON_MS + 100_000).expect("a good bundle");
             });
             assert_eq!(reader.store.held_count(), 0);
             ends.push(all_of(&reader.store));

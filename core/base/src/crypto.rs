@@ -175,11 +175,7 @@ impl Ed25519 {
         parsed.sort_by_key(|(key, _)| *key);
         let mut secret = Hasher::new("dwcp v3 batch secret");
         secret.update(&seed);
-        Self {
-            signing: ed25519_zebra::SigningKey::from(seed),
-            known: parsed,
-            batch_secret: secret.finish(),
-        }
+        Self { signing: ed25519_zebra::SigningKey::from(seed), known: parsed, batch_secret: secret.finish() }
     }
 
     #[must_use]

@@ -1,18 +1,18 @@
-//! A delta changes one key and has one dot; a bundle is an unbroken run of one origin's deltas, what a frame carries. A
-//! bundle is applied whole or not at all.
+//! A delta changes one key and has one dot; a batch is an unbroken run of one origin's deltas, what a frame carries. A
+//! batch is applied whole or not at all.
 //!
-//! A delta names the newest changes of its key that its writer had seen. A receiver that lacks one of them keeps the bundle
+//! A delta names the newest changes of its key that its writer had seen. A receiver that lacks one of them keeps the batch
 //! until it comes (see `held`), so each key's history is applied in the order of cause and effect, whatever the order of
 //! arrival; that is why gaps are safe. Nothing waits for changes of other keys, with one exception: removing a container
 //! says "everything I had seen" instead of a list as long as the container, and waits for all of that.
 //!
-//! A `Bundle` is checked when it is made or decoded; holding one means that every limit below holds.
+//! A `Batch` is checked when it is made or decoded; holding one means that every limit below holds.
 
 use crate::clock::Hlc;
 use crate::counter::{CutRun, Totals};
 use crate::dots::{Dot, Origin, VersionVector};
 use crate::limits::{
-    BUNDLE_BYTES_MAX, BUNDLE_DELTAS_MAX, COUNTER_MAX, FIELD_BYTES_MAX, KEY_BYTES_MAX, NAMES_MAX, ORIGINS_MAX,
+    BATCH_BYTES_MAX, BATCH_DELTAS_MAX, COUNTER_MAX, FIELD_BYTES_MAX, KEY_BYTES_MAX, NAMES_MAX, ORIGINS_MAX,
     PATH_FIELDS_MAX,
 };
 use crate::node::KINDS_ALL;
@@ -70,7 +70,7 @@ pub struct Delta {
 
 /// Deltas with consecutive dots of one origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bundle {
+pub struct Batch {
     origin: Origin,
     first: u64,
     hlc: Hlc,
@@ -79,15 +79,15 @@ pub struct Bundle {
     deltas: Vec<Delta>,
 }
 
-/// Why bytes are no bundle.
+/// Why bytes are no batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BundleError {
+pub enum BatchError {
     TooLong {
         bytes: usize,
     },
     Malformed,
     NotCanonical,
-    /// No deltas, or more than a bundle may have.
+    /// No deltas, or more than a batch may have.
     DeltaCount {
         count: usize,
     },
@@ -109,18 +109,18 @@ pub enum BundleError {
     Seen,
 }
 
-impl fmt::Display for BundleError {
+impl fmt::Display for BatchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLong { bytes } => {
-                write!(f, "bundle of {bytes} bytes exceeds {BUNDLE_BYTES_MAX}: write it in several bundles")
+                write!(f, "batch of {bytes} bytes exceeds {BATCH_BYTES_MAX}: write it in several batches")
             }
-            Self::Malformed => write!(f, "malformed bundle"),
-            Self::NotCanonical => write!(f, "bundle is not in its canonical encoding"),
+            Self::Malformed => write!(f, "malformed batch"),
+            Self::NotCanonical => write!(f, "batch is not in its canonical encoding"),
             Self::DeltaCount { count } => {
-                write!(f, "bundle has {count} deltas; allowed are 1 to {BUNDLE_DELTAS_MAX}")
+                write!(f, "batch has {count} deltas; allowed are 1 to {BATCH_DELTAS_MAX}")
             }
-            Self::Counter => write!(f, "bundle has a counter outside 1..={COUNTER_MAX}"),
+            Self::Counter => write!(f, "batch has a counter outside 1..={COUNTER_MAX}"),
             Self::Key { bytes } => write!(f, "key of {bytes} bytes; allowed are 1 to {KEY_BYTES_MAX}"),
             Self::Path { fields } => write!(
                 f,
@@ -136,19 +136,19 @@ impl fmt::Display for BundleError {
     }
 }
 
-impl core::error::Error for BundleError {}
+impl core::error::Error for BatchError {}
 
-impl Bundle {
+impl Batch {
     pub(crate) fn new(
         first: Dot,
         hlc: Hlc,
         floor: u64,
         seen: Option<VersionVector>,
         deltas: Vec<Delta>,
-    ) -> Result<Self, BundleError> {
-        let bundle = Self { origin: first.origin, first: first.counter, hlc, floor, seen, deltas };
-        bundle.check()?;
-        Ok(bundle)
+    ) -> Result<Self, BatchError> {
+        let batch = Self { origin: first.origin, first: first.counter, hlc, floor, seen, deltas };
+        batch.check()?;
+        Ok(batch)
     }
 
     #[must_use]
@@ -190,7 +190,7 @@ impl Bundle {
         &self.deltas
     }
 
-    /// The deltas with counters `first..=last`, as a bundle of their own.
+    /// The deltas with counters `first..=last`, as a batch of their own.
     #[must_use]
     pub fn part(&self, first: u64, last: u64) -> Option<Self> {
         if first < self.first || last > self.last() || first > last {
@@ -204,13 +204,13 @@ impl Bundle {
         Some(Self { origin: self.origin, first, hlc: self.hlc, floor: self.floor, seen, deltas })
     }
 
-    fn check(&self) -> Result<(), BundleError> {
+    fn check(&self) -> Result<(), BatchError> {
         let count = self.deltas.len();
-        if count == 0 || count > BUNDLE_DELTAS_MAX {
-            return Err(BundleError::DeltaCount { count });
+        if count == 0 || count > BATCH_DELTAS_MAX {
+            return Err(BatchError::DeltaCount { count });
         }
         if self.first == 0 || self.first > COUNTER_MAX || self.last() > COUNTER_MAX {
-            return Err(BundleError::Counter);
+            return Err(BatchError::Counter);
         }
         for (delta, counter) in self.deltas.iter().zip(self.first..) {
             delta.check(Dot::new(self.origin, counter))?;
@@ -218,12 +218,12 @@ impl Bundle {
         let has_cut = self.deltas.iter().any(|d| matches!(d.change, Change::Cut { .. }));
         let past = self.seen.as_ref().is_none_or(|seen| seen.last(self.origin) < self.first);
         if has_cut != self.seen.is_some() || !past {
-            return Err(BundleError::Seen);
+            return Err(BatchError::Seen);
         }
         Ok(())
     }
 
-    /// Every origin but the bundle's own that its deltas name, ascending: the wire says their place in this list.
+    /// Every origin but the batch's own that its deltas name, ascending: the wire says their place in this list.
     fn origins_named(&self) -> Vec<Origin> {
         let mut origins = BTreeSet::new();
         for delta in &self.deltas {
@@ -262,18 +262,17 @@ impl Bundle {
         Bytes::from(out)
     }
 
-    /// Reads and checks a bundle. What it holds shares the memory of `bytes`.
+    /// Reads and checks a batch. What it holds shares the memory of `bytes`.
     ///
     /// # Errors
     /// The first promise that the bytes break.
-    pub fn decode(bytes: Bytes) -> Result<Self, BundleError> {
-        if bytes.len() > BUNDLE_BYTES_MAX {
-            return Err(BundleError::TooLong { bytes: bytes.len() });
+    pub fn decode(bytes: Bytes) -> Result<Self, BatchError> {
+        if bytes.len() > BATCH_BYTES_MAX {
+            return Err(BatchError::TooLong { bytes: bytes.len() });
         }
-        let bundle =
-            Self::read(&mut Reader::new(bytes.clone())).map_err(|Malformed| BundleError::Malformed)?;
-        bundle.check()?;
-        if bundle.encode() == bytes { Ok(bundle) } else { Err(BundleError::NotCanonical) }
+        let batch = Self::read(&mut Reader::new(bytes.clone())).map_err(|Malformed| BatchError::Malformed)?;
+        batch.check()?;
+        if batch.encode() == bytes { Ok(batch) } else { Err(BatchError::NotCanonical) }
     }
 
     fn read(reader: &mut Reader) -> Result<Self, Malformed> {
@@ -291,7 +290,7 @@ impl Bundle {
             1 => Some(reader.vector()?),
             _ => return Err(Malformed),
         };
-        let count = reader.count(BUNDLE_DELTAS_MAX)?;
+        let count = reader.count(BATCH_DELTAS_MAX)?;
         let mut deltas = Vec::with_capacity(count);
         for index in 0..count as u64 {
             let counter = first.checked_add(index).ok_or(Malformed)?;
@@ -305,7 +304,7 @@ impl Bundle {
 
 const VERSION: u8 = 1;
 
-/// How dots are written inside a bundle: own ones by their distance, others by their origin's place in a list.
+/// How dots are written inside a batch: own ones by their distance, others by their origin's place in a list.
 #[derive(Clone, Copy)]
 struct Names<'a> {
     own: Dot,
@@ -466,7 +465,7 @@ impl Delta {
         Ok(Self { key, path, after, change })
     }
 
-    fn check(&self, own: Dot) -> Result<(), BundleError> {
+    fn check(&self, own: Dot) -> Result<(), BatchError> {
         check_key(&self.key)?;
         check_path(&self.path)?;
         check_names(own, &self.after)?;
@@ -478,9 +477,9 @@ impl Delta {
             Change::Count { kind, birth, totals } => {
                 check_kind(*kind, &[Kind::GCounter, Kind::PnCounter])?;
                 if *kind == Kind::GCounter && totals.down > 0 {
-                    return Err(BundleError::Totals);
+                    return Err(BatchError::Totals);
                 }
-                if *birth == 0 || *birth > own.counter { Err(BundleError::Names) } else { Ok(()) }
+                if *birth == 0 || *birth > own.counter { Err(BatchError::Names) } else { Ok(()) }
             }
             Change::Include { kind, over, .. } => {
                 check_kind(*kind, &[Kind::GSet, Kind::TwoPhaseSet, Kind::OrSet])?;
@@ -494,23 +493,23 @@ impl Delta {
             Change::Erase { item } => check_names(own, core::slice::from_ref(item)),
             Change::Cut { kinds, runs, .. } => {
                 if *kinds == 0 || kinds & !KINDS_ALL != 0 {
-                    return Err(BundleError::Kind);
+                    return Err(BatchError::Kind);
                 }
                 let ascending = runs.windows(2).all(|w| (&w[0].path, w[0].kind) < (&w[1].path, w[1].kind));
                 if !ascending {
-                    return Err(BundleError::Names);
+                    return Err(BatchError::Names);
                 }
                 for CutRuns { path, kind, runs } in runs {
                     check_kind(*kind, &[Kind::GCounter, Kind::PnCounter])?;
                     check_path(path)?;
                     let fields = self.path.len() + path.len();
                     if fields > PATH_FIELDS_MAX {
-                        return Err(BundleError::Path { fields });
+                        return Err(BatchError::Path { fields });
                     }
                     let births: Vec<Dot> = runs.iter().map(|run| run.birth).collect();
                     let past = |run: &CutRun| run.birth.origin != own.origin || run.last < own.counter;
                     if births.is_empty() || !runs.iter().all(past) {
-                        return Err(BundleError::Names);
+                        return Err(BatchError::Names);
                     }
                     check_names(own, &births)?;
                 }
@@ -531,7 +530,7 @@ impl Delta {
             Change::Insert { after, .. } => after.iter().for_each(|dot| visit(*dot)),
             Change::Erase { item } => visit(*item),
             Change::Count { .. } => {}
-            // Beside all that its writer had seen, which stands in the bundle.
+            // Beside all that its writer had seen, which stands in the batch.
             Change::Cut { runs, .. } => {
                 for run in runs.iter().flat_map(|r| &r.runs) {
                     visit(run.birth);
@@ -560,41 +559,41 @@ impl Change {
         }
     }
 
-    /// May it leave something behind that waits for collection, in a value that goes on existing?
+    /// May it leave something behind that waits for collection?
     pub(crate) fn digs_graves(&self) -> bool {
         match self {
             Self::Write { value, .. } => value.is_none(),
-            Self::Erase { .. } | Self::Cut { .. } => true,
-            Self::Count { .. } | Self::Include { .. } | Self::Exclude { .. } | Self::Insert { .. } => false,
+            Self::Exclude { .. } | Self::Erase { .. } | Self::Cut { .. } => true,
+            Self::Count { .. } | Self::Include { .. } | Self::Insert { .. } => false,
         }
     }
 }
 
-pub(crate) fn check_key(key: &[u8]) -> Result<(), BundleError> {
+pub(crate) fn check_key(key: &[u8]) -> Result<(), BatchError> {
     if key.is_empty() || key.len() > KEY_BYTES_MAX {
-        Err(BundleError::Key { bytes: key.len() })
+        Err(BatchError::Key { bytes: key.len() })
     } else {
         Ok(())
     }
 }
 
-pub(crate) fn check_path(path: &[Bytes]) -> Result<(), BundleError> {
+pub(crate) fn check_path(path: &[Bytes]) -> Result<(), BatchError> {
     let long = path.iter().any(|field| field.len() > FIELD_BYTES_MAX);
-    if path.len() > PATH_FIELDS_MAX || long { Err(BundleError::Path { fields: path.len() }) } else { Ok(()) }
+    if path.len() > PATH_FIELDS_MAX || long { Err(BatchError::Path { fields: path.len() }) } else { Ok(()) }
 }
 
-fn check_kind(kind: Kind, allowed: &[Kind]) -> Result<(), BundleError> {
-    if allowed.contains(&kind) { Ok(()) } else { Err(BundleError::Kind) }
+fn check_kind(kind: Kind, allowed: &[Kind]) -> Result<(), BatchError> {
+    if allowed.contains(&kind) { Ok(()) } else { Err(BatchError::Kind) }
 }
 
-fn check_names(own: Dot, dots: &[Dot]) -> Result<(), BundleError> {
+fn check_names(own: Dot, dots: &[Dot]) -> Result<(), BatchError> {
     let ascending = dots.windows(2).all(|w| w[0] < w[1]);
     let possible = dots.iter().all(|dot| {
         dot.counter >= 1
             && dot.counter <= COUNTER_MAX
             && (dot.origin != own.origin || dot.counter < own.counter)
     });
-    if ascending && possible && dots.len() <= NAMES_MAX { Ok(()) } else { Err(BundleError::Names) }
+    if ascending && possible && dots.len() <= NAMES_MAX { Ok(()) } else { Err(BatchError::Names) }
 }
 
 fn put_path(out: &mut Vec<u8>, path: &[Bytes]) {

@@ -182,7 +182,9 @@ fn a_rolled_back_disk_is_found_out_before_its_first_vote() {
     r.on_message(now(), ReplicaId(3), Message::Reminder(forgotten), &mut App, &mut out);
     let actions = out.take();
     assert!(actions.iter().any(|action| matches!(action, Action::Halt { .. })));
-    assert!(!actions.iter().any(|action| matches!(action, Action::Broadcast { message: Message::Vote(_), .. })));
+    assert!(
+        !actions.iter().any(|action| matches!(action, Action::Broadcast { message: Message::Vote(_), .. }))
+    );
 }
 
 fn bogus(view: u64) -> Message {

@@ -284,16 +284,15 @@ impl<M: StateMachine> Replica<M> {
         first: u64,
         results: Vec<dwcp_state::CommandResult>,
     ) -> ExecutedReply {
-        let root = leaf_hash(session, first, &results);
+        let root = leaf_hash(session, first, label(self.pbft.quorum().f()), &results);
         self.reply_under(session, first, results, 0, 1, Vec::new(), self.sign_replies(1, root))
     }
 
     /// Signs the root of a reply tree; nobody needs that where one replica's word suffices.
     pub(crate) fn sign_replies(&self, leaves: u32, root: Hash) -> Option<dwcp_base::Signature> {
-        let position = self.control.log.position;
         (self.pbft.quorum().f() > 0).then(|| {
             let (me, incarnation) = (self.setup.me, self.setup.incarnation);
-            self.crypto.sign(&reply_signing_hash(self.cluster, me, incarnation, position, leaves, root))
+            self.crypto.sign(&reply_signing_hash(self.cluster, me, incarnation, leaves, root))
         })
     }
 
@@ -313,7 +312,6 @@ impl<M: StateMachine> Replica<M> {
             first,
             results,
             label: label(self.pbft.quorum().f()),
-            position: self.control.log.position,
             view: self.pbft.view(),
             replica: self.setup.me,
             incarnation: self.setup.incarnation,

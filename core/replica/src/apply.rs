@@ -3,7 +3,7 @@
 
 use crate::io::{ClientReply, Effect, Event, ExecutedCommand, FrozenChunks, OrderOutcome};
 use crate::replica::{Frozen, Outbox, Replica};
-use crate::reply::tree_of;
+use crate::reply::{label, tree_of};
 use crate::wire::SnapshotMeta;
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
@@ -98,7 +98,7 @@ impl<M: StateMachine> Replica<M> {
         }
         let after = self.pbft.vote_ticket();
         let signed = self.pbft.quorum().f() > 0;
-        let tree = signed.then(|| tree_of(&outcomes));
+        let tree = signed.then(|| tree_of(&outcomes, label(self.pbft.quorum().f())));
         let leaves = u32::try_from(outcomes.len()).expect("a proposal's frames are few");
         let signature = tree.as_ref().and_then(|tree| self.sign_replies(leaves, tree.root()));
         for (index, outcome) in outcomes.into_iter().enumerate() {

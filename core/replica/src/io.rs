@@ -1,7 +1,7 @@
 //! What goes into a replica and what comes out: the whole surface between the core and the world.
 //!
-//! The driver calls `step(now, input, &mut outbox)` for every input, and `Input::Settle` when it has handed over all
-//! it had; proposals leave at Settle, so that what arrived together is ordered together. Effects are carried out in
+//! The driver calls `step(now, input, &mut outbox)` for every input, or `step_all` for a burst of them, and
+//! `Input::Settle` when it has handed over all it had; proposals leave at Settle, so that what arrived together is ordered together. Effects are carried out in
 //! order. `Persist` has a ticket; whatever names that ticket in `after` leaves only when it is on disk.
 
 use alloc::boxed::Box;
@@ -123,8 +123,7 @@ pub struct ExecutedReply {
     pub first: u64,
     pub results: Vec<CommandResult>,
     pub label: Label,
-    pub position: Position,
-    /// A hint whom to ask next.
+    /// A hint whom to ask next; not signed.
     pub view: View,
     pub replica: ReplicaId,
     pub incarnation: Incarnation,

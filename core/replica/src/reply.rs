@@ -3,16 +3,21 @@
 use crate::io::{ExecutedReply, Label};
 use alloc::vec::Vec;
 use dwcp_base::{
-    ClusterId, Crypto, Hash, Hasher, Incarnation, Position, PublicKey, ReplicaId, SigningKind, encode,
-    signing_hash,
+    ClusterId, Crypto, Hash, Hasher, Incarnation, PublicKey, ReplicaId, SigningKind, encode, signing_hash,
 };
 use dwcp_state::{FrameOutcome, SessionId};
 
-/// What two replicas' replies must share to count as equal.
+/// What two replicas' replies must share to count as equal: the results, where each command ran, and whom the
+/// acknowledgement trusts.
 #[must_use]
-pub fn leaf_hash(session: SessionId, first: u64, results: &[dwcp_state::CommandResult]) -> Hash {
+pub fn leaf_hash(
+    session: SessionId,
+    first: u64,
+    label: Label,
+    results: &[dwcp_state::CommandResult],
+) -> Hash {
     let mut hasher = Hasher::new("dwcp v3 reply leaf");
-    hasher.update(&session.0).update(&first.to_le_bytes()).field(&encode(results));
+    hasher.update(&session.0).update(&first.to_le_bytes()).field(&encode(&label)).field(&encode(results));
     hasher.finish()
 }
 
@@ -91,18 +96,17 @@ pub fn reply_signing_hash(
     cluster: ClusterId,
     replica: ReplicaId,
     incarnation: Incarnation,
-    position: Position,
     leaves: u32,
     root: Hash,
 ) -> Hash {
-    signing_hash(SigningKind::Reply, cluster, &encode(&(replica, incarnation, position, leaves, root)))
+    signing_hash(SigningKind::Reply, cluster, &encode(&(replica, incarnation, leaves, root)))
 }
 
 impl ExecutedReply {
     /// What must be equal in replies of `f + 1` replicas for a client to believe them.
     #[must_use]
     pub fn leaf_hash(&self) -> Hash {
-        leaf_hash(self.session, self.first, &self.results)
+        leaf_hash(self.session, self.first, self.label, &self.results)
     }
 
     /// Whether the replica that holds `key` vouches for this reply. Only for signed ones.
@@ -111,24 +115,16 @@ impl ExecutedReply {
         let Some(signature) = &self.signature else { return false };
         let root = climb(self.leaf_hash(), self.leaf_index as usize, self.leaf_count as usize, &self.path);
         root.is_some_and(|root| {
-            let hash = reply_signing_hash(
-                cluster,
-                self.replica,
-                self.incarnation,
-                self.position,
-                self.leaf_count,
-                root,
-            );
+            let hash = reply_signing_hash(cluster, self.replica, self.incarnation, self.leaf_count, root);
             crypto.verify(key, &hash, signature)
         })
     }
 }
 
 /// Leaves of a proposal's outcomes.
-pub(crate) fn tree_of(outcomes: &[FrameOutcome]) -> ReplyTree {
-    ReplyTree::new(
-        outcomes.iter().map(|outcome| leaf_hash(outcome.session, outcome.first, &outcome.results)).collect(),
-    )
+pub(crate) fn tree_of(outcomes: &[FrameOutcome], label: Label) -> ReplyTree {
+    let leaf = |outcome: &FrameOutcome| leaf_hash(outcome.session, outcome.first, label, &outcome.results);
+    ReplyTree::new(outcomes.iter().map(leaf).collect())
 }
 
 /// The label of a reply from the root log.

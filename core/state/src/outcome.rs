@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
 use core::fmt;
+use dwcp_base::Position;
 use dwcp_base::configuration::Role;
 
 /// What is known about a refused command.
@@ -145,6 +146,9 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct CommandResult {
     pub sequence: u64,
+    /// The entry of the virtual log at which it ran or was refused; a retry is told the same one. Zero where that is no
+    /// longer remembered.
+    pub position: Position,
     pub outcome: Outcome,
 }
 

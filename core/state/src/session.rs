@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
 use dwcp_base::limits::{SESSION_WINDOW, SESSIONS_MAX};
-use dwcp_base::{Hash, Hasher, Mutant, Mutants, PublicKey, decode, encode};
+use dwcp_base::{Hash, Hasher, Mutant, Mutants, Position, PublicKey, decode, encode};
 
 /// Chunks that the session table is spread over in digests and snapshots.
 pub const SESSION_BUCKETS: u32 = 64;
@@ -59,14 +59,16 @@ impl Kept {
 /// A kept result and the hash of it, made once, so that the digest of a session with one new result hashes no bodies.
 #[derive(Clone, Debug)]
 struct Slot {
+    /// Of the entry it ran in.
+    position: Position,
     kept: Kept,
     hash: Hash,
 }
 
 impl Slot {
-    fn new(kept: Kept) -> Self {
-        let hash = Hash::of(&encode(&kept));
-        Self { kept, hash }
+    fn new(position: Position, kept: Kept) -> Self {
+        let hash = Hash::of(&encode(&(position, &kept)));
+        Self { position, kept, hash }
     }
 }
 
@@ -80,6 +82,8 @@ pub(crate) struct SessionHead {
     pub(crate) valid_until_ms: u64,
     /// Expiry clock at which it is forgotten: last activity plus ttl, or the tombstone's end.
     pub(crate) deadline_ms: u64,
+    /// The entry that opened it.
+    pub(crate) opened_at: Position,
     pub(crate) low_water: u64,
     /// The highest sequence executed so far.
     pub(crate) highest: u64,
@@ -100,14 +104,15 @@ pub(crate) struct Session {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     New,
-    Known(Outcome),
+    /// With the entry it ran in; zero for what is not remembered singly.
+    Known(Position, Outcome),
 }
 
 #[derive(BorshSerialize, BorshDeserialize)]
 struct SessionRecord {
     id: SessionId,
     head: SessionHead,
-    slots: BTreeMap<u64, Kept>,
+    slots: BTreeMap<u64, (Position, Kept)>,
 }
 
 impl Session {
@@ -118,19 +123,19 @@ impl Session {
     pub(crate) fn judge(&self, sequence: u64, low_water: u64, mutants: Mutants) -> Verdict {
         let low_water = low_water.max(self.head.low_water);
         if sequence < low_water {
-            return Verdict::Known(Outcome::Refused(Refusal::BelowLowWater { low_water }));
+            return Verdict::Known(Position::ZERO, Outcome::Refused(Refusal::BelowLowWater { low_water }));
         }
         if sequence - low_water >= SESSION_WINDOW {
-            return Verdict::Known(Outcome::Refused(Refusal::BeyondWindow { low_water }));
+            return Verdict::Known(Position::ZERO, Outcome::Refused(Refusal::BeyondWindow { low_water }));
         }
         if mutants.on(Mutant::NoDeduplication) {
             return Verdict::New;
         }
         if mutants.on(Mutant::SingleSequenceSession) && sequence < self.head.highest {
-            return Verdict::Known(Outcome::Refused(Refusal::ResultDiscarded));
+            return Verdict::Known(Position::ZERO, Outcome::Refused(Refusal::ResultDiscarded));
         }
         match self.slots.get(&sequence) {
-            Some(slot) => Verdict::Known(slot.kept.outcome()),
+            Some(slot) => Verdict::Known(slot.position, slot.kept.outcome()),
             None => Verdict::New,
         }
     }
@@ -149,7 +154,7 @@ impl Session {
         self.digest = None;
     }
 
-    fn store(&mut self, sequence: u64, outcome: &Outcome) {
+    fn store(&mut self, sequence: u64, position: Position, outcome: &Outcome) {
         let kept = match outcome {
             Outcome::Done(bytes) if bytes.len() > RESULT_STORED_BYTES_MAX => Kept::Discarded,
             // A result may be a slice of something larger, which it would keep alive.
@@ -160,7 +165,7 @@ impl Session {
             }
         };
         self.result_bytes += kept.bytes();
-        if let Some(before) = self.slots.insert(sequence, Slot::new(kept)) {
+        if let Some(before) = self.slots.insert(sequence, Slot::new(position, kept)) {
             self.result_bytes -= before.kept.bytes();
         }
         self.head.highest = self.head.highest.max(sequence);
@@ -179,7 +184,7 @@ impl Session {
             }
             if let Kept::Done(bytes) = &slot.kept {
                 self.result_bytes -= bytes.len();
-                *slot = Slot::new(Kept::Discarded);
+                *slot = Slot::new(slot.position, Kept::Discarded);
             }
         }
     }
@@ -296,8 +301,8 @@ impl SessionTable {
         }
     }
 
-    pub(crate) fn store(&mut self, id: SessionId, sequence: u64, outcome: &Outcome) {
-        self.change(id, |session| session.store(sequence, outcome));
+    pub(crate) fn store(&mut self, id: SessionId, sequence: u64, position: Position, outcome: &Outcome) {
+        self.change(id, |session| session.store(sequence, position, outcome));
     }
 
     pub(crate) fn touch(&mut self, id: SessionId, expiry_ms: u64) {
@@ -404,7 +409,11 @@ impl SessionTable {
             }
             last = Some(record.id);
             let mut session = Session::new(record.head);
-            session.slots = record.slots.into_iter().map(|(at, kept)| (at, Slot::new(kept))).collect();
+            session.slots = record
+                .slots
+                .into_iter()
+                .map(|(at, (position, kept))| (at, Slot::new(position, kept)))
+                .collect();
             session.result_bytes = session.slots.values().map(|slot| slot.kept.bytes()).sum();
             hasher.update(&session.digest(record.id).0);
             sessions.push((record.id, session));
@@ -426,7 +435,11 @@ pub(crate) fn encode_bucket(bucket: &Bucket) -> Vec<u8> {
         .map(|(id, session)| SessionRecord {
             id: *id,
             head: session.head.clone(),
-            slots: session.slots.iter().map(|(sequence, slot)| (*sequence, slot.kept.clone())).collect(),
+            slots: session
+                .slots
+                .iter()
+                .map(|(sequence, slot)| (*sequence, (slot.position, slot.kept.clone())))
+                .collect(),
         })
         .collect();
     encode(&records)

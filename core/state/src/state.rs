@@ -137,7 +137,7 @@ impl<M: StateMachine> State<M> {
             FrameContent::Open(open) => {
                 let known = self.judge_open(frame.session(), open, &frame.signer())?;
                 Ok(match known {
-                    Some(reply) => Admission::AllExecuted(vec![open_result(Ok(reply))]),
+                    Some((at, reply)) => Admission::AllExecuted(vec![open_result(at, Ok(reply))]),
                     None => Admission::Fresh,
                 })
             }
@@ -148,7 +148,9 @@ impl<M: StateMachine> State<M> {
                     match session.judge(sequence, commands.low_water, self.mutants) {
                         Verdict::New if self.sessions.may_store() => return Ok(Admission::Fresh),
                         Verdict::New => return Err(Refusal::SessionTableFull),
-                        Verdict::Known(outcome) => results.push(CommandResult { sequence, outcome }),
+                        Verdict::Known(position, outcome) => {
+                            results.push(CommandResult { sequence, position, outcome });
+                        }
                     }
                 }
                 Ok(Admission::AllExecuted(results))
@@ -165,7 +167,9 @@ impl<M: StateMachine> State<M> {
                 let known = self.sessions.get(session).is_some();
                 let result = self.open(session, open, &frame.signer());
                 let ran = vec![!known && result.is_ok()];
-                FrameOutcome { session, first: 0, results: vec![open_result(result)], ran }
+                let opened = self.sessions.get(session).filter(|_| result.is_ok());
+                let position = opened.map_or(self.control.position, |opened| opened.head.opened_at);
+                FrameOutcome { session, first: 0, results: vec![open_result(position, result)], ran }
             }
             FrameContent::Commands(commands) => {
                 let (results, ran) = self.run_commands(session, commands);
@@ -174,13 +178,13 @@ impl<M: StateMachine> State<M> {
         }
     }
 
-    /// `Some` when the session is open already.
+    /// `Some` when the session is open already, with the entry that opened it.
     fn judge_open(
         &self,
         id: SessionId,
         open: &SessionOpen,
         signer: &PublicKey,
-    ) -> Result<Option<OpenReply>, Refusal> {
+    ) -> Result<Option<(Position, OpenReply)>, Refusal> {
         let role = match self.control.registry.get(&open.principal) {
             Some((key, role)) if key == *signer => role,
             _ => return Err(Refusal::PrincipalUnknown),
@@ -193,7 +197,7 @@ impl<M: StateMachine> State<M> {
             if head.ended {
                 return Err(Refusal::SessionExpired);
             }
-            return Ok(Some(OpenReply { session: id, ttl_ms: head.ttl_ms }));
+            return Ok(Some((head.opened_at, OpenReply { session: id, ttl_ms: head.ttl_ms })));
         }
         let log_time_ms = self.control.log_time.0;
         let latest_ms = log_time_ms.saturating_add(OPEN_VALID_MAX_MS);
@@ -207,7 +211,7 @@ impl<M: StateMachine> State<M> {
     }
 
     fn open(&mut self, id: SessionId, open: &SessionOpen, signer: &PublicKey) -> Result<OpenReply, Refusal> {
-        if let Some(reply) = self.judge_open(id, open, signer)? {
+        if let Some((_, reply)) = self.judge_open(id, open, signer)? {
             let latest_ms = self.control.log_time.0.saturating_add(OPEN_VALID_MAX_MS);
             if open.valid_until_ms <= latest_ms {
                 self.sessions.reopen(id, open.valid_until_ms, self.control.expiry_ms);
@@ -220,6 +224,7 @@ impl<M: StateMachine> State<M> {
             ttl_ms: open.ttl_ms,
             valid_until_ms: open.valid_until_ms,
             deadline_ms: self.control.expiry_ms.saturating_add(open.ttl_ms),
+            opened_at: self.control.position,
             low_water: 1,
             highest: 0,
             ended: false,
@@ -235,19 +240,20 @@ impl<M: StateMachine> State<M> {
         let mut results = Vec::with_capacity(frame.commands.len());
         for (sequence, command) in (frame.first..).zip(&frame.commands) {
             ran.push(false);
-            let outcome = match self.sessions.live(id) {
-                None => Outcome::Refused(Refusal::SessionExpired),
+            let here = self.control.position;
+            let (position, outcome) = match self.sessions.live(id) {
+                None => (here, Outcome::Refused(Refusal::SessionExpired)),
                 Some(session) => match session.judge(sequence, frame.low_water, self.mutants) {
-                    Verdict::Known(outcome) => outcome,
+                    Verdict::Known(position, outcome) => (position, outcome),
                     Verdict::New => {
                         ran.pop();
                         ran.push(true);
                         let principal = session.head.principal.clone();
-                        self.run_new(id, &principal, sequence, command)
+                        (here, self.run_new(id, &principal, sequence, command))
                     }
                 },
             };
-            results.push(CommandResult { sequence, outcome });
+            results.push(CommandResult { sequence, position, outcome });
         }
         // Only new commands keep a session alive: replaying old frames must not.
         if ran.contains(&true) && self.sessions.live(id).is_some() {
@@ -281,7 +287,7 @@ impl<M: StateMachine> State<M> {
         // A read stores nothing: asked again, it reads again. Refused writes are stored too, because their client was
         // told "not applied" and the same frame must not apply them when it comes again.
         if !read_only && self.sessions.live(id).is_some() {
-            self.sessions.store(id, sequence, &outcome);
+            self.sessions.store(id, sequence, self.control.position, &outcome);
         }
         outcome
     }
@@ -462,10 +468,10 @@ impl<M: StateMachine> State<M> {
     }
 }
 
-fn open_result(result: Result<OpenReply, Refusal>) -> CommandResult {
+fn open_result(position: Position, result: Result<OpenReply, Refusal>) -> CommandResult {
     let outcome = match result {
         Ok(reply) => Outcome::Done(Bytes::from(encode(&reply))),
         Err(refusal) => Outcome::Refused(refusal),
     };
-    CommandResult { sequence: 0, outcome }
+    CommandResult { sequence: 0, position, outcome }
 }

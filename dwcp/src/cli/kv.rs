@@ -242,7 +242,7 @@ fn print_answer(answer: &Answer, shape: Shape, verbose: bool, json: bool) -> Out
         match answer.receipt {
             Some(Receipt { label, position, view }) => {
                 object["label"] = json!(label_word(label));
-                object["position"] = json!(position.map(|position| position.0));
+                object["position"] = json!(position.0);
                 object["view"] = json!(view.0);
             }
             None => object["label"] = json!(OWN_WORD),

@@ -264,8 +264,7 @@ impl Sealer {
         let Ok(mut reply) = decode::<ExecutedReply>(bytes) else { return false };
         let tree = ReplyTree::new(vec![reply.leaf_hash()]);
         (reply.leaf_index, reply.leaf_count, reply.path) = (0, 1, tree.path(0));
-        let hash =
-            reply_signing_hash(cluster(), reply.replica, reply.incarnation, reply.position, 1, tree.root());
+        let hash = reply_signing_hash(cluster(), reply.replica, reply.incarnation, 1, tree.root());
         reply.signature = Some(sign(&vote_key(reply.replica, reply.incarnation), &hash));
         replace(bytes, &reply)
     }

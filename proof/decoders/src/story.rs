@@ -7,7 +7,7 @@ use borsh::BorshDeserialize;
 use bytes::Bytes;
 use dwcp_base::{Chance, Hash, Incarnation, Micros, Now, ReplicaId, Sequence, View, decode, encode};
 use dwcp_log::SignedMemberOrder;
-use dwcp_pbft::message::{Message, Vote};
+use dwcp_pbft::message::{Message, Standing, Vote};
 use dwcp_pbft::record::Record;
 use dwcp_replica::{
     ClientId, ClientReply, ClientRequest, Effect, Event, Input, Outbox, PeerMessage, Replica,
@@ -234,6 +234,7 @@ pub fn play(base: &Base, bytes: &[u8]) -> BTreeSet<&'static str> {
         reasons: BTreeSet::new(),
     };
     live.observe(&mut out);
+    live.introduce();
     for step in read(bytes) {
         live.take(step);
     }
@@ -241,6 +242,25 @@ pub fn play(base: &Base, bytes: &[u8]) -> BTreeSet<&'static str> {
 }
 
 impl Live {
+    /// A replica that began votes once its peers have said where they stand.
+    fn introduce(&mut self) {
+        let standing = Standing {
+            view: View::ZERO,
+            active: true,
+            stable: Sequence::ZERO,
+            executed: Sequence::ZERO,
+            decided_from: Sequence(1),
+            snapshot: Sequence::ZERO,
+            stuck: Vec::new(),
+            answer: false,
+        };
+        let bytes = encode(&PeerMessage::Pbft(Message::Standing(standing)));
+        let me = self.me.0;
+        for from in (0..4).filter(|from| *from != me) {
+            self.take(Step::Peer { from, bytes: bytes.clone() });
+        }
+    }
+
     fn pass(&mut self, until: Micros) {
         let mono = self.now.mono.max(until).plus(Micros(100));
         let passed = mono.since(self.now.mono).0;

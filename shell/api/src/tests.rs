@@ -86,7 +86,6 @@ fn executed(first: u64, filler: usize) -> ClientReply {
         first,
         results: Vec::new(),
         label: Label::Byzantine,
-        position: Position(9),
         view: View(1),
         replica: ReplicaId(2),
         incarnation: Incarnation(0),

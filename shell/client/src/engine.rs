@@ -8,13 +8,13 @@
 use crate::config::ClientConfig;
 use crate::error::ClientError;
 use crate::nodes::{Attachment, Nodes};
-use crate::receipt::Believed;
+use crate::receipt::{Believed, Receipt};
 use crate::session::{Flight, NodeSet, OPEN_SEQUENCE, Phase, Session, Slot, Waiting, signed_open};
 use crate::trust::{Trust, Verdict, Voice};
 use bytes::Bytes;
 use dwcp_base::crypto::Ed25519;
 use dwcp_base::limits::COMMAND_BYTES_MAX;
-use dwcp_base::{Chance, ClusterId, PublicKey, decode};
+use dwcp_base::{Chance, ClusterId, PublicKey, View, decode};
 use dwcp_proto::v3::{Refused, ServerMessage};
 use dwcp_replica::ExecutedReply;
 use dwcp_state::{CHALLENGE_BYTES, Outcome, Refusal, SessionId};
@@ -421,14 +421,15 @@ impl Engine {
         let (view, vote_key) = (reply.view.0, spoke.vote_key);
         self.nodes.saw_view(node, view);
         let voice = Voice { replica: reply.replica, vote_key, leaf: reply.leaf_hash(), reply };
-        if let Verdict::Believed(believed) = flight.tally.add(&self.trust, voice, &mut self.counters.forged) {
-            self.settle(now, number, first, *believed);
+        if let Verdict::Believed(reply, view) =
+            flight.tally.add(&self.trust, voice, &mut self.counters.forged)
+        {
+            self.settle(now, number, first, *reply, view);
         }
     }
 
     /// The frame's outcome is known.
-    fn settle(&mut self, now: Now, number: u64, first: u64, believed: Believed<ExecutedReply>) {
-        let Believed { reply, receipt } = believed;
+    fn settle(&mut self, now: Now, number: u64, first: u64, reply: ExecutedReply, view: View) {
         let session = self.sessions.get_mut(&number).expect("a flight has its session");
         let flight = session.flights.remove(&first).expect("the caller found it");
         session.last_heard = now.instant;
@@ -440,7 +441,10 @@ impl Engine {
         let mut expired = false;
         for (slot, result) in flight.slots.iter().zip(reply.results) {
             let outcome = match result.outcome {
-                Outcome::Done(bytes) => Ok(Believed { reply: bytes, receipt }),
+                Outcome::Done(bytes) => {
+                    let receipt = Receipt { label: reply.label, position: result.position, view };
+                    Ok(Believed { reply: bytes, receipt })
+                }
                 Outcome::Refused(refusal) => {
                     expired |= refusal == Refusal::SessionExpired;
                     Err(ClientError::Refused(refusal))

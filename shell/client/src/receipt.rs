@@ -1,7 +1,7 @@
 //! What a believed result comes with: whom it trusts, where in the virtual log it stands, and in which view it was told.
 //!
-//! Everything here is the common word of the f + 1 replicas that were believed, never one replica's claim. It says nothing
-//! of what the result means.
+//! Label and position are the common word of the f + 1 replicas that were believed, never one replica's claim. Nothing here
+//! says what the result means.
 
 use dwcp_base::{Position, View};
 use dwcp_replica::Label;
@@ -13,9 +13,8 @@ use std::ops::Deref;
 pub struct Receipt {
     /// Whom the acknowledgement trusts: `Byzantine` holds though f members lie, `Crash` as long as members only crash.
     pub label: Label,
-    /// The place in the virtual log at which they answered. `None` where they name different places: each answered a
-    /// retry from its session table, at the place it had come to.
-    pub position: Option<Position>,
+    /// The entry of the virtual log in which the command ran. A retry is told the same one.
+    pub position: Position,
     /// A view that at least one honest replica among them has reached. A hint, and not signed.
     pub view: View,
 }
@@ -48,12 +47,7 @@ impl<T> Deref for Believed<T> {
 impl fmt::Display for Receipt {
     /// As one phrase: `label byzantine, position 17, view 2`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "label {}, ", label_word(self.label))?;
-        match self.position {
-            Some(position) => write!(f, "position {position}, ")?,
-            None => write!(f, "position not agreed (a retry), ")?,
-        }
-        write!(f, "view {}", self.view)
+        write!(f, "label {}, position {}, view {}", label_word(self.label), self.position, self.view)
     }
 }
 

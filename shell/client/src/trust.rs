@@ -1,15 +1,14 @@
 //! What the client believes: f + 1 equal answers from different replicas, each signed with the key its configuration
 //! names. Of f + 1 replicas one is honest, and an honest replica tells only what was ordered and executed.
 //!
-//! Equality is that of `leaf_hash` and label, so results are compared by 32 bytes; signatures are verified only once enough
-//! answers agree. A replica signs one root for all frames of a proposal, hence the memory of signatures already seen to
+//! Equality is that of `leaf_hash`, which covers results, their places and the label, so answers are compared by 32 bytes;
+//! signatures are verified only once enough answers agree. A replica signs one root for all frames of a proposal, hence the memory of signatures already seen to
 //! hold: a thousand sessions in one proposal cost one verification per replica. Nothing here knows connections or time.
 
 use crate::config::NodeConfig;
-use crate::receipt::{Believed, Receipt};
 use dwcp_base::crypto::Ed25519;
-use dwcp_base::{ClusterId, Crypto, Hash, Position, PublicKey, ReplicaId, Signature, View};
-use dwcp_replica::{ExecutedReply, Label};
+use dwcp_base::{ClusterId, Crypto, Hash, PublicKey, ReplicaId, Signature, View};
+use dwcp_replica::ExecutedReply;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Mutex;
 
@@ -32,13 +31,6 @@ pub(crate) struct Voice {
     pub vote_key: PublicKey,
     pub leaf: Hash,
     pub reply: ExecutedReply,
-}
-
-impl Voice {
-    /// What must be equal in f + 1 voices.
-    fn said(&self) -> (Hash, Label) {
-        (self.leaf, self.reply.label)
-    }
 }
 
 /// The answers about one frame: at most one per replica, the latest.
@@ -76,8 +68,8 @@ impl Trust {
 pub(crate) enum Verdict {
     /// Too few agree yet.
     Open,
-    /// f + 1 different replicas signed this.
-    Believed(Box<Believed<ExecutedReply>>),
+    /// f + 1 different replicas signed this. The view is one that an honest replica among them has reached.
+    Believed(Box<ExecutedReply>, View),
 }
 
 impl Tally {
@@ -88,37 +80,27 @@ impl Tally {
 
     /// Adds a voice, in place of an earlier one of the same replica. `forged` counts signatures that did not hold.
     pub fn add(&mut self, trust: &Trust, voice: Voice, forged: &mut u64) -> Verdict {
-        let said = voice.said();
+        let leaf = voice.leaf;
         self.voices.retain(|other| other.replica != voice.replica);
         self.voices.push(voice);
-        let agree = |voices: &[Voice]| voices.iter().filter(|voice| voice.said() == said).count();
+        let agree = |voices: &[Voice]| voices.iter().filter(|voice| voice.leaf == leaf).count();
         if agree(&self.voices) < trust.weak {
             return Verdict::Open;
         }
         // Every voice is verified before any is believed; forged ones no longer stand in the way of true ones.
         self.voices.retain(|voice| {
-            let keep = voice.said() != said || trust.holds(voice);
+            let keep = voice.leaf != leaf || trust.holds(voice);
             *forged += u64::from(!keep);
             keep
         });
-        if agree(&self.voices) < trust.weak {
+        let mut agreeing: Vec<&Voice> = self.voices.iter().filter(|voice| voice.leaf == leaf).collect();
+        if agreeing.len() < trust.weak {
             return Verdict::Open;
         }
-        let receipt = self.receipt(trust, said);
-        let index = self.voices.iter().position(|voice| voice.said() == said).expect("enough voices agree");
-        Verdict::Believed(Box::new(Believed { reply: self.voices.swap_remove(index).reply, receipt }))
-    }
-
-    /// What the verified voices that said this say alike beside it. Of any f + 1 of them one is honest.
-    fn receipt(&self, trust: &Trust, said: (Hash, Label)) -> Receipt {
-        let agreeing = || self.voices.iter().filter(|voice| voice.said() == said).map(|voice| &voice.reply);
-        let is_common = |position: &Position| {
-            agreeing().filter(|reply| reply.position == *position).count() >= trust.weak
-        };
-        let position = agreeing().map(|reply| reply.position).find(is_common);
-        let mut views: Vec<View> = agreeing().map(|reply| reply.view).collect();
-        views.sort_unstable();
-        Receipt { label: said.1, position, view: views[views.len() - trust.weak] }
+        // Of the f + 1 highest views one is an honest replica's, so the lowest of them was reached.
+        agreeing.sort_unstable_by_key(|voice| core::cmp::Reverse(voice.reply.view));
+        let view = agreeing[trust.weak - 1].reply.view;
+        Verdict::Believed(Box::new(agreeing[0].reply.clone()), view)
     }
 }
 

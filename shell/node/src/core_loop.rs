@@ -116,7 +116,8 @@ impl<M: StateMachine> CoreLoop<M> {
             if self.inbox.take(self.patience(), &mut burst) {
                 self.transport.sink_has_room();
             }
-            if burst.is_empty() && self.unsynced
+            if burst.is_empty()
+                && self.unsynced
                 && let Err(stop) = self.sync()
             {
                 return stop;

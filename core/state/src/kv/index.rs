@@ -64,9 +64,10 @@ impl Index {
     /// Where a key is or belongs. Holds until the index changes.
     pub(crate) fn place(&self, key: &[u8]) -> Place {
         let segment = self.segment_of(key);
-        let within = self.segments.get(segment).map_or(Err(0), |segment| {
-            segment.entries.binary_search_by(|(other, _)| other.as_ref().cmp(key))
-        });
+        let within = self
+            .segments
+            .get(segment)
+            .map_or(Err(0), |segment| segment.entries.binary_search_by(|(other, _)| other.as_ref().cmp(key)));
         Place { segment, within }
     }
 

@@ -51,6 +51,7 @@ struct Head {
     ttl_ms: u64,
     valid_until_ms: u64,
     deadline_ms: u64,
+    opened_at: Position,
     low_water: u64,
     highest: u64,
     ended: bool,
@@ -67,7 +68,7 @@ enum Kept {
 struct Session {
     id: SessionId,
     head: Head,
-    slots: BTreeMap<u64, Kept>,
+    slots: BTreeMap<u64, (Position, Kept)>,
 }
 
 fn of_field(purpose: &str, bytes: &[u8]) -> Hash {

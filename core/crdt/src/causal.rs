@@ -18,7 +18,7 @@ pub struct Stamp {
     pub dot: Dot,
 }
 
-/// The dots that the writer of a change had seen: what it knew before its batch, and what stood earlier in the batch.
+/// The dots that the writer of a change had seen: what it knew before its bundle, and what stood earlier in the bundle.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen<'a> {
     pub(crate) before: &'a VersionVector,

@@ -7,7 +7,7 @@
 //! the first. Then the dots of the first floor are *stable*. (Causal stability: Baquero, Almeida & Shoker, "Pure
 //! operation-based replicated data types", 2017; the step more is for the list, whose tombstones hold children.)
 //!
-//! Floors come from the log, numbered without holes, so every replica collects the same at the same floor. A batch says
+//! Floors come from the log, numbered without holes, so every replica collects the same at the same floor. A bundle says
 //! which floor its writer knew and waits at receivers that know less.
 
 use crate::causal::Stable;
@@ -39,9 +39,10 @@ impl Floor {
         acknowledged: &BTreeMap<Origin, VersionVector>,
         retired: BTreeMap<Origin, u64>,
     ) -> Self {
-        let mut vectors = acknowledged.values();
-        let first = vectors.next().cloned().unwrap_or_default();
-        let seen = vectors.fold(first, |meet, vector| meet.meet(vector));
+        // Only what lies before the first gap of everybody: enough in the end, and one interval per origin.
+        let origins = acknowledged.values().flat_map(|vector| vector.iter().map(|(origin, _)| origin));
+        let least = |origin: Origin| acknowledged.values().map(|v| v.prefix(origin)).min().unwrap_or(0);
+        let seen = VersionVector::up_to(origins.map(|origin| (origin, least(origin))));
         let written = acknowledged.iter().map(|(origin, vector)| (*origin, vector.last(*origin))).collect();
         Self { number, seen, written, retired }
     }

@@ -1,18 +1,18 @@
-//! A delta changes one key and has one dot; a batch is an unbroken run of one origin's deltas, what a frame carries. A
-//! batch is applied whole or not at all.
+//! A delta changes one key and has one dot; a bundle is an unbroken run of one origin's deltas, what a frame carries. A
+//! bundle is applied whole or not at all.
 //!
-//! A delta names the newest changes of its key that its writer had seen. A receiver that lacks one of them keeps the batch
+//! A delta names the newest changes of its key that its writer had seen. A receiver that lacks one of them keeps the bundle
 //! until it comes (see `held`), so each key's history is applied in the order of cause and effect, whatever the order of
 //! arrival; that is why gaps are safe. Nothing waits for changes of other keys, with one exception: removing a container
 //! says "everything I had seen" instead of a list as long as the container, and waits for all of that.
 //!
-//! A `Batch` is checked when it is made or decoded; holding one means that every limit below holds.
+//! A `Bundle` is checked when it is made or decoded; holding one means that every limit below holds.
 
 use crate::clock::Hlc;
 use crate::counter::{CutRun, Totals};
 use crate::dots::{Dot, Origin, VersionVector};
 use crate::limits::{
-    BATCH_BYTES_MAX, BATCH_DELTAS_MAX, COUNTER_MAX, FIELD_BYTES_MAX, KEY_BYTES_MAX, NAMES_MAX, ORIGINS_MAX,
+    BUNDLE_BYTES_MAX, BUNDLE_DELTAS_MAX, COUNTER_MAX, FIELD_BYTES_MAX, KEY_BYTES_MAX, NAMES_MAX, ORIGINS_MAX,
     PATH_FIELDS_MAX,
 };
 use crate::node::KINDS_ALL;
@@ -70,7 +70,7 @@ pub struct Delta {
 
 /// Deltas with consecutive dots of one origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch {
+pub struct Bundle {
     origin: Origin,
     first: u64,
     hlc: Hlc,
@@ -79,15 +79,15 @@ pub struct Batch {
     deltas: Vec<Delta>,
 }
 
-/// Why bytes are no batch.
+/// Why bytes are no bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BatchError {
+pub enum BundleError {
     TooLong {
         bytes: usize,
     },
     Malformed,
     NotCanonical,
-    /// No deltas, or more than a batch may have.
+    /// No deltas, or more than a bundle may have.
     DeltaCount {
         count: usize,
     },
@@ -109,18 +109,18 @@ pub enum BatchError {
     Seen,
 }
 
-impl fmt::Display for BatchError {
+impl fmt::Display for BundleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLong { bytes } => {
-                write!(f, "batch of {bytes} bytes exceeds {BATCH_BYTES_MAX}: write it in several batches")
+                write!(f, "bundle of {bytes} bytes exceeds {BUNDLE_BYTES_MAX}: write it in several bundles")
             }
-            Self::Malformed => write!(f, "malformed batch"),
-            Self::NotCanonical => write!(f, "batch is not in its canonical encoding"),
+            Self::Malformed => write!(f, "malformed bundle"),
+            Self::NotCanonical => write!(f, "bundle is not in its canonical encoding"),
             Self::DeltaCount { count } => {
-                write!(f, "batch has {count} deltas; allowed are 1 to {BATCH_DELTAS_MAX}")
+                write!(f, "bundle has {count} deltas; allowed are 1 to {BUNDLE_DELTAS_MAX}")
             }
-            Self::Counter => write!(f, "batch has a counter outside 1..={COUNTER_MAX}"),
+            Self::Counter => write!(f, "bundle has a counter outside 1..={COUNTER_MAX}"),
             Self::Key { bytes } => write!(f, "key of {bytes} bytes; allowed are 1 to {KEY_BYTES_MAX}"),
             Self::Path { fields } => write!(
                 f,
@@ -136,19 +136,19 @@ impl fmt::Display for BatchError {
     }
 }
 
-impl core::error::Error for BatchError {}
+impl core::error::Error for BundleError {}
 
-impl Batch {
+impl Bundle {
     pub(crate) fn new(
         first: Dot,
         hlc: Hlc,
         floor: u64,
         seen: Option<VersionVector>,
         deltas: Vec<Delta>,
-    ) -> Result<Self, BatchError> {
-        let batch = Self { origin: first.origin, first: first.counter, hlc, floor, seen, deltas };
-        batch.check()?;
-        Ok(batch)
+    ) -> Result<Self, BundleError> {
+        let bundle = Self { origin: first.origin, first: first.counter, hlc, floor, seen, deltas };
+        bundle.check()?;
+        Ok(bundle)
     }
 
     #[must_use]
@@ -190,7 +190,7 @@ impl Batch {
         &self.deltas
     }
 
-    /// The deltas with counters `first..=last`, as a batch of their own.
+    /// The deltas with counters `first..=last`, as a bundle of their own.
     #[must_use]
     pub fn part(&self, first: u64, last: u64) -> Option<Self> {
         if first < self.first || last > self.last() || first > last {
@@ -204,13 +204,13 @@ impl Batch {
         Some(Self { origin: self.origin, first, hlc: self.hlc, floor: self.floor, seen, deltas })
     }
 
-    fn check(&self) -> Result<(), BatchError> {
+    fn check(&self) -> Result<(), BundleError> {
         let count = self.deltas.len();
-        if count == 0 || count > BATCH_DELTAS_MAX {
-            return Err(BatchError::DeltaCount { count });
+        if count == 0 || count > BUNDLE_DELTAS_MAX {
+            return Err(BundleError::DeltaCount { count });
         }
         if self.first == 0 || self.first > COUNTER_MAX || self.last() > COUNTER_MAX {
-            return Err(BatchError::Counter);
+            return Err(BundleError::Counter);
         }
         for (delta, counter) in self.deltas.iter().zip(self.first..) {
             delta.check(Dot::new(self.origin, counter))?;
@@ -218,12 +218,12 @@ impl Batch {
         let has_cut = self.deltas.iter().any(|d| matches!(d.change, Change::Cut { .. }));
         let past = self.seen.as_ref().is_none_or(|seen| seen.last(self.origin) < self.first);
         if has_cut != self.seen.is_some() || !past {
-            return Err(BatchError::Seen);
+            return Err(BundleError::Seen);
         }
         Ok(())
     }
 
-    /// Every origin but the batch's own that its deltas name, ascending: the wire says their place in this list.
+    /// Every origin but the bundle's own that its deltas name, ascending: the wire says their place in this list.
     fn origins_named(&self) -> Vec<Origin> {
         let mut origins = BTreeSet::new();
         for delta in &self.deltas {
@@ -262,17 +262,18 @@ impl Batch {
         Bytes::from(out)
     }
 
-    /// Reads and checks a batch. What it holds shares the memory of `bytes`.
+    /// Reads and checks a bundle. What it holds shares the memory of `bytes`.
     ///
     /// # Errors
     /// The first promise that the bytes break.
-    pub fn decode(bytes: Bytes) -> Result<Self, BatchError> {
-        if bytes.len() > BATCH_BYTES_MAX {
-            return Err(BatchError::TooLong { bytes: bytes.len() });
+    pub fn decode(bytes: Bytes) -> Result<Self, BundleError> {
+        if bytes.len() > BUNDLE_BYTES_MAX {
+            return Err(BundleError::TooLong { bytes: bytes.len() });
         }
-        let batch = Self::read(&mut Reader::new(bytes.clone())).map_err(|Malformed| BatchError::Malformed)?;
-        batch.check()?;
-        if batch.encode() == bytes { Ok(batch) } else { Err(BatchError::NotCanonical) }
+        let bundle =
+            Self::read(&mut Reader::new(bytes.clone())).map_err(|Malformed| BundleError::Malformed)?;
+        bundle.check()?;
+        if bundle.encode() == bytes { Ok(bundle) } else { Err(BundleError::NotCanonical) }
     }
 
     fn read(reader: &mut Reader) -> Result<Self, Malformed> {
@@ -290,7 +291,7 @@ impl Batch {
             1 => Some(reader.vector()?),
             _ => return Err(Malformed),
         };
-        let count = reader.count(BATCH_DELTAS_MAX)?;
+        let count = reader.count(BUNDLE_DELTAS_MAX)?;
         let mut deltas = Vec::with_capacity(count);
         for index in 0..count as u64 {
             let counter = first.checked_add(index).ok_or(Malformed)?;
@@ -304,7 +305,7 @@ impl Batch {
 
 const VERSION: u8 = 1;
 
-/// How dots are written inside a batch: own ones by their distance, others by their origin's place in a list.
+/// How dots are written inside a bundle: own ones by their distance, others by their origin's place in a list.
 #[derive(Clone, Copy)]
 struct Names<'a> {
     own: Dot,
@@ -465,7 +466,7 @@ impl Delta {
         Ok(Self { key, path, after, change })
     }
 
-    fn check(&self, own: Dot) -> Result<(), BatchError> {
+    fn check(&self, own: Dot) -> Result<(), BundleError> {
         check_key(&self.key)?;
         check_path(&self.path)?;
         check_names(own, &self.after)?;
@@ -477,9 +478,9 @@ impl Delta {
             Change::Count { kind, birth, totals } => {
                 check_kind(*kind, &[Kind::GCounter, Kind::PnCounter])?;
                 if *kind == Kind::GCounter && totals.down > 0 {
-                    return Err(BatchError::Totals);
+                    return Err(BundleError::Totals);
                 }
-                if *birth == 0 || *birth > own.counter { Err(BatchError::Names) } else { Ok(()) }
+                if *birth == 0 || *birth > own.counter { Err(BundleError::Names) } else { Ok(()) }
             }
             Change::Include { kind, over, .. } => {
                 check_kind(*kind, &[Kind::GSet, Kind::TwoPhaseSet, Kind::OrSet])?;
@@ -493,23 +494,23 @@ impl Delta {
             Change::Erase { item } => check_names(own, core::slice::from_ref(item)),
             Change::Cut { kinds, runs, .. } => {
                 if *kinds == 0 || kinds & !KINDS_ALL != 0 {
-                    return Err(BatchError::Kind);
+                    return Err(BundleError::Kind);
                 }
                 let ascending = runs.windows(2).all(|w| (&w[0].path, w[0].kind) < (&w[1].path, w[1].kind));
                 if !ascending {
-                    return Err(BatchError::Names);
+                    return Err(BundleError::Names);
                 }
                 for CutRuns { path, kind, runs } in runs {
                     check_kind(*kind, &[Kind::GCounter, Kind::PnCounter])?;
                     check_path(path)?;
                     let fields = self.path.len() + path.len();
                     if fields > PATH_FIELDS_MAX {
-                        return Err(BatchError::Path { fields });
+                        return Err(BundleError::Path { fields });
                     }
                     let births: Vec<Dot> = runs.iter().map(|run| run.birth).collect();
                     let past = |run: &CutRun| run.birth.origin != own.origin || run.last < own.counter;
                     if births.is_empty() || !runs.iter().all(past) {
-                        return Err(BatchError::Names);
+                        return Err(BundleError::Names);
                     }
                     check_names(own, &births)?;
                 }
@@ -530,7 +531,7 @@ impl Delta {
             Change::Insert { after, .. } => after.iter().for_each(|dot| visit(*dot)),
             Change::Erase { item } => visit(*item),
             Change::Count { .. } => {}
-            // Beside all that its writer had seen, which stands in the batch.
+            // Beside all that its writer had seen, which stands in the bundle.
             Change::Cut { runs, .. } => {
                 for run in runs.iter().flat_map(|r| &r.runs) {
                     visit(run.birth);
@@ -559,41 +560,41 @@ impl Change {
         }
     }
 
-    /// May it leave something behind that waits for collection?
+    /// May it leave something behind that waits for collection, in a value that goes on existing?
     pub(crate) fn digs_graves(&self) -> bool {
         match self {
             Self::Write { value, .. } => value.is_none(),
-            Self::Exclude { .. } | Self::Erase { .. } | Self::Cut { .. } => true,
-            Self::Count { .. } | Self::Include { .. } | Self::Insert { .. } => false,
+            Self::Erase { .. } | Self::Cut { .. } => true,
+            Self::Count { .. } | Self::Include { .. } | Self::Exclude { .. } | Self::Insert { .. } => false,
         }
     }
 }
 
-pub(crate) fn check_key(key: &[u8]) -> Result<(), BatchError> {
+pub(crate) fn check_key(key: &[u8]) -> Result<(), BundleError> {
     if key.is_empty() || key.len() > KEY_BYTES_MAX {
-        Err(BatchError::Key { bytes: key.len() })
+        Err(BundleError::Key { bytes: key.len() })
     } else {
         Ok(())
     }
 }
 
-pub(crate) fn check_path(path: &[Bytes]) -> Result<(), BatchError> {
+pub(crate) fn check_path(path: &[Bytes]) -> Result<(), BundleError> {
     let long = path.iter().any(|field| field.len() > FIELD_BYTES_MAX);
-    if path.len() > PATH_FIELDS_MAX || long { Err(BatchError::Path { fields: path.len() }) } else { Ok(()) }
+    if path.len() > PATH_FIELDS_MAX || long { Err(BundleError::Path { fields: path.len() }) } else { Ok(()) }
 }
 
-fn check_kind(kind: Kind, allowed: &[Kind]) -> Result<(), BatchError> {
-    if allowed.contains(&kind) { Ok(()) } else { Err(BatchError::Kind) }
+fn check_kind(kind: Kind, allowed: &[Kind]) -> Result<(), BundleError> {
+    if allowed.contains(&kind) { Ok(()) } else { Err(BundleError::Kind) }
 }
 
-fn check_names(own: Dot, dots: &[Dot]) -> Result<(), BatchError> {
+fn check_names(own: Dot, dots: &[Dot]) -> Result<(), BundleError> {
     let ascending = dots.windows(2).all(|w| w[0] < w[1]);
     let possible = dots.iter().all(|dot| {
         dot.counter >= 1
             && dot.counter <= COUNTER_MAX
             && (dot.origin != own.origin || dot.counter < own.counter)
     });
-    if ascending && possible && dots.len() <= NAMES_MAX { Ok(()) } else { Err(BatchError::Names) }
+    if ascending && possible && dots.len() <= NAMES_MAX { Ok(()) } else { Err(BundleError::Names) }
 }
 
 fn put_path(out: &mut Vec<u8>, path: &[Bytes]) {

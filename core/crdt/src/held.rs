@@ -1,15 +1,15 @@
-//! Batches that came before what they build upon. They wait here, outside the state, until the missing dot or floor
+//! Bundles that came before what they build upon. They wait here, outside the state, until the missing dot or floor
 //! comes; then they are applied. A crash forgets them: they are not counted as applied, so they are asked for again.
 //!
 //! Bounded per origin, so a liar who names dots that will never exist fills his own share only.
 
-use crate::delta::Batch;
+use crate::delta::Bundle;
 use crate::dots::{Dot, Origin, OriginId};
-use crate::limits::{HELD_BATCHES_MAX, HELD_BYTES_MAX};
+use crate::limits::{HELD_BUNDLEES_MAX, HELD_BYTES_MAX};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-/// What a batch waits for.
+/// What a bundle waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Missing {
     /// A change; there may be more.
@@ -23,26 +23,26 @@ type Name = (Origin, u64, u64);
 
 #[derive(Clone, Debug)]
 struct Waiting {
-    batch: Batch,
+    bundle: Bundle,
     bytes: usize,
     missing: Missing,
 }
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Held {
-    batches: BTreeMap<Name, Waiting>,
+    bundles: BTreeMap<Name, Waiting>,
     by_missing: BTreeMap<Missing, BTreeSet<Name>>,
-    /// Batches and bytes of each origin, all its incarnations together.
+    /// Bundles and bytes of each origin, all its incarnations together.
     shares: BTreeMap<OriginId, (usize, usize)>,
 }
 
 impl Held {
-    pub(crate) fn contains(&self, batch: &Batch) -> bool {
-        self.batches.contains_key(&name(batch))
+    pub(crate) fn contains(&self, bundle: &Bundle) -> bool {
+        self.bundles.contains_key(&name(bundle))
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.batches.len()
+        self.bundles.len()
     }
 
     /// What is waited for, lowest first, each once.
@@ -50,43 +50,43 @@ impl Held {
         self.by_missing.keys().copied()
     }
 
-    /// Takes a batch in; false when its origin's share is full.
-    pub(crate) fn hold(&mut self, batch: &Batch, missing: Missing) -> bool {
+    /// Takes a bundle in; false when its origin's share is full.
+    pub(crate) fn hold(&mut self, bundle: &Bundle, missing: Missing) -> bool {
         // Memory of its own: the received bytes may be a whole frame or more.
-        let encoded = batch.encode();
+        let encoded = bundle.encode();
         let bytes = encoded.len();
-        let share = self.shares.entry(batch.origin().id).or_default();
-        if share.0 >= HELD_BATCHES_MAX || share.1 + bytes > HELD_BYTES_MAX {
+        let share = self.shares.entry(bundle.origin().id).or_default();
+        if share.0 >= HELD_BUNDLEES_MAX || share.1 + bytes > HELD_BYTES_MAX {
             return false;
         }
         *share = (share.0 + 1, share.1 + bytes);
-        let batch = Batch::decode(encoded).expect("a batch decodes from its own bytes");
-        let name = name(&batch);
+        let bundle = Bundle::decode(encoded).expect("a bundle decodes from its own bytes");
+        let name = name(&bundle);
         self.by_missing.entry(missing).or_default().insert(name);
-        self.batches.insert(name, Waiting { batch, bytes, missing });
+        self.bundles.insert(name, Waiting { bundle, bytes, missing });
         true
     }
 
     /// Takes out what waited for one of these dots.
-    pub(crate) fn release_dots(&mut self, origin: Origin, first: u64, last: u64) -> Vec<Batch> {
+    pub(crate) fn release_dots(&mut self, origin: Origin, first: u64, last: u64) -> Vec<Bundle> {
         let range = Missing::Dot(Dot::new(origin, first))..=Missing::Dot(Dot::new(origin, last));
         let names: Vec<Name> = self.by_missing.range(range).flat_map(|(_, names)| names).copied().collect();
         self.take(&names)
     }
 
     /// Takes out what waited for a floor up to this one.
-    pub(crate) fn release_floors(&mut self, number: u64) -> Vec<Batch> {
+    pub(crate) fn release_floors(&mut self, number: u64) -> Vec<Bundle> {
         let range = Missing::Floor(0)..=Missing::Floor(number);
         let names: Vec<Name> = self.by_missing.range(range).flat_map(|(_, names)| names).copied().collect();
         self.take(&names)
     }
 
-    fn take(&mut self, names: &[Name]) -> Vec<Batch> {
+    fn take(&mut self, names: &[Name]) -> Vec<Bundle> {
         names.iter().filter_map(|name| self.take_one(name)).collect()
     }
 
-    fn take_one(&mut self, name: &Name) -> Option<Batch> {
-        let waiting = self.batches.remove(name)?;
+    fn take_one(&mut self, name: &Name) -> Option<Bundle> {
+        let waiting = self.bundles.remove(name)?;
         if let Some(names) = self.by_missing.get_mut(&waiting.missing) {
             names.remove(name);
             if names.is_empty() {
@@ -99,10 +99,10 @@ impl Held {
                 self.shares.remove(&name.0.id);
             }
         }
-        Some(waiting.batch)
+        Some(waiting.bundle)
     }
 }
 
-fn name(batch: &Batch) -> Name {
-    (batch.origin(), batch.first(), batch.last())
+fn name(bundle: &Bundle) -> Name {
+    (bundle.origin(), bundle.first(), bundle.last())
 }

@@ -1,10 +1,10 @@
-//! Limits that every replica must agree on, because they decide which batches are valid, and the bounds of what one
-//! node keeps. A batch beyond the first kind is refused by everybody; the second kind only delays.
+//! Limits that every replica must agree on, because they decide which bundles are valid, and the bounds of what one
+//! node keeps. A bundle beyond the first kind is refused by everybody; the second kind only delays.
 
-/// Bytes of one encoded batch: what a frame of 256 KiB leaves beside its header and signature.
-pub const BATCH_BYTES_MAX: usize = 255 * 1024;
-/// Deltas in one batch.
-pub const BATCH_DELTAS_MAX: usize = 8_192;
+/// Bytes of one encoded bundle: what a frame of 256 KiB leaves beside its header and signature.
+pub const BUNDLE_BYTES_MAX: usize = 255 * 1024;
+/// Deltas in one bundle.
+pub const BUNDLE_DELTAS_MAX: usize = 8_192;
 /// Bytes of a key.
 pub const KEY_BYTES_MAX: usize = 1_024;
 /// Bytes of the name of a map's field.
@@ -23,11 +23,11 @@ pub const NAMES_MAX: usize = 4_096;
 pub const COUNTER_MAX: u64 = 1 << 62;
 /// Origins, past incarnations included, that a version vector may name.
 pub const ORIGINS_MAX: usize = 4_096;
-/// Intervals of one origin in a version vector: a batch that would make more gaps is refused until some are filled.
+/// Intervals of one origin in a version vector: a bundle that would make more gaps is refused until some are filled.
 pub const INTERVALS_MAX: usize = 1_024;
-/// Batches of one origin that may wait for what they build upon; beyond it they are refused and fetched again later.
-pub const HELD_BATCHES_MAX: usize = 512;
-/// Encoded bytes of one origin's waiting batches.
+/// Bundles of one origin that may wait for what they build upon; beyond it they are refused and fetched again later.
+pub const HELD_BUNDLEES_MAX: usize = 512;
+/// Encoded bytes of one origin's waiting bundles.
 pub const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How far ahead of the local clock a remote timestamp may be, in milliseconds.
 pub const DRIFT_MAX_MS: u64 = 500;

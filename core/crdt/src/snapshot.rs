@@ -1,5 +1,5 @@
 //! The whole state as bytes, in pieces: a head, then entries in ascending order of keys. For a replica that fell below
-//! the collection floor, and for a disk. Held batches, the history and the resolvers are not part of it.
+//! the collection floor, and for a disk. Held bundles, the history and the resolvers are not part of it.
 //!
 //! Pieces of one snapshot must be taken from one state: clone the store, or do not change it in between. Whoever restores
 //! compares the digest in the end; until then the pieces of a lying donor have changed nothing but the restorer.

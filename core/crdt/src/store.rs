@@ -1,7 +1,7 @@
 //! The replicated state of one node: typed values by key, the dots that were applied, the clock, and the conflicts.
 //!
-//! Two doors lead in. `write` makes a batch from a user's operations and applies it; `apply` takes a batch from
-//! elsewhere. Both end in the same code. The state is a function of the set of batches applied (and of the newest floor):
+//! Two doors lead in. `write` makes a bundle from a user's operations and applies it; `apply` takes a bundle from
+//! elsewhere. Both end in the same code. The state is a function of the set of bundles applied (and of the newest floor):
 //! not of their order, their grouping, or how often each came. That is what makes applying a join: idempotent because a
 //! dot in `applied` is never applied again, commutative and associative because changes of one key that depend on each
 //! other are applied in that order everywhere, and changes that do not commute (Shapiro et al., RR-7506, section 2.4).
@@ -9,7 +9,7 @@
 use crate::causal::{Seen, Stable, Stamp, insert_dot};
 use crate::clock::{Clock, ClockAhead, Hlc};
 use crate::collect::{Floor, FloorRefused, Floors};
-use crate::delta::{Batch, Change, Delta};
+use crate::delta::{Bundle, Change, Delta};
 use crate::dots::{Dot, Origin, VersionVector};
 use crate::held::{Held, Missing};
 use crate::history::{Conflict, History, Outcome};
@@ -29,10 +29,10 @@ use core::ops::Bound;
 use dwcp_base::lthash::LtHash;
 use dwcp_base::{Hash, Hasher};
 
-/// What became of a batch.
+/// What became of a bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Applied {
-    /// It is part of the state, and so are batches that had waited for it.
+    /// It is part of the state, and so are bundles that had waited for it.
     Done { released: Vec<Dot>, conflicts: u64 },
     /// All of it was part of the state before.
     Duplicate,
@@ -40,11 +40,11 @@ pub enum Applied {
     Held { missing: Missing },
 }
 
-/// Why a batch was refused. Nothing of it was applied; it may come again later.
+/// Why a bundle was refused. Nothing of it was applied; it may come again later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     ClockAhead(ClockAhead),
-    /// As many of this origin's batches wait as may.
+    /// As many of this origin's bundles wait as may.
     HeldFull {
         origin: Origin,
     },
@@ -61,7 +61,7 @@ impl fmt::Display for Refused {
         match self {
             Self::ClockAhead(ahead) => ahead.fmt(f),
             Self::HeldFull { origin } => {
-                write!(f, "too many batches of {origin} wait for earlier changes: fetch those first")
+                write!(f, "too many bundles of {origin} wait for earlier changes: fetch those first")
             }
             Self::Gaps { origin } => write!(
                 f,
@@ -82,7 +82,7 @@ pub(crate) struct Entry {
     /// what is written next names them, so that nobody applies it before the delete.
     newest: Option<Box<[Dot]>>,
     /// What the digest holds of this entry; zero while it is new.
-    hashed: Hash,
+    pub(crate) hashed: Hash,
     /// Stands in the list of entries to hash again.
     is_dirty: bool,
 }
@@ -155,7 +155,7 @@ impl Entry {
         if ascending && !entry.is_empty() { Ok(entry) } else { Err(Malformed) }
     }
 
-    fn hash(&self, key: &[u8]) -> Hash {
+    pub(crate) fn hash(&self, key: &[u8]) -> Hash {
         let mut bytes = Vec::with_capacity(128);
         self.encode(&mut bytes);
         let mut hasher = Hasher::new("dwcp v3 convergent entry");
@@ -306,7 +306,7 @@ impl Store {
         self.held.len()
     }
 
-    /// What held batches wait for, for whoever can fetch it.
+    /// What held bundles wait for, for whoever can fetch it.
     pub fn missing(&self) -> impl Iterator<Item = Missing> {
         self.held.missing()
     }
@@ -334,50 +334,50 @@ impl Store {
 
     // --- applying ---
 
-    /// Joins a batch into the state, or holds it until what it builds upon comes.
+    /// Joins a bundle into the state, or holds it until what it builds upon comes.
     ///
     /// # Errors
     /// See [`Refused`]; the state is unchanged then.
-    pub fn apply(&mut self, batch: &Batch, now_ms: u64) -> Result<Applied, Refused> {
-        let origin = batch.origin();
-        if self.applied.contains_range(origin, batch.first(), batch.last()) {
+    pub fn apply(&mut self, bundle: &Bundle, now_ms: u64) -> Result<Applied, Refused> {
+        let origin = bundle.origin();
+        if self.applied.contains_range(origin, bundle.first(), bundle.last()) {
             return Ok(Applied::Duplicate);
         }
-        self.may_name(batch)?;
+        self.may_name(bundle)?;
         let mut clock = self.clock;
-        clock.observe(batch.hlc(), now_ms).map_err(Refused::ClockAhead)?;
-        if let Some(missing) = self.missing_for(batch) {
-            if !self.held.contains(batch) && !self.held.hold(batch, missing) {
+        clock.observe(bundle.hlc(), now_ms).map_err(Refused::ClockAhead)?;
+        if let Some(missing) = self.missing_for(bundle) {
+            if !self.held.contains(bundle) && !self.held.hold(bundle, missing) {
                 return Err(Refused::HeldFull { origin });
             }
             return Ok(Applied::Held { missing });
         }
         let before = self.conflict_count();
-        self.take(batch);
-        let waiting = self.held.release_dots(origin, batch.first(), batch.last());
+        self.take(bundle);
+        let waiting = self.held.release_dots(origin, bundle.first(), bundle.last());
         let released = self.take_all(waiting);
         Ok(Applied::Done { released, conflicts: self.conflict_count().saturating_sub(before) })
     }
 
-    fn may_name(&self, batch: &Batch) -> Result<(), Refused> {
-        let origin = batch.origin();
+    fn may_name(&self, bundle: &Bundle) -> Result<(), Refused> {
+        let origin = bundle.origin();
         let intervals = self.applied.intervals_of(origin);
         if intervals.is_empty() && self.applied.origins_count() >= ORIGINS_MAX {
             return Err(Refused::Origins);
         }
-        let touches = intervals.iter().any(|i| i.first <= batch.last() + 1 && i.last + 1 >= batch.first());
+        let touches = intervals.iter().any(|i| i.first <= bundle.last() + 1 && i.last + 1 >= bundle.first());
         if intervals.len() >= INTERVALS_MAX && !touches { Err(Refused::Gaps { origin }) } else { Ok(()) }
     }
 
-    /// The first thing that must come before this batch.
-    pub(crate) fn missing_for(&self, batch: &Batch) -> Option<Missing> {
-        if batch.floor() > self.floors.number() {
-            return Some(Missing::Floor(batch.floor()));
+    /// The first thing that must come before this bundle.
+    pub(crate) fn missing_for(&self, bundle: &Bundle) -> Option<Missing> {
+        if bundle.floor() > self.floors.number() {
+            return Some(Missing::Floor(bundle.floor()));
         }
-        let origin = batch.origin();
-        if let Some(seen) = batch.seen() {
+        let origin = bundle.origin();
+        if let Some(seen) = bundle.seen() {
             // A cut has seen everything its own origin made before it.
-            if let Some(counter) = self.applied.first_gap(origin, 1, batch.first() - 1) {
+            if let Some(counter) = self.applied.first_gap(origin, 1, bundle.first() - 1) {
                 return Some(Missing::Dot(Dot::new(origin, counter)));
             }
             if let Some(dot) = self.applied.first_missing(seen) {
@@ -385,9 +385,9 @@ impl Store {
             }
         }
         let mut missing: Option<Dot> = None;
-        for delta in batch.deltas() {
+        for delta in bundle.deltas() {
             delta.each_need(&mut |dot| {
-                let here = dot.origin == origin && dot.counter >= batch.first();
+                let here = dot.origin == origin && dot.counter >= bundle.first();
                 if missing.is_none() && !here && !self.applied.contains(dot) {
                     missing = Some(dot);
                 }
@@ -397,42 +397,42 @@ impl Store {
     }
 
     /// Applies what has stopped waiting, and what waited for that.
-    fn take_all(&mut self, mut ready: Vec<Batch>) -> Vec<Dot> {
+    fn take_all(&mut self, mut ready: Vec<Bundle>) -> Vec<Dot> {
         let mut released = Vec::new();
-        while let Some(batch) = ready.pop() {
-            if self.applied.contains_range(batch.origin(), batch.first(), batch.last()) {
+        while let Some(bundle) = ready.pop() {
+            if self.applied.contains_range(bundle.origin(), bundle.first(), bundle.last()) {
                 continue;
             }
-            if let Some(missing) = self.missing_for(&batch) {
+            if let Some(missing) = self.missing_for(&bundle) {
                 // Its place was freed a moment ago; if it is gone all the same, it will be fetched again.
-                self.held.hold(&batch, missing);
+                self.held.hold(&bundle, missing);
                 continue;
             }
-            if self.may_name(&batch).is_err() {
+            if self.may_name(&bundle).is_err() {
                 continue;
             }
-            self.take(&batch);
-            released.push(Dot::new(batch.origin(), batch.first()));
-            ready.extend(self.held.release_dots(batch.origin(), batch.first(), batch.last()));
+            self.take(&bundle);
+            released.push(Dot::new(bundle.origin(), bundle.first()));
+            ready.extend(self.held.release_dots(bundle.origin(), bundle.first(), bundle.last()));
         }
         released
     }
 
     /// The one place where deltas become state. Everything was checked before; nothing here can fail.
-    pub(crate) fn take(&mut self, batch: &Batch) {
-        let (origin, hlc) = (batch.origin(), batch.hlc());
+    pub(crate) fn take(&mut self, bundle: &Bundle) {
+        let (origin, hlc) = (bundle.origin(), bundle.hlc());
         self.clock = self.clock.after(hlc);
         let empty = VersionVector::new();
-        let before = batch.seen().unwrap_or(&empty);
-        let is_new = self.applied.intervals_of(origin).last().is_none_or(|i| i.last < batch.first());
-        for (delta, counter) in batch.deltas().iter().zip(batch.first()..) {
+        let before = bundle.seen().unwrap_or(&empty);
+        let is_new = self.applied.intervals_of(origin).last().is_none_or(|i| i.last < bundle.first());
+        for (delta, counter) in bundle.deltas().iter().zip(bundle.first()..) {
             let dot = Dot::new(origin, counter);
             // A frame that was split and joined anew may bring some deltas a second time.
             if is_new || !self.applied.contains(dot) {
                 self.take_delta(delta, Stamp { hlc, dot }, before);
             }
         }
-        self.applied.insert(origin, batch.first(), batch.last());
+        self.applied.insert(origin, bundle.first(), bundle.last());
     }
 
     fn take_delta(&mut self, delta: &Delta, stamp: Stamp, before: &VersionVector) {
@@ -451,8 +451,8 @@ impl Store {
             self.dirty.push(Bytes::copy_from_slice(key));
         }
         let is_empty = entry.is_empty();
-        // A liar's change may leave a new key without a value, whatever its shape.
-        let has_graves = (change.digs_graves() || entry.node.is_empty()) && entry.has_graves();
+        // Looking closer would cost as much as the value is large; collection does.
+        let has_graves = change.digs_graves() || entry.node.is_empty();
         self.conflicts_open = self.conflicts_open.saturating_add_signed(opened);
         if has_graves {
             self.graves.insert(Bytes::copy_from_slice(key));
@@ -560,6 +560,15 @@ impl Store {
     /// 32 bytes that stand for the applied dots and every value with its metadata. Equal for replicas with the same dots
     /// and the same floor. Costs what changed since the last call, not the size of the store.
     pub fn digest(&mut self) -> Hash {
+        self.hash_dirty();
+        let mut vector = Vec::new();
+        put_vector(&mut vector, &self.applied);
+        let mut hasher = Hasher::new("dwcp v3 convergent store");
+        hasher.update(&self.digest.digest().0).field(&vector);
+        hasher.finish()
+    }
+
+    pub(crate) fn hash_dirty(&mut self) {
         for key in core::mem::take(&mut self.dirty) {
             let Some(entry) = self.entries.get_mut(&key) else { continue };
             if !core::mem::take(&mut entry.is_dirty) {
@@ -575,17 +584,6 @@ impl Store {
             entry.hashed = hash;
             self.digest.add(&element(&hash));
         }
-        let mut vector = Vec::new();
-        put_vector(&mut vector, &self.applied);
-        let mut hasher = Hasher::new("dwcp v3 convergent store");
-        hasher.update(&self.digest.digest().0).field(&vector);
-        hasher.finish()
-    }
-
-    /// The hash of one key's value and metadata, computed anew: what an audit compares.
-    #[must_use]
-    pub fn key_hash(&self, key: &[u8]) -> Option<Hash> {
-        self.entries.get(key).map(|entry| entry.hash(key))
     }
 
     /// Takes in an entry of a snapshot.
@@ -597,6 +595,14 @@ impl Store {
         self.dirty.push(key.clone());
         entry.is_dirty = true;
         self.entries.insert(key, entry);
+    }
+
+    /// Takes an entry out, with all that is counted of it.
+    pub(crate) fn remove_entry(&mut self, key: &[u8]) {
+        if let Some(entry) = self.entries.get(key) {
+            self.conflicts_open = self.conflicts_open.saturating_sub(entry.node.conflicts_open());
+            self.drop_entry(key);
+        }
     }
 
     /// Counts the open conflicts and looks for tombstones anew, and compares: for the simulator, after every step.

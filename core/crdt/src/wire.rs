@@ -1,4 +1,4 @@
-//! Bytes of batches and snapshots: variable-length integers and length-prefixed fields.
+//! Bytes of bundles and snapshots: variable-length integers and length-prefixed fields.
 //!
 //! Departs from the borsh of the other rooms: small updates are the bulk of all traffic here, and fixed-width lengths,
 //! counters and origins would double each of them. Decoders compare the re-encoded value with what they read, so one

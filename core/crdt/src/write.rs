@@ -1,11 +1,11 @@
 //! From what a user wants to what replicas apply: operations are checked against the state, become deltas with fresh
-//! dots, and are applied here as one batch. Either all operations of a write happen or none.
+//! dots, and are applied here as one bundle. Either all operations of a write happen or none.
 
 use crate::causal::{Seen, Stamp};
 use crate::counter::Totals;
-use crate::delta::{Batch, BatchError, Change, Delta, check_key, check_path};
+use crate::delta::{Bundle, BundleError, Change, Delta, check_key, check_path};
 use crate::dots::{Dot, VersionVector};
-use crate::limits::{BATCH_BYTES_MAX, BATCH_DELTAS_MAX, COUNTER_MAX, INTERVALS_MAX};
+use crate::limits::{BUNDLE_BYTES_MAX, BUNDLE_DELTAS_MAX, COUNTER_MAX, INTERVALS_MAX};
 use crate::node::{KINDS_ALL, Node, Step, kind_bit};
 use crate::store::{Entry, Store};
 use crate::value::{Kind, Plain};
@@ -102,12 +102,12 @@ pub enum WriteRefused {
     NoSuchIndex { index: usize, length: usize },
     /// This node's total of the counter would exceed 64 bits.
     CounterFull { key: Bytes },
-    /// Nothing to do, or more operations than one batch takes.
+    /// Nothing to do, or more operations than one bundle takes.
     WriteCount { count: usize },
-    /// The write does not fit one batch.
+    /// The write does not fit one bundle.
     TooLarge { bytes: usize },
     /// Key, path or something else is beyond its limit.
-    Invalid(BatchError),
+    Invalid(BundleError),
     /// This node's own earlier changes are not all here; going on would use a dot twice.
     OwnChangesMissing { missing: Dot },
     /// Too many holes in what was applied to say briefly what this node has seen.
@@ -130,10 +130,10 @@ impl fmt::Display for WriteRefused {
                 write!(f, "{key:?}: this node's total would exceed 64 bits: delete the counter to reset it")
             }
             Self::WriteCount { count } => {
-                write!(f, "{count} operations; one write takes 1 to {BATCH_DELTAS_MAX}")
+                write!(f, "{count} operations; one write takes 1 to {BUNDLE_DELTAS_MAX}")
             }
             Self::TooLarge { bytes } => {
-                write!(f, "the write takes {bytes} bytes, more than {BATCH_BYTES_MAX}: split it")
+                write!(f, "the write takes {bytes} bytes, more than {BUNDLE_BYTES_MAX}: split it")
             }
             Self::Invalid(error) => error.fmt(f),
             Self::OwnChangesMissing { missing } => write!(
@@ -149,18 +149,18 @@ impl fmt::Display for WriteRefused {
 
 impl core::error::Error for WriteRefused {}
 
-impl From<BatchError> for WriteRefused {
-    fn from(error: BatchError) -> Self {
+impl From<BundleError> for WriteRefused {
+    fn from(error: BundleError) -> Self {
         match error {
-            BatchError::TooLong { bytes } => Self::TooLarge { bytes },
+            BundleError::TooLong { bytes } => Self::TooLarge { bytes },
             other => Self::Invalid(other),
         }
     }
 }
 
 impl Store {
-    /// Makes one batch of these operations and applies it. Nothing comes back when they change nothing (removing what is
-    /// not there). The caller makes the batch durable before it acknowledges or sends it.
+    /// Makes one bundle of these operations and applies it. Nothing comes back when they change nothing (removing what is
+    /// not there). The caller makes the bundle durable before it acknowledges or sends it.
     ///
     /// `written` is how far this node is known to have written (from its disk, or from peers that remember): lower than
     /// what the store has is fine, higher means that the store lost changes, and is refused.
@@ -172,7 +172,7 @@ impl Store {
         writes: &[Write],
         written: u64,
         now_ms: u64,
-    ) -> Result<Option<Batch>, WriteRefused> {
+    ) -> Result<Option<Bundle>, WriteRefused> {
         let first = self.next_own(written)?;
         let deltas = self.plan_all(writes, first)?;
         if deltas.is_empty() {
@@ -182,14 +182,14 @@ impl Store {
         let seen = has_cut.then(|| self.applied().clone());
         let mut clock = self.clock;
         let hlc = clock.tick(now_ms);
-        let batch = Batch::new(first, hlc, self.floor_number(), seen, deltas)?;
-        let bytes = batch.encode().len();
-        if bytes > BATCH_BYTES_MAX {
+        let bundle = Bundle::new(first, hlc, self.floor_number(), seen, deltas)?;
+        let bytes = bundle.encode().len();
+        if bytes > BUNDLE_BYTES_MAX {
             return Err(WriteRefused::TooLarge { bytes });
         }
-        debug_assert_eq!(self.missing_for(&batch), None, "a writer has what it builds upon");
-        self.take(&batch);
-        Ok(Some(batch))
+        debug_assert_eq!(self.missing_for(&bundle), None, "a writer has what it builds upon");
+        self.take(&bundle);
+        Ok(Some(bundle))
     }
 
     fn next_own(&self, written: u64) -> Result<Dot, WriteRefused> {
@@ -198,13 +198,13 @@ impl Store {
         if let Some(counter) = self.applied().first_gap(me, 1, last) {
             return Err(WriteRefused::OwnChangesMissing { missing: Dot::new(me, counter) });
         }
-        if last >= COUNTER_MAX { Err(BatchError::Counter.into()) } else { Ok(Dot::new(me, last + 1)) }
+        if last >= COUNTER_MAX { Err(BundleError::Counter.into()) } else { Ok(Dot::new(me, last + 1)) }
     }
 
     /// Plans each operation against the state as the operations before it leave it. Keys that several operations touch
     /// are changed in a copy; the store itself is not touched, so that a refusal leaves nothing behind.
     fn plan_all(&self, writes: &[Write], first: Dot) -> Result<Vec<Delta>, WriteRefused> {
-        if writes.is_empty() || writes.len() > BATCH_DELTAS_MAX {
+        if writes.is_empty() || writes.len() > BUNDLE_DELTAS_MAX {
             return Err(WriteRefused::WriteCount { count: writes.len() });
         }
         let mut once: BTreeSet<&Bytes> = BTreeSet::new();

@@ -1,7 +1,7 @@
 //! Collection: what frees space, when, and that it changes nothing anybody reads.
 
 use crate::world::{Replica, settle, text};
-use dwcp_crdt::{Applied, Dot, Floor, FloorRefused, Missing, Op};
+use dwcp_crdt::{Applied, Dot, Floor, FloorRefused, Missing, Op, View};
 use std::collections::BTreeMap;
 
 fn next_floor(number: u64, replicas: &[&mut Replica]) -> Floor {
@@ -143,4 +143,59 @@ fn rewriting_a_key_ten_thousand_times_costs_what_writing_it_once_costs() {
     let often = a.store.snapshot_piece(None, usize::MAX).bytes.len();
     assert!(often <= once + 4, "{often} > {once}");
     assert_eq!(a.store.snapshot_head().len(), Replica::new(1).store.snapshot_head().len() + 28);
+}
+
+#[test]
+fn an_erased_item_goes_only_when_no_insert_can_land_on_the_other_side_of_its_children() {
+    let item = |index: usize, value: &str| Op::Insert { index, value: text(value) };
+    let (mut a, mut b, mut c) = (Replica::new(1), Replica::new(2), Replica::new(3));
+    a.write("l", item(0, "v"));
+    a.write("l", item(1, "e"));
+    b.pull(&a);
+    c.pull(&a);
+    // A child of "e", by somebody whose clock is ahead and who does not know that "e" is erased.
+    b.now_ms += 400;
+    let child = b.write("l", item(2, "child"));
+    let erase = a.write("l", Op::Erase { index: 1 });
+    b.receive(&erase);
+    c.receive(&erase);
+    let first = next_floor(1, &[&mut a, &mut b, &mut c]);
+    // Knows the erasure, does not know the child, and is older than the child by the clock.
+    let late = c.write("l", item(1, "late"));
+    assert!(late.hlc() < child.hlc());
+    a.receive(&child);
+    c.receive(&child);
+    let second = next_floor(2, &[&mut a, &mut b, &mut c]);
+    for floor in [&first, &second] {
+        a.store.raise_floor(floor.clone()).expect("in order");
+    }
+    a.receive(&late);
+    b.receive(&late);
+    for floor in [&first, &second] {
+        b.store.raise_floor(floor.clone()).expect("in order");
+        c.store.raise_floor(floor.clone()).expect("in order");
+    }
+    settle(&mut [&mut a, &mut b, &mut c]);
+    settle_floors(3, &mut [&mut a, &mut b, &mut c]);
+    assert_eq!(a.store.graves_count(), 0);
+    settle(&mut [&mut a, &mut b, &mut c]);
+    let read = [text("v"), text("late"), text("child")];
+    assert_eq!(a.get("l"), Some(View::List(read.into())));
+}
+
+#[test]
+fn collecting_before_or_after_a_write_ends_in_the_same_bytes() {
+    let (mut a, mut b) = (Replica::new(1), Replica::new(2));
+    a.write("k", Op::PutMulti(text("x")));
+    a.write("k", Op::Delete);
+    settle(&mut [&mut a, &mut b]);
+    let floors: Vec<Floor> = (1..=3).map(|number| next_floor(number, &[&mut a, &mut b])).collect();
+    let other_kind = a.put("k", "y");
+    for floor in floors {
+        a.store.raise_floor(floor.clone()).expect("in order");
+        b.store.raise_floor(floor).expect("in order");
+    }
+    assert_eq!((a.store.graves_count(), b.store.entries_count()), (0, 0));
+    b.receive(&other_kind);
+    settle(&mut [&mut a, &mut b]);
 }

@@ -19,11 +19,11 @@ fn concurrent_increments_add_up_and_are_no_conflict() {
 #[test]
 fn duplicates_gaps_and_reordering_do_not_matter() {
     let (mut a, mut c) = (Replica::new(1), Replica::new(3));
-    let batches: Vec<_> = (1..=4).map(|n| a.write("n", Op::Adjust(n))).collect();
+    let bundles: Vec<_> = (1..=4).map(|n| a.write("n", Op::Adjust(n))).collect();
     for (index, shown) in
         [(3, None), (0, Some(1)), (3, Some(1)), (2, Some(1)), (0, Some(1)), (1, Some(10)), (1, Some(10))]
     {
-        c.receive(&batches[index]);
+        c.receive(&bundles[index]);
         assert_eq!(c.count("n"), shown, "an increment waits for the one before it");
     }
     settle(&mut [&mut a, &mut c]);

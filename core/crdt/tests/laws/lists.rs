@@ -85,11 +85,11 @@ fn several_operations_of_one_write_see_each_other() {
         Write::new("l", Op::Erase { index: 0 }),
         insert(0, "z"),
     ];
-    let batch = a.try_write(&writes).expect("good").expect("a change");
+    let bundle = a.try_write(&writes).expect("good").expect("a change");
     assert_eq!(items(&a), "zbc");
-    b.receive(&batch.part(3, 5).expect("inside"));
+    b.receive(&bundle.part(3, 5).expect("inside"));
     assert_eq!((b.store.held_count(), items(&b).as_str()), (1, ""));
-    b.receive(&batch.part(1, 2).expect("inside"));
+    b.receive(&bundle.part(1, 2).expect("inside"));
     settle(&mut [&mut a, &mut b]);
 }
 

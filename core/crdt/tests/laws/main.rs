@@ -3,11 +3,13 @@
 
 mod bytes_in;
 mod collection;
+mod conflicts;
 mod counters;
 mod lists;
 mod maps;
 mod model;
 mod random;
 mod registers;
+mod semilattice;
 mod sets;
 mod world;

@@ -2,7 +2,7 @@
 
 use crate::world::{Replica, settle, text};
 use bytes::Bytes;
-use dwcp_crdt::{BatchError, Kind, Op, View, Write, WriteRefused};
+use dwcp_crdt::{BundleError, Kind, Op, View, Write, WriteRefused};
 use std::collections::BTreeMap;
 
 fn fields(replica: &Replica, key: &str) -> BTreeMap<Bytes, View> {
@@ -85,7 +85,7 @@ fn depth_eight_is_the_limit_and_a_register_is_no_map() {
     let mut a = Replica::new(1);
     let path: Vec<String> = (0..8).map(|n| n.to_string()).collect();
     let refused = a.try_write(&[Write::at("m", path.clone(), Op::Grow(1))]);
-    assert_eq!(refused, Err(WriteRefused::Invalid(BatchError::Path { fields: 8 })));
+    assert_eq!(refused, Err(WriteRefused::Invalid(BundleError::Path { fields: 8 })));
     a.try_write(&[Write::at("m", path[..7].to_vec(), Op::Grow(1))]).expect("seven fields and a value");
     a.put("k", "v");
     let refused = a.try_write(&[Write::at("k", ["f"], Op::Grow(1))]);

@@ -1,18 +1,18 @@
-//! Random histories of all types at once, judged against the model: several writers, batches that arrive late, twice, in
+//! Random histories of all types at once, judged against the model: several writers, bundles that arrive late, twice, in
 //! pieces and out of order, floors that are raised here and not yet there, snapshots in between.
 
 use crate::model::{Expected, Model};
 use crate::world::{NOON_MS, Replica, assert_same, text};
 use bytes::Bytes;
 use dwcp_base::Chance;
-use dwcp_crdt::{Applied, Batch, Dot, Floor, Kind, Op, Origin, Resolvers, Restore, VersionVector, Write};
+use dwcp_crdt::{Applied, Bundle, Dot, Floor, Kind, Op, Origin, Resolvers, Restore, VersionVector, Write};
 use std::collections::{BTreeMap, BTreeSet};
 
 struct Run {
     chance: Chance,
     replicas: Vec<Replica>,
     model: Model,
-    batches: Vec<Batch>,
+    bundles: Vec<Bundle>,
     floors: Vec<Floor>,
     /// Earlier lives of replicas, with the last change of each.
     retired: BTreeMap<Origin, u64>,
@@ -53,7 +53,7 @@ impl Run {
             chance,
             replicas,
             model: Model::default(),
-            batches: Vec::new(),
+            bundles: Vec::new(),
             floors: Vec::new(),
             retired: BTreeMap::new(),
             kinds,
@@ -143,22 +143,22 @@ impl Run {
             self.seen.refused += 1;
             return;
         }
-        let batch = result.unwrap_or_else(|e| panic!("{writes:?}: {e}"));
-        assert_eq!(batch.is_some(), counter >= first, "{writes:?}");
-        if let Some(batch) = batch {
-            assert_eq!((batch.first(), batch.last(), batch.hlc()), (first, counter, hlc));
+        let bundle = result.unwrap_or_else(|e| panic!("{writes:?}: {e}"));
+        assert_eq!(bundle.is_some(), counter >= first, "{writes:?}");
+        if let Some(bundle) = bundle {
+            assert_eq!((bundle.first(), bundle.last(), bundle.hlc()), (first, counter, hlc));
             self.model = expected;
-            self.batches.push(batch);
+            self.bundles.push(bundle);
         }
     }
 
     fn deliver(&mut self) {
-        let Some(batch) = self.chance.pick(&self.batches).cloned() else { return };
+        let Some(bundle) = self.chance.pick(&self.bundles).cloned() else { return };
         let part = if self.chance.per_mille(300) {
-            let first = self.chance.between(batch.first(), batch.last());
-            batch.part(first, self.chance.between(first, batch.last())).expect("inside")
+            let first = self.chance.between(bundle.first(), bundle.last());
+            bundle.part(first, self.chance.between(first, bundle.last())).expect("inside")
         } else {
-            batch
+            bundle
         };
         let who = self.chance.below(self.replicas.len() as u64) as usize;
         if matches!(self.replicas[who].receive(&part), Applied::Held { .. }) {
@@ -198,10 +198,10 @@ impl Run {
     }
 
     fn catch_up(&mut self, who: usize) {
-        let mut batches = self.batches.clone();
-        self.chance.shuffle(&mut batches);
-        for batch in &batches {
-            self.replicas[who].receive(batch);
+        let mut bundles = self.bundles.clone();
+        self.chance.shuffle(&mut bundles);
+        for bundle in &bundles {
+            self.replicas[who].receive(bundle);
         }
     }
 
@@ -264,17 +264,17 @@ impl Run {
         }
         // Heal: everything to everybody, in another order for each.
         for who in 0..self.replicas.len() {
-            let mut batches = self.batches.clone();
-            self.chance.shuffle(&mut batches);
+            let mut bundles = self.bundles.clone();
+            self.chance.shuffle(&mut bundles);
             let replica = &mut self.replicas[who];
             for floor in &self.floors {
-                // Floors that this replica cannot raise yet come after the batches.
+                // Floors that this replica cannot raise yet come after the bundles.
                 if replica.store.raise_floor(floor.clone()).is_err() {
                     break;
                 }
             }
-            for batch in &batches {
-                replica.receive(batch);
+            for bundle in &bundles {
+                replica.receive(bundle);
             }
             for floor in &self.floors {
                 replica.store.raise_floor(floor.clone()).expect("all is here");
@@ -287,6 +287,15 @@ impl Run {
             assert_same(first, other);
         }
     }
+}
+
+/// Replicas of a history that is still under way: each has some of the bundles, none has all.
+pub fn unfinished(seed: u64, kinds: &[Kind]) -> (Vec<Replica>, Vec<Bundle>) {
+    let mut run = Run::new(seed, kinds);
+    for _ in 0..90 {
+        if run.chance.per_mille(500) { run.write() } else { run.deliver() }
+    }
+    (run.replicas, run.bundles)
 }
 
 fn play_all(seeds: std::ops::Range<u64>, steps: u64, kinds: &[Kind]) -> Seen {

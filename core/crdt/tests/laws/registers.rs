@@ -41,14 +41,14 @@ fn concurrent_writes_are_siblings_and_count_once_however_long_the_branches() {
 #[test]
 fn the_first_writes_of_a_key_conflict_and_every_replica_counts_alike_in_every_order() {
     let mut writers: Vec<Replica> = (1..=3).map(Replica::new).collect();
-    let batches: Vec<_> = writers.iter_mut().map(|w| w.put("k", "x")).collect();
+    let bundles: Vec<_> = writers.iter_mut().map(|w| w.put("k", "x")).collect();
     // A write over two of the three, and one over the third alone.
-    let (one, two) = (batches[0].clone(), batches[1].clone());
+    let (one, two) = (bundles[0].clone(), bundles[1].clone());
     writers[0].receive(&two);
     let over_two = writers[0].put("k", "y");
     writers[1].receive(&one);
     let over_two_as_well = writers[1].put("k", "z");
-    let all = [&batches[0], &batches[1], &batches[2], &over_two, &over_two_as_well];
+    let all = [&bundles[0], &bundles[1], &bundles[2], &over_two, &over_two_as_well];
     let mut results = Vec::new();
     for order in permutations(all.len()) {
         let mut reader = Replica::new(9);

@@ -1,7 +1,7 @@
-//! A few replicas, and batches on their way between them.
+//! A few replicas, and bundles on their way between them.
 
 use dwcp_crdt::{
-    Applied, Batch, Dot, Kind, Op, Origin, Plain, Resolvers, Restore, Store, View, Write, WriteRefused,
+    Applied, Bundle, Dot, Kind, Op, Origin, Plain, Resolvers, Restore, Store, View, Write, WriteRefused,
 };
 
 /// Milliseconds; far from zero, so that clocks can be behind.
@@ -15,11 +15,11 @@ pub fn origin(id: u32) -> Origin {
     Origin::new(id, 0)
 }
 
-/// A replica that keeps every batch it has applied or written, as its peers would ask for them.
+/// A replica that keeps every bundle it has applied or written, as its peers would ask for them.
 #[derive(Clone, Debug)]
 pub struct Replica {
     pub store: Store,
-    pub log: Vec<Batch>,
+    pub log: Vec<Bundle>,
     pub now_ms: u64,
 }
 
@@ -38,38 +38,38 @@ impl Replica {
         Self { store, log: self.log.clone(), now_ms: self.now_ms }
     }
 
-    pub fn try_write(&mut self, writes: &[Write]) -> Result<Option<Batch>, WriteRefused> {
+    pub fn try_write(&mut self, writes: &[Write]) -> Result<Option<Bundle>, WriteRefused> {
         self.now_ms += 1;
-        let batch = self.store.write(writes, 0, self.now_ms)?;
-        self.log.extend(batch.clone());
+        let bundle = self.store.write(writes, 0, self.now_ms)?;
+        self.log.extend(bundle.clone());
         self.store.check();
-        Ok(batch)
+        Ok(bundle)
     }
 
-    pub fn write(&mut self, key: &str, op: Op) -> Batch {
+    pub fn write(&mut self, key: &str, op: Op) -> Bundle {
         self.write_at(key, &[], op)
     }
 
-    pub fn write_at(&mut self, key: &str, path: &[&str], op: Op) -> Batch {
+    pub fn write_at(&mut self, key: &str, path: &[&str], op: Op) -> Bundle {
         let path: Vec<Vec<u8>> = path.iter().map(|f| f.as_bytes().to_vec()).collect();
         let write = Write::at(key.as_bytes().to_vec(), path, op);
         self.try_write(&[write]).expect("a good write").expect("a change")
     }
 
-    pub fn put(&mut self, key: &str, value: &str) -> Batch {
+    pub fn put(&mut self, key: &str, value: &str) -> Bundle {
         self.write(key, Op::Put(text(value)))
     }
 
-    /// Applies a batch as it comes over the wire.
-    pub fn receive(&mut self, batch: &Batch) -> Applied {
-        let batch = Batch::decode(batch.encode()).expect("batches survive the wire");
-        let applied = self.store.apply(&batch, NOON_MS + 100_000).expect("a good batch");
+    /// Applies a bundle as it comes over the wire.
+    pub fn receive(&mut self, bundle: &Bundle) -> Applied {
+        let bundle = Bundle::decode(bundle.encode()).expect("bundles survive the wire");
+        let applied = self.store.apply(&bundle, NOON_MS + 100_000).expect("a good bundle");
         let known = self
             .log
             .iter()
-            .any(|b| (b.origin(), b.first(), b.last()) == (batch.origin(), batch.first(), batch.last()));
+            .any(|b| (b.origin(), b.first(), b.last()) == (bundle.origin(), bundle.first(), bundle.last()));
         if !known {
-            self.log.push(batch);
+            self.log.push(bundle);
         }
         self.store.check();
         applied
@@ -77,8 +77,8 @@ impl Replica {
 
     /// Takes everything the other has, in the other's order.
     pub fn pull(&mut self, other: &Self) {
-        for batch in &other.log {
-            self.receive(batch);
+        for bundle in &other.log {
+            self.receive(bundle);
         }
     }
 

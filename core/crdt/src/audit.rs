@@ -1,0 +1,59 @@
+//! For finding and mending silent damage: hashes of single keys, and one key's whole state as bytes.
+//!
+//! Replicas with the same applied dots and the same floor hold the same bytes for every key. Where one differs, a bit has
+//! flipped somewhere; which copy is right is for the caller to know (most replicas agree on one).
+
+use crate::limits::KEY_BYTES_MAX;
+use crate::snapshot::RestoreError;
+use crate::store::{Entry, Store};
+use crate::wire::Reader;
+use alloc::vec::Vec;
+use bytes::Bytes;
+use dwcp_base::Hash;
+
+impl Store {
+    /// Every key with the hash of its value and metadata, tombstones included, ascending. What the digest is made of.
+    pub fn key_hashes(&mut self) -> impl Iterator<Item = (&Bytes, Hash)> {
+        self.hash_dirty();
+        self.entries.iter().map(|(key, entry)| (key, entry.hashed))
+    }
+
+    /// The hashes worked out anew from what is in memory now, not from what was there when a key last changed.
+    pub fn key_hashes_anew(&self) -> impl Iterator<Item = (&Bytes, Hash)> {
+        self.entries.iter().map(|(key, entry)| (key, entry.hash(key)))
+    }
+
+    /// One key's value and metadata.
+    #[must_use]
+    pub fn key_bytes(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.entries.get(key)?.encode(&mut bytes);
+        Some(bytes)
+    }
+
+    /// Puts another replica's state of a key in place of ours; nothing for "there is none". Only for a replica with the
+    /// same applied dots and the same floor as the donor: this is a repair, not a join.
+    ///
+    /// # Errors
+    /// When the bytes are no state of a key; ours stays then.
+    pub fn replace_key(&mut self, key: &[u8], bytes: Option<&[u8]>) -> Result<(), RestoreError> {
+        let entry = match bytes {
+            None => None,
+            Some(bytes) => {
+                let mut reader = Reader::new(Bytes::copy_from_slice(bytes));
+                let entry = Entry::decode(&mut reader).map_err(|_| RestoreError::Piece)?;
+                let mut again = Vec::with_capacity(bytes.len());
+                entry.encode(&mut again);
+                if again != bytes || key.is_empty() || key.len() > KEY_BYTES_MAX {
+                    return Err(RestoreError::Piece);
+                }
+                Some(entry)
+            }
+        };
+        self.remove_entry(key);
+        if let Some(entry) = entry {
+            self.restore_entry(Bytes::copy_from_slice(key), entry);
+        }
+        Ok(())
+    }
+}

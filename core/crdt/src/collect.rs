@@ -27,7 +27,8 @@ pub struct Floor {
     pub seen: VersionVector,
     /// How far each member had written when it acknowledged.
     pub written: BTreeMap<Origin, u64>,
-    /// Origins that will never write again (removed members, past incarnations), with the last counter that counts.
+    /// Origins that will never write again (removed members, past incarnations), with the last counter that counts. From
+    /// the floor at which they no longer acknowledge, and in every later one until all they wrote is stable.
     pub retired: BTreeMap<Origin, u64>,
 }
 
@@ -47,9 +48,11 @@ impl Floor {
         Self { number, seen, written, retired }
     }
 
-    /// Has everybody everything that members wrote before they acknowledged `earlier`?
+    /// Has everybody everything that was written by somebody who may not have known all that `earlier` saw: by members
+    /// before they acknowledged it, and by retired origins up to their end?
     fn settles(&self, earlier: &Self) -> bool {
-        earlier.written.iter().all(|(origin, last)| self.seen.contains_range(*origin, 1, *last))
+        let mut writers = earlier.written.iter().chain(&earlier.retired);
+        writers.all(|(origin, last)| self.seen.contains_range(*origin, 1, *last))
     }
 }
 
@@ -183,6 +186,22 @@ mod tests {
         assert!(floors.raise(floor(3, (5, 0), (5, 0))).folded_grew);
         assert!(floors.stable().retired.contains(&A));
         assert!(!floors.raise(floor(4, (5, 0), (5, 0))).folded_grew);
+    }
+
+    #[test]
+    fn what_a_retired_origin_wrote_last_must_be_everywhere_before_anything_is_stable() {
+        let mut floors = Floors::default();
+        // B wrote 7 before it was lost; only A's disk has it, and it knew nothing of A's 5.
+        let lonely = |number, b_last| {
+            let acknowledged = BTreeMap::from([(A, VersionVector::up_to([(A, 5), (B, b_last)]))]);
+            Floor::of(number, &acknowledged, BTreeMap::from([(B, 7)]))
+        };
+        for number in 1..=5 {
+            assert!(!floors.raise(lonely(number, 6)).stable_grew);
+        }
+        assert!(!floors.raise(lonely(6, 7)).stable_grew);
+        assert!(floors.raise(lonely(7, 7)).stable_grew);
+        assert!(floors.stable().dots.contains(Dot::new(A, 5)));
     }
 
     #[test]

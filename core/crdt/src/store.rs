@@ -336,6 +336,9 @@ impl Store {
 
     /// Joins a bundle into the state, or holds it until what it builds upon comes.
     ///
+    /// `now_ms` judges its timestamp. For one that was judged before (read back from disk, or ordered by the log), pass
+    /// the bundle's own time, `bundle.hlc().ms()`: this node's clock may be behind since.
+    ///
     /// # Errors
     /// See [`Refused`]; the state is unchanged then.
     pub fn apply(&mut self, bundle: &Bundle, now_ms: u64) -> Result<Applied, Refused> {

@@ -1,14 +1,14 @@
 //! Bytes and bundles from others: what is malformed, absurd or too much is refused with its reason, changes nothing, and
 //! never panics.
 
-use crate::world::{NOON_MS, Replica, origin, text};
+use crate::world::{NOON_MS, Replica, assert_same, origin, text};
 use dwcp_base::Chance;
 use dwcp_crdt::limits::{
     BUNDLE_BYTES_MAX, BUNDLE_DELTAS_MAX, HELD_BUNDLEES_MAX, INTERVALS_MAX, KEY_BYTES_MAX,
 };
 use dwcp_crdt::{
-    Applied, Bundle, BundleError, ClockAhead, Dot, Op, Plain, PlainError, Refused, Resolvers, Restore,
-    RestoreError, Store, Write, WriteRefused,
+    Applied, Bundle, BundleError, ClockAhead, Dot, Missing, Op, Plain, PlainError, Refused, Resolvers,
+    Restore, RestoreError, Store, Write, WriteRefused,
 };
 
 /// One bundle with a delta of every shape.
@@ -152,6 +152,25 @@ fn honest_nodes_that_apply_the_same_nonsense_in_any_order_stay_equal() {
         }
     }
     assert!(applied > 1_000 && conflicts > 1_000, "{applied} {conflicts}");
+}
+
+#[test]
+fn a_delete_that_hides_what_it_builds_upon_waits_for_all_it_claims_to_have_seen() {
+    let mut a = Replica::new(1);
+    let add = a.write("s", Op::Add(text("x")));
+    // By hand, as no honest writer would: origin 9, change 1, no names, seen {o1: 1-1}, a cut of every kind at "s".
+    let mut bytes = vec![1, 9, 0, 1];
+    bytes.extend_from_slice(&add.hlc().0.to_le_bytes());
+    bytes.extend_from_slice(&[0, 0, 1, 1, 1, 0, 1, 1, 0, 1, 6, 1, b's', 0xff, 0x03, 0, 0]);
+    let cut = Bundle::decode(bytes.into()).expect("well formed");
+    let (mut early, mut late) = (Replica::new(2), Replica::new(3));
+    late.receive(&add);
+    late.receive(&cut);
+    assert_eq!(late.get("s"), None);
+    let missing = Missing::Dot(Dot::new(origin(1), 1));
+    assert_eq!(early.receive(&cut), Applied::Held { missing });
+    early.receive(&add);
+    assert_same(&mut early, &mut late);
 }
 
 #[test]

@@ -97,6 +97,7 @@ pub(crate) const ROOMS: &[Room] = &[
     room("model", "proof/model", Proof, Anything),
     room("cluster", "proof/cluster", Proof, Anything),
     room("decoders", "proof/decoders", Proof, Anything),
+    room("conformance", "proof/conformance", Proof, Only(&["dwcp-base", "dwcp-log", "dwcp-raft"])),
     // Judges share no code with what they judge.
     room("check", "proof/check", Proof, Only(&[])),
     // Builds while everything else is broken.
@@ -108,8 +109,8 @@ pub(crate) const DEV_EDGES: &[(&str, &str, &str)] = &[];
 
 /// The feature that switches safety rules off, and the only packages that may ask for it.
 pub(crate) const MUTANTS: &str = "mutants";
-pub(crate) const MUTANTS_USERS: &[&str] = &["sim", "model"];
-pub(crate) const MUTANTS_USERS_NAMED: &str = "sim and model";
+pub(crate) const MUTANTS_USERS: &[&str] = &["sim", "model", "conformance"];
+pub(crate) const MUTANTS_USERS_NAMED: &str = "sim and model and conformance";
 
 /// Features of dependencies that would bring the operating system into the core.
 pub(crate) const CORE_FORBIDDEN_FEATURES: &[&str] =

@@ -212,7 +212,9 @@ pub trait RaftNode: fmt::Debug + Send {
     /// The oldest record that a restart still needs; earlier ones may go from the disk. Only what is durable counts, so
     /// this may be acted on at once.
     fn needed_from(&self) -> Ticket;
-    /// The caller holds, durably, the virtual state at this committed place: the log goes on from there.
+    /// The caller holds, durably, the virtual state at this committed place: the log goes on from there. Never the place of
+    /// a Marker, which nobody could tell from other entries then: a caller who has executed one names the place before
+    /// it (a Marker changes no state, and every log that holds it keeps it).
     ///
     /// # Errors
     /// Nothing changed.

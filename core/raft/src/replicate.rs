@@ -13,11 +13,21 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::{Epoch, Micros, Mutant, Now, ReplicaId, Ticket};
 
+/// What a follower that is being probed was last asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Nothing,
+    /// Whether the logs agree before `next`.
+    Place,
+    /// The same, with entries to take.
+    Entries,
+}
+
 /// How a follower is fed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pace {
-    /// It is not known where its log parts from ours: one Append at a time.
-    Probe { asked: bool },
+    /// It is not known where its log parts from ours, or it takes nothing: one question at a time, entries once a heartbeat.
+    Probe(Asked),
     /// It follows: Appends go out as they come, as far as the window allows.
     Stream,
     /// What it needs is discarded here: the caller was told at this moment.
@@ -61,7 +71,7 @@ pub(crate) struct Leadership {
 impl Leadership {
     pub(crate) fn new(now: Now, peers: &[ReplicaId], last: Index) -> Self {
         // The first leader of an epoch knows where all logs agree: at the base. Others have to ask.
-        let pace = if last == Index::ZERO { Pace::Stream } else { Pace::Probe { asked: false } };
+        let pace = if last == Index::ZERO { Pace::Stream } else { Pace::Probe(Asked::Nothing) };
         let follower = Follower {
             matched: Index::ZERO,
             next: last.next(),
@@ -182,11 +192,11 @@ impl Raft {
                 feed.out.push(Action::Behind { follower: *id, next: one.next });
             }
             match one.pace {
-                Pace::Behind { .. } | Pace::Probe { asked: true } => {}
-                Pace::Probe { asked: false } => {
+                Pace::Behind { .. } | Pace::Probe(Asked::Place | Asked::Entries) => {}
+                Pace::Probe(Asked::Nothing) => {
                     let through = feed.append(*id, one.next, entries_max, bytes_max);
                     one.sent = one.sent.max(through);
-                    one.pace = Pace::Probe { asked: true };
+                    one.pace = Pace::Probe(if through < one.next { Asked::Place } else { Asked::Entries });
                 }
                 Pace::Stream => {
                     while one.next <= last {
@@ -223,8 +233,11 @@ impl Raft {
             feed.say(*id, Said::Heartbeat { commit, round });
             match one.pace {
                 // Entries went with the first question; a silent follower is not sent them again and again.
-                Pace::Probe { asked: true } if one.next > border => feed.ask(*id, one.next),
-                Pace::Probe { .. } => {}
+                Pace::Probe(Asked::Place | Asked::Entries) if one.next > border => {
+                    feed.ask(*id, one.next);
+                    one.pace = Pace::Probe(Asked::Place);
+                }
+                Pace::Probe(_) => {}
                 // Nothing was answered for a whole interval although something is under way: does it still follow?
                 Pace::Stream if one.next.before() > one.matched && one.matched == one.matched_at_beat => {
                     // What it lacks may have been discarded meanwhile; then `replicate` notices.
@@ -248,7 +261,7 @@ impl Raft {
 
     /// What a follower holds, with the bounds Raft section 5.3 sets on what it may say.
     pub(crate) fn on_accepted(&mut self, now: Now, from: ReplicaId, matched: Index) {
-        let commit = self.commit;
+        let (commit, last) = (self.commit, self.log.last_index());
         let border = self.log.border().index;
         let Some(one) = self.followed(now, from) else { return };
         if matched > one.sent.max(commit) {
@@ -256,15 +269,18 @@ impl Raft {
             return;
         }
         one.matched = one.matched.max(matched);
-        let answered = match one.pace {
-            Pace::Probe { .. } => matched >= one.next.before(),
-            Pace::Behind { .. } => matched >= border,
-            Pace::Stream => true,
+        one.pace = match one.pace {
+            Pace::Stream => Pace::Stream,
+            // It took what it was sent, or there is nothing to send.
+            Pace::Probe(_) if matched >= one.next || (matched >= one.next.before() && one.next > last) => {
+                Pace::Stream
+            }
+            // The logs agree: entries may go. If they went already it took none, and is asked again in a while.
+            Pace::Probe(Asked::Place) if matched >= one.next.before() => Pace::Probe(Asked::Nothing),
+            Pace::Behind { .. } if matched >= border => Pace::Probe(Asked::Nothing),
+            waits @ (Pace::Probe(_) | Pace::Behind { .. }) => waits,
         };
         one.next = one.next.max(one.matched.next());
-        if answered {
-            one.pace = Pace::Stream;
-        }
         self.try_commit();
         self.try_hand_over();
     }
@@ -282,7 +298,7 @@ impl Raft {
         }
         let stale = match one.pace {
             Pace::Stream => conflict.refused <= one.matched,
-            Pace::Probe { .. } => conflict.refused != one.next.before() || conflict.refused <= one.matched,
+            Pace::Probe(_) => conflict.refused != one.next.before() || conflict.refused <= one.matched,
             Pace::Behind { .. } => true,
         };
         if stale {
@@ -291,7 +307,7 @@ impl Raft {
         // Below the border no place of ours is left to compare: `replicate` sees that it is behind.
         let next = if within < border { within.next() } else { agreed.next() };
         one.next = next.max(one.matched.next());
-        one.pace = Pace::Probe { asked: false };
+        one.pace = Pace::Probe(Asked::Nothing);
     }
 
     /// The follower, noted as heard; `None` when this replica does not lead.
@@ -384,10 +400,13 @@ impl Raft {
                 return;
             }
         }
+        let last = self.log.last_index();
         match self.take_entries(prev.index, entries) {
             Ok((through, complaint)) => {
-                self.accept_through(through);
+                self.verified = self.verified.max(through);
                 self.commit_to(commit.min(self.verified));
+                // Who took nothing of what it was sent stays silent: an answer would bring the same entries again at once.
+                self.owed.accepted |= complaint.is_none() || self.log.last_index() > last;
                 if let Some(reason) = complaint {
                     self.refuse(from, reason);
                 }

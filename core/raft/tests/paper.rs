@@ -367,6 +367,51 @@ fn a_silent_follower_is_not_sent_the_same_entries_again_and_again() {
     net.judge();
 }
 
+/// It agrees with everything and takes nothing: a Marker is in the way, or its log is full.
+#[test]
+fn a_follower_that_takes_nothing_is_sent_one_append_a_heartbeat() {
+    let mut one = One::new(3, 0);
+    one.elect(&[1]);
+    let term = one.raft.term().0;
+    one.hear(1, term, Said::Accepted { matched: Index(1) });
+    for number in 0..50 {
+        one.propose(&format!("{number}"));
+    }
+    one.hear(1, term, Said::Refused(Conflict { refused: Index(9), index: Index(1), term: Term(1) }));
+    one.hear(2, term, Said::Accepted { matched: Index(0) });
+    one.said();
+    let (mut appends, mut exchanges) = (0, 0);
+    for _ in 0..10 {
+        one.wait(40);
+        loop {
+            let asked: Vec<_> = one.said().into_iter().filter(|(to, ..)| *to == 1).collect();
+            if asked.is_empty() {
+                break;
+            }
+            exchanges += 1;
+            assert!(exchanges < 100, "they go on for ever");
+            for (_, said, _) in asked {
+                if let Said::Append { prev, entries, .. } = said {
+                    appends += usize::from(!entries.is_empty());
+                    let matched = prev.index.min(Index(1));
+                    match prev.index > matched {
+                        true => one.hear(
+                            1,
+                            term,
+                            Said::Refused(Conflict { refused: prev.index, index: matched, term: Term(1) }),
+                        ),
+                        false => one.hear(1, term, Said::Accepted { matched }),
+                    }
+                }
+            }
+        }
+    }
+    assert!((5..=20).contains(&appends), "{appends} Appends with entries in ten heartbeats");
+    one.hear(1, term, Said::Accepted { matched: Index(30) });
+    one.propose("it takes again");
+    assert!(one.said().iter().any(|(to, said, _)| *to == 1 && matches!(said, Said::Append { .. })));
+}
+
 #[test]
 fn a_late_refusal_does_not_take_a_streaming_leader_back() {
     let mut one = One::new(3, 0);
@@ -640,6 +685,18 @@ fn reads_behind_a_partition(mutants: Mutants) -> Vec<String> {
 #[test]
 fn a_deposed_leader_answers_no_read() {
     assert_eq!(reads_behind_a_partition(Mutants::default()), Vec::<String>::new());
+}
+
+#[test]
+fn a_round_of_one_leader_is_not_confirmed_to_the_next() {
+    let mut one = One::new(3, 2);
+    let message = |term, said| Message { epoch: net::EPOCH, term: Term(term), said }.to_bytes();
+    let beat = message(1, Said::Heartbeat { commit: Index(0), round: 5 });
+    let next = message(2, append(places(&[])[0], 0, &[entry(2, "a")]));
+    one.raft.step(one.at(), ReplicaId(0), &beat);
+    one.raft.step(one.at(), ReplicaId(1), &next);
+    one.settle();
+    assert_eq!(one.said(), [(1, Said::Accepted { matched: Index(1) }, Ticket(3))]);
 }
 
 #[test]

@@ -70,6 +70,7 @@ fn a_seal_covers_what_was_not_yet_written() {
     let sealed = one.raft.seal(one.at());
     assert_eq!(sealed.point.index, Index(2));
     one.settle();
+    assert_eq!(one.records.len() as u64, sealed.ticket.0, "the entry is written before the seal");
     one.restart();
     assert_eq!(one.raft.sealed(), Some(sealed.point));
     assert_eq!(one.raft.last(), sealed.point);
@@ -305,6 +306,8 @@ fn a_record_is_needed_until_what_replaces_it_is_durable() {
     one.raft.discard(Index(3));
     one.settle();
     assert_eq!(one.raft.needed_from(), Ticket(1), "the border is not durable yet");
+    one.raft.on_durable(one.at(), Ticket(3));
+    assert_eq!(one.raft.needed_from(), Ticket(1), "nor now");
     one.sync();
     assert_eq!(one.raft.needed_from(), Ticket(3), "the second record of entries");
     let needed = one.records.split_off(2);

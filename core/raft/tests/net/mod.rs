@@ -39,7 +39,14 @@ pub struct Disk {
     pub synced: usize,
     /// Records dropped from the front since the segment was opened.
     dropped: u64,
-    sync_at: Option<Micros>,
+    /// When the sync under way is done, and how many records (since the segment was opened) it covers.
+    syncing: Option<(Micros, u64)>,
+}
+
+impl Disk {
+    fn written(&self) -> u64 {
+        self.dropped + self.records.len() as u64
+    }
 }
 
 pub struct Member {
@@ -230,10 +237,11 @@ impl Net {
         let sealed = self.raft(id).sealed().is_some();
         self.members.get_mut(&id).unwrap().seal_written = sealed;
         // A snapshot that is ahead of the log: as a node does that wrote it before a crash.
-        let applied = self.members[&id].applied;
-        if applied.index > self.raft(id).commit() && self.raft(id).sealed().is_none() {
+        let snapshot = self.snapshot(id);
+        self.members.get_mut(&id).unwrap().applied = snapshot;
+        if snapshot.index > self.raft(id).commit() && self.raft(id).sealed().is_none() {
             let now = self.now();
-            self.raft_mut(id).install(now, applied).expect("it is ahead");
+            self.raft_mut(id).install(now, snapshot).expect("it is ahead");
         }
         self.finish(id);
     }
@@ -250,7 +258,7 @@ impl Net {
         self.counts.lost_records += (unsynced - kept) as u64;
         member.disk.records.truncate(member.disk.synced + kept);
         member.disk.synced = member.disk.records.len();
-        member.disk.sync_at = None;
+        member.disk.syncing = None;
         member.waiting.clear();
         member.seal = None;
         member.dirty = false;
@@ -359,11 +367,13 @@ impl Net {
                 let read = Record::from_bytes(&record).expect("members write what they can read").1;
                 member.seal_written |= matches!(read, Record::Sealed(_));
                 member.disk.records.push_back(record);
-                let expected = member.disk.dropped + member.disk.records.len() as u64;
+                let expected = member.disk.written();
                 if ticket.0 != expected {
                     self.violations.push(format!("{id}: record {expected} has ticket {ticket}"));
                 }
-                member.disk.sync_at.get_or_insert(self.now.plus(Micros(sync_us)));
+                // What is written while a sync is under way waits for the next one.
+                let covers = member.disk.written();
+                member.disk.syncing.get_or_insert((self.now.plus(Micros(sync_us)), covers));
             }
             Action::Send { to, message, after } => {
                 if member.seal_written {
@@ -414,10 +424,21 @@ impl Net {
             }
             Action::Behind { follower, .. } => {
                 self.counts.behind += 1;
-                let place = member.applied;
+                let place = self.snapshot(id);
                 self.offer_snapshot(follower.0, place);
             }
             Action::Refused { reason, .. } => *self.refused.entry(reason).or_default() += 1,
+        }
+    }
+
+    /// Up to where a member's snapshot goes: never to a Marker, as `RaftNode::install` demands.
+    fn snapshot(&self, id: u8) -> Place {
+        let applied = self.members[&id].applied;
+        match applied.index.0.checked_sub(1).and_then(|at| self.truth.get(usize::try_from(at).unwrap())) {
+            Some((_, entry)) if entry.body.kind() == Kind::Marker => {
+                applied.index.0.checked_sub(2).map_or(base(), |at| self.truth[usize::try_from(at).unwrap()].0)
+            }
+            _ => applied,
         }
     }
 
@@ -580,7 +601,7 @@ impl Net {
         let dirty: Vec<u8> =
             self.members.iter().filter(|(_, member)| member.dirty).map(|(id, _)| *id).collect();
         let message = self.wire.keys().next().copied();
-        let sync = self.members.iter().filter_map(|(id, member)| Some((member.disk.sync_at?, *id))).min();
+        let sync = self.members.iter().filter_map(|(id, member)| Some((member.disk.syncing?.0, *id))).min();
         let timer = self
             .members
             .iter()
@@ -628,17 +649,23 @@ impl Net {
 
     fn sync(&mut self, id: u8) {
         let now = self.now();
+        let again = self.now.plus(Micros(self.faults.sync_us));
         let member = self.members.get_mut(&id).unwrap();
-        member.disk.sync_at = None;
-        member.disk.synced = member.disk.records.len();
-        let durable = Ticket(member.disk.dropped + member.disk.synced as u64);
+        let Some((_, covers)) = member.disk.syncing.take() else { return };
+        member.disk.synced = usize::try_from(covers - member.disk.dropped).unwrap();
+        if covers < member.disk.written() {
+            member.disk.syncing = Some((again, member.disk.written()));
+        }
+        let durable = Ticket(covers);
         if let Some(raft) = member.raft.as_mut() {
             raft.on_durable(now, durable);
             raft.check();
         }
-        let waiting = std::mem::take(&mut member.waiting);
-        for (after, to, message) in waiting {
-            assert!(after <= durable, "every record given was synced");
+        let (ready, waiting) =
+            std::mem::take(&mut member.waiting).into_iter().partition(|(after, ..)| *after <= durable);
+        member.waiting = waiting;
+        let ready: Vec<_> = ready;
+        for (_, to, message) in ready {
             self.put_on_wire(id, to, message);
         }
         self.finish(id);

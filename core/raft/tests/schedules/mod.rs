@@ -169,6 +169,7 @@ fn all(seeds: std::ops::Range<u64>, ending: Ending) -> Counts {
     for seed in seeds {
         let net = play(seed, ending, Mutants::default());
         assert!(net.violations.is_empty(), "seed {seed}, {ending:?}: {:#?}", net.violations);
+        assert!(net.counts.sent < 30_000, "seed {seed}: a storm of {} messages", net.counts.sent);
         for reason in net.refused.keys() {
             let expected =
                 ["sealed", "entries behind a Marker", "the log is full: a snapshot must be written first"];

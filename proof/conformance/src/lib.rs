@@ -78,3 +78,14 @@ pub fn run_stories(subject: &dyn Subject, seeds: Range<u64>) -> Report {
     }
     report
 }
+
+/// What finds this subject first under one of these rules, or under any if none is named: the stories with a few seeds,
+/// then so many schedules. Meant for subjects that are wrong on purpose.
+#[must_use]
+pub fn hunt(subject: &dyn Subject, schedules: u64, rules: &[Rule]) -> Option<Violation> {
+    let wanted = |violation: &Violation| rules.is_empty() || rules.contains(&violation.rule);
+    let found = run_stories(subject, 0..4).violations.into_iter().find(wanted);
+    found.or_else(|| {
+        (0..schedules).find_map(|seed| play(subject, &Schedule::new(seed)).violation.filter(wanted))
+    })
+}

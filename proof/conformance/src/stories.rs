@@ -480,6 +480,12 @@ fn marker(world: &mut World<'_>, _: &mut Chance) {
     world.judge.hold(Rule::MarkerEnds, done, || {
         "a healthy segment does not commit its Marker everywhere".to_owned()
     });
+    // A log that holds it keeps it, whatever is discarded.
+    for seat in 0..3 {
+        world.discard(seat, Index(u64::MAX));
+        let kept = world.node(seat).is_some_and(holds_marker);
+        world.judge.hold(Rule::MarkerEnds, kept, || format!("seat {seat} discarded the Marker"));
+    }
     // Nothing comes after it, whoever is elected.
     world.crash(leader, true);
     world.run_for(300_000);

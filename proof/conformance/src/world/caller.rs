@@ -7,7 +7,7 @@ use crate::rule::Rule;
 use bytes::Bytes;
 use dwcp_base::{LogTime, ReplicaId};
 use dwcp_raft::message::Payload;
-use dwcp_raft::{Index, InstallError, Place, ProposeError, ReadError, Sealed, TransferError};
+use dwcp_raft::{Index, InstallError, Place, ProposeError, RaftNode, ReadError, Sealed, TransferError};
 use std::collections::BTreeSet;
 
 impl World<'_> {
@@ -134,13 +134,13 @@ impl World<'_> {
         self.judge
             .hold(Rule::SealIsTrue, again == sealed, || format!("seat {s} seals {sealed:?}, then {again:?}"));
         self.judge.hold(Rule::SealIsSilent, !leads, || format!("sealed seat {s} says that it leads"));
-        // What was on disk before is a lower bound that the node cannot talk away.
-        if let Some(floor) = self.shadow(s).map(|node| (node.last(), node.term())) {
+        // What was on disk before is a lower bound, unless a leader of a later term has replaced it since.
+        if let Some(floor) = self.shadow(s).map(RaftNode::last) {
             let node = self.seats[s].node.as_deref().expect("it was sealed above");
-            let has = node.place(floor.0.index) == Some(floor.0) && floor.0.index <= sealed.point.index;
-            let gone = node.border().index > floor.0.index || node.term() > floor.1;
+            let has = node.place(floor.index) == Some(floor) && floor.index <= sealed.point.index;
+            let gone = node.border().index > floor.index || node.term() > floor.term;
             self.judge.hold(Rule::SealIsTrue, has || gone, || {
-                format!("seat {s} has {:?} on disk and seals {:?}", floor.0, sealed.point)
+                format!("seat {s} has {floor:?} on disk and seals {:?}", sealed.point)
             });
         }
         let node = self.seats[s].node.take().expect("it was sealed above");
@@ -196,6 +196,8 @@ impl World<'_> {
         let (Some(donor), true) = (self.node(from), self.seats[to].node.is_some()) else { return };
         let index =
             Index(donor.border().index.0.max(next.0.saturating_sub(1)).min(self.seats[from].applied.0));
+        // A Marker changes no state, and a snapshot never stands at one.
+        let index = if self.judge.marker == Some(index) { index.before() } else { index };
         let Some(place) = self.judge.committed_at(index).map(|c| c.place) else { return };
         let now = self.now(to);
         let seat = &mut self.seats[to];

@@ -172,6 +172,11 @@ impl World<'_> {
                 format!("seat {s} says {said:?} leads, and told {told:?}")
             });
         }
+        if let Some(marker) = judge.marker.filter(|_| !judge.lies) {
+            judge.hold(Rule::MarkerEnds, border.index < marker, || {
+                format!("seat {s} dropped the Marker at {marker}: its log begins after {border:?}")
+            });
+        }
         judge.on_place(s, last);
         if node.is_leader() {
             let me = node.leader();

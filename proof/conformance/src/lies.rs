@@ -285,6 +285,10 @@ impl RaftNode for LyingNode {
         if self.lies(Lie::Sleeps) { Micros::NEVER } else { self.inner.next_wakeup() }
     }
 
+    fn on_link_down(&mut self, now: Now, peer: ReplicaId) {
+        self.inner.on_link_down(now, peer);
+    }
+
     fn on_durable(&mut self, now: Now, through: Ticket) {
         self.inner.on_durable(now, through);
     }

@@ -84,6 +84,11 @@ pub enum Deed {
         to: usize,
         pick: u64,
     },
+    /// A hint, true or not.
+    LinkDown {
+        seat: usize,
+        peer: usize,
+    },
     Seal {
         seat: usize,
     },
@@ -228,6 +233,9 @@ impl Schedule {
         let ending = *chance
             .pick(&[Ending::SealUnderLoad, Ending::Marker, Ending::SealAndCrash, Ending::RestartAll])
             .expect("endings");
+        if may(chance) {
+            every(chance, &mut deeds, 100_000, &|c| Deed::LinkDown { seat: seat(c), peer: seat(c) });
+        }
         deeds.sort_by_key(|(at, _)| *at);
         Self { seed, seats, timing, limits, deeds, faults_end_us, ending }
     }
@@ -385,6 +393,7 @@ fn perform(world: &mut World<'_>, deed: Deed) {
                 world.inject(from, to, &bytes);
             }
         }
+        Deed::LinkDown { seat, peer } => world.link_down(seat % seats, peer % seats),
         Deed::Seal { seat } => {
             let _ = world.seal(seat % seats);
         }

@@ -3,7 +3,7 @@
 
 use crate::rule::{Rule, Violation};
 use crate::schedule::isolate;
-use crate::subject::{Claim, Scene, Subject};
+use crate::subject::{Scene, Subject};
 use crate::world::{EPOCH, Letter, World, holds_marker};
 use bytes::Bytes;
 use dwcp_base::limits::PROPOSAL_BYTES_MAX;
@@ -855,10 +855,4 @@ impl World<'_> {
             committed,
         })
     }
-}
-
-/// Whether a subject tells what its messages claim; some stories can only be told then.
-#[must_use]
-pub fn is_readable(subject: &dyn Subject) -> bool {
-    subject.claim(&[]) != Claim::Unreadable
 }

@@ -221,6 +221,15 @@ impl World<'_> {
         self.finish(to);
     }
 
+    /// Hints that the link to a peer broke, true or not.
+    pub fn link_down(&mut self, s: usize, peer: usize) {
+        let (now, id) = (self.now(s), self.seats[peer].id);
+        if let Some(node) = self.seats[s].node.as_deref_mut() {
+            node.on_link_down(now, id);
+            self.finish(s);
+        }
+    }
+
     /// Hands a message over, perhaps not for the first time.
     pub fn deliver(&mut self, letter: &Letter) {
         if self.seats[letter.to].node.is_none() {

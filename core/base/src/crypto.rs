@@ -98,6 +98,9 @@ pub enum SigningKind {
     PolicyOrder = 11,
     Status = 12,
     SessionAttach = 13,
+    Sealed = 14,
+    Suspect = 15,
+    AnchorVote = 16,
 }
 
 /// The 32 bytes that are signed: cluster, kind, body. The body carries view, sequence, configuration and incarnation.

@@ -1,14 +1,22 @@
-//! The log's own vocabulary: what a root proposal holds, and how entries become positions of the virtual log with a
-//! hash chain over all of them. Pure data and folding; it knows neither PBFT nor what commands mean.
-//! Read `entry`, then `chain`.
+//! The log's own vocabulary: what a root proposal holds, how entries become positions of the virtual log with a hash chain
+//! over all of them, and how a stretch of it is handed to a segment and taken back. Pure data and folding; it knows
+//! neither PBFT nor Raft nor what commands mean. Read `entry`, then `chain`, `segment`, `seal`, `close`, `fold`.
 #![no_std]
 
 extern crate alloc;
 
 pub mod chain;
+pub mod close;
 pub mod entry;
+pub mod fold;
 pub mod order;
+pub mod place;
+pub mod seal;
+pub mod segment;
 
 pub use chain::VirtualLog;
+pub use close::{Close, CloseProof};
 pub use entry::{Proposal, RootEntry};
+pub use fold::Fold;
 pub use order::{MemberOrder, SignedMemberOrder};
+pub use segment::{Open, Segment};

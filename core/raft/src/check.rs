@@ -1,6 +1,6 @@
 //! What must always hold, checked by whoever drives a segment in a test after every step.
 
-use crate::place::Index;
+use dwcp_log::place::Index;
 use crate::state::{Raft, Role};
 use dwcp_base::Ticket;
 

@@ -1,6 +1,6 @@
 //! What one segment is told at birth: who takes part, where it begins, how patient it is and how much it may hold.
 
-use crate::place::{Index, Place, Term};
+use dwcp_log::place::{Index, Place, Term};
 use alloc::vec::Vec;
 use dwcp_base::limits::{MESSAGE_BYTES_MAX, PROPOSAL_BYTES_MAX};
 use dwcp_base::quorum::REPLICAS_MAX;

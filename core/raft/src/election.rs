@@ -3,7 +3,7 @@
 
 use crate::message::{Body, Entry, Payload, Said};
 use crate::node::TransferError;
-use crate::place::{Index, Place, Term};
+use dwcp_log::place::{Index, Place, Term};
 use crate::record::HardState;
 use crate::replicate::{Leadership, Transfer};
 use crate::state::{Owed, Raft, Role};

@@ -16,7 +16,6 @@ mod log;
 pub mod message;
 pub mod node;
 pub mod output;
-pub mod place;
 mod read;
 pub mod record;
 mod replicate;
@@ -32,7 +31,7 @@ pub use node::{
     InstallError, OpenError, ProposeError, RaftMaker, RaftNode, ReadError, SealPoint, Sealed, TransferError,
 };
 pub use output::{Action, Output};
-pub use place::{Index, Place, Term};
+pub use dwcp_log::place::{Index, Place, Term};
 pub use record::{Border, HardState, Record};
 pub use state::Raft;
 pub use step::OwnRaft;

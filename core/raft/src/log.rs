@@ -2,7 +2,7 @@
 //! and nothing of terms' leaders, commits or disks. Every question costs at most the logarithm of what is held.
 
 use crate::message::{Entry, Kind};
-use crate::place::{Index, Place, Term};
+use dwcp_log::place::{Index, Place, Term};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use dwcp_base::{Hash, Position};

@@ -1,7 +1,7 @@
 //! What members of a segment say to each other, and the entries they agree on. Who said it is proved by the link; a
 //! message that says nonsense is refused where it is handled, not here.
 
-use crate::place::{Index, Place, Term};
+use dwcp_log::place::{Index, Place, Term};
 use alloc::vec::Vec;
 use borsh::io::{Error, ErrorKind, Read, Result as IoResult};
 use borsh::{BorshDeserialize, BorshSerialize};

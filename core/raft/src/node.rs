@@ -14,7 +14,7 @@
 use crate::config::SegmentSetup;
 use crate::message::{Body, Entry, Payload};
 use crate::output::Action;
-use crate::place::{Index, Place, Term};
+use dwcp_log::place::{Index, Place, Term};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bytes::Bytes;

@@ -1,7 +1,7 @@
 //! What a segment wants done, in order. Handlers push; the caller drains. Messages and records are bytes here, so that a
 //! foreign Raft can speak its own language behind the same face.
 
-use crate::place::{Index, Term};
+use dwcp_log::place::{Index, Term};
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::{ReplicaId, Ticket};

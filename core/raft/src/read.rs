@@ -5,7 +5,7 @@
 use crate::message::Said;
 use crate::node::ReadError;
 use crate::output::Action;
-use crate::place::Index;
+use dwcp_log::place::Index;
 use crate::state::{Raft, Role};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;

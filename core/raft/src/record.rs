@@ -1,7 +1,7 @@
 //! What is written to the node's log before the segment speaks, and therefore what a restart remembers.
 
 use crate::message::{Entry, encode_sized, entries_bytes};
-use crate::place::{Index, Place, Term};
+use dwcp_log::place::{Index, Place, Term};
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;

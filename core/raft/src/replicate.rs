@@ -5,7 +5,7 @@
 use crate::log::SegmentLog;
 use crate::message::{Conflict, Entry, Kind, Message, Said};
 use crate::output::{Action, Output};
-use crate::place::{Index, Place, Term};
+use dwcp_log::place::{Index, Place, Term};
 use crate::read::Reads;
 use crate::state::{Raft, Role};
 use alloc::collections::BTreeMap;

@@ -2,7 +2,7 @@
 //! more), and the two ways in which the beginning of its log moves: discarding and installing.
 
 use crate::node::{InstallError, Sealed};
-use crate::place::{Index, Place};
+use dwcp_log::place::{Index, Place};
 use crate::record::Record;
 use crate::state::{Owed, Raft, Role};
 use dwcp_base::{Mutant, Now};

@@ -6,7 +6,7 @@ use crate::log::SegmentLog;
 use crate::message::{Conflict, Entry, Message, Said};
 use crate::node::OpenError;
 use crate::output::{Action, Output};
-use crate::place::{Index, Place, Term};
+use dwcp_log::place::{Index, Place, Term};
 use crate::record::{Border, HardState, Record};
 use crate::replicate::Leadership;
 use crate::timer::Timers;

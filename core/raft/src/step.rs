@@ -9,7 +9,7 @@ use crate::node::{
     body_of,
 };
 use crate::output::Action;
-use crate::place::{Index, Place, Term};
+use dwcp_log::place::{Index, Place, Term};
 use crate::state::{Raft, Role};
 use alloc::boxed::Box;
 use alloc::vec::Vec;

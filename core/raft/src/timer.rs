@@ -1,7 +1,7 @@
 //! Who acts when nothing is heard: a follower asks to be elected, a leader makes itself heard and steps down when nobody
 //! answers. All moments are the monotonic clock's, all chance is the seed's.
 
-use crate::place::Term;
+use dwcp_log::place::Term;
 use crate::state::{Raft, Role};
 use dwcp_base::{Micros, Now, ReplicaId};
 

@@ -1,5 +1,5 @@
 //! Places inside a segment: term, index, and the chain hash that says what lies up to there.
-//! Epochs and positions are the virtual log's and come from `dwcp-base`.
+//! Epochs and positions are the virtual log's own and come from `dwcp-base`.
 
 use borsh::{BorshDeserialize, BorshSerialize};
 use core::fmt;

@@ -153,7 +153,7 @@ fn a_shell_crate_that_asks_for_mutants_fails() {
     copy.append("shell/node/Cargo.toml", table);
     assert_refuses(
         &xtask(copy.path(), &["layers"]),
-        &["layers: dwcp-node -> dwcp-base asks for feature `mutants`: only sim and model may"],
+        &["layers: dwcp-node -> dwcp-base asks for feature `mutants`: only sim, model and conformance may"],
     );
 }
 

@@ -1,9 +1,11 @@
 //! Two threads beside the core loop: one writes snapshots, one reads their chunks for peers that fetch them.
 //!
 //! A snapshot of millions of keys takes seconds to write; the core goes on meanwhile and hears of the outcome as an
-//! input. A full disk fails the snapshot and nothing else: the node keeps its longer log and tries again later. What
-//! a chunk holds is not known here.
+//! input. Both step back behind the core where processors are few: nobody waits for a snapshot, and everybody for a vote.
+//! A full disk fails the snapshot and nothing else: the node keeps its longer log and tries again later. What a chunk
+//! holds is not known here.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
@@ -21,6 +23,12 @@ use crate::metrics::Metrics;
 const WRITES_WAITING_MAX: usize = 256;
 /// Reads that may wait; further ones are answered *cannot be read*, and the peer asks another donor.
 const READS_WAITING_MAX: usize = 64;
+/// Chunks kept in memory while peers fetch them part by part, in number and in bytes; the newest is always kept.
+const CHUNKS_KEPT_MAX: usize = 16;
+const CHUNKS_KEPT_BYTES_MAX: usize = 32 << 20;
+/// How far these threads step back, in the units of `nice`.
+#[cfg(target_os = "linux")]
+const NICE: i32 = 10;
 
 pub(crate) enum Write {
     Save {
@@ -84,12 +92,14 @@ impl SnapshotThreads {
         };
         let reader_inbox = inbox.clone();
         let threads = vec![
-            std::thread::Builder::new()
-                .name("snapshot-writer".into())
-                .spawn(move || writer.run(&write_jobs))?,
-            std::thread::Builder::new()
-                .name("snapshot-reader".into())
-                .spawn(move || serve_reads(&store, &reader_inbox, &read_jobs))?,
+            std::thread::Builder::new().name("snapshot-writer".into()).spawn(move || {
+                step_back();
+                writer.run(&write_jobs);
+            })?,
+            std::thread::Builder::new().name("snapshot-reader".into()).spawn(move || {
+                step_back();
+                serve_reads(&store, &reader_inbox, &read_jobs);
+            })?,
         ];
         Ok(Self { writes, reads, inbox: inbox.clone(), metrics: metrics.clone(), threads })
     }
@@ -264,10 +274,20 @@ pub(crate) fn meta_of(store: &SnapshotStore, info: &SnapshotInfo) -> Result<Opti
     Ok(None)
 }
 
+/// Lets the core's thread go first. Best effort: a system that refuses only shares the processor more evenly.
+fn step_back() {
+    #[cfg(target_os = "linux")]
+    {
+        // On Linux a thread's id names that thread alone.
+        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
+    }
+}
+
 fn serve_reads(store: &SnapshotStore, inbox: &Inbox, jobs: &Receiver<Read>) {
+    let mut kept = KeptChunks::default();
     while let Ok(job) = jobs.recv() {
-        let bytes = match read_part(store, &job) {
-            Ok(bytes) => Some(Bytes::from(bytes)),
+        let bytes = match kept.part(store, &job) {
+            Ok(bytes) => Some(bytes),
             Err(error) => {
                 tracing::debug!(sequence = %job.sequence, index = job.index, %error, "no chunk for a peer");
                 None
@@ -277,16 +297,104 @@ fn serve_reads(store: &SnapshotStore, inbox: &Inbox, jobs: &Receiver<Read>) {
     }
 }
 
-/// Less than was asked for at the end of a chunk; nothing at or past its end.
-fn read_part(store: &SnapshotStore, job: &Read) -> Result<Vec<u8>, StorageError> {
-    let length = job.bytes_max as usize;
-    match store.read_chunk_part(job.sequence.0, job.index, job.offset, length) {
-        Err(StorageError::RangeOutside { bytes, .. }) => {
-            let left = (bytes as u64).saturating_sub(job.offset);
-            let length = usize::try_from(left).unwrap_or(usize::MAX).min(length);
-            let offset = job.offset.min(bytes as u64);
-            store.read_chunk_part(job.sequence.0, job.index, offset, length)
+/// The chunks read last, oldest first. A peer asks for a chunk in many parts, and the store verifies a chunk as a whole.
+#[derive(Debug, Default)]
+struct KeptChunks {
+    /// At most `CHUNKS_KEPT_MAX` and `CHUNKS_KEPT_BYTES_MAX`, but for the newest.
+    chunks: VecDeque<((Sequence, u32), Bytes)>,
+    bytes: usize,
+}
+
+impl KeptChunks {
+    /// Less than was asked for at the end of a chunk; nothing at or past its end.
+    fn part(&mut self, store: &SnapshotStore, job: &Read) -> Result<Bytes, StorageError> {
+        let chunk = self.chunk(store, (job.sequence, job.index))?;
+        let from = usize::try_from(job.offset).unwrap_or(usize::MAX).min(chunk.len());
+        let to = from.saturating_add(job.bytes_max as usize).min(chunk.len());
+        let part = chunk.slice(from..to);
+        if to == chunk.len() {
+            self.forget((job.sequence, job.index));
         }
-        other => other,
+        Ok(part)
+    }
+
+    fn chunk(&mut self, store: &SnapshotStore, name: (Sequence, u32)) -> Result<Bytes, StorageError> {
+        if let Some((_, chunk)) = self.chunks.iter().find(|(kept, _)| *kept == name) {
+            return Ok(chunk.clone());
+        }
+        let chunk = Bytes::from(store.read_chunk(name.0.0, name.1)?);
+        self.bytes += chunk.len();
+        self.chunks.push_back((name, chunk.clone()));
+        while self.chunks.len() > 1
+            && (self.chunks.len() > CHUNKS_KEPT_MAX || self.bytes > CHUNKS_KEPT_BYTES_MAX)
+        {
+            let (oldest, _) = self.chunks[0];
+            self.forget(oldest);
+        }
+        Ok(chunk)
+    }
+
+    fn forget(&mut self, name: (Sequence, u32)) {
+        if let Some(place) = self.chunks.iter().position(|(kept, _)| *kept == name)
+            && let Some((_, chunk)) = self.chunks.remove(place)
+        {
+            self.bytes -= chunk.len();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(index: u32, offset: u64) -> Read {
+        Read { token: 0, sequence: Sequence(7), index, offset, bytes_max: 1 << 20 }
+    }
+
+    fn store_of(dir: &std::path::Path, chunks: &[Vec<u8>]) -> SnapshotStore {
+        let store = SnapshotStore::open(&dir.join("snapshots")).expect("an empty directory");
+        store.begin(7, b"meta").expect("begun");
+        for (index, chunk) in (0..).zip(chunks) {
+            store.put_chunk(7, index, chunk).expect("put");
+        }
+        store.finish(7).expect("whole");
+        store
+    }
+
+    #[test]
+    fn parts_put_together_are_the_chunk_and_end_with_a_short_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let exact = vec![3; 2 << 20];
+        let longer = (0..(2 << 20) + 5).map(|byte| byte as u8).collect::<Vec<_>>();
+        let store = store_of(dir.path(), &[exact.clone(), longer.clone(), vec![]]);
+        let mut kept = KeptChunks::default();
+        let mut whole = |index| {
+            let mut got = Vec::new();
+            loop {
+                let part = kept.part(&store, &read(index, got.len() as u64)).expect("it is there");
+                got.extend_from_slice(&part);
+                if part.len() < 1 << 20 {
+                    return got;
+                }
+            }
+        };
+        assert_eq!((whole(0), whole(1), whole(2)), (exact, longer, vec![]));
+        assert!(kept.part(&store, &read(0, u64::MAX)).expect("past the end").is_empty());
+        assert!(kept.part(&store, &read(9, 0)).is_err(), "no such chunk");
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_goes_when_its_end_was_sent() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = store_of(dir.path(), &vec![vec![1; 3 << 20]; 20]);
+        let mut kept = KeptChunks::default();
+        for index in 0..20 {
+            kept.part(&store, &read(index, 0)).expect("it is there");
+            assert!(kept.chunks.len() <= CHUNKS_KEPT_MAX && kept.bytes <= CHUNKS_KEPT_BYTES_MAX);
+            assert_eq!(kept.bytes, kept.chunks.iter().map(|(_, chunk)| chunk.len()).sum::<usize>());
+        }
+        let held = kept.chunks.len();
+        kept.part(&store, &read(19, 2 << 20)).expect("its last part");
+        assert_eq!(kept.chunks.len(), held - 1);
     }
 }

@@ -101,11 +101,6 @@ pub enum StorageError {
     ValueTooLarge { what: &'static str, bytes: usize, max: usize },
 
     #[error(
-        "bytes {offset}+{len} lie outside chunk {index} of snapshot {seq}, which has {bytes}: ask for less"
-    )]
-    RangeOutside { seq: u64, index: u32, offset: u64, len: usize, bytes: usize },
-
-    #[error(
         "snapshot {seq} chunk {index} in {} does not match its checksum: delete the snapshot and take or fetch \
          another", path.display()
     )]

@@ -181,21 +181,16 @@ impl SnapshotStore {
     }
 
     pub fn read_chunk(&self, seq: u64, index: u32) -> Result<Vec<u8>, StorageError> {
-        self.with_chunk(seq, index, |bytes| Ok(bytes.to_vec()))
-    }
-
-    /// `len` bytes of a chunk from `offset` on. The whole chunk is verified all the same.
-    pub fn read_chunk_part(
-        &self,
-        seq: u64,
-        index: u32,
-        offset: u64,
-        len: usize,
-    ) -> Result<Vec<u8>, StorageError> {
-        self.with_chunk(seq, index, |bytes| {
-            let part = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)?.get(..len));
-            let outside = StorageError::RangeOutside { seq, index, offset, len, bytes: bytes.len() };
-            part.map(<[u8]>::to_vec).ok_or(outside)
+        self.read(|read| {
+            let chunks = read.open_table(CHUNKS)?;
+            let Some(value) = chunks.get((seq, index))? else {
+                return refused(StorageError::ChunkMissing { seq, index });
+            };
+            let (crc, bytes) = value.value().split_at_checked(CRC_BYTES).unwrap_or_default();
+            if crc != chunk_crc(seq, index, bytes).to_le_bytes() {
+                return refused(StorageError::ChunkDamaged { path: self.path.clone(), seq, index });
+            }
+            Ok(bytes.to_vec())
         })
     }
 
@@ -229,25 +224,6 @@ impl SnapshotStore {
             bytes.extend_from_slice(value);
             write.open_table(META)?.insert(key, &bytes[..])?;
             Ok(())
-        })
-    }
-
-    fn with_chunk<T>(
-        &self,
-        seq: u64,
-        index: u32,
-        use_bytes: impl FnOnce(&[u8]) -> Result<T, StorageError>,
-    ) -> Result<T, StorageError> {
-        self.read(|read| {
-            let chunks = read.open_table(CHUNKS)?;
-            let Some(value) = chunks.get((seq, index))? else {
-                return refused(StorageError::ChunkMissing { seq, index });
-            };
-            let (crc, bytes) = value.value().split_at_checked(CRC_BYTES).unwrap_or_default();
-            if crc != chunk_crc(seq, index, bytes).to_le_bytes() {
-                return refused(StorageError::ChunkDamaged { path: self.path.clone(), seq, index });
-            }
-            Ok(use_bytes(bytes)?)
         })
     }
 

@@ -92,7 +92,11 @@ impl core::fmt::Debug for Bench<'_> {
 
 impl Bench<'_> {
     /// At least `q` different voters said something about this epoch.
-    fn voices<T: Statement>(&self, epoch: Epoch, words: &[Signed<T>]) -> Result<(), VoicesRefusal> {
+    pub(crate) fn voices<T: Statement>(
+        &self,
+        epoch: Epoch,
+        words: &[Signed<T>],
+    ) -> Result<(), VoicesRefusal> {
         if words.len() < self.quorum.q() {
             return Err(VoicesRefusal::TooFew);
         }
@@ -180,14 +184,14 @@ pub(crate) mod tests {
     use dwcp_base::crypto::Ed25519;
     use dwcp_base::{ConfigurationId, Incarnation, Position, ReplicaId, Sequence};
 
-    const CLUSTER: ClusterId = ClusterId([7; 32]);
+    pub(crate) const CLUSTER: ClusterId = ClusterId([7; 32]);
     pub(crate) const EPOCH: Epoch = Epoch(3);
 
-    fn key(id: u8) -> Ed25519 {
+    pub(crate) fn key(id: u8) -> Ed25519 {
         Ed25519::new([id + 1; 32], &[])
     }
 
-    fn speaker(id: u8) -> Speaker {
+    pub(crate) fn speaker(id: u8) -> Speaker {
         Speaker { id: ReplicaId(id), incarnation: Incarnation(0), configuration: ConfigurationId(1) }
     }
 

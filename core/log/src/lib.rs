@@ -1,10 +1,11 @@
 //! The log's own vocabulary: what a root proposal holds, how entries become positions of the virtual log with a hash chain
 //! over all of them, and how a stretch of it is handed to a segment and taken back. Pure data and folding; it knows
-//! neither PBFT nor Raft nor what commands mean. Read `entry`, then `chain`, `segment`, `seal`, `close`, `fold`.
+//! neither PBFT nor Raft nor what commands mean. Read `entry`, then `chain`, `segment`, `seal`, `close`, `anchor`, `fold`.
 #![no_std]
 
 extern crate alloc;
 
+pub mod anchor;
 pub mod chain;
 pub mod close;
 pub mod entry;
@@ -14,6 +15,7 @@ pub mod place;
 pub mod seal;
 pub mod segment;
 
+pub use anchor::{Anchor, AnchorVote};
 pub use chain::VirtualLog;
 pub use close::{Close, CloseProof};
 pub use entry::{Proposal, RootEntry};

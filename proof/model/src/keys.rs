@@ -21,13 +21,19 @@ fn mark(key: &PublicKey, message: &Hash) -> Signature {
     Signature(signature)
 }
 
+/// The key a member votes with.
+#[must_use]
+pub fn vote_key(id: u8) -> PublicKey {
+    key(1, id)
+}
+
 /// What signs as one replica and verifies anybody.
 pub struct KeyedHash(PublicKey);
 
 impl KeyedHash {
     #[must_use]
     pub fn of(id: u8) -> Self {
-        Self(key(1, id))
+        Self(vote_key(id))
     }
 }
 
@@ -57,7 +63,7 @@ pub fn genesis(n: u8) -> Arc<Genesis> {
         .map(|id| Member {
             id: ReplicaId(id),
             incarnation: Incarnation(0),
-            vote_key: key(1, id),
+            vote_key: vote_key(id),
             tls_key: key(2, id),
             peer_address: String::new(),
             client_address: String::new(),

@@ -1,11 +1,12 @@
 //! Runs every model and prints a table; ends with an error when an intact core breaks a claim or a mutated one breaks none.
+//! Of segments the claims that break without a rule must be the very ones that are expected.
 
 use clap::Parser;
 use dwcp_base::{Mutant, Mutants};
-use model::run::{Outcome, Search, normal_case, search, view_changes};
+use model::run::{Outcome, SEGMENT_ENDS, SLIPS, Search, normal_case, search, segment_ends, view_changes};
 use std::process::ExitCode;
 
-/// Checks the real protocol core: the normal case exhaustively, view changes by random walk.
+/// Checks the real protocol core: the normal case and the ends of segments exhaustively, view changes by random walk.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// States of each random walk over the intact core.
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
     );
     let mut as_expected = true;
     let mut report = |outcome: Outcome| {
-        let mutant = outcome.mutant.map_or_else(|| "-".to_string(), |mutant| format!("{mutant:?}"));
+        let mutant = outcome.mutant.as_deref().unwrap_or("-");
         println!(
             "{:<36} {mutant:<26} {:>10} {:>6} {:>8.1}  {}",
             outcome.model,
@@ -64,6 +65,23 @@ fn main() -> ExitCode {
         let (name, liar) = LIARS[1];
         report(search(view_changes(name, liar, off(mutant)), Some(mutant), walk(arguments.mutant_states)));
     }
+    for model in SEGMENT_ENDS {
+        report(segment_ends(model, None));
+    }
+    let mut others = Vec::new();
+    for (slip, model, claims) in SLIPS {
+        let outcome = segment_ends(model, Some(slip));
+        if outcome.broken_claims() != claims {
+            others.push(format!(
+                "{}, {slip:?}: {:?} broke, not {claims:?}",
+                model.0,
+                outcome.broken_claims()
+            ));
+        }
+        report(outcome);
+    }
+    others.iter().for_each(|other| println!("UNEXPECTED: {other}"));
+    as_expected &= others.is_empty();
     if as_expected { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

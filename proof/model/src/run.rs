@@ -2,12 +2,15 @@
 
 use dwcp_base::{Mutant, Mutants};
 use stateright::{Checker, Expectation, HasDiscoveries, Model};
-use std::fmt::Write as _;
+use std::fmt::{Debug, Write as _};
+use std::hash::Hash as StdHash;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::closing::Slip;
 use crate::cluster::{Action, Cluster, Limits, State};
 use crate::keys::genesis;
+use crate::sealing::{ACKNOWLEDGED, ANCHORED, NO_LEADER, SHOWN, SILENCE, Sealing};
 
 /// How a model is searched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +25,8 @@ pub enum Search {
 #[derive(Debug)]
 pub struct Outcome {
     pub model: &'static str,
-    pub mutant: Option<Mutant>,
+    /// The rule that is switched off.
+    pub mutant: Option<String>,
     pub states: usize,
     pub depth: usize,
     pub seconds: f64,
@@ -36,15 +40,21 @@ impl Outcome {
     /// An intact core keeps every claim and reaches everything; a mutated one breaks a claim.
     #[must_use]
     pub fn as_expected(&self) -> bool {
-        match self.mutant {
+        match &self.mutant {
             None => self.broken.is_empty() && self.unreached.is_empty(),
             Some(_) => !self.broken.is_empty(),
         }
     }
 
+    /// The claims that do not hold, in the order of the model.
+    #[must_use]
+    pub fn broken_claims(&self) -> Vec<&'static str> {
+        self.broken.iter().map(|(claim, _)| *claim).collect()
+    }
+
     #[must_use]
     pub fn verdict(&self) -> String {
-        let mut verdict = match (self.broken.first(), self.mutant) {
+        let mut verdict = match (self.broken.first(), &self.mutant) {
             (None, None) => "holds".to_string(),
             (Some((claim, history)), _) => format!("broken in {} steps: {claim}", history.len()),
             (None, Some(_)) => "NOT CAUGHT".to_string(),
@@ -145,6 +155,7 @@ pub fn search(cluster: Cluster, mutant: Option<Mutant>, search: Search) -> Outco
     let began = Instant::now();
     let name = cluster.name;
     let mut builder = cluster.checker();
+    let mutant = mutant.map(|mutant| format!("{mutant:?}"));
     if mutant.is_some() {
         builder = builder.finish_when(HasDiscoveries::AnyFailures);
     }
@@ -157,12 +168,61 @@ pub fn search(cluster: Cluster, mutant: Option<Mutant>, search: Search) -> Outco
     }
 }
 
-fn conclude(
-    checker: impl Checker<Cluster>,
+/// A model of a segment's end: its name, then replicas, liars, terms and entries.
+pub type SegmentEnd = (&'static str, [u8; 4]);
+
+/// The large ones, in which every claim holds.
+pub const SEGMENT_ENDS: [SegmentEnd; 3] = [
+    ("sealing, n = 3, 3 terms", [3, 0, 3, 3]),
+    ("sealing, n = 4, 3 terms", [4, 0, 3, 2]),
+    ("sealing, n = 4, a sealer lies", [4, 1, 3, 3]),
+];
+const THREE: SegmentEnd = ("sealing, n = 3", [3, 0, 2, 2]);
+const THREE_TERMS: SegmentEnd = ("sealing, n = 3, 3 terms", [3, 0, 3, 2]);
+const FOUR: SegmentEnd = ("sealing, n = 4", [4, 0, 2, 2]);
+const FOUR_LIE: SegmentEnd = ("sealing, n = 4, a sealer lies", [4, 1, 2, 2]);
+
+/// Rules that are switched off, where, and every claim that breaks then; the others must hold.
+///
+/// How few reports are too few: with one of three, or one of four, acknowledged entries are lost. Two of four would keep
+/// them, as any two meet any majority, but the segment could go on beside its Close. A vote of a sealed replica loses
+/// nothing by itself, because a leader that nobody may follow commits nothing.
+pub const SLIPS: [(Slip, SegmentEnd, &[&str]); 14] = [
+    (Slip::LongestLog, THREE, &[ACKNOWLEDGED]),
+    (Slip::LongestLog, FOUR, &[ACKNOWLEDGED]),
+    (Slip::Reports(1), THREE, &[ACKNOWLEDGED, SILENCE, NO_LEADER]),
+    (Slip::Reports(1), FOUR, &[ACKNOWLEDGED, SILENCE, NO_LEADER]),
+    (Slip::Reports(2), FOUR, &[SILENCE, NO_LEADER]),
+    (Slip::Reports(2), FOUR_LIE, &[SILENCE, NO_LEADER]),
+    (Slip::SealedVotes, THREE, &[NO_LEADER]),
+    (Slip::SealedVotes, FOUR_LIE, &[NO_LEADER]),
+    (Slip::SealedAppends, THREE, &[ACKNOWLEDGED, SILENCE]),
+    (Slip::SealedAppends, FOUR_LIE, &[SILENCE]),
+    (Slip::BelowAnchor, FOUR_LIE, &[ANCHORED]),
+    (Slip::AnchorByIndexAlone, FOUR_LIE, &[ANCHORED]),
+    (Slip::CloseWithoutData, FOUR_LIE, &[SHOWN]),
+    (Slip::EarlierTermCounts, THREE_TERMS, &[ACKNOWLEDGED]),
+];
+
+/// Every state of every history in which a segment can end.
+#[must_use]
+pub fn segment_ends((name, size): SegmentEnd, slip: Option<Slip>) -> Outcome {
+    let began = Instant::now();
+    // One thread finds the shortest counterexample.
+    let threads = if slip.is_some() { 1 } else { 2 };
+    let checker = Sealing::new(size, slip).checker().threads(threads).spawn_bfs().join();
+    conclude(checker, name, slip.map(|slip| format!("{slip:?}")), began)
+}
+
+fn conclude<M: Model<Action: Debug + Clone + PartialEq>>(
+    checker: impl Checker<M>,
     model: &'static str,
-    mutant: Option<Mutant>,
+    mutant: Option<String>,
     began: Instant,
-) -> Outcome {
+) -> Outcome
+where
+    M::State: StdHash + Clone + PartialEq,
+{
     let mut broken = Vec::new();
     let mut unreached = Vec::new();
     for property in checker.model().properties() {

@@ -3,7 +3,7 @@
 
 use dwcp_base::{Mutant, Mutants};
 use model::claims::{AGREEMENT, ONE_PREPARED};
-use model::run::{Search, normal_case, search, view_changes};
+use model::run::{SLIPS, Search, normal_case, search, segment_ends, view_changes};
 
 #[test]
 fn no_order_of_letters_lets_a_lying_primary_break_the_normal_case() {
@@ -37,4 +37,31 @@ fn view_changes_that_forget_what_was_prepared_are_found_out() {
     let cluster = view_changes("view changes, r1 lies", 1, Mutants::default().with(mutant));
     let outcome = search(cluster, Some(mutant), walk);
     assert!(outcome.broken.iter().any(|(claim, _)| *claim == AGREEMENT), "{}", outcome.verdict());
+}
+
+/// Holds, reaches all it should, and is as large as it was: a model that shrinks proves less and says nothing.
+fn segment_ends_well(size: [u8; 4], states_min: usize) {
+    let outcome = segment_ends(("sealing", size), None);
+    println!("{size:?}: {} states, depth {}", outcome.states, outcome.depth);
+    assert!(outcome.as_expected(), "{size:?}: {}: {:?}", outcome.verdict(), outcome.broken);
+    assert!(outcome.states >= states_min, "{size:?}: the model shrank to {} states", outcome.states);
+}
+
+#[test]
+fn no_close_of_three_or_four_honest_replicas_drops_what_was_acknowledged() {
+    segment_ends_well([3, 0, 3, 2], 190_000);
+    segment_ends_well([4, 0, 2, 2], 36_000);
+}
+
+#[test]
+fn a_lying_sealer_costs_only_what_no_anchor_covers() {
+    segment_ends_well([4, 1, 3, 2], 190_000);
+}
+
+#[test]
+fn every_rule_of_closing_is_missed_by_the_claims_that_rest_on_it() {
+    for (slip, model, claims) in SLIPS {
+        let outcome = segment_ends(model, Some(slip));
+        assert_eq!(outcome.broken_claims(), claims, "{slip:?} in {}", model.0);
+    }
 }

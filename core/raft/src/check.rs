@@ -1,8 +1,8 @@
 //! What must always hold, checked by whoever drives a segment in a test after every step.
 
-use dwcp_log::place::Index;
 use crate::state::{Raft, Role};
 use dwcp_base::Ticket;
+use dwcp_log::place::Index;
 
 impl Raft {
     /// Checks the invariants of the segment's state.

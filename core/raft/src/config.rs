@@ -1,11 +1,11 @@
 //! What one segment is told at birth: who takes part, where it begins, how patient it is and how much it may hold.
 
-use dwcp_log::place::{Index, Place, Term};
 use alloc::vec::Vec;
 use dwcp_base::limits::{MESSAGE_BYTES_MAX, PROPOSAL_BYTES_MAX};
 use dwcp_base::quorum::REPLICAS_MAX;
 use dwcp_base::{Epoch, Micros, Mutants, ReplicaId, SettingsError};
 use dwcp_log::VirtualLog;
+use dwcp_log::place::{Index, Place, Term};
 
 /// How long things may take before somebody acts. All in microseconds of the monotonic clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -3,13 +3,13 @@
 
 use crate::message::{Body, Entry, Payload, Said};
 use crate::node::TransferError;
-use dwcp_log::place::{Index, Place, Term};
 use crate::record::HardState;
 use crate::replicate::{Leadership, Transfer};
 use crate::state::{Owed, Raft, Role};
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use dwcp_base::{Micros, Mutant, Now, ReplicaId, Ticket};
+use dwcp_log::place::{Index, Place, Term};
 
 /// No term reaches this; a forged one beyond it is refused, so numbers do not run out.
 pub(crate) const TERM_MAX: Term = Term(1 << 62);

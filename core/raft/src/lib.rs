@@ -26,12 +26,12 @@ pub mod tickets;
 mod timer;
 
 pub use config::{Limits, SegmentSetup, Timing};
+pub use dwcp_log::place::{Index, Place, Term};
 pub use message::{Body, Conflict, Entry, Kind, Message, Payload, Said};
 pub use node::{
     InstallError, OpenError, ProposeError, RaftMaker, RaftNode, ReadError, SealPoint, Sealed, TransferError,
 };
 pub use output::{Action, Output};
-pub use dwcp_log::place::{Index, Place, Term};
 pub use record::{Border, HardState, Record};
 pub use state::Raft;
 pub use step::OwnRaft;

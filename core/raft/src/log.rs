@@ -2,11 +2,11 @@
 //! and nothing of terms' leaders, commits or disks. Every question costs at most the logarithm of what is held.
 
 use crate::message::{Entry, Kind};
-use dwcp_log::place::{Index, Place, Term};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use dwcp_base::{Hash, Position};
 use dwcp_log::VirtualLog;
+use dwcp_log::place::{Index, Place, Term};
 
 #[derive(Clone, Debug)]
 struct Held {

@@ -1,7 +1,6 @@
 //! What members of a segment say to each other, and the entries they agree on. Who said it is proved by the link; a
 //! message that says nonsense is refused where it is handled, not here.
 
-use dwcp_log::place::{Index, Place, Term};
 use alloc::vec::Vec;
 use borsh::io::{Error, ErrorKind, Read, Result as IoResult};
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -10,6 +9,7 @@ use core::fmt;
 use core::ops::Range;
 use dwcp_base::limits::{MESSAGE_BYTES_MAX, PROPOSAL_BYTES_MAX};
 use dwcp_base::{CodecError, Epoch, Hash, Hasher, LogTime};
+use dwcp_log::place::{Index, Place, Term};
 
 /// Frames in one batch.
 pub const BATCH_FRAMES_MAX: usize = 16_384;

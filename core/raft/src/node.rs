@@ -14,12 +14,12 @@
 use crate::config::SegmentSetup;
 use crate::message::{Body, Entry, Payload};
 use crate::output::Action;
-use dwcp_log::place::{Index, Place, Term};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use core::fmt;
 use dwcp_base::{CodecError, Epoch, Micros, Now, ReplicaId, SettingsError, Ticket};
+use dwcp_log::place::{Index, Place, Term};
 
 /// Where a sealed log ends.
 pub type SealPoint = Place;

@@ -1,10 +1,10 @@
 //! What a segment wants done, in order. Handlers push; the caller drains. Messages and records are bytes here, so that a
 //! foreign Raft can speak its own language behind the same face.
 
-use dwcp_log::place::{Index, Term};
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::{ReplicaId, Ticket};
+use dwcp_log::place::{Index, Term};
 
 /// One effect.
 #[derive(Clone, Debug, PartialEq, Eq)]

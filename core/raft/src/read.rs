@@ -5,11 +5,11 @@
 use crate::message::Said;
 use crate::node::ReadError;
 use crate::output::Action;
-use dwcp_log::place::Index;
 use crate::state::{Raft, Role};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use dwcp_base::{Mutant, Now, ReplicaId, Ticket};
+use dwcp_log::place::Index;
 
 /// Rounds under way at once; beyond it reads gather for the next.
 const ROUNDS_MAX: usize = 32;

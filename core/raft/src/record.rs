@@ -1,11 +1,11 @@
 //! What is written to the node's log before the segment speaks, and therefore what a restart remembers.
 
 use crate::message::{Entry, encode_sized, entries_bytes};
-use dwcp_log::place::{Index, Place, Term};
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
 use dwcp_base::{CodecError, Epoch, ReplicaId, decode};
+use dwcp_log::place::{Index, Place, Term};
 
 /// The promises of Raft figure 2: no vote in earlier terms, and no second one in this.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]

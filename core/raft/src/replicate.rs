@@ -5,13 +5,13 @@
 use crate::log::SegmentLog;
 use crate::message::{Conflict, Entry, Kind, Message, Said};
 use crate::output::{Action, Output};
-use dwcp_log::place::{Index, Place, Term};
 use crate::read::Reads;
 use crate::state::{Raft, Role};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::{Epoch, Micros, Mutant, Now, ReplicaId, Ticket};
+use dwcp_log::place::{Index, Place, Term};
 
 /// What a follower that is being probed was last asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,10 +2,10 @@
 //! more), and the two ways in which the beginning of its log moves: discarding and installing.
 
 use crate::node::{InstallError, Sealed};
-use dwcp_log::place::{Index, Place};
 use crate::record::Record;
 use crate::state::{Owed, Raft, Role};
 use dwcp_base::{Mutant, Now};
+use dwcp_log::place::{Index, Place};
 
 impl Raft {
     /// Sealed, and therefore dumb and deaf.

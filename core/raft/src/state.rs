@@ -6,7 +6,6 @@ use crate::log::SegmentLog;
 use crate::message::{Conflict, Entry, Message, Said};
 use crate::node::OpenError;
 use crate::output::{Action, Output};
-use dwcp_log::place::{Index, Place, Term};
 use crate::record::{Border, HardState, Record};
 use crate::replicate::Leadership;
 use crate::timer::Timers;
@@ -16,6 +15,7 @@ use alloc::format;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::{Chance, Epoch, Mutant, Mutants, Now, ReplicaId, Ticket};
+use dwcp_log::place::{Index, Place, Term};
 
 /// Raft figure 4, with the pre-candidate of thesis section 9.6.
 #[derive(Clone, Debug)]

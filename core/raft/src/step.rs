@@ -9,12 +9,12 @@ use crate::node::{
     body_of,
 };
 use crate::output::Action;
-use dwcp_log::place::{Index, Place, Term};
 use crate::state::{Raft, Role};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::{Micros, Now, ReplicaId, Ticket};
+use dwcp_log::place::{Index, Place, Term};
 
 /// No index reaches this.
 const INDEX_MAX: u64 = 1 << 62;

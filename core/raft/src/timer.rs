@@ -1,9 +1,9 @@
 //! Who acts when nothing is heard: a follower asks to be elected, a leader makes itself heard and steps down when nobody
 //! answers. All moments are the monotonic clock's, all chance is the seed's.
 
-use dwcp_log::place::Term;
 use crate::state::{Raft, Role};
 use dwcp_base::{Micros, Now, ReplicaId};
+use dwcp_log::place::Term;
 
 /// What is waited for. Nothing here survives a crash.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -19,6 +19,9 @@ use crate::keys::{KeyedHash, vote_key};
 /// Entries a log of the model can hold.
 pub const LOG_MAX: usize = 4;
 const FORGED: u8 = 0x80;
+/// The entry that says that its leader appends nothing after it.
+pub const MARKER: u8 = 0x40;
+const TERM: u8 = 0x3f;
 const EPOCH: Epoch = Epoch(1);
 
 /// A segment's log. An honest entry is known by its term and index (a term has one leader, who appends only); what a liar
@@ -60,7 +63,14 @@ impl Log {
     /// The term of its last entry; 0 when it is empty.
     #[must_use]
     pub fn term(&self) -> u8 {
-        self.entries().last().map_or(0, |entry| entry & !FORGED)
+        self.entries().last().map_or(0, |entry| entry & TERM)
+    }
+
+    /// What lies up to and with its first Marker.
+    #[must_use]
+    pub fn marked(&self) -> Option<Self> {
+        let before = self.entries().iter().position(|entry| entry & MARKER != 0)?;
+        Some(self.entries().iter().take(before + 1).fold(Self::default(), |log, entry| log.with(*entry)))
     }
 
     /// Raft section 5.4.1, for the model's own elections.
@@ -84,9 +94,13 @@ impl Log {
 
 impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let forged = |entry: &u8| if entry & FORGED == 0 { "" } else { "!" };
+        let kind = |entry: &u8| match entry & !TERM {
+            0 => "",
+            MARKER => "m",
+            _ => "!",
+        };
         let words: Vec<String> =
-            self.entries().iter().map(|entry| format!("{}{}", entry & !FORGED, forged(entry))).collect();
+            self.entries().iter().map(|entry| format!("{}{}", entry & TERM, kind(entry))).collect();
         write!(f, "[{}]", words.join(" "))
     }
 }
@@ -115,6 +129,10 @@ pub enum Slip {
     /// A leader counts who holds an entry of an earlier term (Raft section 5.4.2 forbids it). Not a rule of closing, but
     /// closing rests on it.
     EarlierTermCounts,
+    /// Who holds a Marker goes on appending and acknowledging after it.
+    MarkerIgnored,
+    /// A Marker ends the segment when anybody holds it, committed or not.
+    MarkerUncommitted,
 }
 
 /// Where a Close can end the segment.
@@ -125,8 +143,8 @@ pub struct Tail {
     pub log: Option<Log>,
 }
 
-/// A question: what honest replicas sealed, and the last Anchor.
-type Asked = (Vec<Log>, Log);
+/// A question: what honest replicas sealed, logs that end with a Marker that was seen committed, and the last Anchor.
+type Asked = (Vec<Log>, Vec<Log>, Log);
 
 /// The judge's bench, and what was judged before: there are many states and few different questions.
 pub struct Closing {
@@ -199,24 +217,31 @@ impl Closing {
     /// # Panics
     /// When another thread of the checker did.
     #[must_use]
-    pub fn possible(&self, mut sealed: Vec<Log>, anchored: Log) -> Arc<Vec<Tail>> {
+    pub fn possible(&self, mut sealed: Vec<Log>, marked: Vec<Log>, anchored: Log) -> Arc<Vec<Tail>> {
         sealed.sort();
-        let asked = (sealed, anchored);
+        let asked = (sealed, marked, anchored);
         if let Some(tails) = self.judged.lock().expect("no thread panicked").get(&asked) {
             return tails.clone();
         }
-        let tails = Arc::new(self.judge_all(&asked.0, &asked.1));
+        let tails = Arc::new(self.judge_all(&asked));
         self.judged.lock().expect("no thread panicked").insert(asked, tails.clone());
         tails
     }
 
-    fn judge_all(&self, sealed: &[Log], anchored: &Log) -> Vec<Tail> {
+    fn judge_all(&self, (sealed, marked, anchored): &Asked) -> Vec<Tail> {
         let honest: Vec<(Signed<Sealed>, Tail)> = (0..)
             .zip(sealed)
             .map(|(id, log)| (report(id, log.place()), Tail { place: log.place(), log: Some(*log) }))
             .collect();
         let segment = self.segment(anchored);
         let mut tails: Vec<Tail> = Vec::new();
+        for log in marked {
+            let tail = Tail { place: log.place(), log: Some(*log) };
+            let close = Close { epoch: EPOCH, tail: tail.place, proof: CloseProof::Marker };
+            if self.can_prepare(&tail, anchored) && self.on_bench(&segment, &close).is_ok() {
+                tails.push(tail);
+            }
+        }
         for members in 0..1_usize << honest.len() {
             let of_them: Vec<_> =
                 (0..honest.len()).filter(|at| members >> at & 1 == 1).map(|at| honest[at]).collect();
@@ -260,12 +285,8 @@ impl Closing {
     }
 
     fn judge(&self, segment: &Segment, tail: &Place, reports: &[Signed<Sealed>]) -> bool {
-        let member = |speaker: Speaker| speaker.id.0 < self.quorum.n();
-        let key_of = |speaker: Speaker| member(speaker).then(|| vote_key(speaker.id.0));
-        let crypto = KeyedHash::of(u8::MAX);
-        let bench = Bench { cluster: CLUSTER, quorum: self.quorum, crypto: &crypto, voters: &key_of };
         let close = Close { epoch: EPOCH, tail: *tail, proof: CloseProof::Reports(reports.to_vec()) };
-        let judged = bench.judge_close(Some(segment), &close);
+        let judged = self.on_bench(segment, &close);
         match (self.slip, judged) {
             (Some(Slip::LongestLog), Ok(()) | Err(CloseRefusal::NotTheBest)) => {
                 let lasts = reports.iter().map(|report| report.said.last);
@@ -276,6 +297,14 @@ impl Closing {
             }
             (_, judged) => judged.is_ok(),
         }
+    }
+
+    fn on_bench(&self, segment: &Segment, close: &Close) -> Result<(), CloseRefusal> {
+        let member = |speaker: Speaker| speaker.id.0 < self.quorum.n();
+        let key_of = |speaker: Speaker| member(speaker).then(|| vote_key(speaker.id.0));
+        let crypto = KeyedHash::of(u8::MAX);
+        let bench = Bench { cluster: CLUSTER, quorum: self.quorum, crypto: &crypto, voters: &key_of };
+        bench.judge_close(Some(segment), close)
     }
 }
 
@@ -301,10 +330,10 @@ mod tests {
         let closing = Closing::new(4, 1, 2, 2, None);
         let unshown = closing.lies.iter().filter(|(_, tail)| tail.log.is_none()).count();
         assert_eq!((closing.lies.len(), unshown), (23, 9), "6 true, 8 made up, 9 phantoms");
-        let tails = closing.possible(vec![log(&[1]); 2], Log::default());
+        let tails = closing.possible(vec![log(&[1]); 2], vec![], Log::default());
         let made_up = Some(log(&[1, 3 | FORGED]));
         assert!(tails.iter().any(|tail| tail.log == made_up), "it shows what it made up: {tails:?}");
         assert!(tails.iter().all(|tail| tail.log.is_some()));
-        assert_eq!(*closing.possible(vec![log(&[1])], Log::default()), [], "two reports of three");
+        assert_eq!(*closing.possible(vec![log(&[1])], vec![], Log::default()), [], "two reports of three");
     }
 }

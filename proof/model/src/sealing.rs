@@ -1,6 +1,7 @@
 //! The end of a Raft segment, checked against every short history of an abstract Raft: elections vote by vote, appends
 //! that are under way for ever, acknowledgements that count at the earliest moment, seals at any replica at any time, and
-//! Anchors. In every state all Closes that can be built from what was sealed so far are looked at (see `closing`).
+//! Anchors, and Markers if the model has them. In every state all Closes that can be built from what was sealed so far
+//! are looked at (see `closing`).
 //!
 //! Left out because it only takes possibilities away: terms that are heard of without a vote, and elections that nobody
 //! wins. A replica that hears nothing does the same. The liar votes for everybody and acknowledges everything at once; it
@@ -9,7 +10,7 @@
 use stateright::{Model, Property};
 use std::sync::Arc;
 
-use crate::closing::{Closing, LOG_MAX, Log, Slip, Tail};
+use crate::closing::{Closing, LOG_MAX, Log, MARKER, Slip, Tail};
 
 /// Terms a model can have.
 pub const TERMS_MAX: usize = 3;
@@ -55,31 +56,70 @@ pub struct State {
 /// What may happen next; each replica is named by its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    Stand { at: u8, log: Log, term: u8 },
-    Vote { at: u8, log: Log, term: u8 },
-    Append { at: u8, log: Log },
-    Take { at: u8, log: Log, leaders: Log, term: u8 },
-    Anchor { holds: Log },
-    Seal { at: u8, log: Log },
+    Stand {
+        at: u8,
+        log: Log,
+        term: u8,
+    },
+    Vote {
+        at: u8,
+        log: Log,
+        term: u8,
+    },
+    Append {
+        at: u8,
+        log: Log,
+    },
+    /// The leader appends a Marker.
+    Mark {
+        at: u8,
+        log: Log,
+    },
+    Take {
+        at: u8,
+        log: Log,
+        leaders: Log,
+        term: u8,
+    },
+    Anchor {
+        holds: Log,
+    },
+    Seal {
+        at: u8,
+        log: Log,
+    },
+}
+
+/// How much a model has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    pub replicas: u8,
+    /// 0 or 1.
+    pub liars: u8,
+    pub terms: u8,
+    pub entries: u8,
+    /// Leaders may end the segment by a Marker.
+    pub markers: bool,
 }
 
 #[derive(Debug)]
 pub struct Sealing {
     terms: u8,
     entries: u8,
+    markers: bool,
     closing: Closing,
 }
 
 impl Sealing {
-    /// `n` replicas, of which `f` (0 or 1) lie.
-    ///
     /// # Panics
     /// When the model has no room for so much.
     #[must_use]
-    pub fn new([n, f, terms, entries]: [u8; 4], slip: Option<Slip>) -> Self {
-        assert!(f <= 1 && usize::from(terms) <= TERMS_MAX, "the model has one liar and few terms");
+    pub fn new(size: Size, slip: Option<Slip>) -> Self {
+        let Size { replicas, liars, terms, entries, markers } = size;
+        assert!(liars <= 1 && usize::from(terms) <= TERMS_MAX, "the model has one liar and few terms");
         assert!(usize::from(entries) <= LOG_MAX, "the model has short logs");
-        Self { terms, entries, closing: Closing::new(n, f, terms, entries, slip) }
+        let closing = Closing::new(replicas, liars, terms, entries, slip);
+        Self { terms, entries, markers, closing }
     }
 
     #[must_use]
@@ -100,8 +140,22 @@ impl Sealing {
     }
 
     fn closes(&self, state: &State) -> Arc<Vec<Tail>> {
-        let sealed = state.replicas.iter().filter_map(|replica| replica.sealed).collect();
-        self.closing.possible(sealed, state.anchored)
+        let mut marked: Vec<Log> = state.committed.marked().into_iter().collect();
+        if self.slips(Slip::MarkerUncommitted) {
+            marked = state.replicas.iter().filter_map(|replica| replica.log.marked()).collect();
+        }
+        self.closing.possible(state.sealed(), marked, state.anchored)
+    }
+
+    /// The Closes without those that rest on a Marker.
+    fn collected(&self, state: &State) -> Arc<Vec<Tail>> {
+        self.closing.possible(state.sealed(), Vec::new(), state.anchored)
+    }
+
+    /// How much of its log a replica may say it holds: nothing past a Marker.
+    fn acknowledges(&self, log: &Log) -> u8 {
+        let marked = log.marked().filter(|_| !self.slips(Slip::MarkerIgnored));
+        marked.map_or(log.len(), |marked| marked.len())
     }
 
     fn possible(&self, state: &State, actions: &mut Vec<Action>) {
@@ -135,7 +189,14 @@ impl Sealing {
                     }));
                 }
                 if leads && election.won && is_open && log.len() < self.entries {
-                    actions.push(Action::Append { at, log });
+                    // After an earlier leader's Marker there is the new leader's empty entry, and nothing else.
+                    let begins = log.term() < term || self.slips(Slip::MarkerIgnored);
+                    if log.marked().is_none() || begins {
+                        actions.push(Action::Append { at, log });
+                    }
+                    if self.markers && log.marked().is_none() {
+                        actions.push(Action::Mark { at, log });
+                    }
                 }
             }
             if is_open {
@@ -157,7 +218,7 @@ impl Sealing {
             Action::Stand { at, log, term } => {
                 let replica = &mut state.replicas[usize::from(at)];
                 (replica.term, replica.stands) = (term, true);
-                replica.acknowledged[usize::from(term) - 1] = log.len();
+                replica.acknowledged[usize::from(term) - 1] = self.acknowledges(&log);
                 *state.election(term) = Election { log: Some(log), votes: 1, won: false };
             }
             Action::Vote { at, term, .. } => {
@@ -165,12 +226,13 @@ impl Sealing {
                 (replica.term, replica.stands) = (term, false);
                 state.election(term).votes += 1;
             }
-            Action::Append { at, log } => {
+            Action::Append { at, log } | Action::Mark { at, log } => {
+                let marker = if matches!(action, Action::Mark { .. }) { MARKER } else { 0 };
                 let replica = &mut state.replicas[usize::from(at)];
                 let term = replica.term;
-                replica.log = log.with(term);
-                replica.acknowledged[usize::from(term) - 1] = replica.log.len();
-                state.election(term).log = Some(log.with(term));
+                replica.log = log.with(term | marker);
+                replica.acknowledged[usize::from(term) - 1] = self.acknowledges(&replica.log);
+                state.election(term).log = Some(log.with(term | marker));
             }
             Action::Take { at, leaders, term, .. } => {
                 let replica = &mut state.replicas[usize::from(at)];
@@ -181,7 +243,7 @@ impl Sealing {
                 if !replica.log.starts_with(&leaders) {
                     replica.log = leaders;
                 }
-                replica.acknowledged[usize::from(term) - 1] = leaders.len();
+                replica.acknowledged[usize::from(term) - 1] = self.acknowledges(&leaders);
             }
             Action::Anchor { holds } => state.anchored = holds,
             Action::Seal { at, log } => state.replicas[usize::from(at)].sealed = Some(log),
@@ -202,7 +264,7 @@ impl Sealing {
             let election = state.election(term);
             if !election.won && self.is_majority(election.votes.into()) {
                 election.won = true;
-                state.late_election |= !self.closes(before).is_empty();
+                state.late_election |= !self.collected(before).is_empty();
             }
             let (Some(log), true) = (state.election(term).log, state.election(term).won) else { continue };
             let holders = |len| {
@@ -233,6 +295,10 @@ impl State {
         self.replicas.iter().any(stands)
     }
 
+    fn sealed(&self) -> Vec<Log> {
+        self.replicas.iter().filter_map(|replica| replica.sealed).collect()
+    }
+
     fn election(&mut self, term: u8) -> &mut Election {
         &mut self.terms[usize::from(term) - 1]
     }
@@ -246,7 +312,7 @@ pub const ACKNOWLEDGED: &str = "no Close drops what was acknowledged";
 pub const ANCHORED: &str = "no Close drops what is anchored";
 /// Once a Close can be built nothing is acknowledged any more.
 pub const SILENCE: &str = "silence after the seals";
-/// Once a Close can be built nobody becomes leader any more.
+/// Once the reports suffice for a Close nobody becomes leader any more.
 pub const NO_LEADER: &str = "nobody is elected after the seals";
 /// Somebody has the log that a Close names.
 pub const SHOWN: &str = "a Close names a log that can be shown";
@@ -295,6 +361,11 @@ fn a_later_leader_commits(_: &Sealing, state: &State) -> bool {
     state.committed.term() > 1 && state.committed.prefix(1).term() < state.committed.term()
 }
 
+fn marker_or_reports(model: &Sealing, state: &State) -> bool {
+    let collected = model.collected(state);
+    !collected.is_empty() && model.closes(state).iter().any(|tail| !collected.contains(tail))
+}
+
 /// What `trust = crash` means: a liar among the sealers costs what no Anchor covers.
 fn a_lie_costs_an_acknowledgement(model: &Sealing, state: &State) -> bool {
     !keeps(model, state, &state.committed)
@@ -339,6 +410,10 @@ impl Model for Sealing {
             Property::sometimes("two different Closes", two_closes),
             Property::sometimes("a later leader commits an earlier one's entry", a_later_leader_commits),
         ];
+        if self.markers {
+            properties
+                .push(Property::sometimes("a Marker and the reports end it differently", marker_or_reports));
+        }
         if self.liars() > 0 {
             let costs = a_lie_costs_an_acknowledgement;
             properties.push(Property::sometimes("a lie costs an acknowledgement", costs));

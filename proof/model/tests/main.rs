@@ -4,6 +4,7 @@
 use dwcp_base::{Mutant, Mutants};
 use model::claims::{AGREEMENT, ONE_PREPARED};
 use model::run::{SLIPS, Search, normal_case, search, segment_ends, view_changes};
+use model::sealing::Size;
 
 #[test]
 fn no_order_of_letters_lets_a_lying_primary_break_the_normal_case() {
@@ -40,7 +41,8 @@ fn view_changes_that_forget_what_was_prepared_are_found_out() {
 }
 
 /// Holds, reaches all it should, and is as large as it was: a model that shrinks proves less and says nothing.
-fn segment_ends_well(size: [u8; 4], states_min: usize) {
+fn segment_ends_well([replicas, liars, terms, entries]: [u8; 4], markers: bool, states_min: usize) {
+    let size = Size { replicas, liars, terms, entries, markers };
     let outcome = segment_ends(("sealing", size), None);
     println!("{size:?}: {} states, depth {}", outcome.states, outcome.depth);
     assert!(outcome.as_expected(), "{size:?}: {}: {:?}", outcome.verdict(), outcome.broken);
@@ -49,13 +51,20 @@ fn segment_ends_well(size: [u8; 4], states_min: usize) {
 
 #[test]
 fn no_close_of_three_or_four_honest_replicas_drops_what_was_acknowledged() {
-    segment_ends_well([3, 0, 3, 2], 190_000);
-    segment_ends_well([4, 0, 2, 2], 36_000);
+    segment_ends_well([3, 0, 3, 2], false, 190_000);
+    segment_ends_well([4, 0, 2, 2], false, 36_000);
+}
+
+#[test]
+fn a_marker_and_the_reports_keep_the_same_acknowledgements() {
+    segment_ends_well([3, 0, 2, 3], true, 97_000);
+    segment_ends_well([4, 0, 2, 2], true, 85_000);
+    segment_ends_well([4, 1, 2, 2], true, 15_000);
 }
 
 #[test]
 fn a_lying_sealer_costs_only_what_no_anchor_covers() {
-    segment_ends_well([4, 1, 3, 2], 190_000);
+    segment_ends_well([4, 1, 3, 2], false, 190_000);
 }
 
 #[test]

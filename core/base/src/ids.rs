@@ -63,6 +63,14 @@ number!(
     Position, u64, "g"
 );
 number!(
+    /// Raft's term: the number of a leadership within one epoch. 0 is before the first.
+    Term, u64, "T"
+);
+number!(
+    /// A place within a segment. The first entry has index 1; 0 is the segment's base.
+    Index, u64, "x"
+);
+number!(
     /// A durability ticket: everything persisted up to and including it must be on disk before what waits for it leaves.
     /// Ticket 0 waits for nothing.
     Ticket, u64, "t"
@@ -73,6 +81,14 @@ impl View {
     #[must_use]
     pub fn primary(self, n: u8) -> ReplicaId {
         ReplicaId(u8::try_from(self.0 % u64::from(n)).expect("n fits a byte"))
+    }
+}
+
+impl Index {
+    /// The one before this one; 0 before 1 and before 0.
+    #[must_use]
+    pub fn before(self) -> Self {
+        Self(self.0.saturating_sub(1))
     }
 }
 

@@ -22,7 +22,9 @@ pub use chance::Chance;
 pub use codec::{CodecError, decode, encode};
 pub use configuration::{Configuration, Genesis, Member, Policy, SettingsError, Trust};
 pub use crypto::{Crypto, Hash, Hasher, PublicKey, Signature, SigningKind, signing_hash};
-pub use ids::{ClusterId, ConfigurationId, Epoch, Incarnation, Position, ReplicaId, Sequence, Ticket, View};
+pub use ids::{
+    ClusterId, ConfigurationId, Epoch, Incarnation, Index, Position, ReplicaId, Sequence, Term, Ticket, View,
+};
 pub use mutants::{Mutant, Mutants};
 pub use quorum::Quorum;
 pub use time::{LogTime, Micros, Now};

@@ -28,7 +28,7 @@ pub fn read(name: String, config_file: &Path) -> Outcome<NodeView> {
         page = next_page(KvReply::decode(&bytes)?, &mut holding)?;
     }
     let digest = (status.state_digest_sequence.0, hex::encode(status.state_digest.0));
-    Ok(NodeView { name, holding, digest })
+    Ok(NodeView { name, on_disk: true, holding, digest })
 }
 
 /// All of them; a disk that cannot be read is a finding like any other.

@@ -279,7 +279,7 @@ impl<'a> Story<'a> {
                 page = next_page(link.query(node, &command).await?, &mut holding)?;
             }
             let digest = (status.state_digest_sequence.0, hex::encode(status.state_digest.0));
-            nodes.push(NodeView { name: format!("node {node}"), holding, digest });
+            nodes.push(NodeView { name: format!("node {node}"), on_disk: false, holding, digest });
         }
         Ok((agreed, nodes))
     }

@@ -290,6 +290,5 @@ fn change(kept: &Path, command: &[&str]) -> String {
 }
 
 fn free_ports(count: usize) -> Vec<u16> {
-    let held: Vec<_> = (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    held.iter().map(|port| port.local_addr().unwrap().port()).collect()
+    dwcp::init::free_ports(std::net::Ipv4Addr::LOCALHOST.into(), count).expect("there are ports")
 }

@@ -20,7 +20,7 @@ use dwcp_storage::{DataDir, Identity, StorageError, WalSettings};
 use dwcp_transport::TlsIdentity;
 
 pub use self::order::{Replacement, read_order, replacement};
-pub use self::trial::{Ports, TrialCluster, TrialNode, TrialOptions, trial_cluster};
+pub use self::trial::{Ports, TrialCluster, TrialNode, TrialOptions, free_ports, trial_cluster};
 
 use crate::genesis_file::{
     GenesisError, check, genesis_text, member_block, principal_block, quoted, read_genesis, read_members,

@@ -8,6 +8,7 @@
 //! ```
 
 use std::fmt::Write;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
@@ -131,15 +132,33 @@ fn choose_ports(nodes: usize, ip: IpAddr, ports: Ports) -> Result<Vec<Listen>, I
             let last_port = u16::try_from(last).ok().filter(|_| first != 0);
             (first..=last_port.ok_or(InitError::PortsExceeded { first, last })?).collect()
         }
-        Ports::Free => {
-            // All are held until all are known, so that none is given twice.
-            let held: Result<Vec<_>, _> = (0..count).map(|_| TcpListener::bind((ip, 0))).collect();
-            let ports = held.and_then(|held| held.iter().map(|port| Ok(port.local_addr()?.port())).collect());
-            ports.map_err(|source| InitError::NoFreePort { ip, source })?
-        }
+        Ports::Free => free_ports(ip, count).map_err(|source| InitError::NoFreePort { ip, source })?,
     };
     let at = |port| SocketAddr::new(ip, port);
     Ok(chosen.chunks(3).map(|p| Listen { peer: at(p[0]), client: at(p[1]), http: at(p[2]) }).collect())
+}
+
+/// Ports that nobody listens on now. They lie below those the system gives to outgoing connections: one of those may be
+/// taken by any program's call in the moment when a node is down. Where they begin to be looked for is chance.
+///
+/// # Errors
+/// When there are not so many.
+pub fn free_ports(ip: IpAddr, count: usize) -> io::Result<Vec<u16>> {
+    const LOWEST: u16 = 10_240;
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let first_given = range.split_whitespace().next().and_then(|port| port.parse().ok()).unwrap_or(32_768);
+    let span = u32::from(u16::saturating_sub(first_given, LOWEST));
+    let mut seed = [0; 2];
+    getrandom::fill(&mut seed).map_err(io::Error::other)?;
+    let start = u32::from(u16::from_le_bytes(seed));
+    let candidates = (0..span).filter_map(|step| u16::try_from(u32::from(LOWEST) + (start + step) % span).ok());
+    // All are held until all are known. Last come those that the system gives, in case all others are taken.
+    let mut held: Vec<TcpListener> =
+        candidates.filter_map(|port| TcpListener::bind((ip, port)).ok()).take(count).collect();
+    while held.len() < count {
+        held.push(TcpListener::bind((ip, 0))?);
+    }
+    held.iter().map(|port| Ok(port.local_addr()?.port())).collect()
 }
 
 /// What a client must know: whom to reach, by which key to recognise them, and as whom to speak.

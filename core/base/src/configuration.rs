@@ -20,12 +20,79 @@ pub enum Trust {
     Byzantine,
 }
 
+/// What kind of network lies between the members, as the operator orders it: which protocol may extend the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
+#[borsh(use_discriminant = false)]
+pub enum NetworkMode {
+    /// One datacenter: a segment is always open, and another follows when one fails.
+    Datacenter,
+    /// The open internet: the root log alone.
+    Internet,
+    /// Changes by the hour: a segment while it moves, the root log when it does not.
+    Hybrid,
+}
+
+impl NetworkMode {
+    /// The word in settings, on the command line and in figures.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Datacenter => "datacenter",
+            Self::Internet => "internet",
+            Self::Hybrid => "hybrid",
+        }
+    }
+}
+
+impl fmt::Display for NetworkMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// When a command is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
+#[borsh(use_discriminant = false)]
+pub enum Ack {
+    /// As soon as it is committed by the protocol that ordered it.
+    Majority,
+    /// Once a certificate of the root covers it: in a segment, an Anchor.
+    Anchored,
+}
+
 /// The signed, ordered policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
 pub struct Policy {
     pub trust: Trust,
     pub quorum: Quorum,
+    /// Whether Raft segments may be opened at all. Without effect under `Trust::Byzantine`, which never allows them.
+    pub raft: bool,
+    /// For commands that do not say themselves.
+    pub default_ack: Ack,
 }
+
+impl Policy {
+    /// Everything that this trust allows.
+    #[must_use]
+    pub const fn new(trust: Trust, quorum: Quorum) -> Self {
+        Self { trust, quorum, raft: true, default_ack: Ack::Majority }
+    }
+
+    /// The root log alone, whatever the mode.
+    #[must_use]
+    pub const fn root_only(trust: Trust, quorum: Quorum) -> Self {
+        Self { raft: false, ..Self::new(trust, quorum) }
+    }
+
+    /// Whether a segment among members that only crash may be opened: trust is policy, never measurement.
+    #[must_use]
+    pub fn allows_raft(&self) -> bool {
+        self.raft && self.trust == Trust::Crash
+    }
+}
+
+/// Milliseconds without a forced Close after which hybrid mode tries a segment again: the default.
+pub const CALM_MS: u64 = 10_000;
 
 /// One member as the configuration knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
@@ -75,6 +142,11 @@ pub struct Genesis {
     pub name: String,
     pub created_unix_ms: u64,
     pub policy: Policy,
+    /// The mode until the operator orders another.
+    pub mode: NetworkMode,
+    /// How long hybrid mode stays in the root log after a segment was forced to close, in milliseconds of log time; each
+    /// further failure doubles it. 0 to 3,600,000; [`CALM_MS`] unless set.
+    pub calm_ms: u64,
     /// In order of id, `0..n`.
     pub members: Vec<Member>,
     pub principals: Vec<Principal>,
@@ -103,6 +175,10 @@ impl Genesis {
         }
         if self.policy.trust == Trust::Byzantine && quorum.n() < 4 {
             return Err(SettingsError::TooFewForByzantine);
+        }
+        check_mode(self.mode, &self.policy)?;
+        if self.calm_ms > 3_600_000 {
+            return Err(SettingsError::Genesis("calm_ms must be 0 to 3600000"));
         }
         if self.version != 1 {
             return Err(SettingsError::Genesis("the genesis format version is not 1: upgrade this program"));
@@ -145,6 +221,23 @@ impl Genesis {
             });
         }
         Ok(())
+    }
+}
+
+/// Whether a cluster under this policy may run in this mode.
+///
+/// # Errors
+/// Why not.
+pub fn check_mode(mode: NetworkMode, policy: &Policy) -> Result<(), SettingsError> {
+    match mode {
+        NetworkMode::Datacenter if policy.trust == Trust::Byzantine => {
+            Err(SettingsError::Genesis("datacenter mode trusts every member: it needs trust = crash"))
+        }
+        NetworkMode::Datacenter if !policy.raft => {
+            Err(SettingsError::Genesis("datacenter mode runs Raft, which the policy does not allow"))
+        }
+        NetworkMode::Internet if policy.quorum.n() < 4 => Err(SettingsError::TooFewForByzantine),
+        NetworkMode::Datacenter | NetworkMode::Internet | NetworkMode::Hybrid => Ok(()),
     }
 }
 

@@ -101,6 +101,7 @@ pub enum SigningKind {
     Sealed = 14,
     Suspect = 15,
     AnchorVote = 16,
+    ModeOrder = 17,
 }
 
 /// The 32 bytes that are signed: cluster, kind, body. The body carries view, sequence, configuration and incarnation.

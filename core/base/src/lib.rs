@@ -20,7 +20,7 @@ pub mod time;
 
 pub use chance::Chance;
 pub use codec::{CodecError, decode, encode};
-pub use configuration::{Configuration, Genesis, Member, Policy, SettingsError, Trust};
+pub use configuration::{Ack, Configuration, Genesis, Member, NetworkMode, Policy, SettingsError, Trust};
 pub use crypto::{Crypto, Hash, Hasher, PublicKey, Signature, SigningKind, signing_hash};
 pub use ids::{
     ClusterId, ConfigurationId, Epoch, Incarnation, Index, Position, ReplicaId, Sequence, Term, Ticket, View,

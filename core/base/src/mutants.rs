@@ -89,6 +89,22 @@ pub enum Mutant {
     RaftMarkerHolderConfirmsReads,
     /// Raft: a sealed member goes on taking part.
     RaftIgnoresSeal,
+    /// A Close is prepared though the last Anchor is not in the log that ends there.
+    CloseBelowAnchor,
+    /// A replica says where its log ends before that is durable.
+    SealBeforeSync,
+    /// f + 1 complaints stop a segment.
+    WeakSuspect,
+    /// A Close is prepared without its entries.
+    CloseWithoutData,
+    /// Anchors are executed unjudged and compared with nothing.
+    AnchorUnchecked,
+    /// What was deferred is executed before the segment's own entries.
+    DeferredFirst,
+    /// A root checkpoint covers the live state while a segment is open.
+    LiveCheckpoint,
+    /// Commands that come back from a segment's end are forgotten.
+    PoolForgetsAtClose,
 }
 
 impl Mutant {
@@ -141,6 +157,18 @@ impl Mutant {
         Self::RaftLeaseReads,
         Self::RaftMarkerHolderConfirmsReads,
         Self::RaftIgnoresSeal,
+    ];
+
+    /// Those of opening, anchoring and ending a segment.
+    pub const SEGMENT: &'static [Self] = &[
+        Self::CloseBelowAnchor,
+        Self::SealBeforeSync,
+        Self::WeakSuspect,
+        Self::CloseWithoutData,
+        Self::AnchorUnchecked,
+        Self::DeferredFirst,
+        Self::LiveCheckpoint,
+        Self::PoolForgetsAtClose,
     ];
 }
 

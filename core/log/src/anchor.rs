@@ -3,7 +3,7 @@
 //! that computed something else learns it here. Pure functions of signed words.
 
 use crate::close::{Bench, VoicesRefusal};
-use crate::place::{Index, Place};
+use crate::place::{Index, Place, Term};
 use crate::seal::{Signed, Speaker, Statement};
 use crate::segment::AnchorPoint;
 use alloc::vec::Vec;
@@ -15,6 +15,8 @@ use dwcp_base::{Epoch, Hash, SigningKind};
 pub struct Held {
     pub epoch: Epoch,
     pub index: Index,
+    /// Of the entry at `index`. The chain covers it; it stands here for whoever continues a log from this place.
+    pub term: Term,
     /// The chain of the virtual log with that Tick.
     pub chain: Hash,
     /// The digest of the state after it.
@@ -61,7 +63,13 @@ impl Anchor {
     /// Where the segment is anchored if this counts. The number is the fold's to give.
     #[must_use]
     pub fn point(&self) -> AnchorPoint {
-        AnchorPoint { number: 0, index: self.held.index, chain: self.held.chain, state: self.held.state }
+        AnchorPoint {
+            number: 0,
+            index: self.held.index,
+            term: self.held.term,
+            chain: self.held.chain,
+            state: self.held.state,
+        }
     }
 
     /// The median of the signed clocks, the lower one of two: with at most f liars among `q` voters it lies between the
@@ -116,7 +124,13 @@ mod tests {
     use crate::close::tests::{CLUSTER, EPOCH, key, place, speaker, with_bench};
 
     fn held() -> Held {
-        Held { epoch: EPOCH, index: Index(12), chain: place(2, 12).chain, state: Hash::of(b"state") }
+        Held {
+            epoch: EPOCH,
+            index: Index(12),
+            term: Term(2),
+            chain: place(2, 12).chain,
+            state: Hash::of(b"state"),
+        }
     }
 
     fn vote(id: u8, held: Held, clock_ms: u64) -> Signed<AnchorVote> {

@@ -225,9 +225,14 @@ pub(crate) mod tests {
         let base = VirtualLog { position: Position(100), chain: Hash::of(b"base") };
         let members = (0..5).map(ReplicaId).collect();
         let open = Open { protocol: Protocol::Raft, first_leader: None, members };
-        let mut segment = Segment::new(EPOCH, Sequence(9), base, open);
-        segment.anchor =
-            AnchorPoint { number: 2, index: Index(10), chain: place(1, 10).chain, state: Hash::ZERO };
+        let mut segment = Segment::new(EPOCH, Sequence(9), base, Hash::ZERO, open);
+        segment.anchor = AnchorPoint {
+            number: 2,
+            index: Index(10),
+            term: Term(1),
+            chain: place(1, 10).chain,
+            state: Hash::ZERO,
+        };
         segment
     }
 

@@ -1,7 +1,11 @@
 //! What one slot of the root log holds. Client frames are opaque here: bytes whose signature and meaning are checked
 //! by whoever prepares and executes them.
 
-use crate::order::SignedMemberOrder;
+use crate::anchor::Anchor;
+use crate::close::Close;
+use crate::order::{SignedMemberOrder, SignedModeOrder, SignedPolicyOrder};
+use crate::segment::Open;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
@@ -9,14 +13,28 @@ use dwcp_base::codec::CodecError;
 use dwcp_base::limits::{PROPOSAL_BYTES_MAX, PROPOSAL_ENTRIES_MAX};
 use dwcp_base::{Hash, Hasher, LogTime, decode, encode};
 
-/// One entry of the root log. Discriminants are part of the format and are never reused: 2 to 7 are kept for Switch,
-/// Decide, Mode, Anchor, Report and Policy, 9 for Evidence.
+/// Ends the open segment, opens another, or both: all or nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
+pub struct Switch {
+    pub close: Option<Close>,
+    pub open: Option<Open>,
+}
+
+/// One entry of the root log. Discriminants are part of the format and are never reused: 3 is kept for Decide, 6 for
+/// Report, 9 for Evidence.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
 #[borsh(use_discriminant = true)]
 #[repr(u8)]
 pub enum RootEntry {
     /// Client frames, each signed by its session or principal; executed in this order.
     Batch(Vec<Bytes>) = 1,
+    Switch(Box<Switch>) = 2,
+    /// The operator says what the network is.
+    Mode(SignedModeOrder) = 4,
+    /// `q` replicas held and computed the same at one place of the open segment.
+    Anchor(Box<Anchor>) = 5,
+    /// The operator says what is trusted.
+    Policy(SignedPolicyOrder) = 7,
     /// An operator replaces a member's lost disk by a new incarnation.
     Member(SignedMemberOrder) = 8,
     /// Nothing: it only moves the window on. (Log time passes with a batch, which may be empty.)
@@ -95,7 +113,7 @@ mod tests {
         bytes.push(0);
         assert!(Proposal::from_payload(&Bytes::from(bytes.clone())).is_err());
         bytes.pop();
-        *bytes.last_mut().expect("the discriminant is last") = 2;
+        *bytes.last_mut().expect("the discriminant is last") = 3;
         assert!(Proposal::from_payload(&Bytes::from(bytes)).is_err());
     }
 }

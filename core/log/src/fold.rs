@@ -172,11 +172,12 @@ impl Fold {
         self.log.append(digest)
     }
 
-    /// An Open was ordered at `sequence`. Its epoch and base are what the fold says they are.
+    /// An Open was ordered at `sequence`. Its epoch and base are what the fold says they are; `state` is the digest of the
+    /// state there.
     ///
     /// # Errors
     /// Why no segment opens.
-    pub fn open(&mut self, sequence: Sequence, open: Open) -> Result<&Segment, OpenRefusal> {
+    pub fn open(&mut self, sequence: Sequence, state: Hash, open: Open) -> Result<&Segment, OpenRefusal> {
         if self.segment.is_some() {
             return Err(OpenRefusal::AnotherIsOpen);
         }
@@ -187,7 +188,7 @@ impl Fold {
         }
         let epoch = Epoch(self.epoch.0.checked_add(1).ok_or(OpenRefusal::EpochsRunOut)?);
         self.epoch = epoch;
-        Ok(self.segment.insert(Segment::new(epoch, sequence, self.log, open)))
+        Ok(self.segment.insert(Segment::new(epoch, sequence, self.log, state, open)))
     }
 
     /// A Close was ordered. Only the first valid one of an epoch ends it.
@@ -248,7 +249,7 @@ mod tests {
     fn third_epoch() -> Fold {
         let mut fold = Fold { epoch: Epoch(2), ..Fold::default() };
         assert_eq!(batch(&mut fold, 1, vec![frame(1, 5)]), BatchFate::Appended(Position(1)));
-        fold.open(Sequence(2), open()).expect("nothing is open");
+        fold.open(Sequence(2), Hash::ZERO, open()).expect("nothing is open");
         fold
     }
 
@@ -284,7 +285,7 @@ mod tests {
         end(&mut fold).expect("q reports");
         let after = fold.clone();
         assert_eq!(end(&mut fold), Err(CloseRefusal::NoSegment));
-        fold.open(Sequence(9), open()).expect("nothing is open");
+        fold.open(Sequence(9), Hash::ZERO, open()).expect("nothing is open");
         assert_eq!(end(&mut fold), Err(CloseRefusal::OtherEpoch), "it says nothing of the next epoch");
         assert_eq!((fold.epoch(), after.epoch()), (Epoch(4), Epoch(3)));
         assert_eq!(fold.segment().expect("it is open").base, after.log(), "the base follows from the fold");
@@ -296,13 +297,13 @@ mod tests {
         let refused = |fold: &mut Fold, change: fn(&mut Open)| {
             let mut given = open();
             change(&mut given);
-            fold.open(Sequence(1), given).expect_err("it makes no sense")
+            fold.open(Sequence(1), Hash::ZERO, given).expect_err("it makes no sense")
         };
         assert_eq!(refused(&mut fold, |open| open.members.clear()), OpenRefusal::Members);
         assert_eq!(refused(&mut fold, |open| open.members.swap(0, 1)), OpenRefusal::Members);
         assert_eq!(refused(&mut fold, |open| open.first_leader = Some(ReplicaId(9))), OpenRefusal::Members);
         assert_eq!(fold, Fold::default());
-        fold.open(Sequence(1), open()).expect("nothing is open");
+        fold.open(Sequence(1), Hash::ZERO, open()).expect("nothing is open");
         assert_eq!(refused(&mut fold, |_| {}), OpenRefusal::AnotherIsOpen);
     }
 
@@ -318,7 +319,7 @@ mod tests {
         let BatchFate::Deferred { refused } = batch(&mut fold, 7, mebibytes(4)) else { panic!("it is open") };
         assert!(refused > 50 && fold.deferred().bytes() <= DEFERRED_BYTES_MAX as u64, "{refused}");
         end(&mut fold).expect("q reports");
-        fold.open(Sequence(9), open()).expect("nothing is open");
+        fold.open(Sequence(9), Hash::ZERO, open()).expect("nothing is open");
         assert_eq!(batch(&mut fold, 10, vec![frame(1, 1)]), BatchFate::Deferred { refused: 0 }, "room again");
     }
 

@@ -18,7 +18,11 @@ pub mod segment;
 pub use anchor::{Anchor, AnchorVote};
 pub use chain::VirtualLog;
 pub use close::{Close, CloseProof};
-pub use entry::{Proposal, RootEntry};
+pub use entry::{Proposal, RootEntry, Switch};
 pub use fold::Fold;
-pub use order::{MemberOrder, SignedMemberOrder};
+pub use order::{
+    MemberOrder, ModeOrder, OperatorOrder, PolicyOrder, SignedMemberOrder, SignedModeOrder, SignedOrder,
+    SignedPolicyOrder,
+};
+pub use place::{Index, Place, Term};
 pub use segment::{Open, Segment};

@@ -2,7 +2,7 @@
 //! it is open, and how far it is anchored. Knows nothing of how the protocol inside agrees, nor of how a segment ends.
 
 use crate::chain::VirtualLog;
-use crate::place::{Index, Place};
+use crate::place::{Index, Place, Term};
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use dwcp_base::{Epoch, Hash, Position, ReplicaId, Sequence};
@@ -33,9 +33,11 @@ pub struct AnchorPoint {
     /// How many Anchors of this epoch came before, itself included; 0 at the base.
     pub number: u64,
     pub index: Index,
+    /// Of the entry at `index`; 0 at the base.
+    pub term: Term,
     /// The chain of the virtual log with this entry.
     pub chain: Hash,
-    /// The digest of the state after it; unused at the base.
+    /// The digest of the state after it; at the base, of the state in which the segment opened.
     pub state: Hash,
 }
 
@@ -53,8 +55,8 @@ pub struct Segment {
 
 impl Segment {
     #[must_use]
-    pub fn new(epoch: Epoch, opened_at: Sequence, base: VirtualLog, open: Open) -> Self {
-        let anchor = AnchorPoint { chain: base.chain, ..AnchorPoint::default() };
+    pub fn new(epoch: Epoch, opened_at: Sequence, base: VirtualLog, state: Hash, open: Open) -> Self {
+        let anchor = AnchorPoint { chain: base.chain, state, ..AnchorPoint::default() };
         Self { epoch, opened_at, base, open, anchor }
     }
 
@@ -62,6 +64,12 @@ impl Segment {
     #[must_use]
     pub fn position(&self, index: Index) -> Option<Position> {
         self.base.position.0.checked_add(index.0).map(Position)
+    }
+
+    /// The place of the last Anchor.
+    #[must_use]
+    pub fn anchored(&self) -> Place {
+        Place { index: self.anchor.index, term: self.anchor.term, chain: self.anchor.chain }
     }
 
     /// Whether a log that ends at `tail` can hold the last Anchor, as far as the places alone can tell.

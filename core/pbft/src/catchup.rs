@@ -246,6 +246,9 @@ impl Pbft {
     }
 
     pub(crate) fn on_decided(&mut self, now: Now, from: ReplicaId, decided: Vec<Decided>, out: &mut Output) {
+        if self.held {
+            return; // The caller cannot execute more; it is asked for again.
+        }
         for one in decided {
             let claim = one.certificate.claim;
             if claim.sequence <= self.delivered {

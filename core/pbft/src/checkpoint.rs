@@ -134,6 +134,7 @@ impl Pbft {
         self.history.clear();
         self.count_history();
         self.muted = false;
+        self.held = false;
         self.own_digests = self.own_digests.split_off(&sequence.next());
         self.timers.catching_up_until = dwcp_base::Micros::ZERO;
         self.forget_settled();

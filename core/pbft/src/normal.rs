@@ -302,6 +302,9 @@ impl Pbft {
 
     /// Hands decided slots to the caller, in order.
     pub(crate) fn deliver_ready(&mut self, now: Now, out: &mut Output) {
+        if self.held {
+            return;
+        }
         if self.mutants.on(Mutant::ExecuteOutOfOrder) {
             return self.deliver_any(now, out);
         }

@@ -87,6 +87,24 @@ impl Output {
         ticket
     }
 
+    /// A ticket for a record that another room of the replica writes. Tickets count the records of one log, so everything
+    /// that was persisted here must have been taken and handed on before.
+    ///
+    /// # Panics
+    /// When a record persisted earlier is still here.
+    pub fn allocate(&mut self) -> Ticket {
+        let waits = self.actions.iter().any(|action| matches!(action, Action::Persist { .. }));
+        assert!(!waits, "records are written in the order of their tickets");
+        let ticket = self.next_ticket;
+        self.next_ticket = ticket.next();
+        ticket
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.actions.is_empty()
+    }
+
     /// The ticket of the newest record; 0 before the first.
     #[must_use]
     pub fn last_ticket(&self) -> Ticket {

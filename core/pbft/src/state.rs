@@ -101,6 +101,8 @@ pub struct Pbft {
     pub(crate) snapshot: Sequence,
     /// Our state is known to be wrong: until it is replaced we vote on nothing.
     pub(crate) muted: bool,
+    /// The caller cannot execute what it was given last: nothing more is delivered.
+    pub(crate) held: bool,
     /// The highest vote seen of each member, shown to it when it comes back.
     pub(crate) last_votes: BTreeMap<ReplicaId, Signed>,
     /// As `last_votes`, by sequence instead of by view.
@@ -159,6 +161,7 @@ impl Pbft {
             kept_tickets: BTreeMap::new(),
             snapshot: Sequence::ZERO,
             muted: false,
+            held: false,
             last_votes: BTreeMap::new(),
             highest_votes: BTreeMap::new(),
             settled_at_start: Sequence::ZERO,
@@ -446,6 +449,19 @@ impl Pbft {
         self.muted = true;
     }
 
+    /// Our state was replaced by a certified one.
+    pub fn unmute(&mut self) {
+        self.muted = false;
+    }
+
+    /// The caller lacks what it needs to execute the slot delivered last: nothing is delivered until it says `false`. What
+    /// is decided meanwhile stays here, within the window.
+    pub fn hold(&mut self, now: Now, held: bool, out: &mut Output) {
+        if core::mem::replace(&mut self.held, held) && !held {
+            self.deliver_ready(now, out);
+        }
+    }
+
     /// Whether this replica has a vote at all now.
     #[must_use]
     pub fn is_voter(&self) -> bool {
@@ -482,6 +498,12 @@ impl Pbft {
     #[must_use]
     pub fn delivered(&self) -> Sequence {
         self.delivered
+    }
+
+    /// The sequence that the next proposal would get.
+    #[must_use]
+    pub fn next_sequence(&self) -> Sequence {
+        self.next_sequence
     }
 
     #[must_use]

@@ -2,34 +2,39 @@
 //! a backup checks before it prepares a proposal. Never orders and never executes.
 
 use crate::arrival::ReadFrame;
-use crate::config::Setup;
-use crate::io::{Class, ClientId, ClientReply, Effect, Event, ExecutedReply, OrderOutcome};
+use crate::court::Court;
+use crate::io::{Class, ClientId, ClientReply, Effect, Event, OrderOutcome};
 use crate::pool::{Pending, Pool};
 use crate::replica::{Outbox, Replica};
-use crate::reply::{label, leaf_hash, reply_signing_hash};
 use crate::wire::PeerMessage;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::limits::CLOCK_AHEAD_MAX_MS;
-use dwcp_base::{ClusterId, Crypto, Hash, LogTime, Mutant, Now, ReplicaId, Ticket, decode};
-use dwcp_log::{Proposal, RootEntry, SignedMemberOrder};
+use dwcp_base::{Ack, Hash, LogTime, Mutant, NetworkMode, Now, ReplicaId, Ticket, decode};
+use dwcp_log::{OperatorOrder, Proposal, RootEntry, SignedOrder};
 use dwcp_pbft::Application;
-use dwcp_state::{Admission, CheckedFrame, ClientFrame, Refusal, SessionId, State, StateMachine};
+use dwcp_state::{
+    Admission, CheckedFrame, ClientFrame, FrameOutcome, Refusal, SessionId, State, StateMachine,
+};
 
 /// Clients that may wait for an operator's order.
 const ORDERS_WAITING_MAX: usize = 64;
 /// Sessions one client connection may attach.
 const SESSIONS_PER_CLIENT_MAX: usize = 4_096;
+/// Wishes about acknowledgements that are remembered.
+const ACKS_MAX: usize = 65_536;
 
 /// Which connections want to hear of which sessions. Bounded by the driver's connections times the sessions of each.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Clients {
     by_session: BTreeMap<SessionId, BTreeSet<ClientId>>,
     by_client: BTreeMap<ClientId, BTreeSet<SessionId>>,
-    /// Who waits for which member order.
-    pub(crate) orders: Vec<(ClientId, u64, SignedMemberOrder)>,
+    /// Who waits for which order.
+    pub(crate) orders: Vec<(ClientId, u64, OperatorOrder)>,
+    /// What clients said about single frames; the policy's default is not kept. Bounded as the pool is, and by `ACKS_MAX`.
+    acks: BTreeMap<(ClientId, SessionId, u64), Ack>,
 }
 
 impl Clients {
@@ -40,7 +45,25 @@ impl Clients {
         }
     }
 
+    /// This client wants to hear of this frame so. False when too many wishes wait.
+    pub(crate) fn wish(&mut self, client: ClientId, session: SessionId, first: u64, ack: Ack) -> bool {
+        let fits = self.acks.len() < ACKS_MAX;
+        if fits {
+            self.acks.insert((client, session, first), ack);
+        }
+        fits
+    }
+
+    /// What this client said about this frame, now to be acted on.
+    pub(crate) fn take_wish(&mut self, client: ClientId, session: SessionId, first: u64) -> Option<Ack> {
+        self.acks.remove(&(client, session, first))
+    }
+
     pub(crate) fn gone(&mut self, client: ClientId) {
+        let wishes = self.acks.range((client, SessionId::MIN, 0)..).map(|(key, _)| *key);
+        for key in wishes.take_while(|key| key.0 == client).collect::<Vec<_>>() {
+            self.acks.remove(&key);
+        }
         for session in self.by_client.remove(&client).unwrap_or_default() {
             if let Some(clients) = self.by_session.get_mut(&session) {
                 clients.remove(&client);
@@ -62,34 +85,21 @@ impl Clients {
 }
 
 /// What a backup checks before it prepares.
-pub(crate) struct Judge<'a> {
-    setup: &'a Setup,
-    cluster: ClusterId,
-    crypto: &'a dyn Crypto,
-    pool: &'a Pool,
-    log_time: LogTime,
+pub(crate) struct Judge<'a, M: StateMachine> {
+    pub pool: &'a Pool,
+    pub log_time: LogTime,
+    pub court: Court<'a, M>,
 }
 
-impl<'a> Judge<'a> {
-    pub(crate) fn new(
-        setup: &'a Setup,
-        cluster: ClusterId,
-        crypto: &'a dyn Crypto,
-        pool: &'a Pool,
-        log_time: LogTime,
-    ) -> Self {
-        Self { setup, cluster, crypto, pool, log_time }
-    }
-}
-
-impl Application for Judge<'_> {
+impl<M: StateMachine> Application for Judge<'_, M> {
     fn check(&mut self, now: Now, payload: &Bytes) -> Result<(), &'static str> {
+        let (cluster, mutants) = (self.court.cluster, self.court.mutants);
         let Some(proposal) = Proposal::from_payload(payload).map_err(|_| "a proposal that is malformed")?
         else {
             return Err("a null request outside a new view");
         };
         let latest = LogTime(now.wall_ms + CLOCK_AHEAD_MAX_MS).max(self.log_time);
-        if proposal.time > latest && !self.setup.mutants.on(Mutant::ClockUnchecked) {
+        if proposal.time > latest && !mutants.on(Mutant::ClockUnchecked) {
             return Err("a proposal from the future");
         }
         let mut signatures = Vec::new();
@@ -103,14 +113,24 @@ impl Application for Judge<'_> {
                         }
                         let checked = ClientFrame::decode(frame.clone())
                             .map_err(|_| "a proposal with a malformed frame")?;
-                        signatures.push(checked.signature_item(self.cluster));
+                        signatures.push(checked.signature_item(cluster));
                     }
                 }
-                RootEntry::Member(order) => signatures.push(order.signature_item(self.cluster)),
+                RootEntry::Switch(switch) => self.court.may_prepare_switch(switch)?,
+                RootEntry::Anchor(anchor) => {
+                    // One that proves nothing is a no-op; but the label `byzantine` means that q replicas looked.
+                    let current = self.court.control.fold.segment().map(|segment| segment.epoch);
+                    if current == Some(anchor.held.epoch) && !self.court.anchor_holds(anchor) {
+                        return Err("an Anchor that proves nothing");
+                    }
+                }
+                RootEntry::Mode(order) => signatures.push(order.signature_item(cluster)),
+                RootEntry::Policy(order) => signatures.push(order.signature_item(cluster)),
+                RootEntry::Member(order) => signatures.push(order.signature_item(cluster)),
                 RootEntry::Noop => {}
             }
         }
-        if self.setup.mutants.on(Mutant::ClientSignatureUnchecked) || self.crypto.verify_all(&signatures) {
+        if mutants.on(Mutant::ClientSignatureUnchecked) || self.court.crypto.verify_all(&signatures) {
             Ok(())
         } else {
             Err("a proposal with a forged client signature")
@@ -130,10 +150,22 @@ fn is_void<M: StateMachine>(state: &State<M>, frame: &CheckedFrame) -> bool {
 
 impl<M: StateMachine> Replica<M> {
     /// A client's frame.
-    pub(crate) fn on_frame(&mut self, now: Now, client: ClientId, frame: CheckedFrame, out: &mut Outbox) {
+    pub(crate) fn on_frame(
+        &mut self,
+        now: Now,
+        client: ClientId,
+        frame: CheckedFrame,
+        ack: Option<Ack>,
+        out: &mut Outbox,
+    ) {
         let (session, first) = (frame.session(), frame.sequences().start);
         self.clients.attach(client, session);
-        if self.diverged {
+        let default = self.control.steering.policy.default_ack;
+        let heard = match ack.filter(|ack| *ack != default) {
+            Some(ack) => self.clients.wish(client, session, first, ack),
+            None => true,
+        };
+        if self.diverged || !heard {
             let reply = ClientReply::Busy { session, first };
             return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
         }
@@ -141,9 +173,9 @@ impl<M: StateMachine> Replica<M> {
             Ok(Admission::AllExecuted(results)) => {
                 out.event(Event::RetryAnswered { session, first });
                 self.count("retries answered");
-                let reply = self.single_reply(session, first, results);
-                let after = self.pbft.vote_ticket();
-                out.push(Effect::Reply { client, after, reply: ClientReply::Executed(reply) });
+                let ran = alloc::vec![false; results.len()];
+                let outcome = FrameOutcome { session, first, results, ran };
+                self.answer_clients(Vec::from([(outcome, Vec::from([client]))]), out);
             }
             // While nothing happens log time stands still; an open that looks too early may be right by the time it runs.
             Ok(Admission::Fresh) | Err(Refusal::OpenNotValid { .. }) => {
@@ -173,14 +205,9 @@ impl<M: StateMachine> Replica<M> {
             let reply = ClientReply::Busy { session, first };
             return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
         }
-        let primary = self.pbft.primary();
-        if primary != self.setup.me && self.pbft.is_active() {
-            self.send_one(
-                primary,
-                &PeerMessage::Request { to_all: false, frame: bytes },
-                Class::Request,
-                out,
-            );
+        if let Some(orderer) = self.orderer().filter(|orderer| *orderer != self.setup.me) {
+            let message = PeerMessage::Request { to_all: false, frame: bytes };
+            self.send_one(orderer, &message, Class::Request, out);
         }
     }
 
@@ -230,10 +257,10 @@ impl<M: StateMachine> Replica<M> {
 
     /// Whoever told all of us of a frame may have left the primary out, to have it blamed.
     fn tell_primary(&self, from: ReplicaId, frame: Bytes, out: &mut Outbox) {
-        let primary = self.pbft.primary();
         let tells = !self.setup.mutants.on(Mutant::RelayNotForwarded);
-        if primary != self.setup.me && primary != from && self.pbft.is_active() && tells {
-            self.send_one(primary, &PeerMessage::Request { to_all: false, frame }, Class::Request, out);
+        let orderer = self.orderer().filter(|orderer| *orderer != self.setup.me && *orderer != from);
+        if let Some(orderer) = orderer.filter(|_| tells) {
+            self.send_one(orderer, &PeerMessage::Request { to_all: false, frame }, Class::Request, out);
         }
     }
 
@@ -266,7 +293,9 @@ impl<M: StateMachine> Replica<M> {
         }
         let reply = match self.state.admit(&pending.frame) {
             Ok(Admission::AllExecuted(results)) => {
-                ClientReply::Executed(self.single_reply(session, first, results))
+                let ran = alloc::vec![false; results.len()];
+                let outcome = FrameOutcome { session, first, results, ran };
+                return self.answer_clients(Vec::from([(outcome, clients)]), out);
             }
             Ok(Admission::Fresh) => return,
             Err(refusal) => ClientReply::Refused { session, first, refusal },
@@ -274,51 +303,6 @@ impl<M: StateMachine> Replica<M> {
         let after = self.pbft.vote_ticket();
         for client in clients {
             out.push(Effect::Reply { client, after, reply: reply.clone() });
-        }
-    }
-
-    /// A reply that stands alone, outside a proposal's tree.
-    pub(crate) fn single_reply(
-        &self,
-        session: SessionId,
-        first: u64,
-        results: Vec<dwcp_state::CommandResult>,
-    ) -> ExecutedReply {
-        let root = leaf_hash(session, first, label(self.pbft.quorum().f()), &results);
-        self.reply_under(session, first, results, 0, 1, Vec::new(), self.sign_replies(1, root))
-    }
-
-    /// Signs the root of a reply tree; nobody needs that where one replica's word suffices.
-    pub(crate) fn sign_replies(&self, leaves: u32, root: Hash) -> Option<dwcp_base::Signature> {
-        (self.pbft.quorum().f() > 0).then(|| {
-            let (me, incarnation) = (self.setup.me, self.setup.incarnation);
-            self.crypto.sign(&reply_signing_hash(self.cluster, me, incarnation, leaves, root))
-        })
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the fields of one reply")]
-    pub(crate) fn reply_under(
-        &self,
-        session: SessionId,
-        first: u64,
-        results: Vec<dwcp_state::CommandResult>,
-        leaf_index: u32,
-        leaf_count: u32,
-        path: Vec<Hash>,
-        signature: Option<dwcp_base::Signature>,
-    ) -> ExecutedReply {
-        ExecutedReply {
-            session,
-            first,
-            results,
-            label: label(self.pbft.quorum().f()),
-            view: self.pbft.view(),
-            replica: self.setup.me,
-            incarnation: self.setup.incarnation,
-            leaf_index,
-            leaf_count,
-            path,
-            signature,
         }
     }
 
@@ -340,16 +324,28 @@ impl<M: StateMachine> Replica<M> {
             id,
             outcome: OrderOutcome::Refused { reason: reason.to_string() },
         };
-        let Ok(order) = decode::<SignedMemberOrder>(bytes) else {
+        let Ok(order) = decode::<OperatorOrder>(bytes) else {
             let reply = refused("the order cannot be read");
             return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
         };
-        if let Some((sequence, _)) = self.control.orders.iter().find(|(_, done)| *done == order) {
+        let done = match &order {
+            OperatorOrder::Member(order) => self.control.orders.iter().find(|(_, done)| done == order),
+            OperatorOrder::Mode(_) | OperatorOrder::Policy(_) => None,
+        };
+        if let Some((sequence, _)) = done {
             let reply = ClientReply::Order { id, outcome: OrderOutcome::Done { sequence: *sequence } };
             return out.push(Effect::Reply { client, after: self.pbft.vote_ticket(), reply });
         }
         if let Err(reason) = self.judge_order(&order) {
             let reply = refused(reason);
+            return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
+        }
+        let wants_segments = |order: &OperatorOrder| match order {
+            OperatorOrder::Mode(order) => order.order.mode != NetworkMode::Internet,
+            OperatorOrder::Member(_) | OperatorOrder::Policy(_) => false,
+        };
+        if self.setup.raft.is_none() && wants_segments(&order) {
+            let reply = refused("Raft node not initialized");
             return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
         }
         if self.clients.orders.len() >= ORDERS_WAITING_MAX || !self.pool.add_order(order.clone()) {
@@ -360,19 +356,27 @@ impl<M: StateMachine> Replica<M> {
         self.clients.orders.push((client, id, order));
     }
 
-    pub(crate) fn on_relayed_order(&mut self, from: ReplicaId, order: SignedMemberOrder, out: &mut Outbox) {
+    pub(crate) fn on_relayed_order(&mut self, from: ReplicaId, order: OperatorOrder, out: &mut Outbox) {
         if let Err(reason) = self.judge_order(&order) {
             return self.refuse_peer(from, reason, out);
         }
         self.pool.add_order(order);
     }
 
-    fn judge_order(&self, order: &SignedMemberOrder) -> Result<(), &'static str> {
+    fn judge_order(&self, order: &OperatorOrder) -> Result<(), &'static str> {
         let (key, hash, signature) = order.signature_item(self.cluster);
-        let known =
-            self.control.configurations.latest().member(order.order.id).ok_or("there is no such member")?;
-        if order.order.incarnation != known.incarnation.next() {
-            return Err("the incarnation must be the one in force plus one");
+        match order {
+            OperatorOrder::Member(SignedOrder { order, .. }) => {
+                let known =
+                    self.control.configurations.latest().member(order.id).ok_or("there is no such member")?;
+                if order.incarnation != known.incarnation.next() {
+                    return Err("the incarnation must be the one in force plus one");
+                }
+            }
+            OperatorOrder::Mode(SignedOrder { order, .. }) => self.control.steering.judge_mode(order)?,
+            OperatorOrder::Policy(SignedOrder { order, .. }) => {
+                self.control.steering.judge_policy(order)?;
+            }
         }
         if !self.is_admin(&key) {
             return Err("the order is not signed by an admin of the registry");
@@ -383,10 +387,18 @@ impl<M: StateMachine> Replica<M> {
         Ok(())
     }
 
+    /// Whether orders under this key count: by the registry as it is, or, while a segment moves it, as it was at its base.
     pub(crate) fn is_admin(&self, key: &dwcp_base::PublicKey) -> bool {
-        self.state
-            .principals()
-            .iter()
-            .any(|principal| principal.key == *key && principal.role == dwcp_base::configuration::Role::Admin)
+        if self.control.fold.segment().is_some() {
+            return self.control.steering.admins.contains(key);
+        }
+        self.admins().contains(key)
+    }
+
+    /// The admins' keys by the state as it is.
+    pub(crate) fn admins(&self) -> Vec<dwcp_base::PublicKey> {
+        let admin = dwcp_base::configuration::Role::Admin;
+        let principals = self.state.principals().into_iter();
+        principals.filter(|principal| principal.role == admin).map(|principal| principal.key).collect()
     }
 }

@@ -1,23 +1,31 @@
 //! Execution: decided slots in order change the state, once, and are answered. Checkpoints are digested here, and
 //! snapshots begin here. Sends no votes.
 
-use crate::io::{ClientReply, Effect, Event, ExecutedCommand, FrozenChunks, OrderOutcome};
+use crate::control::{checkpoint_digest, snapshot_digest};
+use crate::io::{
+    ClientId, ClientReply, Effect, Event, ExecutedCommand, ExecutedReply, FrozenChunks, Label, OrderOutcome,
+};
 use crate::replica::{Frozen, Outbox, Replica};
-use crate::reply::{label, tree_of};
+use crate::reply::{label, reply_signing_hash, tree_of};
+use crate::steering::Ending;
 use crate::wire::SnapshotMeta;
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Hash, Hasher, LogTime, Now, Sequence, View, encode};
-use dwcp_log::{Proposal, RootEntry, SignedMemberOrder};
+use dwcp_base::{Ack, Epoch, Hash, Hasher, LogTime, Mutant, Now, Position, Sequence, Ticket, View, encode};
+use dwcp_log::fold::BatchFate;
+use dwcp_log::{OperatorOrder, Place, Proposal, RootEntry, SignedMemberOrder};
 use dwcp_pbft::Decided;
 use dwcp_pbft::catchup::SLOT_BYTES;
 use dwcp_state::{ClientFrame, FrameOutcome, FrozenState, Outcome, SessionId, StateMachine, state_digest};
 
+/// Deferred frames that wait for the leader to propose them; the rest runs at the Close.
+const OFFERS_MAX: usize = 4_096;
+
 /// The digest of one entry of the virtual log. Says nothing of the protocol that ordered it.
-fn entry_digest(time: LogTime, frames: &[Bytes]) -> Hash {
+pub(crate) fn entry_digest(time: LogTime, frames: &[Bytes]) -> Hash {
     let mut hasher = Hasher::new("dwcp v3 entry");
     hasher.update(&time.0.to_le_bytes());
     for frame in frames {
@@ -36,21 +44,30 @@ impl<M: StateMachine> Replica<M> {
         let mut commands = Vec::new();
         // A payload that q replicas prepared is a proposal; anything else could only come of more than f liars.
         if let Ok(Some(proposal)) = Proposal::from_payload(&decided.payload) {
+            let steering = &mut self.control.steering;
+            steering.time = steering.time.max(proposal.time);
             for entry in proposal.entries {
                 match entry {
-                    RootEntry::Batch(frames) => self.apply_batch(proposal.time, &frames, &mut commands, out),
+                    RootEntry::Batch(frames) => {
+                        self.apply_batch(now, sequence, proposal.time, &frames, &mut commands, out);
+                    }
+                    RootEntry::Switch(switch) => self.apply_switch(now, &switch, sequence, out),
+                    RootEntry::Mode(order) => self.apply_mode(now, &order, sequence, out),
+                    RootEntry::Anchor(anchor) => self.apply_anchor(now, &anchor, sequence, out),
+                    RootEntry::Policy(order) => self.apply_policy(&order, sequence, out),
                     RootEntry::Member(order) => self.apply_member(&order, sequence, out),
                     RootEntry::Noop => {}
                 }
             }
+            self.note_readmission(sequence);
         }
         if !self.recovering {
             out.event(Event::Executed {
                 sequence,
-                position: self.control.log.position,
+                position: self.control.fold.log().position,
                 view,
                 payload_digest: claim.digest,
-                chain: self.control.log.chain,
+                chain: self.control.fold.log().chain,
                 commands,
             });
         }
@@ -61,58 +78,186 @@ impl<M: StateMachine> Replica<M> {
 
     fn apply_batch(
         &mut self,
+        now: Now,
+        sequence: Sequence,
         time: LogTime,
         frames: &[Bytes],
         commands: &mut Vec<ExecutedCommand>,
         out: &mut Outbox,
     ) {
-        let position = self.control.log.append(&entry_digest(time, frames));
-        self.state.begin_entry(position, time);
+        let tagged = || {
+            let named = |frame: &Bytes| {
+                let session = ClientFrame::decode(frame.clone()).ok()?.session();
+                Some((session.0, frame.clone()))
+            };
+            frames.iter().filter_map(named).collect()
+        };
+        match self.control.fold.batch(sequence, time, &entry_digest(time, frames), tagged) {
+            BatchFate::Appended(position) => {
+                self.live = self.control.fold.log();
+                self.state.begin_entry(position, time);
+                commands.extend(self.run_frames(now, frames, false, out));
+            }
+            BatchFate::Deferred { refused } => {
+                if refused > 0 {
+                    self.count("deferred frames refused: full");
+                }
+                self.offer_deferred(now, frames);
+            }
+        }
+    }
+
+    /// A batch that the root ordered while a segment is open: the leader is to propose it before anything else.
+    fn offer_deferred(&mut self, now: Now, frames: &[Bytes]) {
+        let Some(segment) = &mut self.segment else { return };
+        for frame in frames {
+            let hash = Hash::of(frame);
+            if self.pool.executed_lately(&hash) {
+                continue;
+            }
+            segment.failover.unserved.add(hash, now.mono);
+            if segment.offers.len() < OFFERS_MAX {
+                segment.offers.push_back(frame.clone());
+            }
+        }
+    }
+
+    /// Runs the frames of the entry that was begun last, and answers who waits for them here. `in_segment`: nobody has
+    /// verified their signatures by ordering them.
+    pub(crate) fn run_frames(
+        &mut self,
+        now: Now,
+        frames: &[Bytes],
+        in_segment: bool,
+        out: &mut Outbox,
+    ) -> Vec<ExecutedCommand> {
+        let verifies = in_segment && self.pbft.quorum().f() > 0;
+        let mut commands = Vec::new();
         let mut outcomes = Vec::with_capacity(frames.len());
         for bytes in frames {
             let Ok(frame) = ClientFrame::decode(bytes.clone()) else { continue };
+            let hash = Hash::of(bytes);
+            if let Some(segment) = &mut self.segment {
+                if verifies && !self.pool.holds(&hash) {
+                    segment.anchors.unverified.push(frame.signature_item(self.cluster));
+                }
+                if let Some(since) = self.pool.waits_since(&hash) {
+                    segment.failover.note_round(now.mono.since(since));
+                }
+                segment.failover.unserved.served(&hash);
+            }
             let outcome = self.state.execute(&frame);
-            self.control.commands_executed += outcome.ran.iter().filter(|ran| **ran).count() as u64;
-            self.pool.executed(Hash::of(bytes));
+            self.pool.executed(hash);
             if !outcome.ran.contains(&true) {
                 self.count("frames that ran before");
-                out.event(Event::RetryAnswered { session: outcome.session, first: outcome.first });
+                if !self.recovering {
+                    out.event(Event::RetryAnswered { session: outcome.session, first: outcome.first });
+                }
             }
             commands.extend(executed(&outcome));
             outcomes.push(outcome);
         }
+        if !frames.is_empty() {
+            self.switches.executed(now);
+        }
         if self.recovering {
-            return;
+            return commands;
         }
         let sessions: BTreeSet<SessionId> = outcomes.iter().map(|outcome| outcome.session).collect();
-        self.answer(outcomes, out);
+        let answers = outcomes
+            .into_iter()
+            .filter(|outcome| self.clients.any_of(outcome.session))
+            .map(|outcome| {
+                let clients = self.clients.of(outcome.session).collect();
+                (outcome, clients)
+            })
+            .collect();
+        self.answer_clients(answers, out);
         for session in sessions {
             self.settle_session(session, out);
         }
+        commands
     }
 
-    /// Answers the clients that are attached here, under one signature.
-    fn answer(&mut self, outcomes: Vec<FrameOutcome>, out: &mut Outbox) {
-        if self.diverged || !outcomes.iter().any(|outcome| self.clients.any_of(outcome.session)) {
+    /// Answers clients at once, or, where they want more than a majority's word, when an Anchor covers it.
+    pub(crate) fn answer_clients(&mut self, answers: Vec<(FrameOutcome, Vec<ClientId>)>, out: &mut Outbox) {
+        if self.diverged {
+            return;
+        }
+        let default = self.control.steering.policy.default_ack;
+        let mut ready = Vec::with_capacity(answers.len());
+        for (outcome, clients) in answers {
+            let (session, first) = (outcome.session, outcome.first);
+            let position = last_position(&outcome);
+            let certified = self.is_certified(position);
+            let mut now_told = Vec::with_capacity(clients.len());
+            for client in clients {
+                let ack = self.clients.take_wish(client, session, first).unwrap_or(default);
+                if certified || ack == Ack::Majority {
+                    now_told.push(client);
+                } else {
+                    self.await_anchor(position, client, outcome.clone());
+                }
+            }
+            if !now_told.is_empty() {
+                ready.push((outcome, now_told));
+            }
+        }
+        self.send_answers(ready, out);
+    }
+
+    /// Tells clients, those whose positions the root covers under one signature. Without a covering certificate one
+    /// replica's word is what the label `crash` says.
+    pub(crate) fn send_answers(&mut self, answers: Vec<(FrameOutcome, Vec<ClientId>)>, out: &mut Outbox) {
+        let f = self.pbft.quorum().f();
+        let (covered, open): (Vec<_>, Vec<_>) =
+            answers.into_iter().partition(|(outcome, _)| self.is_certified(last_position(outcome)));
+        for (outcome, clients) in open {
+            let reply = self.reply(outcome, Label::Crash, Proof::none());
+            for client in clients {
+                let reply = ClientReply::Executed(reply.clone());
+                out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
+            }
+        }
+        if covered.is_empty() {
             return;
         }
         let after = self.pbft.vote_ticket();
-        let signed = self.pbft.quorum().f() > 0;
-        let tree = signed.then(|| tree_of(&outcomes, label(self.pbft.quorum().f())));
-        let leaves = u32::try_from(outcomes.len()).expect("a proposal's frames are few");
-        let signature = tree.as_ref().and_then(|tree| self.sign_replies(leaves, tree.root()));
-        for (index, outcome) in outcomes.into_iter().enumerate() {
-            let FrameOutcome { session, first, results, ran: _ } = outcome;
-            let mut clients = self.clients.of(session).peekable();
-            if clients.peek().is_none() {
-                continue;
-            }
-            let path = tree.as_ref().map(|tree| tree.path(index)).unwrap_or_default();
-            let index = u32::try_from(index).expect("a proposal's frames are few");
-            let reply = self.reply_under(session, first, results, index, leaves, path, signature);
+        let label = label(f);
+        let tree = (f > 0).then(|| tree_of(covered.iter().map(|(outcome, _)| outcome), label));
+        let leaf_count = u32::try_from(covered.len()).expect("a proposal's frames are few");
+        let signature = tree.as_ref().map(|tree| self.sign_replies(leaf_count, tree.root()));
+        for (leaf_index, (outcome, clients)) in (0..).zip(covered) {
+            let path = tree.as_ref().map(|tree| tree.path(leaf_index as usize)).unwrap_or_default();
+            let proof = Proof { leaf_index, leaf_count, path, signature };
+            let reply = self.reply(outcome, label, proof);
             for client in clients {
                 out.push(Effect::Reply { client, after, reply: ClientReply::Executed(reply.clone()) });
             }
+        }
+    }
+
+    fn sign_replies(&self, leaves: u32, root: Hash) -> dwcp_base::Signature {
+        let (me, incarnation) = (self.setup.me, self.setup.incarnation);
+        self.crypto.sign(&reply_signing_hash(self.cluster, me, incarnation, leaves, root))
+    }
+
+    fn reply(&self, outcome: FrameOutcome, label: Label, proof: Proof) -> ExecutedReply {
+        let FrameOutcome { session, first, results, ran: _ } = outcome;
+        let Proof { leaf_index, leaf_count, path, signature } = proof;
+        ExecutedReply {
+            session,
+            first,
+            results,
+            label,
+            view: self.pbft.view(),
+            ask: self.orderer().unwrap_or(self.setup.me),
+            replica: self.setup.me,
+            incarnation: self.setup.incarnation,
+            leaf_index,
+            leaf_count,
+            path,
+            signature,
         }
     }
 
@@ -126,12 +271,14 @@ impl<M: StateMachine> Replica<M> {
         } else {
             Err("the order is not signed by an admin of the registry")
         };
-        self.pool.remove_order(order);
-        let reply = match outcome {
+        let outcome = match outcome {
             Ok(configuration) => {
                 let votes_after = sequence.plus(window);
                 self.pbft.push_configuration(votes_after, configuration);
                 let (id, incarnation) = (order.order.id, order.order.incarnation);
+                if self.control.fold.segment().is_some() {
+                    self.control.steering.ending = Some(Ending::Member);
+                }
                 out.event(Event::MemberReplaced { id, incarnation, votes_after });
                 out.push(Effect::MemberChanged { order: Box::new(order.order.clone()) });
                 OrderOutcome::Done { sequence }
@@ -141,16 +288,20 @@ impl<M: StateMachine> Replica<M> {
                 OrderOutcome::Refused { reason: reason.to_string() }
             }
         };
+        self.settle_order(&OperatorOrder::Member(order.clone()), &outcome, out);
+    }
+
+    /// An order was executed: whoever waits for it is told, and whoever waits for one that is void because of it.
+    pub(crate) fn settle_order(&mut self, order: &OperatorOrder, outcome: &OrderOutcome, out: &mut Outbox) {
+        self.pool.remove_order(order);
         let after = self.pbft.vote_ticket();
-        let waiting = core::mem::take(&mut self.clients.orders);
-        for (client, id, waited) in waiting {
-            let overtaken =
-                waited.order.id == order.order.id && waited.order.incarnation <= order.order.incarnation;
+        for (client, id, waited) in core::mem::take(&mut self.clients.orders) {
             if waited == *order {
-                let reply = ClientReply::Order { id, outcome: reply.clone() };
+                let reply = ClientReply::Order { id, outcome: outcome.clone() };
                 out.push(Effect::Reply { client, after, reply });
-            } else if overtaken {
-                let reason = "another order for this member was executed first".to_string();
+            } else if order.overtakes(&waited) {
+                let reason =
+                    "another order was executed first: look at the status and order again".to_string();
                 let reply = ClientReply::Order { id, outcome: OrderOutcome::Refused { reason } };
                 out.push(Effect::Reply { client, after, reply });
             } else {
@@ -164,28 +315,49 @@ impl<M: StateMachine> Replica<M> {
         self.control.configurations.forget_before(forget);
         // Every multiple of the setting that was passed since the last checkpoint: equal at replicas with equal settings.
         let unit = self.setup.settings.snapshot_log_bytes;
-        let due = self.control.bytes_executed / unit != self.bytes_at_checkpoint / unit;
+        let due = self.control.bytes_executed / unit != self.bytes_at_checkpoint / unit
+            || self.segment_bytes().saturating_sub(self.segment_bytes_at_snapshot) >= unit;
         self.bytes_at_checkpoint = self.control.bytes_executed;
-        let snapshot_due = due || core::mem::take(&mut self.snapshot_wanted);
-        let digests = self.all_digests();
-        let digest = state_digest(&digests);
+        let wanted = due || self.snapshot_wanted;
+        let control = self.control.digest();
+        let open = self.control.fold.segment().filter(|_| !self.setup.mutants.on(Mutant::LiveCheckpoint));
+        let state = match open {
+            // Replicas at this sequence have executed different amounts of the segment.
+            Some(segment) => segment.anchor.state,
+            None => state_digest(&self.state.chunk_digests()),
+        };
+        let digest = checkpoint_digest(control, state);
         self.last_digest = (sequence, digest);
         if !self.recovering {
             out.event(Event::Digest { sequence, digest });
         }
-        if snapshot_due && self.saving.is_none() && !self.recovering && !self.diverged {
-            let state = self.state.freeze();
-            self.frozen = Some(Frozen { sequence, control: encode(&self.control), digests, state });
+        if wanted && self.saving.is_none() && !self.recovering && !self.diverged {
+            let anchored = open.map(|segment| segment.anchor.index);
+            let state = match (anchored, &self.segment) {
+                (None, _) => Some(self.state.freeze()),
+                (Some(index), Some(segment)) => {
+                    let frozen = &segment.anchors.frozen;
+                    (frozen.place.index == index).then(|| frozen.state.clone())
+                }
+                (Some(_), None) => None,
+            };
+            if let Some(state) = state {
+                self.snapshot_wanted = false;
+                let mut digests = Vec::from([control]);
+                digests.extend_from_slice(state.digests());
+                let bytes = self.segment_bytes();
+                self.segment_bytes_at_snapshot = bytes;
+                let epoch = self.epoch_covered();
+                self.frozen =
+                    Some(Frozen { sequence, epoch, control: encode(&self.control), digests, state });
+            }
         }
         self.pbft.on_executed(now, sequence, digest, &mut self.protocol);
         self.save_frozen(out);
     }
 
-    /// Digests of all chunks: control first.
-    pub(crate) fn all_digests(&mut self) -> Vec<Hash> {
-        let mut digests = Vec::from([self.control.digest()]);
-        digests.extend(self.state.chunk_digests());
-        digests
+    fn segment_bytes(&self) -> u64 {
+        self.segment.as_ref().map_or(0, |segment| segment.anchors.bytes_applied)
     }
 
     /// A checkpoint is stable: if a frozen state waited for this certificate, it is written down.
@@ -200,15 +372,22 @@ impl<M: StateMachine> Replica<M> {
         let Some(certificate) = self.pbft.stable_certificate().cloned() else { return };
         let sequence = certificate.claim.sequence;
         let Some(frozen) = self.frozen.take_if(|frozen| frozen.sequence <= sequence) else { return };
-        if sequence != frozen.sequence || certificate.claim.digest != state_digest(&frozen.digests) {
+        if sequence != frozen.sequence || Some(certificate.claim.digest) != snapshot_digest(&frozen.digests) {
             return; // A later one overtook it, or ours is wrong; the next due checkpoint is written instead.
         }
         let orders = self.control.member_orders();
-        let meta = SnapshotMeta { format: 1, certificate, digests: frozen.digests, orders };
+        let meta = SnapshotMeta { format: 2, certificate, digests: frozen.digests, orders };
         self.saving = Some(sequence);
+        self.saving_epoch = frozen.epoch;
         self.donor.prepare(meta.clone());
         let frozen = Box::new(Chunks { control: frozen.control, state: frozen.state });
         out.push(Effect::SaveSnapshot { sequence, meta: encode(&meta), frozen });
+    }
+
+    /// The epoch that the control state knows, and, if it is open, the place of its last Anchor: what a snapshot of now covers.
+    pub(crate) fn epoch_covered(&self) -> (Epoch, Option<Place>) {
+        let open = self.control.fold.segment().map(dwcp_log::Segment::anchored);
+        (self.control.fold.epoch(), open)
     }
 
     fn note_readmitted(&mut self, stable: Sequence, out: &mut Outbox) {
@@ -223,18 +402,26 @@ impl<M: StateMachine> Replica<M> {
 
     pub(crate) fn on_snapshot_saved(&mut self, now: Now, sequence: Sequence, out: &mut Outbox) {
         if self.saving.take_if(|saving| *saving == sequence).is_some() {
-            self.snapshot_is_durable(sequence, out);
+            let covered = self.saving_epoch;
+            self.snapshot_is_durable(sequence, covered, out);
         } else {
             self.install_fetched(now, sequence, out);
         }
     }
 
     /// The log below a durable snapshot is no longer needed, nor are older snapshots.
-    pub(crate) fn snapshot_is_durable(&mut self, sequence: Sequence, out: &mut Outbox) {
+    pub(crate) fn snapshot_is_durable(
+        &mut self,
+        sequence: Sequence,
+        (epoch, open_there): (Epoch, Option<Place>),
+        out: &mut Outbox,
+    ) {
         let before = self.pbft.on_snapshot(sequence, &self.protocol);
+        let needed = self.forget_segments(epoch, open_there);
         for old in self.donor.saved(sequence) {
             out.push(Effect::DropSnapshot { sequence: old });
         }
+        let before = needed.map_or(before, |needed| before.min(needed));
         out.push(Effect::DiscardLog { before });
     }
 
@@ -245,6 +432,26 @@ impl<M: StateMachine> Replica<M> {
         }
         self.donor.unprepare(sequence);
         self.drop_partial(sequence, out);
+    }
+}
+
+/// The last position at which one of a frame's commands ran.
+fn last_position(outcome: &FrameOutcome) -> Position {
+    outcome.results.iter().map(|result| result.position).max().unwrap_or_default()
+}
+
+/// What stands beside a reply for whoever verifies it.
+struct Proof {
+    leaf_index: u32,
+    leaf_count: u32,
+    path: Vec<Hash>,
+    signature: Option<dwcp_base::Signature>,
+}
+
+impl Proof {
+    /// One replica's word, proved by the link.
+    fn none() -> Self {
+        Self { leaf_index: 0, leaf_count: 1, path: Vec::new(), signature: None }
     }
 }
 

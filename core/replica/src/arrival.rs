@@ -8,7 +8,7 @@ use crate::wire::PeerMessage;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::limits::MESSAGE_BYTES_MAX;
-use dwcp_base::{Hash, Mutant, Now, PublicKey, ReplicaId, Signature, decode};
+use dwcp_base::{Ack, Hash, Mutant, Now, PublicKey, ReplicaId, Signature, decode};
 use dwcp_pbft::Signed;
 use dwcp_state::{CheckedFrame, ClientFrame, StateMachine};
 
@@ -24,6 +24,7 @@ pub(crate) enum Arrival {
     Frame {
         client: ClientId,
         frame: ReadFrame,
+        ack: Option<Ack>,
     },
     /// `frame` is `None` when its bytes were known already, so that nobody looked.
     Relayed {
@@ -64,7 +65,7 @@ impl<M: StateMachine> Replica<M> {
                         Err(reason) => self.refuse_peer(from, reason, out),
                     }
                 }
-                Input::Client { client, request: ClientRequest::Frame { bytes } } => {
+                Input::Client { client, request: ClientRequest::Frame { bytes, ack } } => {
                     let known = self.pool.holds(&Hash::of(&bytes));
                     let frame = read_frame(bytes);
                     if let Ok(frame) = frame.as_ref()
@@ -73,7 +74,7 @@ impl<M: StateMachine> Replica<M> {
                         pending.push(Pending::Frame(arrivals.len()));
                         items.push(frame.signature_item(self.cluster));
                     }
-                    arrivals.push(Arrival::Frame { client, frame });
+                    arrivals.push(Arrival::Frame { client, frame, ack });
                 }
                 input => arrivals.push(Arrival::Other(input)),
             }
@@ -156,8 +157,8 @@ impl<M: StateMachine> Replica<M> {
     pub(crate) fn handle(&mut self, now: Now, arrival: Arrival, out: &mut Outbox) {
         match arrival {
             Arrival::Message { from, message } => self.on_message(now, from, message, out),
-            Arrival::Frame { client, frame } => match frame {
-                Ok(frame) => self.on_frame(now, client, frame, out),
+            Arrival::Frame { client, frame, ack } => match frame {
+                Ok(frame) => self.on_frame(now, client, frame, ack, out),
                 Err(reason) => self.refuse_frame(client, reason, out),
             },
             Arrival::Relayed { from, to_all, bytes, frame } => {

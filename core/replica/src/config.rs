@@ -3,6 +3,7 @@
 use alloc::sync::Arc;
 use dwcp_base::{Genesis, Incarnation, Micros, Mutants, ReplicaId, SettingsError};
 use dwcp_pbft::Timing;
+use dwcp_raft::RaftMaker;
 
 /// Bounds and patience of one replica. Peers may differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +27,61 @@ pub struct Settings {
     pub history_bytes_max: usize,
     /// How often the primary lets log time pass while nothing happens and something waits for time; 100 ms to 2 s.
     pub tick_interval: Micros,
+    pub segment: SegmentSettings,
+}
+
+/// How a replica behaves while a segment is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SegmentSettings {
+    pub timing: dwcp_raft::Timing,
+    pub limits: dwcp_raft::Limits,
+    /// Hybrid mode: commands that wait this long while nothing commits are grounds for suspicion; grows to 20 measured
+    /// commits where those are slow. In datacenter mode it is three election timeouts, for elections are the cheaper cure.
+    /// 50 ms to 60 s.
+    pub fast_path_timeout: Micros,
+    /// How often the segment's leader gives Anchors a place, while anything changed; 10 ms to 10 s.
+    pub anchor_interval: Micros,
+}
+
+impl SegmentSettings {
+    /// For replicas a few milliseconds apart.
+    #[must_use]
+    pub fn lan() -> Self {
+        Self {
+            timing: dwcp_raft::Timing::lan(),
+            limits: dwcp_raft::Limits::default(),
+            fast_path_timeout: Micros::from_millis(300),
+            anchor_interval: Micros::from_millis(100),
+        }
+    }
+
+    /// For replicas 50 to 500 ms apart.
+    #[must_use]
+    pub fn wan() -> Self {
+        Self {
+            timing: dwcp_raft::Timing::wan(),
+            fast_path_timeout: Micros::from_millis(2_000),
+            anchor_interval: Micros::from_millis(1_000),
+            ..Self::lan()
+        }
+    }
+
+    /// # Errors
+    /// The first setting outside its range.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        self.timing.check()?;
+        self.limits.check()?;
+        let within = |value: Micros, low_ms: u64, high_ms: u64| {
+            (Micros::from_millis(low_ms)..=Micros::from_millis(high_ms)).contains(&value)
+        };
+        if !within(self.fast_path_timeout, 50, 60_000) {
+            return Err(SettingsError::Genesis("fast_path_timeout must be 50 ms to 60 s"));
+        }
+        if !within(self.anchor_interval, 10, 10_000) {
+            return Err(SettingsError::Genesis("anchor_interval must be 10 ms to 10 s"));
+        }
+        Ok(())
+    }
 }
 
 impl Settings {
@@ -42,6 +98,7 @@ impl Settings {
             snapshot_log_bytes: 32 << 20,
             history_bytes_max: 96 << 20,
             tick_interval: Micros::from_millis(1_000),
+            segment: SegmentSettings::lan(),
         }
     }
 
@@ -52,6 +109,7 @@ impl Settings {
             timing: Timing::internet(),
             pipeline_depth: 16,
             relay_after: Micros::from_millis(1_000),
+            segment: SegmentSettings::wan(),
             ..Self::lan()
         }
     }
@@ -60,6 +118,7 @@ impl Settings {
     /// The first setting outside its range.
     pub fn check(&self) -> Result<(), SettingsError> {
         self.timing.check()?;
+        self.segment.check()?;
         let refuse = |reason| Err(SettingsError::Genesis(reason));
         if !(1..=64).contains(&self.pipeline_depth) {
             return refuse("pipeline_depth must be 1 to 64");
@@ -96,5 +155,10 @@ pub struct Setup {
     pub me: ReplicaId,
     pub incarnation: Incarnation,
     pub settings: Settings,
+    /// Makes this replica's part in a segment. Without one it takes part in none, and the modes that want segments are
+    /// refused here: Raft node not initialized.
+    pub raft: Option<Arc<dyn RaftMaker>>,
+    /// Where election timeouts come from. Another one at each member.
+    pub seed: u64,
     pub mutants: Mutants,
 }

@@ -1,13 +1,15 @@
 //! The part of the replicated state that is not sessions or the machine: the virtual log's head, the configurations,
 //! and the operator's orders. Chunk 0 of every snapshot, and covered by every checkpoint's digest.
 
+use crate::steering::Steering;
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use dwcp_base::{
     ClusterId, Configuration, ConfigurationId, Crypto, Genesis, Hash, Member, ReplicaId, Sequence, encode,
 };
-use dwcp_log::{MemberOrder, SignedMemberOrder, VirtualLog};
+use dwcp_log::{Fold, MemberOrder, SignedMemberOrder};
 use dwcp_pbft::Configurations;
+use dwcp_state::state_digest;
 
 /// Member orders remembered; enough for each of 31 members to lose 33 disks.
 pub const ORDERS_MAX: usize = 1024;
@@ -15,32 +17,32 @@ pub const ORDERS_MAX: usize = 1024;
 /// Replicated, and equal at all honest replicas after the same sequence.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
 pub struct Control {
-    /// Format of this structure; 1.
+    /// Format of this structure; 2.
     pub format: u16,
     /// The last root sequence executed.
     pub executed: Sequence,
-    pub log: VirtualLog,
+    /// The virtual log as far as the root alone says, the open segment, and what waits for its Close.
+    pub fold: Fold,
+    pub steering: Steering,
     pub configurations: Configurations,
     /// Every member order that took effect, and where: what a newcomer needs to know today's keys.
     pub orders: Vec<(Sequence, SignedMemberOrder)>,
     /// What has been executed since the genesis, in bytes of log. Replicas with equal settings derive from it equal
     /// sequences to take snapshots at.
     pub bytes_executed: u64,
-    /// Client commands that ran since the genesis.
-    pub commands_executed: u64,
 }
 
 impl Control {
     #[must_use]
     pub fn new(genesis: &Genesis) -> Self {
         Self {
-            format: 1,
+            format: 2,
             executed: Sequence::ZERO,
-            log: VirtualLog::default(),
+            fold: Fold::default(),
+            steering: Steering::new(genesis),
             configurations: Configurations::new(Configuration::of(genesis)),
             orders: Vec::new(),
             bytes_executed: 0,
-            commands_executed: 0,
         }
     }
 
@@ -104,6 +106,21 @@ impl Control {
         self.orders.push((sequence, signed.clone()));
         Ok(self.configurations.latest())
     }
+}
+
+/// What a checkpoint certifies: the control state and one state of the machine and its sessions. With no segment open that is
+/// the state at the checkpoint; with one, the state at its last Anchor (at its base before the first), because replicas
+/// at one root sequence have applied different amounts of the segment.
+#[must_use]
+pub fn checkpoint_digest(control: Hash, state: Hash) -> Hash {
+    state_digest(&[control, state])
+}
+
+/// The same from a snapshot's chunk digests, of which the first is the control chunk's. `None` of none.
+#[must_use]
+pub fn snapshot_digest(digests: &[Hash]) -> Option<Hash> {
+    let (control, state) = digests.split_first()?;
+    Some(checkpoint_digest(*control, state_digest(state)))
 }
 
 /// The configurations that a newcomer derives from a chain of orders, each signed by an admin of the genesis. Only for

@@ -9,7 +9,10 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
-use dwcp_base::{Hash, Incarnation, Position, PublicKey, ReplicaId, Sequence, Signature, Ticket, View};
+use dwcp_base::{
+    Ack, Epoch, Hash, Incarnation, Index, NetworkMode, Position, PublicKey, ReplicaId, Sequence, Signature,
+    Term, Ticket, Trust, View,
+};
 use dwcp_log::MemberOrder;
 use dwcp_state::{CommandResult, Refusal, SessionId};
 
@@ -24,6 +27,10 @@ pub enum Input {
     Peer { from: ReplicaId, incarnation: Incarnation, bytes: Bytes },
     /// A link to this peer came up: what it may have missed is sent again.
     LinkUp { peer: ReplicaId },
+    /// The link to this peer broke. Only a hint that spares waiting for a process that is gone.
+    LinkDown { peer: ReplicaId },
+    /// Every record up to this ticket is on disk. Handed in after each sync, before the next `Settle`.
+    Durable { through: Ticket },
     /// A client asks for something.
     Client { client: ClientId, request: ClientRequest },
     /// A client's connection ended; nothing is sent to it any more.
@@ -46,10 +53,14 @@ pub enum ClientRequest {
     /// From now on results of this session, wherever its frames entered the cluster, also go to this client. The driver
     /// hands this in, and frames of the session, only for a client that proved to it that it holds the session's key.
     Attach { session: SessionId },
-    /// An encoded `dwcp_state::ClientFrame`. Attaches the client to the frame's session.
-    Frame { bytes: Bytes },
-    /// A member order, encoded `dwcp_log::SignedMemberOrder`.
+    /// An encoded `dwcp_state::ClientFrame`. Attaches the client to the frame's session. `ack`: when this client wants to
+    /// hear of it; `None`: as the policy says.
+    Frame { bytes: Bytes, ack: Option<Ack> },
+    /// An operator's order, encoded `dwcp_log::OperatorOrder`.
     Order { id: u64, bytes: Bytes },
+    /// A linearizable read of the state, if this replica leads the open segment: answered by `ClientReply::Query` once a
+    /// majority confirmed that it still leads. Anybody else refuses; the same bytes can be ordered as a command instead.
+    Read { id: u64, bytes: Bytes },
     /// A read of this replica's own state; may be stale.
     Query { id: u64, bytes: Bytes },
     /// How this replica sees itself and the cluster.
@@ -90,7 +101,7 @@ pub enum ClientReply {
     },
 }
 
-/// What became of a member order.
+/// What became of an operator's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OrderOutcome {
     /// In force from this sequence on.
@@ -123,8 +134,9 @@ pub struct ExecutedReply {
     pub first: u64,
     pub results: Vec<CommandResult>,
     pub label: Label,
-    /// A hint whom to ask next; not signed.
+    /// Hints, not signed: the view, and who orders commands now.
     pub view: View,
+    pub ask: ReplicaId,
     pub replica: ReplicaId,
     pub incarnation: Incarnation,
     /// Index of this frame's leaf and the hashes beside the way to the root.
@@ -154,10 +166,12 @@ pub trait FrozenChunks: Send {
 
 /// Something to be done outside, in this order.
 pub enum Effect {
-    /// Append to the write-ahead log. Tickets count up by one.
+    /// Append to the write-ahead log. Tickets count up by one. `prompt`: the core itself waits for `Input::Durable`, so the
+    /// disk should not wait for company.
     Persist {
         ticket: Ticket,
         record: Vec<u8>,
+        prompt: bool,
     },
     Send {
         to: ReplicaId,
@@ -217,7 +231,7 @@ pub enum Effect {
 impl core::fmt::Debug for Effect {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::Persist { ticket, record } => write!(f, "Persist({ticket:?}, {} B)", record.len()),
+            Self::Persist { ticket, record, .. } => write!(f, "Persist({ticket:?}, {} B)", record.len()),
             Self::Send { to, class, after, bytes } => {
                 write!(f, "Send({to:?}, {class:?}, after {after:?}, {} B)", bytes.len())
             }
@@ -264,6 +278,79 @@ pub enum Event {
         payload_digest: Hash,
         chain: Hash,
         commands: Vec<ExecutedCommand>,
+    },
+    /// An operator's mode order took effect.
+    ModeOrdered {
+        sequence: Sequence,
+        mode: NetworkMode,
+    },
+    /// A segment opened: from here on the virtual log is extended by it.
+    SegmentOpened {
+        epoch: Epoch,
+        sequence: Sequence,
+        base: Position,
+        first_leader: Option<ReplicaId>,
+        /// Whether this replica takes part.
+        member: bool,
+    },
+    /// An entry of a segment was executed here. After a restart entries are executed anew on the state of the last
+    /// snapshot; an entry has the same chain each time.
+    SegmentExecuted {
+        epoch: Epoch,
+        index: Index,
+        position: Position,
+        chain: Hash,
+        commands: Vec<ExecutedCommand>,
+    },
+    /// A batch that the root had ordered while the segment was open was executed after its Close.
+    DeferredExecuted {
+        sequence: Sequence,
+        position: Position,
+        chain: Hash,
+        commands: Vec<ExecutedCommand>,
+    },
+    /// Who leads the segment, as far as this replica knows.
+    LeaderChanged {
+        epoch: Epoch,
+        term: Term,
+        leader: Option<ReplicaId>,
+    },
+    /// This replica complains that the segment does not move.
+    Suspected {
+        epoch: Epoch,
+        reason: &'static str,
+    },
+    /// This replica takes no further part in the epoch; its log ends here.
+    SegmentSealed {
+        epoch: Epoch,
+        index: Index,
+        term: Term,
+    },
+    /// A Close was executed. `forced`: nobody had ordered it. `marker`: the leader ended the segment in order, without
+    /// collecting reports. `cut`: own entries past the tail that were dropped. `rolled_back`: entries that had been
+    /// executed here and are not part of the log (somebody lied).
+    SegmentClosed {
+        epoch: Epoch,
+        sequence: Sequence,
+        tail: Index,
+        position: Position,
+        forced: bool,
+        marker: bool,
+        cut: u64,
+        rolled_back: u64,
+        deferred: u32,
+    },
+    /// An Anchor was executed: `q` replicas held and computed the same here.
+    Anchored {
+        epoch: Epoch,
+        sequence: Sequence,
+        index: Index,
+        position: Position,
+    },
+    /// What this replica holds at an Anchor is something else; it fetches the certified state.
+    AnchorDiverged {
+        epoch: Epoch,
+        index: Index,
     },
     /// The state's digest after a checkpoint's sequence, as this replica computed it.
     Digest {
@@ -361,6 +448,71 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// The key that signs this replica's replies.
     pub vote_key: PublicKey,
+    pub mode: NetworkMode,
+    pub trust: Trust,
+    /// The number that the next mode or policy order must have.
+    pub next_order: u64,
+    /// The last epoch that was opened; 0 before the first.
+    pub epoch: Epoch,
+    /// What extends the virtual log now.
+    pub protocol: ProtocolName,
+    /// Who orders commands now, as far as this replica knows: the segment's leader or the root's primary.
+    pub orderer: Option<ReplicaId>,
+    pub segment: Option<SegmentStatus>,
+    /// Closes that nobody had ordered, since the genesis.
+    pub failovers: u64,
+    pub last_switch: Option<SwitchStatus>,
+    /// Why hybrid or datacenter mode runs without a segment; empty when it does not, or need not.
+    pub no_segment: String,
+}
+
+/// Names of what may extend the virtual log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(use_discriminant = false)]
+pub enum ProtocolName {
+    Pbft,
+    Raft,
+}
+
+impl ProtocolName {
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Pbft => "pbft",
+            Self::Raft => "raft",
+        }
+    }
+}
+
+/// The open segment as this replica sees it.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct SegmentStatus {
+    pub term: Term,
+    pub leader: Option<ReplicaId>,
+    pub last: Index,
+    pub committed: Index,
+    pub applied: Index,
+    /// The last Anchor's index, and the position it covers.
+    pub anchored: Index,
+    pub anchored_position: Position,
+    pub sealed: bool,
+    pub suspecting: bool,
+}
+
+/// The last change of what extends the virtual log.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct SwitchStatus {
+    /// The epoch that was closed or opened.
+    pub epoch: Epoch,
+    pub to: ProtocolName,
+    pub planned: bool,
+    pub sequence: Sequence,
+    /// The longest interval between two executions of commands around it, as seen here, in microseconds; 0 while nothing
+    /// was executed since.
+    pub gap_us: u64,
+    /// This replica's clock when it happened, Unix milliseconds.
+    pub at_unix_ms: u64,
+    pub cause: String,
 }
 
 /// What a replica last heard of a peer.

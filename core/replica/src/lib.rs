@@ -15,27 +15,40 @@
 extern crate alloc;
 
 mod admit;
+mod anchors;
 mod apply;
 mod arrival;
+mod bodies;
 pub mod config;
 pub mod control;
+mod court;
+mod failover;
 pub mod io;
 mod order;
 mod pool;
 mod recover;
 mod replica;
 pub mod reply;
+mod segment;
 mod serve;
 mod status;
+pub mod steering;
+mod switch;
 mod transfer;
 pub mod wire;
 
-pub use config::{Settings, Setup};
+/// The face of a Raft node, for whoever brings another.
+pub mod raft {
+    pub use dwcp_raft::*;
+}
+
+pub use config::{SegmentSettings, Settings, Setup};
 pub use control::Control;
 pub use io::{
     Class, ClientId, ClientReply, ClientRequest, Effect, Event, ExecutedCommand, ExecutedReply, FrozenChunks,
-    Input, Label, OrderOutcome, PeerStatus, Status,
+    Input, Label, OrderOutcome, PeerStatus, ProtocolName, SegmentStatus, Status, SwitchStatus,
 };
 pub use recover::{RecoverError, RecoveredSnapshot, Recovery};
 pub use replica::{MachineFactory, Outbox, Replica};
-pub use wire::{PeerMessage, SnapshotMeta};
+pub use steering::{Ending, Steering};
+pub use wire::{LogRecord, PeerMessage, SnapshotMeta};

@@ -1,25 +1,27 @@
 //! The primary's part: what to propose, and when. A batch leaves as soon as the pipe has room; under load frames gather
 //! meanwhile, so batches grow by themselves and nothing ever waits for a clock.
 
-use crate::replica::Replica;
+use crate::replica::{Outbox, Replica};
 use alloc::vec::Vec;
-use dwcp_base::{LogTime, Mutant, Now};
+use bytes::Bytes;
+use dwcp_base::{Hash, LogTime, Mutant, NetworkMode, Now};
 use dwcp_log::{Proposal, RootEntry};
 use dwcp_state::StateMachine;
 
+/// A frame that all replicas have known of for so many fast-path timeouts is ordered by the root, though a segment is open.
+const ESCAPE_FACTOR: u64 = 4;
+/// So many at once, once an anchor interval.
+const ESCAPE_FRAMES_MAX: usize = 64;
+
 impl<M: StateMachine> Replica<M> {
     /// Proposes what waits, as far as there is room.
-    pub(crate) fn propose_pending(&mut self, now: Now) {
+    pub(crate) fn propose_pending(&mut self, now: Now, out: &mut Outbox) {
         while self.pbft.room() > 0 {
-            let view = self.pbft.view();
             let mut entries = Vec::new();
-            if let Some(order) = self.pool.next_order(view) {
-                entries.push(RootEntry::Member(order));
-            }
-            let settings = &self.setup.settings;
-            let frames_max =
-                if self.setup.mutants.on(Mutant::FixedBatch) { 1 } else { settings.batch_frames_max };
-            let frames = self.pool.next_batch(view, settings.batch_bytes_max, frames_max);
+            entries.extend(self.pool.next_order().map(RootEntry::from));
+            entries.extend(self.next_switch(now, out));
+            entries.extend(self.next_anchor());
+            let frames = self.next_frames(now);
             if !frames.is_empty() {
                 entries.push(RootEntry::Batch(frames));
             }
@@ -28,6 +30,33 @@ impl<M: StateMachine> Replica<M> {
             }
             self.propose(now, entries);
         }
+    }
+
+    /// Client frames for the root. While a segment is open they are its leader's to order, but for those that all replicas
+    /// have known of for long: the root takes them, and from then on everybody watches whether the leader does.
+    fn next_frames(&mut self, now: Now) -> Vec<Bytes> {
+        let settings = &self.setup.settings;
+        let Some(segment) = &mut self.segment else {
+            let opening =
+                self.opening.is_some_and(|(view, at)| view == self.pbft.view() && at > self.control.executed);
+            if opening {
+                return Vec::new(); // They would only be deferred.
+            }
+            let frames_max =
+                if self.setup.mutants.on(Mutant::FixedBatch) { 1 } else { settings.batch_frames_max };
+            return self.pool.next_batch(settings.batch_bytes_max, frames_max);
+        };
+        let patience = settings.segment.fast_path_timeout.times(ESCAPE_FACTOR);
+        if now.mono < segment.failover.next_escape || now.mono < patience {
+            return Vec::new();
+        }
+        let frames = self.pool.long_known(now.mono.since(patience), ESCAPE_FRAMES_MAX);
+        let frames: Vec<Bytes> =
+            frames.into_iter().filter(|frame| segment.failover.may_escape(Hash::of(frame))).collect();
+        if !frames.is_empty() {
+            segment.failover.next_escape = now.mono.plus(settings.segment.anchor_interval);
+        }
+        frames
     }
 
     /// Lets log time pass while nothing happens, and fills the window behind a member's replacement.
@@ -42,10 +71,23 @@ impl<M: StateMachine> Replica<M> {
             self.next_tick = now.mono.plus(dwcp_base::Micros::from_millis(1));
             return;
         }
-        if self.state.wants_ticks().is_some() && self.pbft.room() > 0 {
+        // A segment's own entries carry log time.
+        if self.segment.is_none() && self.state.wants_ticks().is_some() && self.pbft.room() > 0 {
             self.propose(now, Vec::from([RootEntry::Batch(Vec::new())]));
         }
         self.next_tick = now.mono.plus(self.setup.settings.tick_interval);
+        if self.wants_open() {
+            self.next_tick = now.mono.plus(self.setup.settings.segment.anchor_interval);
+        }
+    }
+
+    /// The mode is for a segment and none is open: the calm is looked at now and then.
+    pub(crate) fn wants_open(&self) -> bool {
+        let steering = &self.control.steering;
+        self.setup.raft.is_some()
+            && self.control.fold.segment().is_none()
+            && steering.mode != NetworkMode::Internet
+            && steering.policy.allows_raft()
     }
 
     fn propose(&mut self, now: Now, entries: Vec<RootEntry>) {
@@ -53,11 +95,23 @@ impl<M: StateMachine> Replica<M> {
         let payload = Proposal { time, entries }.to_payload();
         self.pbft.propose(now, payload, &mut self.protocol);
         self.next_tick = now.mono.plus(self.setup.settings.tick_interval);
+        if self.wants_open() {
+            self.next_tick = now.mono.plus(self.setup.settings.segment.anchor_interval);
+        }
     }
 
-    /// Somebody waits for a checkpoint: a replaced member, or a peer that needs a snapshot of now.
+    /// Somebody waits for a checkpoint: a replaced member, a peer that needs a snapshot of now, or a segment's log that
+    /// outgrows what snapshots cover.
     pub(crate) fn window_must_move(&self) -> bool {
-        self.snapshot_wanted || self.learners_wait()
+        self.snapshot_wanted || self.learners_wait() || self.segment_outgrows()
+    }
+
+    fn segment_outgrows(&self) -> bool {
+        let Some(segment) = &self.segment else { return false };
+        let uncovered = segment.anchors.bytes_applied.saturating_sub(self.segment_bytes_at_snapshot);
+        uncovered >= self.setup.settings.segment.limits.log_bytes_max / 4
+            && self.saving.is_none()
+            && segment.anchors.frozen.place.index > dwcp_base::Index::ZERO
     }
 
     fn learners_wait(&self) -> bool {

@@ -3,8 +3,8 @@
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Hash, Micros, ReplicaId, View};
-use dwcp_log::SignedMemberOrder;
+use dwcp_base::{Hash, Micros, ReplicaId};
+use dwcp_log::OperatorOrder;
 use dwcp_state::{CheckedFrame, SessionId};
 
 /// Frames of one session that may wait here; more than its window could need.
@@ -20,8 +20,8 @@ pub(crate) struct Pending {
     pub frame: CheckedFrame,
     pub hash: Hash,
     pub since: Micros,
-    /// The view in which we, as primary, proposed it.
-    pub proposed_in: Option<View>,
+    /// The turn in which we, as primary or leader, proposed it.
+    pub proposed_in: Option<u64>,
     /// It came from a client of ours: we see to it that the others hear of it.
     pub ours: bool,
     /// The peer that passed it on, if one did.
@@ -53,9 +53,11 @@ pub(crate) struct Pool {
     bytes: usize,
     /// Of these, what each peer passed on: none may crowd out our clients or the other peers.
     by_peer: BTreeMap<ReplicaId, usize>,
-    /// Frames at or after this one have not been looked at for proposing in this view.
+    /// Counts the changes of who orders: views, leaders, epochs. What was proposed in an older turn may be proposed again.
+    turn: u64,
+    /// Frames at or after this one have not been looked at for proposing in this turn.
     unproposed_from: u64,
-    orders: Vec<(SignedMemberOrder, Option<View>)>,
+    orders: Vec<(OperatorOrder, Option<u64>)>,
     /// Frames executed lately: a copy that a peer relays late is not ordered again.
     recent: BTreeSet<Hash>,
     recent_in_order: VecDeque<Hash>,
@@ -94,6 +96,12 @@ impl Pool {
                 self.unrelayed.insert(*id);
             }
         }
+    }
+
+    /// Since when this frame waits here.
+    pub(crate) fn waits_since(&self, hash: &Hash) -> Option<Micros> {
+        let id = self.by_hash.get(hash)?;
+        self.frames.get(id).map(|pending| pending.since)
     }
 
     pub(crate) fn holds(&self, hash: &Hash) -> bool {
@@ -189,32 +197,60 @@ impl Pool {
         gone.into_iter().filter_map(|id| self.remove(id)).collect()
     }
 
-    /// A new view: what was proposed in an older one may be proposed again.
-    pub(crate) fn view_changed(&mut self) {
+    /// Somebody else orders now, or in another way: what was proposed before may be proposed again.
+    pub(crate) fn new_turn(&mut self) {
+        self.turn += 1;
         self.unproposed_from = 0;
-        for (_, proposed_in) in &mut self.orders {
-            *proposed_in = None;
-        }
     }
 
-    /// The next frames to propose in `view`, marked as such.
-    pub(crate) fn next_batch(&mut self, view: View, bytes_max: usize, frames_max: usize) -> Vec<Bytes> {
+    /// Whoever orders from now on is not to blame for what was waited for before.
+    pub(crate) fn restart_clocks(&mut self, now: Micros) {
+        self.known.values_mut().for_each(|since| *since = now);
+    }
+
+    /// The next frames to propose, marked as proposed in this turn.
+    pub(crate) fn next_batch(&mut self, bytes_max: usize, frames_max: usize) -> Vec<Bytes> {
         let mut batch = Vec::new();
         let mut bytes = 0;
+        let turn = self.turn;
         for (id, pending) in self.frames.range_mut(self.unproposed_from..) {
             let size = pending.frame.bytes().len();
             if !batch.is_empty() && (bytes + size > bytes_max || batch.len() >= frames_max) {
                 break;
             }
             self.unproposed_from = id + 1;
-            if pending.proposed_in == Some(view) {
+            if pending.proposed_in == Some(turn) {
                 continue;
             }
-            pending.proposed_in = Some(view);
+            pending.proposed_in = Some(turn);
             bytes += size;
             batch.push(pending.frame.bytes().clone());
         }
         batch
+    }
+
+    /// A batch was not taken after all: its frames are the next again.
+    pub(crate) fn put_back(&mut self, batch: &[Bytes]) {
+        for frame in batch {
+            if let Some(id) = self.by_hash.get(&Hash::of(frame))
+                && let Some(pending) = self.frames.get_mut(id)
+            {
+                pending.proposed_in = None;
+                self.unproposed_from = self.unproposed_from.min(*id);
+            }
+        }
+    }
+
+    /// Frames that all replicas have known of since `before` or longer, and that were not taken by this before `marked`
+    /// says so.
+    pub(crate) fn long_known(&self, before: Micros, frames_max: usize) -> Vec<Bytes> {
+        let late = self.known.iter().filter(|(_, since)| **since <= before).take(frames_max);
+        late.filter_map(|(id, _)| self.frames.get(id)).map(|pending| pending.frame.bytes().clone()).collect()
+    }
+
+    /// When the frame that waits longest arrived.
+    pub(crate) fn oldest(&self) -> Option<Micros> {
+        self.frames.values().next().map(|pending| pending.since)
     }
 
     /// Since when the oldest frame waits that all replicas know of.
@@ -254,7 +290,7 @@ impl Pool {
         self.frames.values()
     }
 
-    pub(crate) fn add_order(&mut self, order: SignedMemberOrder) -> bool {
+    pub(crate) fn add_order(&mut self, order: OperatorOrder) -> bool {
         if self.orders.iter().any(|(known, _)| *known == order) {
             return true;
         }
@@ -265,19 +301,19 @@ impl Pool {
         true
     }
 
-    pub(crate) fn remove_order(&mut self, order: &SignedMemberOrder) {
-        self.orders.retain(|(known, _)| {
-            known.order.id != order.order.id || known.order.incarnation > order.order.incarnation
-        });
+    /// Takes out an order that was executed and those that are void because of it.
+    pub(crate) fn remove_order(&mut self, done: &OperatorOrder) {
+        self.orders.retain(|(known, _)| !done.overtakes(known));
     }
 
-    pub(crate) fn next_order(&mut self, view: View) -> Option<SignedMemberOrder> {
-        let waiting = self.orders.iter_mut().find(|(_, proposed_in)| *proposed_in != Some(view))?;
-        waiting.1 = Some(view);
+    pub(crate) fn next_order(&mut self) -> Option<OperatorOrder> {
+        let turn = self.turn;
+        let waiting = self.orders.iter_mut().find(|(_, proposed_in)| *proposed_in != Some(turn))?;
+        waiting.1 = Some(turn);
         Some(waiting.0.clone())
     }
 
-    pub(crate) fn orders(&self) -> impl Iterator<Item = &SignedMemberOrder> {
+    pub(crate) fn orders(&self) -> impl Iterator<Item = &OperatorOrder> {
         self.orders.iter().map(|(order, _)| order)
     }
 }

@@ -2,22 +2,22 @@
 
 use crate::admit::Clients;
 use crate::config::Setup;
-use crate::control::Control;
+use crate::control::{Control, snapshot_digest};
 use crate::io::Event;
 use crate::pool::Pool;
 use crate::replica::{MachineFactory, Outbox, Replica};
 use crate::serve::Donor;
-use crate::wire::SnapshotMeta;
+use crate::wire::{LogRecord, SnapshotMeta};
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use core::fmt;
-use dwcp_base::{Crypto, Hash, Now, Sequence, SettingsError, Ticket, decode};
-use dwcp_pbft::{Output, Pbft, PbftSetup, Record};
-use dwcp_state::{State, StateMachine, state_digest};
+use dwcp_base::{Crypto, Epoch, Hash, Now, Sequence, SettingsError, Ticket, decode};
+use dwcp_pbft::{Output, Pbft, PbftSetup};
+use dwcp_state::{State, StateMachine};
 
 /// A whole, durable snapshot.
 pub struct RecoveredSnapshot {
@@ -118,12 +118,20 @@ impl<M: StateMachine> Replica<M> {
                 (control, state)
             }
         };
+        let covered = control.fold.epoch();
         let certificate = donor.certificate(control.executed);
         pbft.start_from(control.executed, control.configurations.clone(), certificate);
         let records = recovery.records.len() as u64;
+        let mut remembered: BTreeMap<Epoch, Vec<(Ticket, Bytes)>> = BTreeMap::new();
         for (ticket, bytes) in recovery.records {
-            let record: Record = decode(&bytes).map_err(|_| RecoverError::Record { ticket })?;
-            pbft.replay(ticket, record);
+            match LogRecord::read(&bytes).ok_or(RecoverError::Record { ticket })? {
+                LogRecord::Root(record) => pbft.replay(ticket, record),
+                // Of segments that were over by the snapshot nothing is needed.
+                LogRecord::Segment { epoch, bytes } if epoch >= covered => {
+                    remembered.entry(epoch).or_default().push((ticket, bytes));
+                }
+                LogRecord::Segment { .. } => {}
+            }
         }
         let inside_view_change = !pbft.is_active();
         let bytes_at_checkpoint = control.bytes_executed;
@@ -133,8 +141,22 @@ impl<M: StateMachine> Replica<M> {
             cluster,
             crypto,
             make_machine,
+            live: control.fold.log(),
             control,
             state,
+            segment: None,
+            retired: BTreeMap::new(),
+            remembered,
+            early: crate::segment::Early::default(),
+            fetch: None,
+            blocked: VecDeque::new(),
+            kept: VecDeque::new(),
+            opening: None,
+            down: BTreeSet::new(),
+            straggler_helped: BTreeMap::new(),
+            found_diverged: None,
+            segment_bytes_at_snapshot: 0,
+            switches: crate::status::Switches::default(),
             pool: Pool::default(),
             clients: Clients::default(),
             donor,
@@ -142,6 +164,7 @@ impl<M: StateMachine> Replica<M> {
             partial: recovery.partial,
             frozen: None,
             saving: None,
+            saving_epoch: (Epoch::ZERO, None),
             last_digest: (Sequence::ZERO, Hash::ZERO),
             next_tick: now.mono,
             readmitted_to: Sequence::ZERO,
@@ -155,6 +178,7 @@ impl<M: StateMachine> Replica<M> {
             newborn: true,
             setup,
         };
+        replica.begin_segment(now, out);
         replica.pbft.replayed(now, &mut replica.protocol);
         replica.carry_out(now, out);
         replica.recovering = false;
@@ -182,11 +206,11 @@ fn rebuild<M: StateMachine>(
     snapshot: RecoveredSnapshot,
 ) -> Result<(SnapshotMeta, Control, State<M>), String> {
     let meta: SnapshotMeta = decode(&snapshot.meta).map_err(|error| error.to_string())?;
-    if meta.format != 1 {
+    if meta.format != 2 {
         return Err("its format is newer than this program".to_string());
     }
     if meta.certificate.claim.sequence != snapshot.sequence
-        || state_digest(&meta.digests) != meta.certificate.claim.digest
+        || snapshot_digest(&meta.digests) != Some(meta.certificate.claim.digest)
     {
         return Err("its digests are not those of its certificate".to_string());
     }

@@ -1,19 +1,25 @@
 //! The replica: its parts, the dispatch of inputs, and the translation of the protocol's actions into effects.
 
 use crate::admit::{Clients, Judge};
+use crate::bodies::Fetch;
 use crate::config::Setup;
 use crate::control::Control;
+use crate::court::Court;
 use crate::io::{Class, ClientReply, ClientRequest, Effect, Event, Input};
 use crate::pool::Pool;
+use crate::segment::{Early, Retired, SegmentNode};
 use crate::serve::Donor;
 use crate::transfer::Transfer;
-use crate::wire::PeerMessage;
-use alloc::collections::BTreeMap;
+use crate::wire::{LogRecord, PeerMessage};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{ClusterId, Crypto, Hash, Micros, Now, ReplicaId, Sequence, Ticket, View, encode};
-use dwcp_pbft::{Action, Message, Output, Pbft};
+use dwcp_base::{
+    ClusterId, Crypto, Epoch, Hash, Index, Micros, Now, ReplicaId, Sequence, Ticket, View, encode,
+};
+use dwcp_log::{Place, Proposal, RootEntry, VirtualLog};
+use dwcp_pbft::{Action, Decided, Message, Output, Pbft};
 use dwcp_state::{FrozenState, State, StateMachine};
 
 /// Makes an empty machine: one to start with, and one for every snapshot that is fetched.
@@ -48,10 +54,15 @@ impl Outbox {
 /// A state that was frozen at a checkpoint and waits for its certificate.
 pub(crate) struct Frozen<M: StateMachine> {
     pub sequence: Sequence,
+    /// What it covers of the segments: see `Replica::epoch_covered`.
+    pub epoch: (Epoch, Option<Place>),
     pub control: Vec<u8>,
     pub digests: Vec<Hash>,
     pub state: FrozenState<M>,
 }
+
+/// Proposals kept until they can be prepared.
+const KEPT_MAX: usize = 8;
 
 /// One node of the cluster. See the crate's picture.
 pub struct Replica<M: StateMachine> {
@@ -64,6 +75,31 @@ pub struct Replica<M: StateMachine> {
     pub(crate) protocol: Output,
     pub(crate) control: Control,
     pub(crate) state: State<M>,
+    /// The head of the virtual log as executed here; with a segment open it runs ahead of the root.
+    pub(crate) live: VirtualLog,
+    pub(crate) segment: Option<SegmentNode<M>>,
+    /// Raft nodes of segments that are over, until a durable snapshot covers them.
+    pub(crate) retired: BTreeMap<Epoch, Retired>,
+    /// Records of segments that the disk remembers and that have not opened again yet.
+    pub(crate) remembered: BTreeMap<Epoch, Vec<(Ticket, Bytes)>>,
+    pub(crate) early: Early,
+    /// Entries that a Close needs and we lack.
+    pub(crate) fetch: Option<Fetch>,
+    /// Decided slots that cannot be executed yet: the first ends a segment whose entries are on their way. At most what the
+    /// protocol delivered before it was told to hold.
+    pub(crate) blocked: VecDeque<(Decided, View)>,
+    /// Proposals that we cannot prepare yet, from the primary; at most `KEPT_MAX`.
+    pub(crate) kept: VecDeque<(ReplicaId, Message)>,
+    /// The Open under way.
+    pub(crate) opening: Option<(View, Sequence)>,
+    /// Peers whose link is known to be down.
+    pub(crate) down: BTreeSet<ReplicaId>,
+    pub(crate) straggler_helped: BTreeMap<ReplicaId, Micros>,
+    /// At this Tick our state is not what an Anchor says.
+    pub(crate) found_diverged: Option<Index>,
+    /// Bytes of segment entries executed here since the genesis, and at the last snapshot.
+    pub(crate) segment_bytes_at_snapshot: u64,
+    pub(crate) switches: crate::status::Switches,
 
     pub(crate) pool: Pool,
     pub(crate) clients: Clients,
@@ -74,6 +110,7 @@ pub struct Replica<M: StateMachine> {
     pub(crate) frozen: Option<Frozen<M>>,
     /// Given to the driver and not yet durable.
     pub(crate) saving: Option<Sequence>,
+    pub(crate) saving_epoch: (Epoch, Option<Place>),
     pub(crate) last_digest: (Sequence, Hash),
     pub(crate) next_tick: Micros,
     /// Members whose `votes_after` lies at or below this are known to vote again.
@@ -131,7 +168,12 @@ impl<M: StateMachine> Replica<M> {
 
     pub(crate) fn on_input(&mut self, now: Now, input: Input, out: &mut Outbox) {
         match input {
-            Input::LinkUp { peer } => self.pbft.on_link_up(peer, &mut self.protocol),
+            Input::LinkUp { peer } => {
+                self.down.remove(&peer);
+                self.pbft.on_link_up(peer, &mut self.protocol);
+            }
+            Input::LinkDown { peer } => self.on_link_down(now, peer),
+            Input::Durable { through } => self.on_durable(now, through),
             Input::Client { client, request } => self.on_client(now, client, request, out),
             Input::ClientGone { client } => self.clients.gone(client),
             Input::Wake => self.on_wake(now, out),
@@ -145,11 +187,7 @@ impl<M: StateMachine> Replica<M> {
 
     pub(crate) fn on_message(&mut self, now: Now, from: ReplicaId, message: PeerMessage, out: &mut Outbox) {
         match message {
-            PeerMessage::Pbft(message) => {
-                let mut judge =
-                    Judge::new(&self.setup, self.cluster, &*self.crypto, &self.pool, self.state.log_time());
-                self.pbft.on_message(now, from, message, &mut judge, &mut self.protocol);
-            }
+            PeerMessage::Pbft(message) => self.on_root_message(now, from, message, out),
             PeerMessage::Request { .. } => unreachable!("frames were read at the border"),
             PeerMessage::Order(order) => self.on_relayed_order(from, order, out),
             PeerMessage::FetchOffer { at_least } => self.on_fetch_offer(now, from, at_least, out),
@@ -161,6 +199,61 @@ impl<M: StateMachine> Replica<M> {
                 self.on_chunk(now, from, sequence, index, offset, bytes, out);
             }
             PeerMessage::NoChunk { sequence, index: _ } => self.on_no_chunk(now, from, sequence, out),
+            PeerMessage::Segment { epoch, bytes } => self.on_segment(now, from, epoch, bytes, out),
+            PeerMessage::Suspect(signed) => self.on_suspect(now, from, signed, out),
+            PeerMessage::Stop { epoch, stop } => self.on_stop(now, from, epoch, stop, out),
+            PeerMessage::Sealed(signed) => self.on_sealed(now, from, signed, out),
+            PeerMessage::AnchorVote(signed) => self.on_anchor_vote(from, signed, out),
+            PeerMessage::FetchEntries { epoch, from: first, through } => {
+                self.on_fetch_entries(from, epoch, first, through, out);
+            }
+            PeerMessage::Entries { epoch, first, entries } => {
+                self.on_entries(now, from, epoch, first, entries, out);
+            }
+            PeerMessage::Behind { epoch } => self.on_behind(now, epoch, out),
+        }
+    }
+
+    /// A message of the root protocol. A proposal that ends a segment whose entries are not here yet waits for them.
+    fn on_root_message(&mut self, now: Now, from: ReplicaId, message: Message, out: &mut Outbox) {
+        if let Message::PrePrepare { payload, .. } = &message
+            && from == self.pbft.primary()
+            && self.keep_switch(now, payload, out)
+        {
+            if self.kept.len() >= KEPT_MAX {
+                self.kept.pop_front();
+            }
+            self.kept.push_back((from, message));
+            return;
+        }
+        let quorum = self.pbft.quorum();
+        let mut judge = Judge {
+            pool: &self.pool,
+            log_time: self.state.log_time(),
+            court: Court {
+                cluster: self.cluster,
+                crypto: &*self.crypto,
+                quorum,
+                mutants: self.setup.mutants,
+                control: &self.control,
+                segment: self.segment.as_ref(),
+            },
+        };
+        self.pbft.on_message(now, from, message, &mut judge, &mut self.protocol);
+    }
+
+    /// Proposals that waited are looked at again.
+    pub(crate) fn retry_kept(&mut self, now: Now, out: &mut Outbox) {
+        for (from, message) in core::mem::take(&mut self.kept) {
+            self.on_root_message(now, from, message, out);
+            self.carry_out(now, out);
+        }
+    }
+
+    fn on_link_down(&mut self, now: Now, peer: ReplicaId) {
+        self.down.insert(peer);
+        if let Some(raft) = self.segment.as_mut().and_then(|segment| segment.raft.as_mut()) {
+            raft.on_link_down(now, peer);
         }
     }
 
@@ -169,6 +262,7 @@ impl<M: StateMachine> Replica<M> {
             ClientRequest::Attach { session } => self.clients.attach(client, session),
             ClientRequest::Frame { .. } => unreachable!("frames were read at the border"),
             ClientRequest::Order { id, bytes } => self.on_order(client, id, &bytes, out),
+            ClientRequest::Read { id, bytes } => self.on_read(now, client, id, bytes, out),
             ClientRequest::Query { id, bytes } => {
                 let outcome = if self.diverged {
                     Err("this replica's state diverged and is being replaced: ask another".into())
@@ -189,20 +283,44 @@ impl<M: StateMachine> Replica<M> {
     fn on_wake(&mut self, now: Now, out: &mut Outbox) {
         self.relay_due(now, out);
         self.settle_oldest(out);
-        self.pbft.set_waiting(self.pool.oldest_known_to_all());
-        let mut judge =
-            Judge::new(&self.setup, self.cluster, &*self.crypto, &self.pool, self.state.log_time());
+        self.pbft.set_waiting(self.root_waits_since());
+        let quorum = self.pbft.quorum();
+        let mut judge = Judge {
+            pool: &self.pool,
+            log_time: self.state.log_time(),
+            court: Court {
+                cluster: self.cluster,
+                crypto: &*self.crypto,
+                quorum,
+                mutants: self.setup.mutants,
+                control: &self.control,
+                segment: self.segment.as_ref(),
+            },
+        };
         self.pbft.on_time(now, &mut judge, &mut self.protocol);
         self.carry_out(now, out);
         self.transfer_on_time(now, out);
+        if let Some(raft) = self.segment.as_mut().and_then(|segment| segment.raft.as_mut()) {
+            raft.tick(now);
+        }
+        self.failover_on_time(now, out);
         self.propose_tick(now);
     }
 
     fn on_settle(&mut self, now: Now, out: &mut Outbox) {
-        self.propose_pending(now);
+        self.execute_ready(now, out);
+        self.settle_segment(now, out);
+        self.retry_kept(now, out);
+        self.propose_pending(now, out);
         self.carry_out(now, out);
+        self.drain_segment(now, out);
         self.settle_oldest(out);
-        self.pbft.set_waiting(self.pool.oldest_known_to_all());
+        self.pbft.set_waiting(self.root_waits_since());
+    }
+
+    /// Since when the root owes us something. While a segment is open, clients' commands are not the root's to serve.
+    fn root_waits_since(&self) -> Option<Micros> {
+        if self.segment.is_some() { self.root_owes_since() } else { self.pool.oldest_known_to_all() }
     }
 
     /// The moment at which `Input::Wake` is due.
@@ -212,13 +330,49 @@ impl<M: StateMachine> Replica<M> {
         if let Some(oldest) = self.pool.oldest_unrelayed() {
             due = due.min(oldest.plus(self.pbft.relay_after(self.setup.settings.relay_after)));
         }
-        if self.pbft.is_primary() && (self.state.wants_ticks().is_some() || self.window_must_move()) {
+        let timed = self.segment.is_none() && self.state.wants_ticks().is_some();
+        if self.pbft.is_primary() && (timed || self.window_must_move() || self.wants_open()) {
             due = due.min(self.next_tick);
         }
         if let Some(transfer) = &self.transfer {
             due = due.min(transfer.next_look());
         }
-        due
+        due.min(self.segment_wakeup())
+    }
+
+    /// Executes what was delivered, as far as everything it takes is here.
+    pub(crate) fn execute_ready(&mut self, now: Now, out: &mut Outbox) {
+        while let Some((decided, _)) = self.blocked.front() {
+            if self.lacks_entries(now, &decided.payload.clone(), out) {
+                return self.pbft.hold(now, true, &mut self.protocol);
+            }
+            let Some((decided, view)) = self.blocked.pop_front() else { break };
+            self.apply(now, &decided, view, out);
+            if self.halted {
+                return;
+            }
+        }
+        self.pbft.hold(now, false, &mut self.protocol);
+    }
+
+    /// Whether a decided slot ends the open segment at a tail that is not held here; it is then asked for.
+    fn lacks_entries(&mut self, now: Now, payload: &Bytes, out: &mut Outbox) -> bool {
+        if self.segment.is_none() {
+            return false;
+        }
+        let Ok(Some(proposal)) = Proposal::from_payload(payload) else { return false };
+        let Some(segment) = self.control.fold.segment().cloned() else { return false };
+        for entry in &proposal.entries {
+            if let RootEntry::Switch(switch) = entry
+                && let Some(close) = &switch.close
+                && self.court().judge_close(&segment, close).is_ok()
+                && !self.court().holds_tail(&segment, &close.tail)
+            {
+                self.fetch_tail(now, close.tail, out);
+                return true;
+            }
+        }
+        false
     }
 
     /// Turns the protocol's actions into effects, executing what was delivered, until nothing is left.
@@ -237,7 +391,7 @@ impl<M: StateMachine> Replica<M> {
     fn carry_out_one(&mut self, now: Now, action: Action, out: &mut Outbox) {
         match action {
             Action::Persist { ticket, record } => {
-                out.push(Effect::Persist { ticket, record: encode(&record) })
+                out.push(Effect::Persist { ticket, record: LogRecord::root(&record), prompt: false });
             }
             Action::Broadcast { message, after } => {
                 let class = class_of(&message);
@@ -248,7 +402,10 @@ impl<M: StateMachine> Replica<M> {
                 let bytes = Bytes::from(encode(&PeerMessage::Pbft(message)));
                 out.push(Effect::Send { to, class, after, bytes });
             }
-            Action::Deliver(decided, view) => self.apply(now, &decided, view, out),
+            Action::Deliver(decided, view) => {
+                self.blocked.push_back((decided, view));
+                self.execute_ready(now, out);
+            }
             Action::Stable { sequence, digest } => self.on_stable(sequence, digest, out),
             Action::Diverged { sequence, own, certified } => {
                 self.count("diverged");
@@ -275,14 +432,13 @@ impl<M: StateMachine> Replica<M> {
     }
 
     fn on_view_entered(&mut self, _now: Now, _view: View, primary: ReplicaId, out: &mut Outbox) {
-        self.pool.view_changed();
         if primary == self.setup.me {
+            self.pool.new_turn();
             return;
         }
-        // Whatever waits here, the new primary may not have.
-        let frames: Vec<Bytes> = self.pool.iter().map(|pending| pending.frame.bytes().clone()).collect();
-        for frame in frames {
-            self.send_one(primary, &PeerMessage::Request { to_all: false, frame }, Class::Request, out);
+        if self.segment.is_none() {
+            self.pool.new_turn();
+            self.show_all_to(primary, out);
         }
         let orders: Vec<_> = self.pool.orders().cloned().collect();
         for order in orders {
@@ -320,7 +476,12 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         self.pbft.check();
-        assert!(self.control.executed == self.pbft.delivered(), "what is delivered is executed");
+        let waiting = self.blocked.len() as u64;
+        assert!(
+            self.control.executed.0 + waiting == self.pbft.delivered().0,
+            "what is delivered is executed, or waits for entries"
+        );
+        self.check_segment();
         assert!(self.pool.bytes() <= self.setup.settings.pending_bytes_max, "the pool keeps to its bound");
     }
 
@@ -332,6 +493,23 @@ impl<M: StateMachine> Replica<M> {
     #[must_use]
     pub fn control(&self) -> &Control {
         &self.control
+    }
+
+    pub(crate) fn court(&self) -> Court<'_, M> {
+        Court {
+            cluster: self.cluster,
+            crypto: &*self.crypto,
+            quorum: self.pbft.quorum(),
+            mutants: self.setup.mutants,
+            control: &self.control,
+            segment: self.segment.as_ref(),
+        }
+    }
+
+    /// The head of the virtual log as executed here.
+    #[must_use]
+    pub fn head(&self) -> VirtualLog {
+        self.live
     }
 
     #[must_use]

@@ -122,9 +122,9 @@ impl ExecutedReply {
 }
 
 /// Leaves of a proposal's outcomes.
-pub(crate) fn tree_of(outcomes: &[FrameOutcome], label: Label) -> ReplyTree {
+pub(crate) fn tree_of<'a>(outcomes: impl Iterator<Item = &'a FrameOutcome>, label: Label) -> ReplyTree {
     let leaf = |outcome: &FrameOutcome| leaf_hash(outcome.session, outcome.first, label, &outcome.results);
-    ReplyTree::new(outcomes.iter().map(leaf).collect())
+    ReplyTree::new(outcomes.map(leaf).collect())
 }
 
 /// The label of a reply from the root log.

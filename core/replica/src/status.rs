@@ -1,11 +1,61 @@
 //! How a replica sees itself and the cluster. Only reads.
 
-use crate::io::{PeerStatus, Status};
+use crate::io::{PeerStatus, ProtocolName, SegmentStatus, Status, SwitchStatus};
 use crate::replica::Replica;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use dwcp_base::{Now, ReplicaId};
+use dwcp_base::{Epoch, Micros, Now, ReplicaId, Sequence};
 use dwcp_state::StateMachine;
+
+/// What this replica saw of changes of protocol. For people; nothing is decided by it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Switches {
+    last: Option<SwitchStatus>,
+    last_executed: Option<Micros>,
+    /// The longest interval between two executions around the last change is still growing.
+    growing: bool,
+}
+
+impl Switches {
+    pub(crate) fn closed(&mut self, now: Now, epoch: Epoch, sequence: Sequence, planned: bool, cause: &str) {
+        self.note(now, epoch, ProtocolName::Pbft, planned, sequence, cause);
+    }
+
+    pub(crate) fn opened(&mut self, now: Now, epoch: Epoch, sequence: Sequence) {
+        // A segment that follows another at once is one change, and what ended the first is its cause.
+        let (planned, cause) = match &self.last {
+            Some(last) if last.sequence == sequence => (last.planned, last.cause.clone()),
+            _ => (true, "the mode is for a segment".to_string()),
+        };
+        self.note(now, epoch, ProtocolName::Raft, planned, sequence, &cause);
+    }
+
+    fn note(
+        &mut self,
+        now: Now,
+        epoch: Epoch,
+        to: ProtocolName,
+        planned: bool,
+        sequence: Sequence,
+        cause: &str,
+    ) {
+        let gap_us = 0;
+        let (at_unix_ms, cause) = (now.wall_ms, cause.to_string());
+        self.last = Some(SwitchStatus { epoch, to, planned, sequence, gap_us, at_unix_ms, cause });
+        self.growing = true;
+    }
+
+    /// Commands were executed.
+    pub(crate) fn executed(&mut self, now: Now) {
+        if self.growing
+            && let (Some(last), Some(before)) = (&mut self.last, self.last_executed)
+        {
+            last.gap_us = last.gap_us.max(now.mono.since(before).0);
+            self.growing = false;
+        }
+        self.last_executed = Some(now.mono);
+    }
+}
 
 impl<M: StateMachine> Replica<M> {
     /// A picture of now.
@@ -40,13 +90,13 @@ impl<M: StateMachine> Replica<M> {
             executed: self.control.executed,
             stable: self.pbft.stable_sequence(),
             highest_seen: self.pbft.highest_seen(),
-            position: self.control.log.position,
-            chain: self.control.log.chain,
+            position: self.live.position,
+            chain: self.live.chain,
             state_digest_sequence,
             state_digest,
             pending_frames: u32::try_from(self.pool.len()).unwrap_or(u32::MAX),
             pending_bytes: self.pool.bytes() as u64,
-            executed_commands: self.control.commands_executed,
+            executed_commands: self.state.commands_executed(),
             log_time_ms: self.state.log_time().0,
             voter: self.pbft.is_voter(),
             transferring: self.transfer.is_some(),
@@ -54,7 +104,34 @@ impl<M: StateMachine> Replica<M> {
             counters: self.counters.iter().map(|(name, count)| ((*name).to_string(), *count)).collect(),
             peers,
             vote_key: member.map(|member| member.vote_key).unwrap_or_default(),
+            mode: self.control.steering.mode,
+            trust: self.control.steering.policy.trust,
+            next_order: self.control.steering.last_order.saturating_add(1),
+            epoch: self.control.fold.epoch(),
+            protocol: if self.segment.is_some() { ProtocolName::Raft } else { ProtocolName::Pbft },
+            orderer: self.orderer(),
+            segment: self.segment_status(),
+            failovers: self.control.steering.failovers,
+            last_switch: self.switches.last.clone(),
+            no_segment: self.why_no_segment(now),
         }
+    }
+
+    fn segment_status(&self) -> Option<SegmentStatus> {
+        let known = self.control.fold.segment()?;
+        let open = self.segment.as_ref()?;
+        let raft = open.raft.as_ref();
+        Some(SegmentStatus {
+            term: raft.map(|raft| raft.term()).unwrap_or_default(),
+            leader: open.leader(),
+            last: raft.map(|raft| raft.last().index).unwrap_or_default(),
+            committed: open.committed,
+            applied: open.applied.index,
+            anchored: known.anchor.index,
+            anchored_position: known.position(known.anchor.index).unwrap_or_default(),
+            sealed: raft.is_some_and(|raft| raft.sealed().is_some()),
+            suspecting: open.failover.is_suspecting(),
+        })
     }
 
     /// Why this replica should not be sent work.
@@ -71,6 +148,17 @@ impl<M: StateMachine> Replica<M> {
         }
         if self.transfer.is_some() {
             reasons.push("fetches a snapshot".to_string());
+        }
+        if !self.blocked.is_empty() {
+            reasons.push("fetches the end of a segment".to_string());
+        }
+        if let Some(segment) = &self.segment {
+            if segment.raft.is_none() && self.setup.raft.is_none() {
+                reasons.push("Raft node not initialized".to_string());
+            }
+            if segment.failover.log_full {
+                reasons.push("the segment's log is full: it waits for a quorum to anchor it".to_string());
+            }
         }
         if !self.pbft.is_voter() {
             reasons.push("is a learner until a checkpoint past its replacement is stable".to_string());

@@ -1,16 +1,16 @@
 //! Fetching a certified snapshot: chunk by chunk, from every peer that offers the same one, each chunk verified against
 //! the digests that `q` replicas signed. A donor whose chunk does not verify is dropped; what it did not spoil stays.
 
-use crate::control::{Control, follow_orders, key_among};
+use crate::control::{Control, follow_orders, key_among, snapshot_digest};
 use crate::io::{Class, Effect, Event};
 use crate::replica::{Outbox, Replica};
 use crate::wire::{CHUNK_PART_BYTES, PeerMessage, SnapshotMeta};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Hash, Micros, Mutant, Now, ReplicaId, Sequence, Ticket, decode, encode};
+use dwcp_base::{Epoch, Hash, Micros, Mutant, Now, ReplicaId, Sequence, Ticket, decode, encode};
 use dwcp_pbft::{Certificate, Statement, Vote};
-use dwcp_state::{Restorer, State, StateMachine, state_digest};
+use dwcp_state::{Restorer, State, StateMachine};
 
 /// Chunks asked of one donor at once.
 const PER_DONOR: usize = 4;
@@ -204,13 +204,13 @@ impl<M: StateMachine> Replica<M> {
 
     /// `q` replicas signed the digest of these chunk digests.
     fn judge_offer(&self, meta: &SnapshotMeta) -> Result<(), &'static str> {
-        if meta.format != 1 || meta.digests.is_empty() || meta.digests.len() > CHUNKS_MAX {
+        if meta.format != 2 || meta.digests.is_empty() || meta.digests.len() > CHUNKS_MAX {
             return Err("a snapshot of an unknown format");
         }
         if self.setup.mutants.on(Mutant::StateTransferUnchecked) {
             return Ok(());
         }
-        if state_digest(&meta.digests) != meta.certificate.claim.digest {
+        if snapshot_digest(&meta.digests) != Some(meta.certificate.claim.digest) {
             return Err("a snapshot whose chunks are not those of its certificate");
         }
         if self.pbft.verify_checkpoint(&meta.certificate).is_ok() || self.follows_from_orders(meta) {
@@ -369,25 +369,83 @@ impl<M: StateMachine> Replica<M> {
             self.transfer = Some(transfer);
             return;
         };
-        self.snapshot_is_durable(sequence, out);
+        let covered = (control.fold.epoch(), control.fold.segment().map(dwcp_log::Segment::anchored));
+        self.snapshot_is_durable(sequence, covered, out);
         if sequence <= self.control.executed && !transfer.forced {
             return; // Slots brought us here sooner; the snapshot serves others.
         }
         let Some(certificate) = self.donor.certificate(sequence) else { return };
-        let before = self.control.configurations.latest().clone();
-        self.control = control;
-        self.state = state;
-        self.last_digest = (sequence, certificate.claim.digest);
-        self.frozen = None;
-        self.diverged = false;
-        self.bytes_at_checkpoint = self.control.bytes_executed;
-        let configurations = self.control.configurations.clone();
-        self.announce_members(&before, out);
-        self.pbft.on_installed(now, certificate, configurations, &mut self.protocol);
+        if sequence <= self.control.executed && self.is_of_our_segment(&control) {
+            // The root is where it was; only what the segment did to the state was wrong or out of reach.
+            self.rejoin_segment(now, &control, state, out);
+        } else {
+            self.install_all(now, control, state, certificate, out);
+        }
         out.event(Event::StateTransferFinished { sequence });
         self.count("state transfers finished");
         self.carry_out(now, out);
         self.settle_pool(out);
+    }
+
+    fn install_all(
+        &mut self,
+        now: Now,
+        control: Control,
+        state: State<M>,
+        certificate: Certificate,
+        out: &mut Outbox,
+    ) {
+        let before = self.control.configurations.latest().clone();
+        self.park_segment();
+        self.blocked.clear();
+        self.kept.clear();
+        self.fetch = None;
+        self.opening = None;
+        self.live = control.fold.log();
+        self.control = control;
+        self.state = state;
+        self.last_digest = (certificate.claim.sequence, certificate.claim.digest);
+        self.frozen = None;
+        self.diverged = false;
+        self.found_diverged = None;
+        self.bytes_at_checkpoint = self.control.bytes_executed;
+        let configurations = self.control.configurations.clone();
+        self.announce_members(&before, out);
+        self.begin_segment(now, out);
+        self.pbft.on_installed(now, certificate, configurations, &mut self.protocol);
+    }
+
+    /// Whether a snapshot is of the segment that is open here, at an Anchor that we know too.
+    fn is_of_our_segment(&self, control: &Control) -> bool {
+        match (control.fold.segment(), self.control.fold.segment()) {
+            (Some(theirs), Some(ours)) => {
+                theirs.epoch == ours.epoch
+                    && theirs.anchor.index <= ours.anchor.index
+                    && self.blocked.is_empty()
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes the state of a snapshot of the open segment and goes on from its Anchor.
+    fn rejoin_segment(&mut self, now: Now, snapshot: &Control, state: State<M>, out: &mut Outbox) {
+        let Some(anchored) = snapshot.fold.segment().map(|segment| segment.anchor) else { return };
+        self.park_segment();
+        self.state = state;
+        self.diverged = false;
+        self.found_diverged = None;
+        self.pbft.unmute();
+        self.begin_segment_at(now, anchored, out);
+    }
+
+    /// The leader has discarded what we need of its segment: a snapshot of it is needed.
+    pub(crate) fn on_behind(&mut self, now: Now, epoch: Epoch, out: &mut Outbox) {
+        let Some(segment) = self.control.fold.segment().filter(|segment| segment.epoch == epoch) else {
+            return;
+        };
+        let opened_at = segment.opened_at;
+        self.count("too far behind in a segment");
+        self.start_transfer(now, opened_at, true, out);
     }
 
     /// Links must follow members that were replaced while we were away.

@@ -3,9 +3,12 @@
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
-use dwcp_base::{Hash, Sequence};
-use dwcp_log::SignedMemberOrder;
-use dwcp_pbft::{Certificate, Message};
+use dwcp_base::{Epoch, Hash, Index, Sequence};
+use dwcp_log::anchor::AnchorVote;
+use dwcp_log::seal::{Sealed, Signed, StopCert, Suspect};
+use dwcp_log::{OperatorOrder, SignedMemberOrder};
+use dwcp_pbft::{Certificate, Message, Record};
+use dwcp_raft::Entry;
 
 /// Bytes of a chunk that travel in one message.
 pub const CHUNK_PART_BYTES: u32 = 256 * 1024;
@@ -22,7 +25,7 @@ pub enum PeerMessage {
         frame: Bytes,
     } = 2,
     /// An operator's order on its way to the primary.
-    Order(SignedMemberOrder) = 3,
+    Order(OperatorOrder) = 3,
     /// Asks for the newest snapshot at or above this sequence.
     FetchOffer {
         at_least: Sequence,
@@ -45,6 +48,79 @@ pub enum PeerMessage {
         sequence: Sequence,
         index: u32,
     } = 8,
+    /// What members of a segment say to each other, in that protocol's own bytes.
+    Segment {
+        epoch: Epoch,
+        bytes: Bytes,
+    } = 9,
+    /// "The segment does not move."
+    Suspect(Signed<Suspect>) = 10,
+    /// Enough of them.
+    Stop {
+        epoch: Epoch,
+        stop: StopCert,
+    } = 11,
+    /// "The epoch is over here; my log of it ends there."
+    Sealed(Signed<Sealed>) = 12,
+    /// "This is what I hold and computed at that Tick."
+    AnchorVote(Signed<AnchorVote>) = 13,
+    /// Asks for entries of an epoch's log, open or closed.
+    FetchEntries {
+        epoch: Epoch,
+        from: Index,
+        through: Index,
+    } = 14,
+    /// Consecutive entries; none when the sender does not hold the first.
+    Entries {
+        epoch: Epoch,
+        first: Index,
+        entries: Vec<Entry>,
+    } = 15,
+    /// "What you need of this segment I have discarded: fetch a snapshot."
+    Behind {
+        epoch: Epoch,
+    } = 16,
+}
+
+/// One record of the node's log: the root protocol's, or a segment's. Discriminants are part of the format.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogRecord {
+    Root(Record),
+    Segment { epoch: Epoch, bytes: Bytes },
+}
+
+const ROOT_RECORD: u8 = 1;
+const SEGMENT_RECORD: u8 = 2;
+
+impl LogRecord {
+    #[must_use]
+    pub fn root(record: &Record) -> Vec<u8> {
+        let mut bytes = Vec::from([ROOT_RECORD]);
+        record.serialize(&mut bytes).expect("writing to memory cannot fail");
+        bytes
+    }
+
+    #[must_use]
+    pub fn segment(epoch: Epoch, record: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(9 + record.len());
+        bytes.push(SEGMENT_RECORD);
+        bytes.extend_from_slice(&epoch.0.to_le_bytes());
+        bytes.extend_from_slice(record);
+        bytes
+    }
+
+    /// `None` for bytes that are no record of this version.
+    #[must_use]
+    pub fn read(bytes: &Bytes) -> Option<Self> {
+        match bytes.first()? {
+            &ROOT_RECORD => dwcp_base::decode(&bytes[1..]).ok().map(Self::Root),
+            &SEGMENT_RECORD => {
+                let epoch = bytes.get(1..9)?.try_into().ok().map(u64::from_le_bytes)?;
+                Some(Self::Segment { epoch: Epoch(epoch), bytes: bytes.slice(9..) })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// What a snapshot proves about itself: `q` replicas signed a digest that is the digest of these chunk digests.

@@ -45,10 +45,12 @@ fn genesis(n: u8) -> Arc<Genesis> {
         version: 1,
         name: "test".into(),
         created_unix_ms: START_MS,
-        policy: Policy {
-            trust: if n >= 4 { Trust::Byzantine } else { Trust::Crash },
-            quorum: Quorum::new(n.into(), None).unwrap(),
-        },
+        policy: Policy::root_only(
+            if n >= 4 { Trust::Byzantine } else { Trust::Crash },
+            Quorum::new(n.into(), None).unwrap(),
+        ),
+        mode: dwcp_base::NetworkMode::Hybrid,
+        calm_ms: dwcp_base::configuration::CALM_MS,
         members,
         principals: vec![Principal { name: "admin".into(), key: key(3, 0), role: Role::Admin }],
         checkpoint_interval: 8,
@@ -72,6 +74,7 @@ struct Node {
     replica: Option<Replica<Kv>>,
     disk: Disk,
     inbox: VecDeque<Input>,
+    unsynced: bool,
     events: Vec<Event>,
 }
 
@@ -90,6 +93,7 @@ impl Cluster {
                 replica: None,
                 disk: Disk::default(),
                 inbox: VecDeque::new(),
+                unsynced: false,
                 events: Vec::new(),
             })
             .collect();
@@ -112,6 +116,8 @@ impl Cluster {
             me: ReplicaId(id),
             incarnation: Incarnation(0),
             settings,
+            raft: Some(Arc::new(dwcp_raft::OwnRaft)),
+            seed: u64::from(id),
             mutants: Mutants::default(),
         };
         let disk = &self.nodes[usize::from(id)].disk;
@@ -146,7 +152,10 @@ impl Cluster {
         for effect in out.drain() {
             let node = &mut self.nodes[usize::from(id)];
             match effect {
-                Effect::Persist { ticket, record } => node.disk.records.push((ticket, Bytes::from(record))),
+                Effect::Persist { ticket, record, .. } => {
+                    node.disk.records.push((ticket, Bytes::from(record)));
+                    node.unsynced = true;
+                }
                 Effect::Send { to, bytes, .. } => {
                     let target = &mut self.nodes[usize::from(to.0)];
                     if target.replica.is_some() {
@@ -195,6 +204,11 @@ impl Cluster {
         replica.step(now, Input::Settle, &mut out);
         replica.check();
         self.carry_out(id, out);
+        let node = &mut self.nodes[usize::from(id)];
+        if core::mem::take(&mut node.unsynced) {
+            let through = node.disk.records.last().unwrap().0;
+            node.inbox.push_back(Input::Durable { through });
+        }
     }
 
     /// Runs until nothing is to be done, letting time pass up to `until`.
@@ -241,7 +255,7 @@ impl Cluster {
     }
 
     fn send(&mut self, to: u8, frame: &ClientFrame) {
-        let request = ClientRequest::Frame { bytes: frame.encode() };
+        let request = ClientRequest::Frame { bytes: frame.encode(), ack: None };
         self.nodes[usize::from(to)].inbox.push_back(Input::Client { client: ClientId(7), request });
     }
 
@@ -265,7 +279,7 @@ impl Cluster {
             .iter()
             .map(|id| {
                 let control = self.nodes[usize::from(*id)].replica.as_ref().unwrap().control();
-                (control.executed, control.log.chain, control.digest())
+                (control.executed, control.fold.log().chain, control.digest())
             })
             .collect();
         assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "{seen:?}");
@@ -420,7 +434,7 @@ fn other(session: &Session, sequence: u64, low_water: u64, command: Command) -> 
 fn lost_on_the_way(cluster: &mut Cluster, at: u8, frame: &ClientFrame) {
     let now = cluster.now();
     let mut out = Outbox::default();
-    let request = ClientRequest::Frame { bytes: frame.encode() };
+    let request = ClientRequest::Frame { bytes: frame.encode(), ack: None };
     cluster.nodes[usize::from(at)].replica.as_mut().unwrap().step(
         now,
         Input::Client { client: ClientId(7), request },

@@ -31,6 +31,9 @@ pub const PRINCIPAL_NAME_BYTES_MAX: usize = 64;
 pub struct SessionId(pub [u8; 16]);
 
 impl SessionId {
+    /// The lowest of all.
+    pub const MIN: Self = Self([0; 16]);
+
     /// The session that this key names.
     #[must_use]
     pub fn of(session_key: &PublicKey) -> Self {

@@ -41,6 +41,8 @@ pub(crate) struct Control {
     log_time: LogTime,
     /// Advances with log time, at most `EXPIRY_STEP_MAX_MS` per entry.
     expiry_ms: u64,
+    /// Commands that ran since the genesis.
+    commands_executed: u64,
     registry: Registry,
 }
 
@@ -94,6 +96,7 @@ impl<M: StateMachine> State<M> {
             position: Position::ZERO,
             log_time: LogTime(genesis.created_unix_ms),
             expiry_ms: 0,
+            commands_executed: 0,
             registry: Registry::of(genesis),
         };
         Self { control, sessions: SessionTable::new(), machine, mutants }
@@ -161,6 +164,12 @@ impl<M: StateMachine> State<M> {
     /// Runs a frame of the entry that was begun last. Each command runs at most once; one that ran before is answered
     /// with what came of it then.
     pub fn execute(&mut self, frame: &CheckedFrame) -> FrameOutcome {
+        let outcome = self.run_frame(frame);
+        self.control.commands_executed += outcome.ran.iter().filter(|ran| **ran).count() as u64;
+        outcome
+    }
+
+    fn run_frame(&mut self, frame: &CheckedFrame) -> FrameOutcome {
         let session = frame.session();
         match frame.content() {
             FrameContent::Open(open) => {
@@ -397,6 +406,12 @@ impl<M: StateMachine> State<M> {
     #[must_use]
     pub fn expiry_ms(&self) -> u64 {
         self.control.expiry_ms
+    }
+
+    /// Commands that ran since the genesis.
+    #[must_use]
+    pub fn commands_executed(&self) -> u64 {
+        self.control.commands_executed
     }
 
     #[must_use]

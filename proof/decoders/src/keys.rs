@@ -91,10 +91,9 @@ fn make_genesis() -> Genesis {
         version: 1,
         name: "decoders".into(),
         created_unix_ms: START_MS,
-        policy: Policy {
-            trust: Trust::Byzantine,
-            quorum: Quorum::new(N.into(), None).expect("four are enough"),
-        },
+        policy: Policy::root_only(Trust::Byzantine, Quorum::new(N.into(), None).expect("four are enough")),
+        mode: dwcp_base::NetworkMode::Hybrid,
+        calm_ms: dwcp_base::configuration::CALM_MS,
         members: (0..N).map(member).collect(),
         principals: vec![
             principal(0, "admin", Role::Admin),

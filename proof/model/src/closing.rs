@@ -266,7 +266,7 @@ impl Closing {
     fn segment(&self, anchored: &Log) -> Segment {
         let members = (0..self.quorum.n()).map(ReplicaId).collect();
         let open = Open { protocol: Protocol::Raft, first_leader: None, members };
-        let mut segment = Segment::new(EPOCH, Sequence(1), base(), open);
+        let mut segment = Segment::new(EPOCH, Sequence(1), base(), Hash::ZERO, open);
         if !anchored.is_empty() && self.slip != Some(Slip::BelowAnchor) {
             let Place { index, chain, .. } = anchored.place();
             segment.anchor = AnchorPoint { number: 1, index, chain, state: Hash::ZERO };

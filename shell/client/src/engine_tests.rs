@@ -77,10 +77,12 @@ impl Cluster {
             version: 1,
             name: "test".into(),
             created_unix_ms: CREATED_MS,
-            policy: Policy {
-                trust: if f > 0 { Who::Byzantine } else { Who::Crash },
-                quorum: Quorum::new(n.into(), Some(f)).expect("a quorum"),
-            },
+            policy: Policy::root_only(
+                if f > 0 { Who::Byzantine } else { Who::Crash },
+                Quorum::new(n.into(), Some(f)).expect("a quorum"),
+            ),
+            mode: dwcp_base::NetworkMode::Hybrid,
+            calm_ms: dwcp_base::configuration::CALM_MS,
             members: (0..).zip(&keys).map(member).collect(),
             principals: vec![Principal {
                 name: "ann".into(),

@@ -108,7 +108,7 @@ impl<M: StateMachine> CoreLoop<M> {
 
     fn work(&mut self) -> Stop {
         // What recovery wants to be sent and written.
-        if let Err(stop) = self.carry_out() {
+        if let Err(stop) = self.carry_out_all() {
             return stop;
         }
         let mut burst = Vec::new();
@@ -116,11 +116,11 @@ impl<M: StateMachine> CoreLoop<M> {
             if self.inbox.take(self.patience(), &mut burst) {
                 self.transport.sink_has_room();
             }
-            if burst.is_empty()
-                && self.unsynced
-                && let Err(stop) = self.sync()
-            {
-                return stop;
+            if burst.is_empty() && self.unsynced {
+                if let Err(stop) = self.sync() {
+                    return stop;
+                }
+                self.step(Input::Durable { through: self.durable() });
             }
             self.metrics.loops.add(1);
             if !burst.is_empty() {
@@ -151,10 +151,19 @@ impl<M: StateMachine> CoreLoop<M> {
                 self.step(Input::Wake);
             }
             self.step(Input::Settle);
-            if let Err(stop) = self.carry_out() {
+            if let Err(stop) = self.carry_out_all() {
                 return stop;
             }
         }
+    }
+
+    /// Carries out what the core wants done, tells it what became durable by that, and so on until it wants nothing more.
+    fn carry_out_all(&mut self) -> Result<(), Stop> {
+        while self.carry_out()? {
+            self.step(Input::Durable { through: self.durable() });
+            self.step(Input::Settle);
+        }
+        Ok(())
     }
 
     fn patience(&self) -> Duration {
@@ -174,20 +183,24 @@ impl<M: StateMachine> CoreLoop<M> {
             Input::ClientGone { client } => {
                 self.clients.remove(client);
             }
-            Input::Client { request: ClientRequest::Frame { bytes }, .. } => self.sample_frame(bytes),
+            Input::Client { request: ClientRequest::Frame { bytes, .. }, .. } => self.sample_frame(bytes),
             _ => {}
         }
     }
 
-    /// Persists, syncs once if something waits for it, then carries out everything else in order.
-    fn carry_out(&mut self) -> Result<(), Stop> {
-        let effects = self.outbox.drain();
+    /// Persists; lets out what promises nothing that is not durable yet; syncs once if something waits for it; then carries
+    /// out everything else in order. True when there was a sync.
+    fn carry_out(&mut self) -> Result<bool, Stop> {
+        let mut effects = self.outbox.drain();
         let mut awaited = Ticket::ZERO;
         for effect in &effects {
             match effect {
-                Effect::Persist { ticket, record } => {
+                Effect::Persist { ticket, record, prompt } => {
                     self.append(*ticket, record)?;
                     self.unsynced = true;
+                    if *prompt {
+                        awaited = awaited.max(*ticket);
+                    }
                 }
                 Effect::Send { after, .. } | Effect::Reply { after, .. } => awaited = awaited.max(*after),
                 // What stands for the discarded records is among those just appended.
@@ -202,14 +215,28 @@ impl<M: StateMachine> CoreLoop<M> {
                 | Effect::Halt { .. } => {}
             }
         }
-        if self.unsynced && awaited > self.durable() {
+        let syncs = self.unsynced && awaited > self.durable();
+        if syncs {
+            // A leader's entries travel while they are written (Ongaro's thesis, section 10.2.1).
+            let durable = self.durable();
+            let mut kept = Vec::with_capacity(effects.len());
+            for effect in effects {
+                match effect {
+                    Effect::Send { to, class, after, bytes } if after <= durable => {
+                        self.send(to, class, bytes)
+                    }
+                    Effect::Persist { .. } => {}
+                    effect => kept.push(effect),
+                }
+            }
+            effects = kept;
             self.sync()?;
         }
         let durable = self.durable();
         for effect in effects {
             self.carry_out_one(effect, durable)?;
         }
-        Ok(())
+        Ok(syncs)
     }
 
     fn durable(&self) -> Ticket {

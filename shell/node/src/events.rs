@@ -24,6 +24,59 @@ pub(crate) fn tell(event: &Event, metrics: &Metrics, wall_ms: u64) {
             metrics.last_executed_unix_ms.set(wall_ms);
             tracing::trace!(%sequence, %position, %view, commands = commands.len(), "executed");
         }
+        Event::ModeOrdered { sequence, mode } => {
+            tracing::info!(target: LIFE, %sequence, %mode, "the operator ordered a mode");
+        }
+        Event::SegmentOpened { epoch, sequence, base, first_leader, member } => {
+            let leader = first_leader.map(|leader| leader.0);
+            tracing::info!(target: LIFE, %epoch, %sequence, %base, leader, member, "a Raft segment opens");
+        }
+        Event::SegmentExecuted { epoch, index, position, commands, .. } => {
+            metrics.commands_executed.add(commands.len() as u64);
+            metrics.batch_commands.observe(commands.len() as u64);
+            metrics.last_executed_unix_ms.set(wall_ms);
+            tracing::trace!(%epoch, %index, %position, commands = commands.len(), "executed in the segment");
+        }
+        Event::DeferredExecuted { sequence, position, commands, .. } => {
+            metrics.commands_executed.add(commands.len() as u64);
+            tracing::debug!(%sequence, %position, commands = commands.len(), "executed what was deferred");
+        }
+        Event::LeaderChanged { epoch, term, leader } => {
+            let leader = leader.map(|leader| leader.0);
+            tracing::info!(target: LIFE, %epoch, %term, leader, "who leads the segment");
+        }
+        Event::Suspected { epoch, reason } => {
+            tracing::warn!(%epoch, reason, "complains of the segment");
+        }
+        Event::SegmentSealed { epoch, index, term } => {
+            tracing::info!(target: LIFE, %epoch, %index, %term, "takes no further part in the segment");
+        }
+        Event::SegmentClosed {
+            epoch,
+            sequence,
+            tail,
+            position,
+            forced,
+            marker,
+            cut,
+            rolled_back,
+            deferred,
+        } => {
+            tracing::info!(
+                target: LIFE, %epoch, %sequence, %tail, %position, forced, marker, cut, rolled_back, deferred,
+                "the segment is closed"
+            );
+        }
+        Event::Anchored { epoch, sequence, index, position } => {
+            tracing::debug!(%epoch, %sequence, %index, %position, "anchored");
+        }
+        Event::AnchorDiverged { epoch, index } => {
+            metrics.divergences.add(1);
+            tracing::error!(
+                %epoch, %index,
+                "this replica's log or state differs from the anchored one and is fetched anew: check its memory and disk"
+            );
+        }
         Event::Digest { sequence, digest } => tracing::debug!(%sequence, ?digest, "state digest"),
         Event::StableCheckpoint { sequence, digest } => {
             metrics.stable_checkpoints.add(1);

@@ -107,9 +107,10 @@ pub(crate) struct Inbox {
 fn request_bytes(request: &ClientRequest) -> usize {
     ITEM_OVERHEAD_BYTES
         + match request {
-            ClientRequest::Frame { bytes }
+            ClientRequest::Frame { bytes, .. }
             | ClientRequest::Order { bytes, .. }
-            | ClientRequest::Query { bytes, .. } => bytes.len(),
+            | ClientRequest::Query { bytes, .. }
+            | ClientRequest::Read { bytes, .. } => bytes.len(),
             ClientRequest::Attach { .. } | ClientRequest::Status { .. } => 0,
         }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 use bytes::Bytes;
 use dwcp_base::limits::MESSAGE_BYTES_MAX;
 use dwcp_base::{ClusterId, Crypto, Genesis, Incarnation, Member, Mutants, PublicKey, Sequence, Ticket};
+use dwcp_replica::raft::{OwnRaft, RaftMaker};
 use dwcp_replica::{MachineFactory, Outbox, RecoveredSnapshot, Recovery, Replica, Setup};
 use dwcp_state::StateMachine;
 use dwcp_storage::{DataDir, Lsn, OpenedDir, SnapshotStore, StorageError, Wal, WalRecord, WalSettings};
@@ -67,6 +68,8 @@ pub(crate) fn start<M: StateMachine>(
         me: config.replica,
         incarnation,
         settings: config.consensus.to_settings(config.mode),
+        raft: Some(Arc::new(OwnRaft)),
+        seed: random_u64()?,
         mutants: Mutants::default(),
     };
     let born_with = setup.genesis.clone();
@@ -143,7 +146,8 @@ pub(crate) fn read_stopped<M: StateMachine>(
     let settings = config.consensus.to_settings(config.mode);
     let genesis = Arc::new(genesis);
     let (me, mutants) = (config.replica, Mutants::default());
-    let setup = Setup { genesis: genesis.clone(), me, incarnation, settings, mutants };
+    let raft: Option<Arc<dyn RaftMaker>> = Some(Arc::new(OwnRaft));
+    let setup = Setup { genesis: genesis.clone(), me, incarnation, settings, raft, seed: 0, mutants };
     let machines: MachineFactory<M> = Arc::new(move || empty(&genesis));
     Replica::recover(setup, machines, crypto, recovery, Clock::start().now(), &mut Outbox::default())
         .map_err(|error| NodeError::Recovery(error.to_string()))

@@ -51,7 +51,9 @@ pub fn genesis() -> Genesis {
         version: 1,
         name: "test".to_string(),
         created_unix_ms: BORN_MS,
-        policy: Policy { trust: Trust::Crash, quorum },
+        policy: Policy::root_only(Trust::Crash, quorum),
+        mode: dwcp_base::NetworkMode::Hybrid,
+        calm_ms: dwcp_base::configuration::CALM_MS,
         members: vec![Member {
             id: ReplicaId(0),
             incarnation: Incarnation(0),

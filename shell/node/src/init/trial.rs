@@ -149,9 +149,10 @@ pub fn free_ports(ip: IpAddr, count: usize) -> io::Result<Vec<u16>> {
     let first_given = range.split_whitespace().next().and_then(|port| port.parse().ok()).unwrap_or(32_768);
     let span = u32::from(u16::saturating_sub(first_given, LOWEST));
     let mut seed = [0; 2];
-    getrandom::fill(&mut seed).map_err(io::Error::other)?;
+    getrandom::fill(&mut seed).map_err(|error| io::Error::other(error.to_string()))?;
     let start = u32::from(u16::from_le_bytes(seed));
-    let candidates = (0..span).filter_map(|step| u16::try_from(u32::from(LOWEST) + (start + step) % span).ok());
+    let candidates =
+        (0..span).filter_map(|step| u16::try_from(u32::from(LOWEST) + (start + step) % span).ok());
     // All are held until all are known. Last come those that the system gives, in case all others are taken.
     let mut held: Vec<TcpListener> =
         candidates.filter_map(|port| TcpListener::bind((ip, port)).ok()).take(count).collect();

@@ -1,0 +1,335 @@
+//! Notarising the open segment: what this replica computed at each Tick, its signed word on it, the words of the others,
+//! and what an executed Anchor means here: labels rise, snapshots have a state to be of, a divergence is found.
+
+use crate::io::{Class, ClientId, Event};
+use crate::replica::{Outbox, Replica};
+use crate::wire::PeerMessage;
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+use dwcp_base::{
+    Hash, Index, Micros, Mutant, Now, Position, PublicKey, ReplicaId, Sequence, Signature, Ticket, View,
+};
+use dwcp_log::anchor::{Anchor, AnchorVote, Held, OwnView, compare};
+use dwcp_log::seal::{Signed, Speaker, Statement};
+use dwcp_log::{Place, RootEntry, VirtualLog};
+use dwcp_state::{FrameOutcome, FrozenState, StateMachine, state_digest};
+
+/// Ticks that wait for their Anchor; beyond it the oldest are forgotten.
+const TICKS_MAX: usize = 64;
+/// Of these, how many keep a copy of the state.
+const FROZEN_MAX: usize = 8;
+/// Words of one replica that wait for company.
+const VOTES_MAX: usize = 64;
+/// Acknowledgements that wait for an Anchor; beyond it clients have to ask again.
+const WAITING_MAX: usize = 65_536;
+
+/// A state of the past, and where in the log it was.
+pub(crate) struct FrozenAt<M: StateMachine> {
+    pub place: Place,
+    pub log: VirtualLog,
+    pub state: FrozenState<M>,
+}
+
+/// What this replica held and computed at one Tick.
+struct Tick<M: StateMachine> {
+    place: Place,
+    log: VirtualLog,
+    state: Hash,
+    frozen: Option<FrozenState<M>>,
+    /// When we gave our word on it.
+    voted: Option<Micros>,
+}
+
+/// An acknowledgement that its client wants anchored.
+struct Waiting {
+    position: Position,
+    client: ClientId,
+    outcome: FrameOutcome,
+}
+
+pub(crate) struct Anchors<M: StateMachine> {
+    /// At the last Anchor that we could compare, or at the base.
+    pub frozen: FrozenAt<M>,
+    ticks: BTreeMap<Index, Tick<M>>,
+    votes: BTreeMap<Index, BTreeMap<ReplicaId, Signed<AnchorVote>>>,
+    /// Client signatures that came in entries since the last Tick and that we have not verified.
+    pub unverified: Vec<(PublicKey, Hash, Signature)>,
+    /// One of them was bad: we give no word on this segment any more.
+    pub forged: bool,
+    /// For the leader: when the next Tick is due, and where the last one stands.
+    pub next_tick: Micros,
+    pub last_tick: Index,
+    /// Bytes of entries executed here in this epoch.
+    pub bytes_applied: u64,
+    proposed: Option<(Index, View, Sequence)>,
+    waiting: VecDeque<Waiting>,
+    next_resend: Micros,
+}
+
+impl<M: StateMachine> Anchors<M> {
+    pub(crate) fn new(now: Now, place: Place, log: VirtualLog, state: FrozenState<M>) -> Self {
+        Self {
+            frozen: FrozenAt { place, log, state },
+            ticks: BTreeMap::new(),
+            votes: BTreeMap::new(),
+            unverified: Vec::new(),
+            forged: false,
+            next_tick: now.mono,
+            last_tick: Index::ZERO,
+            bytes_applied: 0,
+            proposed: None,
+            waiting: VecDeque::new(),
+            next_resend: now.mono,
+        }
+    }
+
+    /// Since when our oldest word waits for its Anchor.
+    pub(crate) fn waiting_since(&self) -> Option<Micros> {
+        self.ticks.values().find_map(|tick| tick.voted)
+    }
+
+    pub(crate) fn next_resend(&self) -> Micros {
+        if self.waiting_since().is_some() { self.next_resend } else { Micros::NEVER }
+    }
+}
+
+impl<M: StateMachine> Replica<M> {
+    /// Ourselves, as a speaker about the open segment; `None` when our word does not count.
+    pub(crate) fn own_speaker(&self) -> Option<Speaker> {
+        let voters = self.control.steering.voters.as_ref()?;
+        let speaker =
+            Speaker { id: self.setup.me, incarnation: self.setup.incarnation, configuration: voters.id };
+        self.court().voter_key(speaker).map(|_| speaker)
+    }
+
+    pub(crate) fn word_holds<T: Statement>(&self, signed: &Signed<T>) -> bool {
+        self.court().voter_key(signed.said.speaker()).is_some_and(|key| {
+            let (key, hash, signature) = signed.signature_item(self.cluster, key);
+            self.setup.mutants.on(Mutant::SignatureUnchecked) || self.crypto.verify(&key, &hash, &signature)
+        })
+    }
+
+    /// A Tick was just executed: what we hold and computed there is written down.
+    pub(crate) fn note_tick(&mut self, now: Now) {
+        let state = state_digest(&self.state.chunk_digests());
+        let wanted = self.pbft.quorum().f() > 0 || self.snapshot_is_near();
+        let frozen = wanted.then(|| self.state.freeze());
+        let log = self.live;
+        let Some(segment) = &mut self.segment else { return };
+        let (place, anchors) = (segment.applied, &mut segment.anchors);
+        let items = core::mem::take(&mut anchors.unverified);
+        if !items.is_empty() && !self.crypto.verify_all(&items) {
+            anchors.forged = true;
+        }
+        anchors.ticks.insert(place.index, Tick { place, log, state, frozen, voted: None });
+        let old = anchors.ticks.len().saturating_sub(FROZEN_MAX);
+        anchors.ticks.values_mut().take(old).for_each(|tick| tick.frozen = None);
+        while anchors.ticks.len() > TICKS_MAX {
+            anchors.ticks.pop_first();
+        }
+        // An Anchor may have been executed before we came here.
+        let known = self.control.fold.segment().map(|segment| segment.anchor);
+        if let Some(anchor) = known.filter(|anchor| anchor.index == place.index)
+            && (anchor.chain, anchor.state) != (place.chain, state)
+        {
+            self.found_diverged = Some(place.index);
+        }
+        let _ = now;
+    }
+
+    /// Whether the next checkpoint will want a copy of the state at an Anchor.
+    fn snapshot_is_near(&self) -> bool {
+        let unit = self.setup.settings.snapshot_log_bytes;
+        let bytes = self.segment.as_ref().map_or(0, |segment| segment.anchors.bytes_applied);
+        self.snapshot_wanted || bytes.saturating_sub(self.segment_bytes_at_snapshot) >= unit / 2
+    }
+
+    /// Gives our word on every Tick that is durable with us.
+    pub(crate) fn vote_on_ticks(&mut self, now: Now, out: &mut Outbox) {
+        if let Some(index) = self.found_diverged.take() {
+            return self.on_anchor_diverged(now, index, out);
+        }
+        let Some(speaker) = self.own_speaker().filter(|_| self.pbft.is_voter()) else { return };
+        let Some(segment) = &mut self.segment else { return };
+        let Some(raft) = &segment.raft else { return };
+        if segment.anchors.forged || self.diverged {
+            return;
+        }
+        let (epoch, durable) = (segment.epoch, raft.durable());
+        let mut words = Vec::new();
+        for (index, tick) in
+            segment.anchors.ticks.range_mut(..=durable).filter(|(_, tick)| tick.voted.is_none())
+        {
+            tick.voted = Some(now.mono);
+            let held = Held {
+                epoch,
+                index: *index,
+                term: tick.place.term,
+                chain: tick.place.chain,
+                state: tick.state,
+            };
+            words.push(AnchorVote { held, speaker, clock_ms: now.wall_ms });
+        }
+        for word in words {
+            let signed = Signed::new(word, self.cluster, &*self.crypto);
+            if let Some(segment) = &mut self.segment {
+                segment.anchors.votes.entry(word.held.index).or_default().insert(speaker.id, signed);
+            }
+            self.send_all(&PeerMessage::AnchorVote(signed), Class::Vote, Ticket::ZERO, out);
+        }
+    }
+
+    /// Our newest word that has no Anchor yet is said again.
+    pub(crate) fn repeat_anchor_vote(&mut self, now: Now, out: &mut Outbox) {
+        let interval = self.setup.settings.timing.resend_interval.times(4);
+        let me = self.setup.me;
+        let Some(segment) = &mut self.segment else { return };
+        if segment.anchors.waiting_since().is_none() || now.mono < segment.anchors.next_resend {
+            return;
+        }
+        segment.anchors.next_resend = now.mono.plus(interval);
+        let newest = segment.anchors.votes.values().rev().find_map(|words| words.get(&me)).copied();
+        if let Some(word) = newest {
+            self.send_all(&PeerMessage::AnchorVote(word), Class::Vote, Ticket::ZERO, out);
+        }
+    }
+
+    pub(crate) fn on_anchor_vote(&mut self, from: ReplicaId, signed: Signed<AnchorVote>, out: &mut Outbox) {
+        let Some(known) = self.control.fold.segment() else { return };
+        let held = signed.said.held;
+        if held.epoch != known.epoch || held.index <= known.anchor.index {
+            return;
+        }
+        if signed.said.speaker.id != from {
+            return self.refuse_peer(from, "a word about a Tick in another's name", out);
+        }
+        let Some(segment) = &self.segment else { return };
+        if segment.anchors.votes.get(&held.index).is_some_and(|words| words.contains_key(&from)) {
+            return;
+        }
+        if !self.word_holds(&signed) {
+            return self.refuse_peer(from, "a word about a Tick with a bad signature", out);
+        }
+        let Some(segment) = &mut self.segment else { return };
+        let votes = &mut segment.anchors.votes;
+        votes.entry(held.index).or_default().insert(from, signed);
+        let of_sender: Vec<Index> =
+            votes.iter().filter(|(_, words)| words.contains_key(&from)).map(|(index, _)| *index).collect();
+        if of_sender.len() > VOTES_MAX {
+            // Its furthest claim goes: honest replicas are close to one another.
+            let last = of_sender[of_sender.len() - 1];
+            if let Some(words) = votes.get_mut(&last) {
+                words.remove(&from);
+                if words.is_empty() {
+                    votes.remove(&last);
+                }
+            }
+        }
+    }
+
+    /// For the primary: the latest Tick on which `q` replicas agree, if it was not proposed yet.
+    pub(crate) fn next_anchor(&mut self) -> Option<RootEntry> {
+        let (q, view) = (self.pbft.quorum().q(), self.pbft.view());
+        let executed = self.control.executed;
+        let segment = self.segment.as_mut()?;
+        let proposed = segment.anchors.proposed;
+        for (index, words) in segment.anchors.votes.iter().rev() {
+            if proposed.is_some_and(|(to, of, at)| of == view && *index <= to && at > executed) {
+                return None;
+            }
+            for word in words.values() {
+                let held = word.said.held;
+                let equal: Vec<Signed<AnchorVote>> =
+                    words.values().filter(|word| word.said.held == held).copied().collect();
+                if equal.len() >= q {
+                    let next = self.pbft.next_sequence();
+                    segment.anchors.proposed = Some((*index, view, next));
+                    return Some(RootEntry::Anchor(Box::new(Anchor { held, votes: equal })));
+                }
+            }
+        }
+        None
+    }
+
+    /// An Anchor was ordered. It is judged here, by what was ordered before it.
+    pub(crate) fn apply_anchor(&mut self, now: Now, anchor: &Anchor, sequence: Sequence, out: &mut Outbox) {
+        let unchecked = self.setup.mutants.on(Mutant::AnchorUnchecked);
+        if !self.court().anchor_holds(anchor) {
+            return self.count("anchors that prove nothing");
+        }
+        let Ok(segment) = self.control.fold.anchor(anchor.held.epoch, anchor.point()) else {
+            return self.count("anchors that count for nothing");
+        };
+        let position = segment.position(anchor.held.index).expect("the fold has seen to it");
+        let epoch = segment.epoch;
+        let index = anchor.held.index;
+        out.event(Event::Anchored { epoch, sequence, index, position });
+        let Some(segment) = &mut self.segment else { return };
+        let anchors = &mut segment.anchors;
+        let own = anchors.ticks.get(&index).map(|tick| (tick.place, tick.state));
+        let view = if unchecked { OwnView::Behind } else { compare(anchor, own) };
+        if view == OwnView::Agrees
+            && let Some(tick) = anchors.ticks.get_mut(&index)
+            && let Some(state) = tick.frozen.take()
+        {
+            anchors.frozen = FrozenAt { place: tick.place, log: tick.log, state };
+        }
+        anchors.ticks = anchors.ticks.split_off(&index.next());
+        anchors.votes = anchors.votes.split_off(&index.next());
+        segment.failover.anchored();
+        if view == OwnView::Diverged {
+            return self.on_anchor_diverged(now, index, out);
+        }
+        self.answer_anchored(out);
+    }
+
+    /// What we hold or computed is not what `q` replicas did: nobody is answered from it until it is replaced.
+    fn on_anchor_diverged(&mut self, now: Now, index: Index, out: &mut Outbox) {
+        let Some(segment) = self.control.fold.segment() else { return };
+        let (epoch, opened_at) = (segment.epoch, segment.opened_at);
+        self.count("diverged");
+        out.event(Event::AnchorDiverged { epoch, index });
+        self.diverged = true;
+        self.pbft.mute();
+        self.start_transfer(now, opened_at, true, out);
+    }
+
+    /// Whether a certificate of the root covers this position.
+    pub(crate) fn is_certified(&self, position: Position) -> bool {
+        let open = self.control.fold.segment();
+        open.is_none_or(|segment| {
+            segment.position(segment.anchor.index).is_some_and(|anchored| position <= anchored)
+        })
+    }
+
+    /// An acknowledgement that its client wants anchored waits for it.
+    pub(crate) fn await_anchor(&mut self, position: Position, client: ClientId, outcome: FrameOutcome) {
+        let Some(segment) = &mut self.segment else { return };
+        if segment.anchors.waiting.len() >= WAITING_MAX {
+            return self.count("anchored acknowledgements dropped: too many wait");
+        }
+        segment.anchors.waiting.push_back(Waiting { position, client, outcome });
+    }
+
+    /// Answers what waited for an Anchor that has come.
+    fn answer_anchored(&mut self, out: &mut Outbox) {
+        let Some(known) = self.control.fold.segment() else { return };
+        let Some(covered) = known.position(known.anchor.index) else { return };
+        let Some(segment) = &mut self.segment else { return };
+        let (ready, waiting): (VecDeque<_>, VecDeque<_>) = core::mem::take(&mut segment.anchors.waiting)
+            .into_iter()
+            .partition(|one| one.position <= covered);
+        segment.anchors.waiting = waiting;
+        let answers = ready.into_iter().map(|one| (one.outcome, Vec::from([one.client]))).collect();
+        self.send_answers(answers, out);
+    }
+
+    /// Answers all that waited for an Anchor: the segment's Close covers it.
+    pub(crate) fn answer_all_waiting(&mut self, out: &mut Outbox) {
+        let Some(segment) = &mut self.segment else { return };
+        let waiting = core::mem::take(&mut segment.anchors.waiting);
+        let answers = waiting.into_iter().map(|one| (one.outcome, Vec::from([one.client]))).collect();
+        self.send_answers(answers, out);
+    }
+}

@@ -1,0 +1,260 @@
+//! Entries of a segment that this replica lacks when the segment ends: fetched from whoever holds them and believed only
+//! when their chain leads from a place we trust, through the last Anchor, to the tail. Also the other side: serving them.
+
+use crate::io::Class;
+use crate::replica::{Outbox, Replica};
+use crate::wire::PeerMessage;
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+use dwcp_base::{Epoch, Index, Micros, Now, ReplicaId};
+use dwcp_log::{Close, Place, VirtualLog};
+use dwcp_raft::Entry;
+use dwcp_state::StateMachine;
+
+/// Bytes of entries in one answer.
+const ANSWER_BYTES: usize = 1 << 20;
+/// Bytes of entries fetched at most; a tail further away comes with a snapshot.
+const BODY_BYTES_MAX: usize = 512 << 20;
+
+/// Entries behind `from`, verified to lead to `tail`.
+pub(crate) struct Body {
+    pub from: VirtualLog,
+    pub from_index: Index,
+    pub entries: Vec<Entry>,
+    pub tail: Place,
+}
+
+/// A tail on its way.
+pub(crate) struct Fetch {
+    pub epoch: Epoch,
+    pub tail: Place,
+    from: VirtualLog,
+    from_index: Index,
+    entries: Vec<Entry>,
+    bytes: usize,
+    donor: Option<ReplicaId>,
+    /// Donors whose entries did not lead to the tail, or who have none.
+    useless: BTreeSet<ReplicaId>,
+    pub deadline: Micros,
+    pub since: Micros,
+}
+
+impl<M: StateMachine> Replica<M> {
+    /// Asks for what is missing up to this tail of the open segment.
+    pub(crate) fn fetch_tail(&mut self, now: Now, tail: Place, out: &mut Outbox) {
+        let Some(segment) = self.control.fold.segment() else { return };
+        if self.fetch.as_ref().is_some_and(|fetch| fetch.epoch == segment.epoch && fetch.tail == tail) {
+            return;
+        }
+        let anchored = segment.anchored();
+        let anchored_log = segment.ends(&anchored);
+        let (epoch, Some(open)) = (segment.epoch, &self.segment) else { return };
+        // From the last Anchor on: what we executed behind it may not be part of the log, if somebody lied.
+        let (from, from_index) = if open.applied.index < anchored.index {
+            (self.live, open.applied.index)
+        } else {
+            (anchored_log.expect("the fold has seen to it"), anchored.index)
+        };
+        self.fetch = Some(Fetch {
+            epoch,
+            tail,
+            from,
+            from_index,
+            entries: Vec::new(),
+            bytes: 0,
+            donor: None,
+            useless: BTreeSet::new(),
+            deadline: now.mono,
+            since: now.mono,
+        });
+        self.ask_entries(now, out);
+    }
+
+    /// Asks the next donor, or the present one for what follows.
+    fn ask_entries(&mut self, now: Now, out: &mut Outbox) {
+        let patience = self.setup.settings.timing.resend_interval.times(4);
+        let claims: Vec<ReplicaId> = self
+            .segment
+            .iter()
+            .flat_map(|segment| segment.failover.claimants(self.fetch.as_ref().map(|fetch| fetch.tail)))
+            .collect();
+        let n = self.pbft.quorum().n();
+        let me = self.setup.me;
+        let down = &self.down;
+        let Some(fetch) = &mut self.fetch else { return };
+        if fetch.donor.is_none() {
+            // Who says that its log ends there first, then everybody.
+            let others = (0..n).map(ReplicaId);
+            let mut candidates = claims.into_iter().chain(others);
+            let chosen = candidates.find(|id| *id != me && !fetch.useless.contains(id) && !down.contains(id));
+            if chosen.is_none() {
+                fetch.useless.clear();
+            }
+            fetch.donor = chosen;
+        }
+        fetch.deadline = now.mono.plus(patience);
+        let from = Index(fetch.from_index.0 + fetch.entries.len() as u64 + 1);
+        let message = PeerMessage::FetchEntries { epoch: fetch.epoch, from, through: fetch.tail.index };
+        if let Some(donor) = fetch.donor {
+            self.send_one(donor, &message, Class::Vote, out);
+        }
+    }
+
+    pub(crate) fn fetch_on_time(&mut self, now: Now, out: &mut Outbox) {
+        let Some(fetch) = &mut self.fetch else { return };
+        let over = self.control.fold.segment().is_none_or(|segment| segment.epoch != fetch.epoch);
+        if over {
+            self.fetch = None;
+            return;
+        }
+        if now.mono < fetch.deadline {
+            return;
+        }
+        if let Some(donor) = fetch.donor.take() {
+            fetch.useless.insert(donor);
+            fetch.entries.clear();
+            fetch.bytes = 0;
+        }
+        self.ask_entries(now, out);
+    }
+
+    pub(crate) fn on_fetch_entries(
+        &mut self,
+        from: ReplicaId,
+        epoch: Epoch,
+        first: Index,
+        through: Index,
+        out: &mut Outbox,
+    ) {
+        let open = self.segment.as_ref().filter(|segment| segment.epoch == epoch);
+        let raft = open.and_then(|segment| segment.raft.as_ref());
+        let raft = raft.or_else(|| self.retired.get(&epoch).map(|retired| &retired.raft));
+        let mut entries = raft.map(|raft| raft.entries(first, through, ANSWER_BYTES)).unwrap_or_default();
+        if entries.is_empty()
+            && let Some(body) = open.and_then(|segment| segment.body.as_ref())
+            && let Some(skip) = first.0.checked_sub(body.from_index.0 + 1)
+            && let Ok(skip) = usize::try_from(skip)
+        {
+            let mut bytes = 0;
+            entries = body
+                .entries
+                .iter()
+                .skip(skip)
+                .take_while(|entry| {
+                    bytes += entry.body.bytes().len();
+                    bytes <= ANSWER_BYTES
+                })
+                .cloned()
+                .collect();
+        }
+        self.send_one(from, &PeerMessage::Entries { epoch, first, entries }, Class::Bulk, out);
+    }
+
+    pub(crate) fn on_entries(
+        &mut self,
+        now: Now,
+        from: ReplicaId,
+        epoch: Epoch,
+        first: Index,
+        entries: Vec<Entry>,
+        out: &mut Outbox,
+    ) {
+        let Some(fetch) = &mut self.fetch else { return };
+        let expected = fetch.from_index.0 + fetch.entries.len() as u64 + 1;
+        if fetch.epoch != epoch || fetch.donor != Some(from) || first.0 != expected {
+            return;
+        }
+        let left = (fetch.tail.index.0 + 1).saturating_sub(expected);
+        if entries.is_empty() || entries.len() as u64 > left {
+            fetch.useless.insert(from);
+            fetch.donor = None;
+            return self.ask_entries(now, out);
+        }
+        fetch.bytes += entries.iter().map(|entry| entry.body.bytes().len()).sum::<usize>();
+        fetch.entries.extend(entries);
+        if (fetch.entries.len() as u64) < fetch.tail.index.0 - fetch.from_index.0 {
+            if fetch.bytes > BODY_BYTES_MAX {
+                self.fetch = None;
+                return self.count("tails too far away to fetch entry by entry");
+            }
+            return self.ask_entries(now, out);
+        }
+        self.take_body(now, from, out);
+    }
+
+    /// All is there: it is believed if its chain says so.
+    fn take_body(&mut self, now: Now, from: ReplicaId, out: &mut Outbox) {
+        let Some(anchor) = self.control.fold.segment().map(|segment| segment.anchored()) else { return };
+        let Some(fetch) = &mut self.fetch else { return };
+        let mut log = fetch.from;
+        let mut through_anchor = fetch.from_index >= anchor.index;
+        for (index, entry) in (fetch.from_index.0 + 1..).zip(&fetch.entries) {
+            log.append(&entry.digest());
+            through_anchor |= index == anchor.index.0 && log.chain == anchor.chain;
+        }
+        let last_term = fetch.entries.last().map(|entry| entry.term);
+        let leads_there =
+            log.chain == fetch.tail.chain && last_term == Some(fetch.tail.term) && through_anchor;
+        if !leads_there {
+            fetch.useless.insert(from);
+            fetch.donor = None;
+            fetch.entries.clear();
+            fetch.bytes = 0;
+            self.count("entries that do not lead to the tail");
+            return self.ask_entries(now, out);
+        }
+        let Some(Fetch { from, from_index, entries, tail, .. }) = self.fetch.take() else { return };
+        if let Some(segment) = &mut self.segment {
+            segment.body = Some(Body { from, from_index, entries, tail });
+        }
+    }
+
+    /// The entries that lead from what is executed here to the tail of a Close, and how many executed ones are not part of
+    /// it: those were rolled back first.
+    pub(crate) fn take_tail(&mut self, now: Now, close: &Close, out: &mut Outbox) -> (Vec<Entry>, u64) {
+        let tail = close.tail;
+        let Some(open) = &mut self.segment else { return (Vec::new(), 0) };
+        let own = open.raft.as_ref().filter(|raft| raft.place(tail.index) == Some(tail));
+        let applied = open.applied;
+        let body = open.body.take();
+        let is_prefix = applied.index <= tail.index
+            && match (&own, &body) {
+                (Some(raft), _) => raft.place(applied.index).is_none_or(|place| place.chain == applied.chain),
+                (None, Some(body)) => {
+                    body.place_chain(applied.index).is_none_or(|chain| chain == applied.chain)
+                }
+                (None, None) => true,
+            };
+        let mut rolled_back = 0;
+        if !is_prefix {
+            rolled_back = self.roll_back(now, out);
+        }
+        let Some(open) = &self.segment else { return (Vec::new(), rolled_back) };
+        let first = open.applied.index.next();
+        if first > tail.index {
+            return (Vec::new(), rolled_back);
+        }
+        let own = open.raft.as_ref().filter(|raft| raft.place(tail.index) == Some(tail));
+        let entries = match (own, body) {
+            (Some(raft), _) => raft.entries(first, tail.index, usize::MAX),
+            (None, Some(body)) => {
+                let skip = usize::try_from(first.0 - body.from_index.0 - 1).unwrap_or(usize::MAX);
+                body.entries.into_iter().skip(skip).collect()
+            }
+            (None, None) => Vec::new(),
+        };
+        (entries, rolled_back)
+    }
+}
+
+impl Body {
+    /// The chain at this index, if it lies inside.
+    fn place_chain(&self, index: Index) -> Option<dwcp_base::Hash> {
+        let steps = usize::try_from(index.0.checked_sub(self.from_index.0)?).ok()?;
+        let mut log = self.from;
+        for entry in self.entries.get(..steps)? {
+            log.append(&entry.digest());
+        }
+        Some(log.chain)
+    }
+}

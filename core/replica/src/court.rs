@@ -1,0 +1,93 @@
+//! What a replica knows when it judges signed words about the open segment, and proposals that end it: the control state
+//! as executed so far, and its own log. Reads only; `admit` asks it before PREPARE, `apply` at execution.
+
+use crate::control::Control;
+use crate::segment::SegmentNode;
+use dwcp_base::{ClusterId, Crypto, Index, Mutant, Mutants, PublicKey, Quorum};
+use dwcp_log::anchor::Anchor;
+use dwcp_log::close::{Bench, CloseRefusal};
+use dwcp_log::seal::Speaker;
+use dwcp_log::{Close, CloseProof, Place, Segment, Switch};
+use dwcp_state::StateMachine;
+
+pub(crate) struct Court<'a, M: StateMachine> {
+    pub cluster: ClusterId,
+    pub crypto: &'a dyn Crypto,
+    pub quorum: Quorum,
+    pub mutants: Mutants,
+    pub control: &'a Control,
+    pub segment: Option<&'a SegmentNode<M>>,
+}
+
+impl<M: StateMachine> Court<'_, M> {
+    /// The key under which a speaker's words about the open segment count: those of the members at its Open.
+    pub(crate) fn voter_key(&self, speaker: Speaker) -> Option<PublicKey> {
+        let segment = self.control.fold.segment()?;
+        let voters = self.control.steering.voters.as_ref()?;
+        let member = voters.member(speaker.id)?;
+        let counts = voters.id == speaker.configuration
+            && member.incarnation == speaker.incarnation
+            && segment.open.members.contains(&speaker.id);
+        counts.then_some(member.vote_key)
+    }
+
+    pub(crate) fn with_bench<T>(&self, judge: impl FnOnce(&Bench<'_>) -> T) -> T {
+        let voters = |speaker: Speaker| self.voter_key(speaker);
+        judge(&Bench { cluster: self.cluster, quorum: self.quorum, crypto: self.crypto, voters: &voters })
+    }
+
+    /// Whether this Close would end the open segment, by what was ordered so far.
+    pub(crate) fn judge_close(&self, segment: &Segment, close: &Close) -> Result<(), CloseRefusal> {
+        if matches!(close.proof, CloseProof::Marker) && self.control.steering.ending.is_none() {
+            return Err(CloseRefusal::NotTheBest);
+        }
+        self.with_bench(|bench| bench.judge_close(Some(segment), close))
+    }
+
+    pub(crate) fn anchor_holds(&self, anchor: &Anchor) -> bool {
+        self.mutants.on(Mutant::AnchorUnchecked)
+            || self.with_bench(|bench| bench.judge_anchor(anchor).is_ok())
+    }
+
+    /// Whether this replica holds the segment's log up to this tail, and the last Anchor is in it.
+    pub(crate) fn holds_tail(&self, segment: &Segment, tail: &Place) -> bool {
+        let Some(open) = self.segment.filter(|open| open.epoch == segment.epoch) else { return false };
+        if tail.index == Index::ZERO {
+            return segment.anchor.index == Index::ZERO;
+        }
+        if open.body.as_ref().is_some_and(|body| body.tail == *tail) {
+            return true;
+        }
+        let anchored = segment.anchored();
+        let Some(raft) = &open.raft else { return false };
+        let passes_anchor = anchored.index == Index::ZERO
+            || raft.place(anchored.index).is_some_and(|place| place.chain == anchored.chain)
+            || self.mutants.on(Mutant::CloseBelowAnchor);
+        raft.place(tail.index) == Some(*tail) && passes_anchor
+    }
+
+    /// Whether a backup may prepare a proposal with this switch now.
+    ///
+    /// # Errors
+    /// Why not yet; most reasons pass.
+    pub(crate) fn may_prepare_switch(&self, switch: &Switch) -> Result<(), &'static str> {
+        let Some(close) = &switch.close else { return Ok(()) };
+        if close.epoch > self.control.fold.epoch() {
+            return Err("a Close of a segment that is not open here yet");
+        }
+        let Some(segment) = self.control.fold.segment().filter(|segment| segment.epoch == close.epoch) else {
+            return Ok(()); // It is over: a no-op.
+        };
+        if self.judge_close(segment, close).is_err() {
+            return Err("a Close that would not hold");
+        }
+        if !self.holds_tail(segment, &close.tail) && !self.mutants.on(Mutant::CloseWithoutData) {
+            return Err("a Close whose entries are not here yet");
+        }
+        let committed = self.segment.and_then(|open| open.marker);
+        if matches!(close.proof, CloseProof::Marker) && committed != Some(close.tail.index) {
+            return Err("a Marker that is not committed here yet");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,569 @@
+//! How a segment ends: complaints, seals, the collection of where logs end, and the Close that the root's primary proposes
+//! from it. What the signed words are worth is judged by `dwcp_log::close`, which knows no Raft; here is only when to say
+//! them, and the two timers behind a complaint.
+//!
+//! Progress: commands wait and nothing commits. Service: a command that the root has ordered meanwhile is not executed
+//! though the leader had to take it first. Overload alone does neither: then commits go on, and what the root ordered
+//! goes first.
+
+use crate::io::{Class, Event};
+use crate::replica::{Outbox, Replica};
+use crate::segment::{SegmentNode, Unserved};
+use crate::wire::PeerMessage;
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use bytes::Bytes;
+use dwcp_base::{Hash, LogTime, Micros, Mutant, NetworkMode, Now, ReplicaId, Sequence, Term, Ticket, View};
+use dwcp_log::close::choose;
+use dwcp_log::seal::{Sealed, Signed, StopCert, Suspect};
+use dwcp_log::segment::Protocol;
+use dwcp_log::{Close, CloseProof, Open, Place, Proposal, RootEntry, Segment, Switch};
+use dwcp_state::StateMachine;
+
+/// Commits of which the slowness stretches the patience, and by how much of each the average moves.
+const ROUNDS: u64 = 20;
+/// A Marker that does not commit in so many average commits, and not in this time either, is not waited for.
+const MARKER_ROUNDS: u64 = 4;
+const MARKER_PATIENCE_MIN: Micros = Micros::from_millis(50);
+/// Frames that the root takes past one segment's leader at most.
+const ESCAPED_MAX: usize = 65_536;
+/// A command that the root has ordered may wait so many patiences for the leader.
+const SERVICE_FACTOR: u64 = 10;
+
+/// What is known about the end of the open segment. May be forgotten: everything in it is said again.
+pub(crate) struct Failover {
+    suspects: BTreeMap<ReplicaId, Signed<Suspect>>,
+    reports: BTreeMap<ReplicaId, Signed<Sealed>>,
+    /// Reports whose log nobody shows: left out as long as `q` others remain.
+    doubted: BTreeSet<ReplicaId>,
+    suspecting: Option<&'static str>,
+    stop: Option<StopCert>,
+    /// Sealed, and the record that remembers it is `sealed_after`.
+    sealing: Option<(Place, Ticket)>,
+    own_report: Option<(Signed<Sealed>, Ticket)>,
+    told: bool,
+    next_send: Micros,
+    /// When something last committed, or nothing waited.
+    progress: Micros,
+    /// A slow average of the time from a command's arrival to its commit.
+    round: Micros,
+    pub leader: Option<ReplicaId>,
+    pub marker_proposed: Option<Term>,
+    /// An ordered ending that comes without a Marker by then falls to the collection.
+    marker_deadline: Option<Micros>,
+    leader_at_ending: Option<ReplicaId>,
+    pub unserved: Unserved,
+    pub log_full: bool,
+    /// For the root's primary: when frames may be taken past the leader again, and which were. Cleared with the epoch.
+    pub next_escape: Micros,
+    escaped: BTreeSet<Hash>,
+    /// The Close under way: in which view it was proposed, and where.
+    proposed: Option<(View, Sequence)>,
+    /// Since when a Close is due.
+    due_since: Option<Micros>,
+}
+
+impl Failover {
+    pub(crate) fn new(now: Now) -> Self {
+        Self {
+            suspects: BTreeMap::new(),
+            reports: BTreeMap::new(),
+            doubted: BTreeSet::new(),
+            suspecting: None,
+            stop: None,
+            sealing: None,
+            own_report: None,
+            told: false,
+            next_send: now.mono,
+            progress: now.mono,
+            round: Micros::ZERO,
+            leader: None,
+            marker_proposed: None,
+            marker_deadline: None,
+            leader_at_ending: None,
+            unserved: Unserved::default(),
+            log_full: false,
+            next_escape: now.mono,
+            escaped: BTreeSet::new(),
+            proposed: None,
+            due_since: None,
+        }
+    }
+
+    pub(crate) fn progressed(&mut self, now: Now) {
+        self.progress = now.mono;
+    }
+
+    pub(crate) fn leader_changed(&mut self, now: Now, leader: Option<ReplicaId>) {
+        self.leader = leader;
+        if leader.is_some() {
+            self.progress = now.mono;
+        }
+    }
+
+    /// Old complaints do not add up with new ones.
+    pub(crate) fn anchored(&mut self) {
+        self.log_full = false;
+    }
+
+    pub(crate) fn is_suspecting(&self) -> bool {
+        self.suspecting.is_some()
+    }
+
+    /// Whether the root may take this frame past the leader: once in an epoch, and so many in all.
+    pub(crate) fn may_escape(&mut self, frame: Hash) -> bool {
+        self.escaped.len() < ESCAPED_MAX && self.escaped.insert(frame)
+    }
+
+    /// A command waited so long until it was executed.
+    pub(crate) fn note_round(&mut self, took: Micros) {
+        self.round = Micros((self.round.0 * 15 + took.0) / 16);
+    }
+
+    /// Who says that its log ends at this place.
+    pub(crate) fn claimants(&self, tail: Option<Place>) -> Vec<ReplicaId> {
+        let says = |report: &Signed<Sealed>| tail.is_none_or(|tail| report.said.last == tail);
+        self.reports.iter().filter(|(_, report)| says(report)).map(|(id, _)| *id).collect()
+    }
+
+    pub(crate) fn due_since(&self) -> Option<Micros> {
+        self.due_since
+    }
+}
+
+impl<M: StateMachine> Replica<M> {
+    /// How long commands may wait while nothing commits.
+    fn patience(&self, failover: &Failover) -> Micros {
+        let settings = &self.setup.settings.segment;
+        let measured = failover.round.times(ROUNDS).min(settings.fast_path_timeout.times(8));
+        match self.control.steering.mode {
+            NetworkMode::Hybrid => settings.fast_path_timeout.max(measured),
+            NetworkMode::Datacenter | NetworkMode::Internet => {
+                settings.timing.election_timeout.times(3).max(measured)
+            }
+        }
+    }
+
+    /// Since when commands wait for the segment.
+    fn waiting_since(&self, failover: &Failover) -> Option<Micros> {
+        match (self.pool.oldest(), failover.unserved.oldest()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// What there is to complain of now.
+    fn suspicion(&self, now: Now, segment: &SegmentNode<M>) -> Option<&'static str> {
+        let failover = &segment.failover;
+        if segment.anchors.forged {
+            return Some("a forged client signature in the segment");
+        }
+        let patience = self.patience(failover);
+        let late = |since: Micros, factor: u64| now.mono.since(since) >= patience.times(factor);
+        if failover.unserved.oldest().is_some_and(|since| late(since, SERVICE_FACTOR)) {
+            return Some("a command that the root ordered is not served");
+        }
+        let waiting = self.waiting_since(failover)?;
+        if failover.log_full {
+            return None; // Commands wait for Anchors, not for the leader.
+        }
+        let since = waiting.max(failover.progress);
+        let leader_is_gone = self.control.steering.mode == NetworkMode::Hybrid
+            && failover.leader.is_some_and(|leader| self.down.contains(&leader));
+        if leader_is_gone {
+            return Some("the leader is gone");
+        }
+        late(since, 1).then_some("nothing commits")
+    }
+
+    /// When the end of the segment needs `Wake`.
+    pub(crate) fn failover_wakeup(&self, segment: &SegmentNode<M>) -> Micros {
+        let failover = &segment.failover;
+        let mut due = segment.anchors.next_resend();
+        if failover.due_since.is_some() || failover.suspecting.is_some() {
+            due = due.min(failover.next_send);
+        }
+        if let Some(deadline) = failover.marker_deadline.filter(|_| failover.sealing.is_none()) {
+            due = due.min(deadline);
+        }
+        if failover.sealing.is_none() {
+            let patience = self.patience(failover);
+            if let Some(waiting) = self.waiting_since(failover) {
+                due = due.min(waiting.max(failover.progress).plus(patience));
+            }
+            if let Some(unserved) = failover.unserved.oldest() {
+                due = due.min(unserved.plus(patience.times(SERVICE_FACTOR)));
+            }
+        }
+        if let Some(fetch) = &self.fetch {
+            due = due.min(fetch.deadline);
+        }
+        due
+    }
+
+    /// Whatever the end of the segment has due.
+    pub(crate) fn failover_on_time(&mut self, now: Now, out: &mut Outbox) {
+        self.fetch_on_time(now, out);
+        self.doubt_who_shows_nothing(now);
+        self.repeat_anchor_vote(now, out);
+        let ending = self.control.steering.ending;
+        let suspicion = self.segment.as_ref().and_then(|segment| self.suspicion(now, segment));
+        let interval = self.setup.settings.timing.resend_interval;
+        let round = self.segment.as_ref().map(|segment| segment.failover.round).unwrap_or_default();
+        let Some(segment) = &mut self.segment else { return };
+        let epoch = segment.epoch;
+        let leader = segment.leader();
+        let failover = &mut segment.failover;
+        let mut seal = false;
+        if ending.is_some() && failover.marker_deadline.is_none() {
+            let patience = round.times(MARKER_ROUNDS).max(MARKER_PATIENCE_MIN);
+            failover.marker_deadline = Some(now.mono.plus(patience));
+            failover.leader_at_ending = leader;
+            failover.due_since = Some(now.mono);
+            failover.next_send = now.mono;
+        }
+        if let Some(deadline) = failover.marker_deadline
+            && segment.marker.is_none()
+            && failover.sealing.is_none()
+        {
+            let moved = failover.leader_at_ending.is_none() || leader != failover.leader_at_ending;
+            seal = now.mono >= deadline || moved;
+        }
+        let resend = now.mono >= failover.next_send;
+        if failover.sealing.is_none() && !seal {
+            let fresh = failover.suspecting.is_none();
+            failover.suspecting = suspicion;
+            if let Some(reason) = suspicion
+                && (fresh || resend)
+            {
+                failover.next_send = now.mono.plus(interval);
+                if fresh {
+                    out.event(Event::Suspected { epoch, reason });
+                }
+                self.say_suspect(now, out);
+            }
+        } else if resend {
+            failover.next_send = now.mono.plus(interval);
+            failover.told = false;
+        }
+        if seal {
+            self.seal_segment(now, out);
+        }
+    }
+
+    fn say_suspect(&mut self, now: Now, out: &mut Outbox) {
+        let Some(speaker) = self.own_speaker().filter(|_| self.pbft.is_voter() && !self.diverged) else {
+            return;
+        };
+        let Some(known) = self.control.fold.segment() else { return };
+        let said = Suspect { epoch: known.epoch, speaker, anchor: known.anchor.number };
+        let signed = Signed::new(said, self.cluster, &*self.crypto);
+        self.send_all(&PeerMessage::Suspect(signed), Class::Vote, Ticket::ZERO, out);
+        self.count_suspect(now, signed, out);
+    }
+
+    pub(crate) fn on_suspect(
+        &mut self,
+        now: Now,
+        from: ReplicaId,
+        signed: Signed<Suspect>,
+        out: &mut Outbox,
+    ) {
+        let open = self.control.fold.segment().map(|segment| segment.epoch);
+        if open != Some(signed.said.epoch) {
+            return;
+        }
+        if signed.said.speaker.id != from {
+            return self.refuse_peer(from, "a SUSPECT in another's name", out);
+        }
+        if !self.word_holds(&signed) {
+            return self.refuse_peer(from, "a SUSPECT with a bad signature", out);
+        }
+        self.count_suspect(now, signed, out);
+    }
+
+    fn count_suspect(&mut self, now: Now, signed: Signed<Suspect>, out: &mut Outbox) {
+        let needed = if self.setup.mutants.on(Mutant::WeakSuspect) {
+            self.pbft.quorum().weak()
+        } else {
+            self.pbft.quorum().q()
+        };
+        let Some(segment) = &mut self.segment else { return };
+        let failover = &mut segment.failover;
+        if failover.stop.is_some() || failover.sealing.is_some() {
+            return;
+        }
+        let said = &signed.said;
+        let newer =
+            failover.suspects.get(&said.speaker.id).is_none_or(|known| known.said.anchor <= said.anchor);
+        if !newer {
+            return;
+        }
+        failover.suspects.insert(said.speaker.id, signed);
+        // A stop needs q of one time: within one Anchor of each other.
+        let anchors: BTreeSet<u64> = failover.suspects.values().map(|word| word.said.anchor).collect();
+        let stop = anchors.iter().find_map(|first| {
+            let near = |word: &&Signed<Suspect>| (*first..=first + 1).contains(&word.said.anchor);
+            let suspects: Vec<_> = failover.suspects.values().filter(near).copied().collect();
+            (suspects.len() >= needed).then_some(StopCert { suspects })
+        });
+        if let Some(stop) = stop {
+            self.stop_segment(now, stop, out);
+        }
+    }
+
+    pub(crate) fn on_stop(
+        &mut self,
+        now: Now,
+        from: ReplicaId,
+        epoch: dwcp_base::Epoch,
+        stop: StopCert,
+        out: &mut Outbox,
+    ) {
+        let open = self.control.fold.segment().map(|segment| segment.epoch);
+        let known = self.segment.as_ref().is_none_or(|segment| segment.failover.stop.is_some());
+        if open != Some(epoch) || known {
+            return;
+        }
+        if stop.suspects.len() > usize::from(self.pbft.quorum().n())
+            || self.court().with_bench(|bench| bench.judge_stop(epoch, &stop)).is_err()
+        {
+            return self.refuse_peer(from, "a stop that q replicas did not ask for", out);
+        }
+        self.stop_segment(now, stop, out);
+    }
+
+    fn stop_segment(&mut self, now: Now, stop: StopCert, out: &mut Outbox) {
+        let Some(segment) = &mut self.segment else { return };
+        let epoch = segment.epoch;
+        segment.failover.stop = Some(stop.clone());
+        self.send_all(&PeerMessage::Stop { epoch, stop }, Class::Vote, Ticket::ZERO, out);
+        self.seal_segment(now, out);
+    }
+
+    /// Ends this replica's part in the epoch: first on disk, then in words.
+    fn seal_segment(&mut self, now: Now, out: &mut Outbox) {
+        let unsynced = self.setup.mutants.on(Mutant::SealBeforeSync);
+        let Some(segment) = &mut self.segment else { return };
+        segment.failover.due_since.get_or_insert(now.mono);
+        if segment.failover.sealing.is_some() {
+            return;
+        }
+        let Some(raft) = &mut segment.raft else { return };
+        let sealed = raft.seal(now);
+        let ticket = if unsynced { Ticket::ZERO } else { sealed.ticket };
+        segment.failover.sealing = Some((sealed.point, ticket));
+        segment.failover.next_send = now.mono;
+        let (epoch, Place { index, term, .. }) = (segment.epoch, sealed.point);
+        out.event(Event::SegmentSealed { epoch, index, term });
+        self.pool.new_turn();
+    }
+
+    /// After a restart: what was sealed stays sealed, and is said again.
+    pub(crate) fn resume_seal(&mut self, out: &mut Outbox) {
+        let Some(segment) = &mut self.segment else { return };
+        let Some(point) = segment.raft.as_ref().and_then(|raft| raft.sealed()) else { return };
+        segment.failover.sealing = Some((point, Ticket::ZERO));
+        let (epoch, Place { index, term, .. }) = (segment.epoch, point);
+        if !self.recovering {
+            out.event(Event::SegmentSealed { epoch, index, term });
+        }
+    }
+
+    /// Says where our log of the epoch ends, behind the record that remembers it.
+    pub(crate) fn tell_sealed(&mut self, now: Now, out: &mut Outbox) {
+        let speaker = self.own_speaker();
+        let voter = self.pbft.is_voter() && !self.diverged;
+        let Some(segment) = &mut self.segment else { return };
+        let Some((last, ticket)) = segment.failover.sealing else { return };
+        if segment.failover.told || !voter || self.recovering {
+            return;
+        }
+        let Some(speaker) = speaker else { return };
+        segment.failover.due_since.get_or_insert(now.mono);
+        let after = segment.tickets.to_node(ticket);
+        let epoch = segment.epoch;
+        let report = match segment.failover.own_report {
+            Some((report, _)) => report,
+            None => Signed::new(Sealed { epoch, speaker, last }, self.cluster, &*self.crypto),
+        };
+        segment.failover.own_report = Some((report, after));
+        segment.failover.told = true;
+        segment.failover.next_send = now.mono.plus(self.setup.settings.timing.resend_interval);
+        segment.failover.reports.insert(speaker.id, report);
+        let stop = segment.failover.stop.clone();
+        self.send_all(&PeerMessage::Sealed(report), Class::Vote, after, out);
+        if let Some(stop) = stop {
+            self.send_all(&PeerMessage::Stop { epoch, stop }, Class::Vote, Ticket::ZERO, out);
+        }
+    }
+
+    pub(crate) fn on_sealed(&mut self, now: Now, from: ReplicaId, signed: Signed<Sealed>, out: &mut Outbox) {
+        let open = self.control.fold.segment().map(|segment| segment.epoch);
+        if open != Some(signed.said.epoch) {
+            if self.control.fold.epoch() >= signed.said.epoch {
+                self.show_where_we_stand(now, from, out);
+            }
+            return;
+        }
+        if signed.said.speaker.id != from {
+            return self.refuse_peer(from, "a SEALED in another's name", out);
+        }
+        let Some(segment) = &self.segment else { return };
+        if segment.failover.reports.contains_key(&from) {
+            return;
+        }
+        if !self.word_holds(&signed) {
+            return self.refuse_peer(from, "a SEALED with a bad signature", out);
+        }
+        let Some(segment) = &mut self.segment else { return };
+        segment.failover.reports.insert(from, signed);
+    }
+
+    /// The Close that could be proposed or prepared now, by the reports that are here.
+    fn best_close(&self, segment: &Segment) -> Option<Close> {
+        let open = self.segment.as_ref()?;
+        let epoch = segment.epoch;
+        if let Some(index) = open.marker.filter(|_| self.control.steering.ending.is_some())
+            && let Some(tail) = open.raft.as_ref().and_then(|raft| raft.place(index))
+        {
+            return Some(Close { epoch, tail, proof: CloseProof::Marker });
+        }
+        let needed = self.pbft.quorum().q();
+        let failover = &open.failover;
+        let mut reports: Vec<Signed<Sealed>> = failover
+            .reports
+            .iter()
+            .filter(|(id, _)| !failover.doubted.contains(id))
+            .map(|(_, r)| *r)
+            .collect();
+        if reports.len() < needed {
+            reports = failover.reports.values().copied().collect();
+        }
+        if reports.len() < needed {
+            return None;
+        }
+        let tail = match choose(&reports) {
+            Ok(Some(tail)) => tail,
+            Ok(None) | Err(_) => return None,
+        };
+        Some(Close { epoch, tail, proof: CloseProof::Reports(reports) })
+    }
+
+    /// A report whose log nobody can show, or that lies below the last Anchor, is left out when others suffice.
+    fn doubt_who_shows_nothing(&mut self, now: Now) {
+        let patience = self.setup.settings.timing.resend_interval.times(12);
+        let (Some(fetch), Some(segment)) = (&mut self.fetch, &mut self.segment) else { return };
+        if now.mono.since(fetch.since) < patience {
+            return;
+        }
+        fetch.since = now.mono;
+        let tail = fetch.tail;
+        let failover = &mut segment.failover;
+        let claim: Vec<ReplicaId> = failover.claimants(Some(tail));
+        failover.doubted.extend(claim);
+        if failover.reports.len() - failover.doubted.len() < self.pbft.quorum().q() {
+            failover.doubted.clear();
+        }
+    }
+
+    /// For the primary: the switch to propose now, if one is due.
+    pub(crate) fn next_switch(&mut self, now: Now, out: &mut Outbox) -> Option<RootEntry> {
+        let (view, executed) = (self.pbft.view(), self.control.executed);
+        let under_way =
+            |proposed: Option<(View, Sequence)>| proposed.is_some_and(|(of, at)| of == view && at > executed);
+        let time = self.control.steering.time.max(LogTime(now.wall_ms));
+        let Some(segment) = self.control.fold.segment().cloned() else {
+            if under_way(self.opening) || self.setup.raft.is_none() {
+                return None;
+            }
+            self.control.steering.wants_segment(time).ok()?;
+            let open = self.make_open(None)?;
+            self.opening = Some((view, self.pbft.next_sequence()));
+            return Some(RootEntry::Switch(Box::new(Switch { close: None, open: Some(open) })));
+        };
+        if self.segment.as_ref().is_none_or(|open| under_way(open.failover.proposed)) {
+            return None;
+        }
+        let close = self.best_close(&segment)?;
+        if !self.court().holds_tail(&segment, &close.tail) {
+            self.fetch_tail(now, close.tail, out);
+            return None;
+        }
+        if self.court().judge_close(&segment, &close).is_err() {
+            return None;
+        }
+        let forced = self.control.steering.is_forced(&close);
+        let mut after = self.control.steering.clone();
+        after.on_close(time, forced, self.setup.genesis.calm_ms);
+        let failed = forced.then(|| self.segment.as_ref().and_then(|open| open.failover.leader)).flatten();
+        let open = after.wants_segment(time).ok().and_then(|()| self.make_open(failed));
+        let next = self.pbft.next_sequence();
+        if let Some(segment) = &mut self.segment {
+            segment.failover.proposed = Some((view, next));
+        }
+        Some(RootEntry::Switch(Box::new(Switch { close: Some(close), open })))
+    }
+
+    /// The next segment, led first by somebody who is there, and better not by the primary: one crash must not take both.
+    fn make_open(&self, failed: Option<ReplicaId>) -> Option<Open> {
+        if self.setup.raft.is_none() {
+            return None;
+        }
+        let sequence = self.pbft.next_sequence();
+        let members = self.control.segment_members(sequence, self.setup.genesis.window);
+        if members.len() < self.pbft.quorum().q() {
+            return None;
+        }
+        let wanted = self.control.steering.first_leader.filter(|wanted| {
+            members.contains(wanted) && !self.down.contains(wanted) && failed != Some(*wanted)
+        });
+        let me = self.setup.me;
+        let later = members.iter().filter(|id| **id > me);
+        let earlier = members.iter().filter(|id| **id < me);
+        let there = |id: &&ReplicaId| !self.down.contains(id) && failed != Some(**id);
+        let first_leader = wanted.or_else(|| later.chain(earlier).find(there).copied()).or(Some(me));
+        let first_leader = first_leader.filter(|leader| members.contains(leader));
+        Some(Open { protocol: Protocol::Raft, first_leader, members })
+    }
+
+    /// A proposal that holds a switch which cannot be prepared yet is kept, and whatever it lacks is asked for. False when
+    /// it may go on.
+    pub(crate) fn keep_switch(&mut self, now: Now, payload: &Bytes, out: &mut Outbox) -> bool {
+        let Ok(Some(proposal)) = Proposal::from_payload(payload) else { return false };
+        for entry in &proposal.entries {
+            let RootEntry::Switch(switch) = entry else { continue };
+            let Err(reason) = self.court().may_prepare_switch(switch) else { continue };
+            self.count(reason);
+            if let Some(close) = &switch.close
+                && let Some(segment) = self.control.fold.segment().cloned()
+                && self.court().judge_close(&segment, close).is_ok()
+                && !self.court().holds_tail(&segment, &close.tail)
+            {
+                self.fetch_tail(now, close.tail, out);
+            }
+            return true;
+        }
+        false
+    }
+
+    /// Since when the root owes us something while a segment is open.
+    pub(crate) fn root_owes_since(&self) -> Option<Micros> {
+        let segment = self.segment.as_ref()?;
+        let words = segment.anchors.waiting_since();
+        let q_is_there = self.last_heard.len() + 1 >= self.pbft.quorum().q();
+        let since = [segment.failover.due_since(), words.filter(|_| q_is_there)];
+        since.into_iter().flatten().min()
+    }
+
+    pub(crate) fn show_where_we_stand(&mut self, now: Now, to: ReplicaId, out: &mut Outbox) {
+        let patience = self.setup.settings.timing.resend_interval;
+        let due = self.straggler_helped.get(&to).is_none_or(|at| now.mono.since(*at) >= patience);
+        if due {
+            self.straggler_helped.insert(to, now.mono);
+            self.pbft.on_link_up(to, &mut self.protocol);
+            self.carry_out(now, out);
+        }
+    }
+}

@@ -1,0 +1,630 @@
+//! This replica's part in the open segment: carrying out what its Raft node wants done, and executing what it committed.
+//! Opens and closes when `apply` says so; complains, seals and collects in `failover`; notarises in `anchors`.
+//! Knows the Raft node by its face alone.
+
+use crate::anchors::Anchors;
+use crate::bodies::Body;
+use crate::failover::Failover;
+use crate::io::{Class, ClientId, ClientReply, Effect, Event};
+use crate::replica::{Outbox, Replica};
+use crate::wire::{LogRecord, PeerMessage};
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use bytes::Bytes;
+use dwcp_base::{Epoch, Hash, Index, LogTime, Micros, NetworkMode, Now, ReplicaId, Ticket, encode};
+use dwcp_log::segment::AnchorPoint;
+use dwcp_log::{Place, VirtualLog};
+use dwcp_raft::{Action, Entry, Payload, ProposeError, RaftNode, ReadError, SegmentSetup, TicketMap};
+use dwcp_state::StateMachine;
+
+/// Messages of epochs that this replica has yet to see opened, per peer; beyond it they are dropped and come again.
+const EARLY_MAX: usize = 64;
+const EARLY_BYTES_MAX: usize = 1 << 20;
+/// Reads that wait at once.
+const READS_MAX: usize = 16_384;
+/// Bytes of entries executed between two looks at anything else.
+const APPLY_BYTES: usize = 4 << 20;
+
+/// Reads that wait for the leader's majority, or for the state to come so far.
+#[derive(Debug, Default)]
+pub(crate) struct Reads {
+    next: u64,
+    waiting: BTreeMap<u64, (ClientId, u64, Bytes)>,
+    ready: VecDeque<(Index, Vec<u64>)>,
+}
+
+/// What is open now.
+pub(crate) struct SegmentNode<M: StateMachine> {
+    pub epoch: Epoch,
+    /// `None`: this replica takes no part and learns the segment at its Close.
+    pub raft: Option<Box<dyn RaftNode>>,
+    pub tickets: TicketMap,
+    /// The last entry executed here.
+    pub applied: Place,
+    pub committed: Index,
+    /// The Marker, once it is committed.
+    pub marker: Option<Index>,
+    pub anchors: Anchors<M>,
+    pub failover: Failover,
+    pub reads: Reads,
+    /// Frames that the root ordered meanwhile and that the leader is to propose first.
+    pub offers: VecDeque<Bytes>,
+    /// Entries up to a tail that our own log does not hold.
+    pub body: Option<Body>,
+}
+
+/// A Raft node whose segment is not open here: over, or not open yet again after a snapshot took us back.
+pub(crate) struct Retired {
+    pub raft: Box<dyn RaftNode>,
+    pub tickets: TicketMap,
+}
+
+/// Messages of epochs to come.
+#[derive(Debug, Default)]
+pub(crate) struct Early {
+    by_peer: BTreeMap<ReplicaId, VecDeque<(Epoch, Bytes)>>,
+}
+
+impl Early {
+    fn keep(&mut self, from: ReplicaId, epoch: Epoch, bytes: Bytes) {
+        let queue = self.by_peer.entry(from).or_default();
+        queue.push_back((epoch, bytes));
+        let mut size: usize = queue.iter().map(|(_, bytes)| bytes.len()).sum();
+        while queue.len() > EARLY_MAX || size > EARLY_BYTES_MAX {
+            size -= queue.pop_front().map_or(0, |(_, bytes)| bytes.len());
+        }
+    }
+
+    fn take(&mut self, epoch: Epoch) -> Vec<(ReplicaId, Bytes)> {
+        let mut taken = Vec::new();
+        for (from, queue) in &mut self.by_peer {
+            for (of, bytes) in core::mem::take(queue) {
+                if of == epoch {
+                    taken.push((*from, bytes));
+                } else if of > epoch {
+                    queue.push_back((of, bytes));
+                }
+            }
+        }
+        taken
+    }
+}
+
+impl<M: StateMachine> SegmentNode<M> {
+    pub(crate) fn is_leader(&self) -> bool {
+        self.raft.as_ref().is_some_and(|raft| raft.is_leader() && raft.sealed().is_none())
+    }
+
+    pub(crate) fn leader(&self) -> Option<ReplicaId> {
+        self.raft.as_ref().filter(|raft| raft.sealed().is_none()).and_then(|raft| raft.leader())
+    }
+}
+
+impl<M: StateMachine> Replica<M> {
+    /// The control state has a segment open and `state` is the state at its last Anchor (at its base, before the first):
+    /// takes part from there.
+    pub(crate) fn begin_segment(&mut self, now: Now, out: &mut Outbox) {
+        if let Some(anchor) = self.control.fold.segment().map(|segment| segment.anchor) {
+            self.begin_segment_at(now, anchor, out);
+        }
+    }
+
+    /// As [`Self::begin_segment`], with the state of an earlier Anchor.
+    pub(crate) fn begin_segment_at(&mut self, now: Now, anchor: AnchorPoint, out: &mut Outbox) {
+        let Some(segment) = self.control.fold.segment().cloned() else { return };
+        let epoch = segment.epoch;
+        let anchored = Place { index: anchor.index, term: anchor.term, chain: anchor.chain };
+        self.segment_bytes_at_snapshot = 0;
+        let position = segment.position(anchored.index).expect("the fold has seen to it");
+        self.live = VirtualLog { position, chain: anchored.chain };
+        let (mut raft, tickets) = match self.retired.remove(&epoch) {
+            Some(Retired { raft, tickets }) => (Some(raft), tickets),
+            None => self.make_raft(now, &segment, out),
+        };
+        if let Some(raft) = &mut raft
+            && anchored.index > raft.commit()
+        {
+            // A sealed log stays as it is; whatever it lacks is fetched when the segment closes.
+            let _ = raft.install(now, anchored);
+        }
+        let committed = raft.as_ref().map_or(Index::ZERO, |raft| raft.commit()).max(anchored.index);
+        let frozen = self.state.freeze();
+        self.segment = Some(SegmentNode {
+            epoch,
+            raft,
+            tickets,
+            applied: anchored,
+            committed,
+            marker: None,
+            anchors: Anchors::new(now, anchored, self.live, frozen),
+            failover: Failover::new(now),
+            reads: Reads::default(),
+            offers: VecDeque::new(),
+            body: None,
+        });
+        for (from, bytes) in self.early.take(epoch) {
+            self.on_segment_message(now, from, epoch, &bytes);
+        }
+        self.pool.new_turn();
+        self.pool.restart_clocks(now.mono);
+        self.resume_seal(out);
+    }
+
+    /// This replica's Raft node for a segment, with what the disk remembers of it.
+    fn make_raft(
+        &mut self,
+        now: Now,
+        segment: &dwcp_log::Segment,
+        out: &mut Outbox,
+    ) -> (Option<Box<dyn RaftNode>>, TicketMap) {
+        let epoch = segment.epoch;
+        let remembered = self.remembered.remove(&epoch).unwrap_or_default();
+        let mut tickets = TicketMap::default();
+        let mine = self
+            .control
+            .steering
+            .voters
+            .as_ref()
+            .and_then(|voters| voters.member(self.setup.me))
+            .is_some_and(|member| member.incarnation == self.setup.incarnation);
+        let Some(maker) = self.setup.raft.clone() else {
+            self.count("Raft node not initialized");
+            return (None, tickets);
+        };
+        if !mine || !segment.open.members.contains(&self.setup.me) {
+            return (None, tickets);
+        }
+        let setup = SegmentSetup {
+            epoch,
+            me: self.setup.me,
+            members: segment.open.members.clone(),
+            first_leader: segment.open.first_leader,
+            base: segment.base,
+            timing: self.setup.settings.segment.timing,
+            limits: self.setup.settings.segment.limits,
+            seed: self.setup.seed,
+            mutants: self.setup.mutants,
+        };
+        let records: Vec<Bytes> = remembered.iter().map(|(_, record)| record.clone()).collect();
+        for (ticket, _) in &remembered {
+            tickets.note(*ticket);
+        }
+        if let Some((last, _)) = remembered.last() {
+            // What was read back from the disk is on it; the node counts it so itself.
+            let _ = tickets.durable(*last);
+        }
+        match maker.open(setup, &records, now) {
+            Ok(raft) => (Some(raft), tickets),
+            Err(error) => {
+                self.halted = true;
+                let reason = alloc::format!(
+                    "segment {epoch} cannot be read back ({error}): the disk is damaged, run `dwcp member replace`"
+                );
+                out.push(Effect::Halt { reason });
+                (None, tickets)
+            }
+        }
+    }
+
+    /// Takes a message between members of a segment.
+    pub(crate) fn on_segment(
+        &mut self,
+        now: Now,
+        from: ReplicaId,
+        epoch: Epoch,
+        bytes: Bytes,
+        out: &mut Outbox,
+    ) {
+        let current = self.control.fold.epoch();
+        if epoch > current {
+            // Its Open is on its way to us.
+            return self.early.keep(from, epoch, bytes);
+        }
+        if epoch < current || self.segment.is_none() {
+            // Inert. The certificates that close its epoch for the sender come with the slots it lacks.
+            self.count("messages of epochs that are over");
+            return self.show_where_we_stand(now, from, out);
+        }
+        self.on_segment_message(now, from, epoch, &bytes);
+    }
+
+    fn on_segment_message(&mut self, now: Now, from: ReplicaId, epoch: Epoch, bytes: &Bytes) {
+        let quiet = self.diverged;
+        if let Some(segment) = self.segment.as_mut().filter(|segment| segment.epoch == epoch && !quiet)
+            && let Some(raft) = &mut segment.raft
+        {
+            raft.step(now, from, bytes);
+        }
+    }
+
+    pub(crate) fn on_durable(&mut self, now: Now, through: Ticket) {
+        if let Some(segment) = &mut self.segment
+            && let Some(raft) = &mut segment.raft
+            && let Some(through) = segment.tickets.durable(through)
+        {
+            raft.on_durable(now, through);
+        }
+        for retired in self.retired.values_mut() {
+            if let Some(through) = retired.tickets.durable(through) {
+                retired.raft.on_durable(now, through);
+            }
+        }
+    }
+
+    /// Proposes what waits, if this replica leads, and carries out what the node wants done.
+    pub(crate) fn settle_segment(&mut self, now: Now, out: &mut Outbox) {
+        if self.segment.is_none() || self.diverged {
+            return self.drain_segment(now, out);
+        }
+        self.propose_in_segment(now);
+        if let Some(raft) = self.segment.as_mut().and_then(|segment| segment.raft.as_mut()) {
+            raft.settle(now);
+        }
+        self.drain_segment(now, out);
+        self.vote_on_ticks(now, out);
+        self.answer_reads(out);
+    }
+
+    fn propose_in_segment(&mut self, now: Now) {
+        let settings = &self.setup.settings;
+        let time = self.state.log_time().max(LogTime(now.wall_ms));
+        let Some(segment) = self.segment.as_mut().filter(|segment| segment.is_leader()) else { return };
+        let ending = self.control.steering.ending.is_some();
+        let Some(raft) = &mut segment.raft else { return };
+        if ending {
+            if segment.failover.marker_proposed != Some(raft.term())
+                && raft.propose(now, &Payload::Marker).is_ok()
+            {
+                segment.failover.marker_proposed = Some(raft.term());
+            }
+            return;
+        }
+        while let Some(frame) = segment.offers.pop_front() {
+            let payload = Payload::Batch { time, frames: Vec::from([frame.clone()]) };
+            if raft.propose(now, &payload).is_err() {
+                segment.offers.push_front(frame);
+                break;
+            }
+        }
+        // A few entries under way keep the pipe full; more frames gather meanwhile and leave as one entry.
+        let depth = settings.pipeline_depth;
+        while raft.last().index.0.saturating_sub(raft.commit().0) < depth {
+            let frames = self.pool.next_batch(settings.batch_bytes_max, settings.batch_frames_max);
+            if frames.is_empty() {
+                break;
+            }
+            let payload = Payload::Batch { time, frames };
+            if let Err(error) = raft.propose(now, &payload) {
+                if let Payload::Batch { frames, .. } = payload {
+                    self.pool.put_back(&frames);
+                }
+                if error == ProposeError::LogFull {
+                    segment.failover.log_full = true;
+                }
+                break;
+            }
+        }
+        let changed = raft.last().index > segment.anchors.last_tick;
+        let timed = self.state.wants_ticks().is_some();
+        if now.mono >= segment.anchors.next_tick
+            && (changed || timed)
+            && let Ok(place) = raft.propose(now, &Payload::Tick { time })
+        {
+            segment.anchors.last_tick = place.index;
+            let interval = if changed { settings.segment.anchor_interval } else { settings.tick_interval };
+            segment.anchors.next_tick = now.mono.plus(interval);
+        }
+    }
+
+    /// When the segment needs `Wake`.
+    pub(crate) fn segment_wakeup(&self) -> Micros {
+        let Some(segment) = &self.segment else { return Micros::NEVER };
+        let Some(raft) = &segment.raft else { return self.failover_wakeup(segment) };
+        let mut due = raft.next_wakeup();
+        if segment.is_leader()
+            && self.control.steering.ending.is_none()
+            && (raft.last().index > segment.anchors.last_tick || self.state.wants_ticks().is_some())
+        {
+            due = due.min(segment.anchors.next_tick);
+        }
+        due.min(self.failover_wakeup(segment))
+    }
+
+    /// Carries out what the open segment's node and those of segments that are over want done.
+    pub(crate) fn drain_segment(&mut self, now: Now, out: &mut Outbox) {
+        self.carry_out(now, out);
+        for (epoch, retired) in &mut self.retired {
+            for action in retired.raft.take() {
+                if let Action::Persist { record, .. } = action {
+                    let ticket = self.protocol.allocate();
+                    retired.tickets.note(ticket);
+                    let record = LogRecord::segment(*epoch, &record);
+                    out.push(Effect::Persist { ticket, record, prompt: false });
+                }
+            }
+        }
+        while let Some(segment) = &mut self.segment {
+            let Some(raft) = &mut segment.raft else { break };
+            let actions = raft.take();
+            if actions.is_empty() {
+                break;
+            }
+            for action in actions {
+                self.carry_out_segment(now, action, out);
+            }
+            self.execute_committed(now, out);
+            self.carry_out(now, out);
+        }
+        self.tell_sealed(now, out);
+    }
+
+    fn carry_out_segment(&mut self, now: Now, action: Action, out: &mut Outbox) {
+        let Some(segment) = &mut self.segment else { return };
+        let epoch = segment.epoch;
+        match action {
+            Action::Persist { ticket: _, record, prompt } => {
+                let ticket = self.protocol.allocate();
+                segment.tickets.note(ticket);
+                out.push(Effect::Persist { ticket, record: LogRecord::segment(epoch, &record), prompt });
+            }
+            Action::Send { to, message, after } => {
+                let after = segment.tickets.to_node(after);
+                let class = if message.len() > 1024 { Class::Order } else { Class::Vote };
+                let bytes = Bytes::from(encode(&PeerMessage::Segment { epoch, bytes: message }));
+                out.push(Effect::Send { to, class, after, bytes });
+            }
+            Action::Committed { through } => segment.committed = segment.committed.max(through),
+            Action::MarkerCommitted { index } => segment.marker = Some(index),
+            Action::ReadsReady { tokens, index } => segment.reads.ready.push_back((index, tokens)),
+            Action::ReadsFailed { tokens } => {
+                for token in tokens {
+                    if let Some((client, id, _)) = segment.reads.waiting.remove(&token) {
+                        refuse_read(client, id, "the leader changed: ask again, or order the read", out);
+                    }
+                }
+            }
+            Action::LeaderChanged { term, leader } => {
+                out.event(Event::LeaderChanged { epoch, term, leader });
+                segment.failover.leader_changed(now, leader);
+                self.pool.new_turn();
+                if let Some(leader) = leader.filter(|leader| *leader != self.setup.me) {
+                    self.show_all_to(leader, out);
+                }
+            }
+            // Frames of replaced entries come back through whoever has them pending.
+            Action::Replaced { from: _ } => self.pool.new_turn(),
+            Action::Behind { follower, next: _ } => {
+                self.send_one(follower, &PeerMessage::Behind { epoch }, Class::Vote, out);
+            }
+            Action::Refused { from, reason } => self.refuse_peer(from, reason, out),
+        }
+    }
+
+    /// Whatever waits here, whoever orders from now on may not have.
+    pub(crate) fn show_all_to(&self, orderer: ReplicaId, out: &mut Outbox) {
+        for pending in self.pool.iter() {
+            let message = PeerMessage::Request { to_all: false, frame: pending.frame.bytes().clone() };
+            self.send_one(orderer, &message, Class::Request, out);
+        }
+    }
+
+    /// Executes what is committed and held.
+    fn execute_committed(&mut self, now: Now, out: &mut Outbox) {
+        loop {
+            let Some(segment) = &self.segment else { return };
+            let Some(raft) = &segment.raft else { return };
+            if segment.applied.index >= segment.committed || self.diverged {
+                return;
+            }
+            let entries = raft.entries(segment.applied.index.next(), segment.committed, APPLY_BYTES);
+            if entries.is_empty() {
+                return;
+            }
+            for entry in &entries {
+                self.execute_entry(now, entry, out);
+            }
+            if let Some(segment) = &mut self.segment {
+                segment.failover.progressed(now);
+            }
+        }
+    }
+
+    /// Executes the next entry of the segment. Every index is one position, whatever it holds.
+    pub(crate) fn execute_entry(&mut self, now: Now, entry: &Entry, out: &mut Outbox) {
+        let position = self.live.append(&entry.digest());
+        let chain = self.live.chain;
+        let Some(segment) = &mut self.segment else { return };
+        let (epoch, index) = (segment.epoch, segment.applied.index.next());
+        segment.applied = Place { index, term: entry.term, chain };
+        let mut commands = Vec::new();
+        match entry.payload() {
+            Payload::Batch { time, frames } => {
+                self.state.begin_entry(position, time);
+                commands = self.run_frames(now, &frames, true, out);
+            }
+            Payload::Tick { time } => {
+                self.state.begin_entry(position, time);
+                self.note_tick(now);
+            }
+            // A no-op moves no time.
+            Payload::Empty | Payload::Marker => self.state.begin_entry(position, LogTime::default()),
+        }
+        if let Some(segment) = &mut self.segment {
+            segment.anchors.bytes_applied += entry.body.bytes().len() as u64;
+        }
+        if !self.recovering {
+            out.event(Event::SegmentExecuted { epoch, index, position, chain, commands });
+        }
+    }
+
+    /// A linearizable read that costs no entry.
+    pub(crate) fn on_read(&mut self, now: Now, client: ClientId, id: u64, bytes: Bytes, out: &mut Outbox) {
+        let Some(segment) = self.segment.as_mut() else {
+            return refuse_read(client, id, "no segment is open: order the read as a command", out);
+        };
+        let Some(raft) = &mut segment.raft else {
+            return refuse_read(client, id, "Raft node not initialized", out);
+        };
+        if segment.reads.waiting.len() >= READS_MAX || self.diverged {
+            return refuse_read(client, id, "too many reads wait: ask again soon", out);
+        }
+        let token = segment.reads.next;
+        match raft.read_index(now, token) {
+            Ok(()) => {
+                segment.reads.next += 1;
+                segment.reads.waiting.insert(token, (client, id, bytes));
+            }
+            Err(ReadError::NotLeader { leader }) => {
+                let reason = match leader {
+                    Some(leader) => alloc::format!("not the leader: ask replica {leader}"),
+                    None => "no leader is known: ask again soon".to_string(),
+                };
+                refuse_read(client, id, &reason, out);
+            }
+            Err(ReadError::Busy) => refuse_read(client, id, "too many reads wait: ask again soon", out),
+            Err(ReadError::Marker | ReadError::Sealed) => {
+                refuse_read(client, id, "the segment is ending: order the read as a command", out);
+            }
+        }
+    }
+
+    fn answer_reads(&mut self, out: &mut Outbox) {
+        let Some(segment) = &mut self.segment else { return };
+        let applied = segment.applied.index;
+        let mut answers = Vec::new();
+        while let Some((_, tokens)) = segment.reads.ready.pop_front_if(|(index, _)| *index <= applied) {
+            answers.extend(tokens.iter().filter_map(|token| segment.reads.waiting.remove(token)));
+        }
+        for (client, id, bytes) in answers {
+            let outcome = self.state.query(&bytes).map_err(|error| alloc::format!("{error}"));
+            let reply = ClientReply::Query { id, outcome };
+            out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
+        }
+    }
+
+    /// The state is replaced: the segment's node keeps its promises meanwhile.
+    pub(crate) fn park_segment(&mut self) {
+        if let Some(SegmentNode { epoch, raft: Some(raft), tickets, .. }) = self.segment.take() {
+            self.retired.insert(epoch, Retired { raft, tickets });
+        }
+        self.segment = None;
+    }
+
+    /// The segment is over here: its node keeps its promises and its entries for whoever lacks them.
+    pub(crate) fn retire_segment(&mut self, now: Now, out: &mut Outbox) {
+        let Some(segment) = self.segment.take() else { return };
+        for (client, id, _) in segment.reads.waiting.into_values() {
+            refuse_read(client, id, "the segment has ended: ask again, or order the read", out);
+        }
+        if let Some(mut raft) = segment.raft {
+            // Nothing of this epoch is acknowledged after its Close.
+            let _ = raft.seal(now);
+            self.retired.insert(segment.epoch, Retired { raft, tickets: segment.tickets });
+        }
+    }
+
+    /// A snapshot that knows this much of the epochs is durable: says from which record of the log on segments still need
+    /// it.
+    pub(crate) fn forget_segments(
+        &mut self,
+        snapshot_epoch: Epoch,
+        open_there: Option<Place>,
+    ) -> Option<Ticket> {
+        let mut needed: Option<Ticket> = None;
+        let mut need = |ticket: Option<Ticket>| {
+            needed = match (needed, ticket) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+        };
+        let is_over =
+            |epoch: Epoch| epoch < snapshot_epoch || (epoch == snapshot_epoch && open_there.is_none());
+        self.retired.retain(|epoch, _| !is_over(*epoch));
+        self.remembered.retain(|epoch, _| !is_over(*epoch));
+        for retired in self.retired.values_mut() {
+            need(retired.tickets.forget_before(retired.raft.needed_from()));
+        }
+        if let Some(segment) = &mut self.segment
+            && let Some(raft) = &mut segment.raft
+        {
+            if let Some(place) = open_there.filter(|_| segment.epoch == snapshot_epoch) {
+                raft.discard(place.index);
+            }
+            need(segment.tickets.forget_before(raft.needed_from()));
+        }
+        for records in self.remembered.values() {
+            need(records.first().map(|(ticket, _)| *ticket));
+        }
+        needed
+    }
+
+    /// Who orders commands now, as far as this replica knows.
+    pub(crate) fn orderer(&self) -> Option<ReplicaId> {
+        match &self.segment {
+            Some(segment) => segment.leader(),
+            None => self.pbft.is_active().then(|| self.pbft.primary()),
+        }
+    }
+
+    /// Why no segment is open although the mode is for one; empty when there is no reason to ask.
+    pub(crate) fn why_no_segment(&self, now: Now) -> String {
+        if self.control.fold.segment().is_some() || self.control.steering.mode == NetworkMode::Internet {
+            return String::new();
+        }
+        if self.setup.raft.is_none() {
+            return "Raft node not initialized".to_string();
+        }
+        let time = self.control.steering.time.max(LogTime(now.wall_ms));
+        match self.control.steering.wants_segment(time) {
+            Ok(()) => "one is about to open".to_string(),
+            Err(reason) => reason.to_string(),
+        }
+    }
+
+    /// What must always hold of the open segment.
+    pub(crate) fn check_segment(&self) {
+        let open = self.control.fold.segment().map(|segment| segment.epoch);
+        let blocked = !self.blocked.is_empty() || self.halted;
+        assert!(
+            blocked || open == self.segment.as_ref().map(|segment| segment.epoch),
+            "a segment is open here exactly when it was ordered"
+        );
+        if let (Some(segment), Some(known)) = (&self.segment, self.control.fold.segment()) {
+            assert!(segment.applied.chain == self.live.chain, "what is applied is the head of the log");
+            let position = known.base.position.0 + segment.applied.index.0;
+            assert!(self.live.position.0 == position, "every index is one position");
+            if let Some(raft) = &segment.raft {
+                raft.check();
+            }
+        } else if open.is_none() {
+            assert!(self.live == self.control.fold.log(), "without a segment the root is the log");
+        }
+    }
+}
+
+fn refuse_read(client: ClientId, id: u64, reason: &str, out: &mut Outbox) {
+    let reply = ClientReply::Query { id, outcome: Err(reason.to_string()) };
+    out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
+}
+
+/// Frames that the root deferred and that have not run yet: since when, by hash. Bounded by the deferred queue.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Unserved {
+    since: BTreeMap<Hash, Micros>,
+}
+
+impl Unserved {
+    pub(crate) fn add(&mut self, frame: Hash, now: Micros) {
+        self.since.entry(frame).or_insert(now);
+    }
+
+    pub(crate) fn served(&mut self, frame: &Hash) {
+        self.since.remove(frame);
+    }
+
+    pub(crate) fn oldest(&self) -> Option<Micros> {
+        self.since.values().min().copied()
+    }
+}

@@ -12,7 +12,7 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::limits::CLOCK_AHEAD_MAX_MS;
-use dwcp_base::{Ack, Hash, LogTime, Mutant, NetworkMode, Now, ReplicaId, Ticket, decode};
+use dwcp_base::{Ack, Hash, LogTime, Micros, Mutant, NetworkMode, Now, ReplicaId, Ticket, decode};
 use dwcp_log::{OperatorOrder, Proposal, RootEntry, SignedOrder};
 use dwcp_pbft::Application;
 use dwcp_state::{
@@ -183,6 +183,7 @@ impl<M: StateMachine> Replica<M> {
             }
             Err(refusal) => {
                 self.count("frames refused");
+                self.clients.take_wish(client, session, first);
                 let reply = ClientReply::Refused { session, first, refusal };
                 out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
             }
@@ -202,6 +203,7 @@ impl<M: StateMachine> Replica<M> {
             Pending { frame, hash, since, from: None, known_to_all: false, proposed_in: None, ours: true };
         if self.pool.insert(pending, self.setup.settings.pending_bytes_max, self.pbft.quorum().n()).is_err() {
             self.count("frames refused: busy");
+            self.clients.take_wish(client, session, first);
             let reply = ClientReply::Busy { session, first };
             return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
         }
@@ -306,9 +308,19 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
+    /// How long a frame of ours may wait until all are shown it. Not at all while the leader is known to be gone: complaints
+    /// count only from those who know that something waits.
+    pub(crate) fn relay_patience(&self) -> Micros {
+        let gone = self.control.steering.mode == NetworkMode::Hybrid
+            && self.segment.as_ref().is_some_and(|segment| {
+                segment.failover.leader.is_some_and(|leader| self.down.contains(&leader))
+            });
+        if gone { Micros::ZERO } else { self.pbft.relay_after(self.setup.settings.relay_after) }
+    }
+
     /// Shows all replicas the frames of our clients that have waited too long: from then on everybody's timer runs.
     pub(crate) fn relay_due(&mut self, now: Now, out: &mut Outbox) {
-        let patience = self.pbft.relay_after(self.setup.settings.relay_after);
+        let patience = self.relay_patience();
         if now.mono < patience {
             return;
         }

@@ -361,10 +361,12 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// After a restart: what was sealed stays sealed, and is said again.
-    pub(crate) fn resume_seal(&mut self, out: &mut Outbox) {
+    pub(crate) fn resume_seal(&mut self, now: Now, out: &mut Outbox) {
         let Some(segment) = &mut self.segment else { return };
-        let Some(point) = segment.raft.as_ref().and_then(|raft| raft.sealed()) else { return };
-        segment.failover.sealing = Some((point, Ticket::ZERO));
+        let Some(raft) = segment.raft.as_mut().filter(|raft| raft.sealed().is_some()) else { return };
+        let sealed = raft.seal(now);
+        let point = sealed.point;
+        segment.failover.sealing = Some((point, sealed.ticket));
         let (epoch, Place { index, term, .. }) = (segment.epoch, point);
         if !self.recovering {
             out.event(Event::SegmentSealed { epoch, index, term });
@@ -549,11 +551,12 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// Since when the root owes us something while a segment is open.
-    pub(crate) fn root_owes_since(&self) -> Option<Micros> {
+    pub(crate) fn root_owes_since(&self, now: Now) -> Option<Micros> {
         let segment = self.segment.as_ref()?;
-        let words = segment.anchors.waiting_since();
-        let q_is_there = self.last_heard.len() + 1 >= self.pbft.quorum().q();
-        let since = [segment.failover.due_since(), words.filter(|_| q_is_there)];
+        // The words of the others may take a while to come: only then is the primary to blame.
+        let grace = self.setup.settings.timing.resend_interval.times(4);
+        let words = segment.anchors.waiting_since().map(|since| since.plus(grace));
+        let since = [segment.failover.due_since(), words.filter(|since| *since <= now.mono)];
         since.into_iter().flatten().min()
     }
 

@@ -149,7 +149,7 @@ impl<M: StateMachine> Replica<M> {
         }
         self.pool.new_turn();
         self.pool.restart_clocks(now.mono);
-        self.resume_seal(out);
+        self.resume_seal(now, out);
     }
 
     /// This replica's Raft node for a segment, with what the disk remembers of it.

@@ -1,0 +1,246 @@
+//! Segments open, end and open again under a cluster's feet: the road of every switch, without faults of disk.
+
+use super::*;
+use dwcp_base::{Ack, Epoch, Index, Position};
+use dwcp_log::{ModeOrder, OperatorOrder, SignedOrder};
+use dwcp_replica::{Label, OrderOutcome, ProtocolName, Status};
+
+fn crash(n: u8) -> Policy {
+    Policy::new(Trust::Crash, Quorum::new(n.into(), None).unwrap())
+}
+
+impl Cluster {
+    fn status(&self, id: u8) -> Status {
+        self.nodes[usize::from(id)].replica.as_ref().unwrap().status(self.now())
+    }
+
+    fn leader(&self, at: u8) -> Option<u8> {
+        self.status(at).segment.and_then(|segment| segment.leader).map(|leader| leader.0)
+    }
+
+    /// All have executed the same log.
+    fn assert_one_log(&mut self, nodes: &[u8]) {
+        let seen: Vec<_> = nodes
+            .iter()
+            .map(|id| {
+                let replica = self.nodes[usize::from(*id)].replica.as_ref().unwrap();
+                (replica.head(), replica.state().commands_executed(), replica.state().position())
+            })
+            .collect();
+        assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "{seen:#?}");
+    }
+
+    fn order_mode(&mut self, at: u8, mode: NetworkMode, first_leader: Option<u8>) {
+        let number = self.status(at).next_order;
+        let admin = Ed25519::new(seed(3, 0), &[]);
+        let order = ModeOrder { number, mode, first_leader: first_leader.map(ReplicaId) };
+        let signed = SignedOrder::new(order, self.genesis.cluster(), admin.public_key(), &admin);
+        let bytes = Bytes::from(dwcp_base::encode(&OperatorOrder::Mode(signed)));
+        let request = ClientRequest::Order { id: number, bytes };
+        self.nodes[usize::from(at)].inbox.push_back(Input::Client { client: ClientId(8), request });
+    }
+
+    fn orders_done(&self) -> usize {
+        let done = |reply: &ClientReply| {
+            matches!(reply, ClientReply::Order { outcome: OrderOutcome::Done { .. }, .. })
+        };
+        self.replies.iter().filter(|(_, reply)| done(reply)).count()
+    }
+
+    fn load(&mut self, session: &mut Session, at: u8, count: usize) {
+        let before = self.executed(at).len();
+        for index in 0..count {
+            let frame = session.put(&format!("k{index}"), b"v");
+            self.send(at, &frame);
+            self.run(2);
+        }
+        self.run(100);
+        assert_eq!(self.executed(at).len() - before, count, "every command is answered");
+    }
+}
+
+#[test]
+fn a_datacenter_orders_through_raft_and_the_root_stays_quiet() {
+    for n in [1, 3, 4] {
+        let mut cluster = Cluster::with(n, crash(n), NetworkMode::Datacenter);
+        cluster.run(500);
+        let status = cluster.status(0);
+        assert_eq!((status.protocol, status.epoch), (ProtocolName::Raft, Epoch(1)), "n = {n}");
+        let mut session = Session::open(&mut cluster, 0);
+        let root_before = cluster.status(0).executed;
+        cluster.load(&mut session, 0, 200);
+        cluster.run(1_000);
+        let all: Vec<u8> = (0..n).collect();
+        cluster.assert_one_log(&all);
+        let status = cluster.status(0);
+        let segment = status.segment.clone().unwrap();
+        assert!(segment.applied.0 > 100 && segment.anchored > Index(100), "{segment:?}");
+        let root = status.executed.0 - root_before.0;
+        assert!(root < 40, "n = {n}: the root orders Anchors only, not {root} entries");
+        let labels: Vec<Label> = cluster.executed(0).iter().map(|reply| reply.label).collect();
+        assert!(labels[1..].iter().all(|label| *label == Label::Crash));
+    }
+}
+
+#[test]
+fn an_anchored_acknowledgement_waits_and_is_byzantine() {
+    let mut cluster = Cluster::with(4, crash(4), NetworkMode::Datacenter);
+    cluster.run(500);
+    let mut session = Session::open(&mut cluster, 2);
+    let frame = session.put("a", b"1");
+    let request = ClientRequest::Frame { bytes: frame.encode(), ack: Some(Ack::Anchored) };
+    cluster.nodes[2].inbox.push_back(Input::Client { client: ClientId(7), request });
+    cluster.run(20);
+    assert_eq!(cluster.executed(2).len(), 1, "no Anchor covers it yet");
+    cluster.run(500);
+    let replies = cluster.executed(2);
+    assert_eq!((replies.len(), replies[1].label), (2, Label::Byzantine));
+    let verifier = Ed25519::new(seed(8, 8), &[]);
+    assert!(replies[1].verify(cluster.genesis.cluster(), &key(1, 2), &verifier));
+}
+
+#[test]
+fn the_operator_moves_the_cluster_to_and_fro() {
+    let mut cluster = Cluster::with(4, crash(4), NetworkMode::Hybrid);
+    cluster.run(500);
+    let mut session = Session::open(&mut cluster, 1);
+    for round in 0..3 {
+        cluster.load(&mut session, 1, 20);
+        cluster.order_mode(1, NetworkMode::Internet, None);
+        cluster.load(&mut session, 1, 20);
+        cluster.run(300);
+        let status = cluster.status(1);
+        assert_eq!(status.protocol, ProtocolName::Pbft, "round {round}: {status:#?}");
+        assert!(status.last_switch.unwrap().planned);
+        cluster.order_mode(1, NetworkMode::Hybrid, Some(2));
+        cluster.load(&mut session, 1, 20);
+        cluster.run(300);
+        assert_eq!(cluster.status(1).protocol, ProtocolName::Raft, "round {round}");
+        assert_eq!(cluster.leader(1), Some(2));
+        cluster.assert_one_log(&[0, 1, 2, 3]);
+    }
+    assert_eq!(cluster.orders_done(), 6);
+    assert_eq!(cluster.status(0).failovers, 0);
+    let markers = cluster.events(1, |event| matches!(event, Event::SegmentClosed { marker: true, .. }));
+    assert_eq!(markers, 3, "each was ended in order");
+}
+
+#[test]
+fn the_same_mode_again_hands_over_to_a_fresh_segment() {
+    let mut cluster = Cluster::with(3, crash(3), NetworkMode::Datacenter);
+    cluster.run(500);
+    let mut session = Session::open(&mut cluster, 1);
+    for leader in [2, 0, 1] {
+        cluster.order_mode(1, NetworkMode::Datacenter, Some(leader));
+        cluster.load(&mut session, 1, 30);
+        cluster.run(300);
+        assert_eq!(cluster.leader(1), Some(leader));
+    }
+    assert_eq!(cluster.status(0).epoch, Epoch(4));
+    cluster.assert_one_log(&[0, 1, 2]);
+}
+
+#[test]
+fn a_dead_leader_costs_hybrid_mode_a_forced_close_and_a_calm() {
+    let mut cluster = Cluster::with(4, crash(4), NetworkMode::Hybrid);
+    cluster.run(500);
+    let mut session = Session::open(&mut cluster, 0);
+    cluster.load(&mut session, 0, 20);
+    let leader = cluster.leader(0).unwrap();
+    let gate = (0..4).find(|id| *id != leader).unwrap();
+    cluster.stop(leader);
+    let before = cluster.executed(gate).len();
+    let frame = session.put("after", b"1");
+    cluster.send(gate, &frame);
+    cluster.run(1_000);
+    assert_eq!(cluster.executed(gate).len(), before + 1, "{:#?}", cluster.status(gate));
+    assert_eq!(cluster.status(gate).failovers, 1);
+    let alive: Vec<u8> = (0..4).filter(|id| *id != leader).collect();
+    cluster.load(&mut session, gate, 20);
+    cluster.run(3_000);
+    assert_eq!(cluster.status(gate).protocol, ProtocolName::Raft, "{:#?}", cluster.status(gate));
+    cluster.load(&mut session, gate, 20);
+    cluster.run(500);
+    cluster.assert_one_log(&alive);
+    cluster.start(leader);
+    cluster.run(2_000);
+    cluster.assert_one_log(&[0, 1, 2, 3]);
+}
+
+#[test]
+fn a_dead_leader_costs_a_datacenter_an_election() {
+    let mut cluster = Cluster::with(3, crash(3), NetworkMode::Datacenter);
+    cluster.run(500);
+    let mut session = Session::open(&mut cluster, 0);
+    cluster.load(&mut session, 0, 20);
+    let leader = cluster.leader(0).unwrap();
+    let gate = (0..3).find(|id| *id != leader).unwrap();
+    cluster.stop(leader);
+    let frame = session.put("after", b"1");
+    cluster.send(gate, &frame);
+    cluster.run(2_000);
+    assert_eq!(cluster.status(gate).epoch, Epoch(1), "elections inside the epoch are the cheaper cure");
+    cluster.load(&mut session, gate, 20);
+    cluster.start(leader);
+    cluster.run(1_000);
+    cluster.assert_one_log(&[0, 1, 2]);
+}
+
+#[test]
+fn a_sleeper_over_three_epochs_catches_up() {
+    let mut cluster = Cluster::with(4, crash(4), NetworkMode::Hybrid);
+    cluster.run(500);
+    let mut session = Session::open(&mut cluster, 1);
+    cluster.stop(3);
+    for _ in 0..3 {
+        cluster.load(&mut session, 1, 20);
+        cluster.order_mode(1, NetworkMode::Internet, None);
+        cluster.load(&mut session, 1, 20);
+        cluster.order_mode(1, NetworkMode::Hybrid, Some(2));
+        cluster.load(&mut session, 1, 20);
+    }
+    cluster.start(3);
+    cluster.run(3_000);
+    cluster.assert_one_log(&[0, 1, 2, 3]);
+    cluster.load(&mut session, 3, 20);
+}
+
+#[test]
+fn all_may_restart_inside_a_segment_again_and_again() {
+    let mut cluster = Cluster::with(3, crash(3), NetworkMode::Datacenter);
+    cluster.run(500);
+    let mut session = Session::open(&mut cluster, 1);
+    for _ in 0..5 {
+        cluster.load(&mut session, 1, 40);
+        (0..3).for_each(|id| cluster.stop(id));
+        (0..3).for_each(|id| cluster.start(id));
+        cluster.run(2_000);
+        cluster.replies.clear();
+        cluster.assert_one_log(&[0, 1, 2]);
+    }
+    assert_eq!(cluster.status(0).executed_commands, 200 + 1);
+    assert!(cluster.status(0).position > Position(200));
+}
+
+#[test]
+fn snapshots_inside_a_segment_are_of_its_anchors_and_serve_those_who_are_behind() {
+    let mut cluster = Cluster::with(3, crash(3), NetworkMode::Datacenter);
+    cluster.run(500);
+    let mut session = Session::open(&mut cluster, 1);
+    cluster.stop(2);
+    for index in 0..400 {
+        let frame = session.put(&format!("k{index}"), &[7; 4_000]);
+        cluster.send(1, &frame);
+        cluster.run(20);
+    }
+    cluster.run(2_000);
+    assert!(cluster.nodes[1].disk.snapshots.len() >= 1, "a snapshot was written");
+    cluster.start(2);
+    cluster.run(10_000);
+    cluster.assert_one_log(&[0, 1, 2]);
+    (0..3).for_each(|id| cluster.stop(id));
+    (0..3).for_each(|id| cluster.start(id));
+    cluster.run(2_000);
+    cluster.assert_one_log(&[0, 1, 2]);
+    assert_eq!(cluster.status(2).executed_commands, 401);
+}

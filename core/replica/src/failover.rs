@@ -510,9 +510,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// The next segment, led first by somebody who is there, and better not by the primary: one crash must not take both.
     fn make_open(&self, failed: Option<ReplicaId>) -> Option<Open> {
-        if self.setup.raft.is_none() {
-            return None;
-        }
+        self.setup.raft.as_ref()?;
         let sequence = self.pbft.next_sequence();
         let members = self.control.segment_members(sequence, self.setup.genesis.window);
         if members.len() < self.pbft.quorum().q() {

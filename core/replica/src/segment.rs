@@ -494,7 +494,8 @@ impl<M: StateMachine> Replica<M> {
         let Some(segment) = &mut self.segment else { return };
         let applied = segment.applied.index;
         let mut answers = Vec::new();
-        while let Some((_, tokens)) = segment.reads.ready.pop_front_if(|(index, _)| *index <= applied) {
+        while segment.reads.ready.front().is_some_and(|(index, _)| *index <= applied) {
+            let (_, tokens) = segment.reads.ready.pop_front().expect("it is there");
             answers.extend(tokens.iter().filter_map(|token| segment.reads.waiting.remove(token)));
         }
         for (client, id, bytes) in answers {

@@ -147,7 +147,7 @@ impl<M: StateMachine> Replica<M> {
                 segment.failover.unserved.served(&hash);
             }
             let outcome = self.state.execute(&frame);
-            self.pool.executed(hash);
+            let ours = self.pool.executed(hash);
             if !outcome.ran.contains(&true) {
                 self.count("frames that ran before");
                 if !self.recovering {
@@ -155,7 +155,7 @@ impl<M: StateMachine> Replica<M> {
                 }
             }
             commands.extend(executed(&outcome));
-            outcomes.push(outcome);
+            outcomes.push((outcome, ours));
         }
         if !frames.is_empty() {
             self.switches.executed(now);
@@ -163,13 +163,13 @@ impl<M: StateMachine> Replica<M> {
         if self.recovering {
             return commands;
         }
-        let sessions: BTreeSet<SessionId> = outcomes.iter().map(|outcome| outcome.session).collect();
+        let sessions: BTreeSet<SessionId> = outcomes.iter().map(|(outcome, _)| outcome.session).collect();
         let answers = outcomes
             .into_iter()
-            .filter(|outcome| self.clients.any_of(outcome.session))
-            .map(|outcome| {
+            .filter(|(outcome, _)| self.clients.any_of(outcome.session))
+            .map(|(outcome, ours)| {
                 let clients = self.clients.of(outcome.session).collect();
-                (outcome, clients)
+                Answer { outcome, clients, ours }
             })
             .collect();
         self.answer_clients(answers, out);
@@ -180,21 +180,24 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// Answers clients at once, or, where they want more than a majority's word, when an Anchor covers it.
-    pub(crate) fn answer_clients(&mut self, answers: Vec<(FrameOutcome, Vec<ClientId>)>, out: &mut Outbox) {
+    pub(crate) fn answer_clients(&mut self, answers: Vec<Answer>, out: &mut Outbox) {
         if self.diverged {
             return;
         }
         let default = self.control.steering.policy.default_ack;
         let mut ready = Vec::with_capacity(answers.len());
-        for (outcome, clients) in answers {
+        for Answer { outcome, clients, ours } in answers {
             let (session, first) = (outcome.session, outcome.first);
             let position = last_position(&outcome);
             let certified = self.is_certified(position);
             let mut now_told = Vec::with_capacity(clients.len());
             for client in clients {
                 let ack = self.clients.take_wish(client, session, first).unwrap_or(default);
-                if certified || ack == Ack::Majority {
+                if certified {
                     now_told.push(client);
+                } else if ack == Ack::Majority {
+                    // One replica's word is all that the label `crash` takes: the one that was asked gives it.
+                    now_told.extend(ours.then_some(client));
                 } else {
                     self.await_anchor(position, client, outcome.clone());
                 }
@@ -433,6 +436,14 @@ impl<M: StateMachine> Replica<M> {
         self.donor.unprepare(sequence);
         self.drop_partial(sequence, out);
     }
+}
+
+/// A frame's outcome, and who is to hear of it here.
+pub(crate) struct Answer {
+    pub outcome: FrameOutcome,
+    pub clients: Vec<ClientId>,
+    /// One of them sent the frame here.
+    pub ours: bool,
 }
 
 /// The last position at which one of a frame's commands ran.

@@ -83,6 +83,8 @@ struct Cluster {
     nodes: Vec<Node>,
     now: Micros,
     replies: Vec<(u8, ClientReply)>,
+    /// What was sent to replicas that do not run, for stories that speak for them.
+    to_the_dead: Vec<(u8, u8, Bytes)>,
 }
 
 impl Cluster {
@@ -102,7 +104,8 @@ impl Cluster {
                 events: Vec::new(),
             })
             .collect();
-        let mut cluster = Self { genesis, nodes, now: Micros(1_000_000), replies: Vec::new() };
+        let mut cluster =
+            Self { genesis, nodes, now: Micros(1_000_000), replies: Vec::new(), to_the_dead: Vec::new() };
         (0..n).for_each(|id| cluster.start(id));
         cluster
     }
@@ -170,6 +173,8 @@ impl Cluster {
                     if target.replica.is_some() {
                         let from = ReplicaId(id);
                         target.inbox.push_back(Input::Peer { from, incarnation: Incarnation(0), bytes });
+                    } else {
+                        self.to_the_dead.push((id, to.0, bytes));
                     }
                 }
                 Effect::Reply { reply, .. } => self.replies.push((id, reply)),

@@ -1,9 +1,11 @@
 //! Segments open, end and open again under a cluster's feet: the road of every switch, without faults of disk.
 
 use super::*;
-use dwcp_base::{Ack, Epoch, Index, Position};
-use dwcp_log::{ModeOrder, OperatorOrder, SignedOrder};
-use dwcp_replica::{Label, OrderOutcome, ProtocolName, Status};
+use dwcp_base::{Ack, ConfigurationId, Epoch, Index, Position, Term};
+use dwcp_log::seal::{Sealed, Signed, Speaker, Suspect};
+use dwcp_log::{ModeOrder, OperatorOrder, Place, SignedOrder, VirtualLog};
+use dwcp_replica::raft::{Body, Entry, Payload};
+use dwcp_replica::{Label, OrderOutcome, PeerMessage, ProtocolName, Status};
 
 fn crash(n: u8) -> Policy {
     Policy::new(Trust::Crash, Quorum::new(n.into(), None).unwrap())
@@ -243,4 +245,113 @@ fn snapshots_inside_a_segment_are_of_its_anchors_and_serve_those_who_are_behind(
     cluster.run(2_000);
     cluster.assert_one_log(&[0, 1, 2]);
     assert_eq!(cluster.status(2).executed_commands, 401);
+}
+
+/// Speaks for a replica that does not run.
+struct Liar {
+    id: u8,
+    crypto: Ed25519,
+    speaker: Speaker,
+}
+
+impl Liar {
+    fn new(id: u8) -> Self {
+        let speaker =
+            Speaker { id: ReplicaId(id), incarnation: Incarnation(0), configuration: ConfigurationId(1) };
+        Self { id, crypto: Ed25519::new(seed(1, id), &[]), speaker }
+    }
+
+    fn say(&self, cluster: &mut Cluster, to: u8, message: &PeerMessage) {
+        let bytes = Bytes::from(dwcp_base::encode(message));
+        let from = ReplicaId(self.id);
+        cluster.nodes[usize::from(to)].inbox.push_back(Input::Peer {
+            from,
+            incarnation: Incarnation(0),
+            bytes,
+        });
+    }
+
+    fn say_to_all(&self, cluster: &mut Cluster, message: &PeerMessage) {
+        for to in 0..cluster.nodes.len() as u8 {
+            if cluster.nodes[usize::from(to)].replica.is_some() {
+                self.say(cluster, to, message);
+            }
+        }
+    }
+
+    /// Answers whoever asks for the log that this liar made up behind the last Anchor.
+    fn show(&self, cluster: &mut Cluster, first: Index, entries: &[Entry]) {
+        for (asker, to, bytes) in std::mem::take(&mut cluster.to_the_dead) {
+            if to == self.id
+                && let Ok(PeerMessage::FetchEntries { epoch, from, .. }) = dwcp_base::decode(&bytes)
+                && from == first
+            {
+                self.say(cluster, asker, &PeerMessage::Entries { epoch, first, entries: entries.to_vec() });
+            }
+        }
+    }
+}
+
+#[test]
+fn a_lying_sealer_costs_only_what_no_anchor_covers() {
+    let mut cluster = Cluster::with(4, crash(4), NetworkMode::Hybrid);
+    cluster.run(500);
+    cluster.order_mode(0, NetworkMode::Hybrid, Some(1));
+    cluster.run(500);
+    let mut session = Session::open(&mut cluster, 0);
+    cluster.load(&mut session, 0, 30);
+    cluster.run(500);
+    let liar = Liar::new(3);
+    // Its links stay up: it only says nothing but lies.
+    cluster.nodes[3].replica = None;
+    cluster.nodes[3].inbox.clear();
+    cluster.load(&mut session, 0, 10);
+    cluster.run(300);
+    // Acknowledged under the label `crash`, and not anchored yet.
+    let anchored = cluster.status(0).segment.unwrap().anchored;
+    let unanchored = session.put("lost", b"1");
+    cluster.send(0, &unanchored);
+    cluster.run(5);
+    let status = cluster.status(0);
+    let (epoch, segment) = (status.epoch, status.segment.unwrap());
+    assert!(segment.applied > segment.anchored && segment.anchored == anchored, "{segment:?}");
+    let known = cluster.nodes[0].replica.as_ref().unwrap().control().fold.segment().unwrap().clone();
+    cluster.stop(1);
+    let after = session.put("after", b"1");
+    cluster.send(0, &after);
+    // The liar complains with the two honest ones and names a log that looks best and that it made up.
+    let body = Body::new(&Payload::Tick { time: dwcp_base::LogTime(1) }).unwrap();
+    let entry = Entry { term: Term(9), body };
+    let mut log = VirtualLog { position: segment.anchored_position, chain: known.anchor.chain };
+    log.append(&entry.digest());
+    let first = known.anchor.index.next();
+    let last = Place { index: first, term: Term(9), chain: log.chain };
+    let id = cluster.genesis.cluster();
+    let suspect = Suspect { epoch, speaker: liar.speaker, anchor: known.anchor.number };
+    let sealed = Sealed { epoch, speaker: liar.speaker, last };
+    for _ in 0..200 {
+        liar.say_to_all(&mut cluster, &PeerMessage::Suspect(Signed::new(suspect, id, &liar.crypto)));
+        liar.say_to_all(&mut cluster, &PeerMessage::Sealed(Signed::new(sealed, id, &liar.crypto)));
+        liar.show(&mut cluster, first, std::slice::from_ref(&entry));
+        cluster.run(10);
+    }
+    // The root needs q = 3 to order the Close: the third is the one that was down.
+    cluster.start(1);
+    for _ in 0..100 {
+        liar.say_to_all(&mut cluster, &PeerMessage::Sealed(Signed::new(sealed, id, &liar.crypto)));
+        liar.show(&mut cluster, first, std::slice::from_ref(&entry));
+        cluster.run(20);
+    }
+    let rolled =
+        |event: &Event| matches!(event, Event::SegmentClosed { rolled_back, .. } if *rolled_back > 0);
+    let closed = |event: &Event| matches!(event, Event::SegmentClosed { epoch: of, .. } if *of == epoch);
+    assert_eq!(cluster.events(0, closed), 1, "{:#?}", cluster.status(0));
+    assert_eq!((cluster.events(0, rolled), cluster.events(2, rolled)), (1, 1));
+    cluster.run(2_000);
+    cluster.assert_one_log(&[0, 1, 2]);
+    // What was anchored is there, and the cluster goes on.
+    cluster.load(&mut session, 0, 5);
+    cluster.start(3);
+    cluster.run(3_000);
+    cluster.assert_one_log(&[0, 1, 2, 3]);
 }

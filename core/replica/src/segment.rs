@@ -429,9 +429,6 @@ impl<M: StateMachine> Replica<M> {
             for entry in &entries {
                 self.execute_entry(now, entry, out);
             }
-            if let Some(segment) = &mut self.segment {
-                segment.failover.progressed(now);
-            }
         }
     }
 
@@ -446,6 +443,10 @@ impl<M: StateMachine> Replica<M> {
         match entry.payload() {
             Payload::Batch { time, frames } => {
                 self.state.begin_entry(position, time);
+                if !frames.is_empty() {
+                    // Only clients' commands count: a leader that serves nobody may well go on ticking.
+                    segment.failover.progressed(now);
+                }
                 commands = self.run_frames(now, &frames, true, out);
             }
             Payload::Tick { time } => {

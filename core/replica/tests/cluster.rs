@@ -83,6 +83,8 @@ struct Cluster {
     nodes: Vec<Node>,
     now: Micros,
     replies: Vec<(u8, ClientReply)>,
+    /// Leads without serving this session: see `switching`.
+    censor: Option<(u8, dwcp_state::SessionId)>,
     /// What was sent to replicas that do not run, for stories that speak for them.
     to_the_dead: Vec<(u8, u8, Bytes)>,
 }
@@ -104,8 +106,14 @@ impl Cluster {
                 events: Vec::new(),
             })
             .collect();
-        let mut cluster =
-            Self { genesis, nodes, now: Micros(1_000_000), replies: Vec::new(), to_the_dead: Vec::new() };
+        let mut cluster = Self {
+            genesis,
+            nodes,
+            now: Micros(1_000_000),
+            replies: Vec::new(),
+            censor: None,
+            to_the_dead: Vec::new(),
+        };
         (0..n).for_each(|id| cluster.start(id));
         cluster
     }
@@ -124,7 +132,7 @@ impl Cluster {
             me: ReplicaId(id),
             incarnation: Incarnation(0),
             settings,
-            raft: Some(Arc::new(dwcp_replica::raft::OwnRaft)),
+            raft: Some(switching::maker(self.censor.filter(|(censor, _)| *censor == id))),
             seed: u64::from(id),
             mutants: Mutants::default(),
         };

@@ -145,9 +145,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// Whether the next checkpoint will want a copy of the state at an Anchor.
     fn snapshot_is_near(&self) -> bool {
-        let unit = self.setup.settings.snapshot_log_bytes;
-        let bytes = self.segment.as_ref().map_or(0, |segment| segment.anchors.bytes_applied);
-        self.snapshot_wanted || bytes.saturating_sub(self.segment_bytes_at_snapshot) >= unit / 2
+        self.snapshot_wanted || self.segment_uncovered(self.setup.settings.snapshot_log_bytes / 2, 8)
     }
 
     /// Gives our word on every Tick that is durable with us.

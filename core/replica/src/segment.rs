@@ -118,7 +118,6 @@ impl<M: StateMachine> Replica<M> {
         let Some(segment) = self.control.fold.segment().cloned() else { return };
         let epoch = segment.epoch;
         let anchored = Place { index: anchor.index, term: anchor.term, chain: anchor.chain };
-        self.segment_bytes_at_snapshot = 0;
         let position = segment.position(anchored.index).expect("the fold has seen to it");
         self.live = VirtualLog { position, chain: anchored.chain };
         let (mut raft, tickets) = match self.retired.remove(&epoch) {
@@ -133,6 +132,7 @@ impl<M: StateMachine> Replica<M> {
         }
         let committed = raft.as_ref().map_or(Index::ZERO, |raft| raft.commit()).max(anchored.index);
         let frozen = self.state.freeze();
+        self.segment_at_snapshot = (0, anchored.index.0);
         self.segment = Some(SegmentNode {
             epoch,
             raft,

@@ -116,7 +116,7 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// A Tick was just executed: what we hold and computed there is written down.
-    pub(crate) fn note_tick(&mut self, now: Now) {
+    pub(crate) fn note_tick(&mut self) {
         let state = state_digest(&self.state.chunk_digests());
         let wanted = self.pbft.quorum().f() > 0 || self.snapshot_is_near();
         let frozen = wanted.then(|| self.state.freeze());
@@ -127,20 +127,24 @@ impl<M: StateMachine> Replica<M> {
         if !items.is_empty() && !self.crypto.verify_all(&items) {
             anchors.forged = true;
         }
+        let known = self.control.fold.segment().map(|segment| segment.anchor);
+        if let Some(anchor) = known.filter(|anchor| anchor.index >= place.index) {
+            // The Anchor was executed before we came here: no word of ours is waited for any more.
+            if anchor.index == place.index && (anchor.chain, anchor.state) != (place.chain, state) {
+                self.found_diverged = Some(place.index);
+            } else if anchor.index == place.index
+                && let Some(state) = frozen
+            {
+                anchors.frozen = FrozenAt { place, log, state };
+            }
+            return;
+        }
         anchors.ticks.insert(place.index, Tick { place, log, state, frozen, voted: None });
         let old = anchors.ticks.len().saturating_sub(FROZEN_MAX);
         anchors.ticks.values_mut().take(old).for_each(|tick| tick.frozen = None);
         while anchors.ticks.len() > TICKS_MAX {
             anchors.ticks.pop_first();
         }
-        // An Anchor may have been executed before we came here.
-        let known = self.control.fold.segment().map(|segment| segment.anchor);
-        if let Some(anchor) = known.filter(|anchor| anchor.index == place.index)
-            && (anchor.chain, anchor.state) != (place.chain, state)
-        {
-            self.found_diverged = Some(place.index);
-        }
-        let _ = now;
     }
 
     /// Whether the next checkpoint will want a copy of the state at an Anchor.

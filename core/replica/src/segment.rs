@@ -451,7 +451,7 @@ impl<M: StateMachine> Replica<M> {
             }
             Payload::Tick { time } => {
                 self.state.begin_entry(position, time);
-                self.note_tick(now);
+                self.note_tick();
             }
             // A no-op moves no time.
             Payload::Empty | Payload::Marker => self.state.begin_entry(position, LogTime::default()),

@@ -82,6 +82,9 @@ fn a_datacenter_orders_through_raft_and_the_root_stays_quiet() {
         assert!(segment.applied.0 > 100 && segment.anchored > Index(100), "{segment:?}");
         let root = status.executed.0 - root_before.0;
         assert!(root < 40, "n = {n}: the root orders Anchors only, not {root} entries");
+        let left =
+            (0..n).map(|id| cluster.events(id, |event| matches!(event, Event::ViewChangeStarted { .. })));
+        assert_eq!(left.sum::<usize>(), 0, "nobody blames the root");
         let labels: Vec<Label> = cluster.executed(0).iter().map(|reply| reply.label).collect();
         assert!(labels[1..].iter().all(|label| *label == Label::Crash));
     }

@@ -46,7 +46,7 @@ impl FakeNode {
         cluster.wall_ms = wall_ms();
         message.attaches.iter().for_each(|attach| cluster.attach(self.node, attach));
         for frame in message.frames {
-            for (from, answer) in cluster.frame(self.node, &frame) {
+            for (from, answer) in cluster.frame(self.node, &frame, None) {
                 streams[from].retain(|stream| stream.send(answer.clone()).is_ok());
             }
         }
@@ -300,6 +300,6 @@ async fn an_answer_of_another_kind_is_no_answer() {
     assert!(Put::read(1, KvBody::Compact).is_none());
     let served = serve(1, 0).await;
     let client = Client::connect(served.config.clone()).await.expect("a session");
-    let order = client.submit_order(Bytes::new()).await.expect("answered");
+    let order = client.submit_order(None, Bytes::new()).await.expect("answered");
     assert_eq!(order, crate::OrderOutcome::Refused { reason: "not now".into() });
 }

@@ -121,6 +121,12 @@ impl Failover {
         self.round = Micros((self.round.0 * 15 + took.0) / 16);
     }
 
+    /// Whether `q` reports are here of which this place is the best.
+    pub(crate) fn reports_choose(&self, tail: &Place, q: usize) -> bool {
+        let reports: Vec<Signed<Sealed>> = self.reports.values().copied().collect();
+        reports.len() >= q && choose(&reports) == Ok(Some(*tail))
+    }
+
     /// Who says that its log ends at this place.
     pub(crate) fn claimants(&self, tail: Option<Place>) -> Vec<ReplicaId> {
         let says = |report: &Signed<Sealed>| tail.is_none_or(|tail| report.said.last == tail);
@@ -429,17 +435,27 @@ impl<M: StateMachine> Replica<M> {
         }
         let Some(segment) = &mut self.segment else { return };
         segment.failover.reports.insert(from, signed);
+        if self.control.steering.ending.is_some() {
+            // Somebody waits for no Marker any more and may not prepare a Close by one: the collection needs us too.
+            self.seal_segment(now, out);
+        }
     }
 
     /// The Close that could be proposed or prepared now, by the reports that are here.
     fn best_close(&self, segment: &Segment) -> Option<Close> {
         let open = self.segment.as_ref()?;
         let epoch = segment.epoch;
-        if let Some(index) = open.marker.filter(|_| self.control.steering.ending.is_some())
-            && let Some(tail) = open.raft.as_ref().and_then(|raft| raft.place(index))
-        {
-            return Some(Close { epoch, tail, proof: CloseProof::Marker });
+        if let Some(close) = self.collected_close(segment) {
+            return Some(close);
         }
+        let index = open.marker.filter(|_| self.control.steering.ending.is_some())?;
+        let tail = open.raft.as_ref().and_then(|raft| raft.place(index))?;
+        Some(Close { epoch, tail, proof: CloseProof::Marker })
+    }
+
+    fn collected_close(&self, segment: &Segment) -> Option<Close> {
+        let open = self.segment.as_ref()?;
+        let epoch = segment.epoch;
         let needed = self.pbft.quorum().q();
         let failover = &open.failover;
         let mut reports: Vec<Signed<Sealed>> = failover

@@ -125,6 +125,8 @@ impl<M: StateMachine> Application for Judge<'_, M> {
                         return Err("an Anchor that proves nothing");
                     }
                 }
+                // Judged where it is executed; one that does not hold is a no-op.
+                RootEntry::Decide(_) => {}
                 RootEntry::Mode(order) => signatures.push(order.signature_item(cluster)),
                 RootEntry::Policy(order) => signatures.push(order.signature_item(cluster)),
                 RootEntry::Member(order) => signatures.push(order.signature_item(cluster)),
@@ -183,6 +185,12 @@ impl<M: StateMachine> Replica<M> {
             Ok(Admission::Fresh) | Err(Refusal::OpenNotValid { .. }) => {
                 self.take_frame(now, client, frame, out)
             }
+            Err(Refusal::SessionExpired) if self.may_be_behind() => {
+                // The session may be younger than what we have executed.
+                self.clients.take_wish(client, session, first);
+                let reply = ClientReply::Busy { session, first };
+                out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
+            }
             Err(refusal) => {
                 self.count("frames refused");
                 self.clients.take_wish(client, session, first);
@@ -190,6 +198,15 @@ impl<M: StateMachine> Replica<M> {
                 out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
             }
         }
+    }
+
+    /// Whether others are known to have executed what we have not.
+    fn may_be_behind(&self) -> bool {
+        let behind_in_segment = self.segment.as_ref().is_some_and(|segment| !segment.is_caught_up());
+        self.transfer.is_some()
+            || !self.blocked.is_empty()
+            || behind_in_segment
+            || self.pbft.highest_seen() > self.control.executed
     }
 
     fn take_frame(&mut self, now: Now, client: ClientId, frame: CheckedFrame, out: &mut Outbox) {
@@ -314,10 +331,7 @@ impl<M: StateMachine> Replica<M> {
     /// How long a frame of ours may wait until all are shown it. Not at all while the leader is known to be gone: complaints
     /// count only from those who know that something waits.
     pub(crate) fn relay_patience(&self) -> Micros {
-        let gone = self.control.steering.mode == NetworkMode::Hybrid
-            && self.segment.as_ref().is_some_and(|segment| {
-                segment.failover.leader.is_some_and(|leader| self.down.contains(&leader))
-            });
+        let gone = self.segment.as_ref().is_some_and(|segment| self.leader_is_gone(&segment.failover));
         if gone { Micros::ZERO } else { self.pbft.relay_after(self.setup.settings.relay_after) }
     }
 

@@ -52,6 +52,7 @@ impl<M: StateMachine> Replica<M> {
                         self.apply_batch(now, sequence, proposal.time, &frames, &mut commands, out);
                     }
                     RootEntry::Switch(switch) => self.apply_switch(now, &switch, sequence, out),
+                    RootEntry::Decide(decide) => self.apply_decide(&decide),
                     RootEntry::Mode(order) => self.apply_mode(now, &order, sequence, out),
                     RootEntry::Anchor(anchor) => self.apply_anchor(now, &anchor, sequence, out),
                     RootEntry::Policy(order) => self.apply_policy(&order, sequence, out),

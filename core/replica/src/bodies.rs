@@ -7,7 +7,7 @@ use crate::wire::PeerMessage;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use dwcp_base::{Epoch, Index, Micros, Now, ReplicaId};
-use dwcp_log::{Close, Place, VirtualLog};
+use dwcp_log::{Close, Place, Segment, VirtualLog};
 use dwcp_raft::Entry;
 use dwcp_state::StateMachine;
 
@@ -42,21 +42,29 @@ pub(crate) struct Fetch {
 }
 
 impl<M: StateMachine> Replica<M> {
-    /// Asks for what is missing up to this tail of the open segment.
+    /// Asks for what is missing up to this tail of the open segment: from its last Anchor, which is what it takes to judge and
+    /// to show it.
     pub(crate) fn fetch_tail(&mut self, now: Now, tail: Place, out: &mut Outbox) {
         let Some(segment) = self.control.fold.segment() else { return };
-        if self.fetch.as_ref().is_some_and(|fetch| fetch.epoch == segment.epoch && fetch.tail == tail) {
+        let anchored = segment.anchored();
+        let from = segment.ends(&anchored).expect("the fold has seen to it");
+        self.fetch_from(now, from, anchored.index, tail, out);
+    }
+
+    /// Asks for all that it takes to execute up to this tail.
+    pub(crate) fn fetch_to_execute(&mut self, now: Now, tail: Place, out: &mut Outbox) {
+        let Some(open) = &self.segment else { return };
+        let (from, from_index) = (self.live, open.applied.index);
+        self.fetch_from(now, from, from_index, tail, out);
+    }
+
+    fn fetch_from(&mut self, now: Now, from: VirtualLog, from_index: Index, tail: Place, out: &mut Outbox) {
+        let Some(epoch) = self.control.fold.segment().map(|segment| segment.epoch) else { return };
+        let same =
+            |fetch: &Fetch| fetch.epoch == epoch && fetch.tail == tail && fetch.from_index <= from_index;
+        if self.fetch.as_ref().is_some_and(same) || from_index >= tail.index {
             return;
         }
-        let anchored = segment.anchored();
-        let anchored_log = segment.ends(&anchored);
-        let (epoch, Some(open)) = (segment.epoch, &self.segment) else { return };
-        // From the last Anchor on: what we executed behind it may not be part of the log, if somebody lied.
-        let (from, from_index) = if open.applied.index < anchored.index {
-            (self.live, open.applied.index)
-        } else {
-            (anchored_log.expect("the fold has seen to it"), anchored.index)
-        };
         self.fetch = Some(Fetch {
             epoch,
             tail,
@@ -104,7 +112,7 @@ impl<M: StateMachine> Replica<M> {
             self.send_one(donor, &message, Class::Vote, out);
         }
         if in_vain && let Some((decided, _)) = self.blocked.front() {
-            // Nobody keeps these entries any more: there are snapshots behind the Close.
+            // Nobody keeps these entries any more: there are snapshots behind the Close, or of the segment's last Anchor.
             let at_least = decided.certificate.claim.sequence;
             self.start_transfer(now, at_least, false, out);
         }
@@ -214,6 +222,27 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
+    /// Whether all entries from what is executed here to this tail are at hand.
+    pub(crate) fn can_execute_to(&self, tail: &Place) -> bool {
+        let (Some(open), Some(anchor)) = (&self.segment, self.control.fold.segment().map(Segment::anchored))
+        else {
+            return true;
+        };
+        let own = open.raft.as_ref();
+        if open.applied.index >= tail.index || own.is_some_and(|raft| raft.place(tail.index) == Some(*tail)) {
+            // Our own log, unless its beginning is gone.
+            let border = own.map_or(Index::ZERO, |raft| raft.border().index);
+            return open.applied.index >= tail.index || border <= open.applied.index;
+        }
+        let Some(body) = open.body.as_ref().filter(|body| body.tail == *tail) else { return false };
+        // What was executed behind the Anchor may have to be taken back; up to it our own log serves, if it is the same.
+        let from_own = own.is_some_and(|raft| {
+            raft.border().index <= open.applied.index
+                && raft.place(anchor.index).is_some_and(|place| place.chain == anchor.chain)
+        });
+        body.from_index <= open.applied.index || (from_own && body.from_index <= anchor.index)
+    }
+
     /// The entries that lead from what is executed here to the tail of a Close, and how many executed ones are not part of
     /// it: those were rolled back first.
     pub(crate) fn take_tail(&mut self, now: Now, close: &Close, out: &mut Outbox) -> (Vec<Entry>, u64) {
@@ -242,7 +271,14 @@ impl<M: StateMachine> Replica<M> {
         let own = open.raft.as_ref().filter(|raft| raft.place(tail.index) == Some(tail));
         let entries = match (own, &open.body) {
             (Some(raft), _) => raft.entries(first, tail.index, usize::MAX),
-            (None, Some(body)) => body.part(first, usize::MAX),
+            (None, Some(body)) => {
+                // Up to where the fetched part begins our own log serves.
+                let raft = open.raft.as_ref().filter(|_| first <= body.from_index);
+                let mut entries =
+                    raft.map(|raft| raft.entries(first, body.from_index, usize::MAX)).unwrap_or_default();
+                entries.extend(body.part(first.max(body.from_index.next()), usize::MAX));
+                entries
+            }
             (None, None) => Vec::new(),
         };
         (entries, rolled_back)

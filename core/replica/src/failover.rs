@@ -18,7 +18,7 @@ use dwcp_base::{Hash, LogTime, Micros, Mutant, NetworkMode, Now, ReplicaId, Sequ
 use dwcp_log::close::choose;
 use dwcp_log::seal::{Sealed, Signed, StopCert, Suspect};
 use dwcp_log::segment::Protocol;
-use dwcp_log::{Close, CloseProof, Open, Place, Proposal, RootEntry, Segment, Switch};
+use dwcp_log::{Close, CloseProof, Decide, Open, Place, Proposal, RootEntry, Segment, Switch};
 use dwcp_state::StateMachine;
 
 /// Commits of which the slowness stretches the patience, and by how much of each the average moves.
@@ -58,6 +58,10 @@ pub(crate) struct Failover {
     /// For the root's primary: when frames may be taken past the leader again, and which were. Cleared with the epoch.
     pub next_escape: Micros,
     escaped: BTreeSet<Hash>,
+    /// When the first report came.
+    first_report: Option<Micros>,
+    /// The decision under way, as `proposed`.
+    decided: Option<(View, Sequence)>,
     /// The Close under way: in which view it was proposed, and where.
     proposed: Option<(View, Sequence)>,
     /// Since when a Close is due.
@@ -86,6 +90,8 @@ impl Failover {
             log_full: false,
             next_escape: now.mono,
             escaped: BTreeSet::new(),
+            first_report: None,
+            decided: None,
             proposed: None,
             due_since: None,
         }
@@ -175,12 +181,16 @@ impl<M: StateMachine> Replica<M> {
             return None; // Commands wait for Anchors, not for the leader.
         }
         let since = waiting.max(failover.progress);
-        let leader_is_gone = self.control.steering.mode == NetworkMode::Hybrid
-            && failover.leader.is_some_and(|leader| self.down.contains(&leader));
-        if leader_is_gone {
+        if self.leader_is_gone(failover) {
             return Some("the leader is gone");
         }
         late(since, 1).then_some("nothing commits")
+    }
+
+    /// Hybrid mode: the link to the leader broke.
+    pub(crate) fn leader_is_gone(&self, failover: &Failover) -> bool {
+        self.control.steering.mode == NetworkMode::Hybrid
+            && failover.leader.is_some_and(|leader| self.down.contains(&leader))
     }
 
     /// When the end of the segment needs `Wake`.
@@ -197,6 +207,8 @@ impl<M: StateMachine> Replica<M> {
         if failover.sealing.is_none() && failover.suspecting.is_none() && !self.diverged {
             let patience = self.patience(failover);
             if let Some(waiting) = self.waiting_since(failover).filter(|_| !failover.log_full) {
+                let gone = self.leader_is_gone(failover);
+                let patience = if gone { Micros::ZERO } else { patience };
                 due = due.min(waiting.max(failover.progress).plus(patience));
             }
             if let Some(unserved) = failover.unserved.oldest() {
@@ -215,6 +227,7 @@ impl<M: StateMachine> Replica<M> {
         self.doubt_who_shows_nothing(now);
         self.repeat_anchor_vote(now, out);
         self.note_ending(now);
+        let ending = self.control.steering.ending;
         let suspicion = self.segment.as_ref().and_then(|segment| self.suspicion(now, segment));
         let interval = self.setup.settings.timing.resend_interval;
         let Some(segment) = &mut self.segment else { return };
@@ -245,6 +258,11 @@ impl<M: StateMachine> Replica<M> {
         } else if resend {
             failover.next_send = now.mono.plus(interval);
             failover.told = false;
+            if failover.stop.is_none() && ending.is_none() {
+                // We are out of a segment that the others go on with, since a stop was forgotten: it would be missed if
+                // another of them fell.
+                self.say_suspect(now, out);
+            }
         }
         if seal {
             self.seal_segment(now, out);
@@ -305,7 +323,7 @@ impl<M: StateMachine> Replica<M> {
         };
         let Some(segment) = &mut self.segment else { return };
         let failover = &mut segment.failover;
-        if failover.stop.is_some() || failover.sealing.is_some() {
+        if failover.stop.is_some() {
             return;
         }
         let said = &signed.said;
@@ -408,6 +426,7 @@ impl<M: StateMachine> Replica<M> {
         segment.failover.told = true;
         segment.failover.next_send = now.mono.plus(self.setup.settings.timing.resend_interval);
         segment.failover.reports.insert(speaker.id, report);
+        segment.failover.first_report.get_or_insert(now.mono);
         let stop = segment.failover.stop.clone();
         self.send_all(&PeerMessage::Sealed(report), Class::Vote, after, out);
         if let Some(stop) = stop {
@@ -435,6 +454,7 @@ impl<M: StateMachine> Replica<M> {
         }
         let Some(segment) = &mut self.segment else { return };
         segment.failover.reports.insert(from, signed);
+        segment.failover.first_report.get_or_insert(now.mono);
         if self.control.steering.ending.is_some() {
             // Somebody waits for no Marker any more and may not prepare a Close by one: the collection needs us too.
             self.seal_segment(now, out);
@@ -456,7 +476,7 @@ impl<M: StateMachine> Replica<M> {
     fn collected_close(&self, segment: &Segment) -> Option<Close> {
         let open = self.segment.as_ref()?;
         let epoch = segment.epoch;
-        let needed = self.pbft.quorum().q();
+        let needed = self.court().reports_needed(segment);
         let failover = &open.failover;
         let mut reports: Vec<Signed<Sealed>> = failover
             .reports
@@ -480,6 +500,7 @@ impl<M: StateMachine> Replica<M> {
     /// A report whose log nobody can show, or that lies below the last Anchor, is left out when others suffice.
     fn doubt_who_shows_nothing(&mut self, now: Now) {
         let patience = self.setup.settings.timing.resend_interval.times(12);
+        let needed = self.control.fold.segment().map_or(1, |segment| self.court().reports_needed(segment));
         let (Some(fetch), Some(segment)) = (&mut self.fetch, &mut self.segment) else { return };
         if now.mono.since(fetch.since) < patience {
             return;
@@ -489,9 +510,32 @@ impl<M: StateMachine> Replica<M> {
         let failover = &mut segment.failover;
         let claim: Vec<ReplicaId> = failover.claimants(Some(tail));
         failover.doubted.extend(claim);
-        if failover.reports.len() - failover.doubted.len() < self.pbft.quorum().q() {
+        if failover.reports.len() - failover.doubted.len() < needed {
             failover.doubted.clear();
         }
+    }
+
+    /// For the primary: a member says that it is sealed and nobody has ordered or asked for the end of the segment: it is
+    /// handed over to a fresh one once it is older than the calm.
+    pub(crate) fn next_decision(&mut self, now: Now) -> Option<RootEntry> {
+        let steering = &self.control.steering;
+        let time = steering.time.max(LogTime(now.wall_ms));
+        let ripe = time.0 >= steering.opened.0.saturating_add(self.setup.genesis.calm_ms);
+        if steering.ending.is_some() || !ripe {
+            return None;
+        }
+        let (view, executed) = (self.pbft.view(), self.control.executed);
+        let next = self.pbft.next_sequence();
+        let patience = self.setup.settings.segment.timing.election_timeout.times(3);
+        let segment = self.segment.as_mut()?;
+        let failover = &mut segment.failover;
+        let under_way = failover.decided.is_some_and(|(of, at)| of == view && at > executed);
+        let (sealed, since) = failover.reports.values().next().copied().zip(failover.first_report)?;
+        if under_way || failover.stop.is_some() || now.mono.since(since) < patience {
+            return None;
+        }
+        failover.decided = Some((view, next));
+        Some(RootEntry::Decide(Box::new(Decide { sealed })))
     }
 
     /// For the primary: the switch to propose now, if one is due.

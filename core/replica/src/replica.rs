@@ -373,10 +373,15 @@ impl<M: StateMachine> Replica<M> {
             if let RootEntry::Switch(switch) = entry
                 && let Some(close) = &switch.close
                 && self.court().judge_close(&segment, close).is_ok()
-                && !self.court().holds_tail(&segment, &close.tail)
             {
-                self.fetch_tail(now, close.tail, out);
-                return true;
+                if !self.court().holds_tail(&segment, &close.tail) {
+                    self.fetch_tail(now, close.tail, out);
+                    return true;
+                }
+                if !self.can_execute_to(&close.tail) {
+                    self.fetch_to_execute(now, close.tail, out);
+                    return true;
+                }
             }
         }
         false

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use dwcp_base::{Epoch, Hash, Index, LogTime, Micros, NetworkMode, Now, ReplicaId, Ticket, encode};
 use dwcp_log::segment::AnchorPoint;
 use dwcp_log::{Place, VirtualLog};
-use dwcp_raft::{Action, Entry, Payload, ProposeError, RaftNode, ReadError, SegmentSetup, TicketMap};
+use dwcp_raft::{Action, Entry, Kind, Payload, ProposeError, RaftNode, ReadError, SegmentSetup, TicketMap};
 use dwcp_state::StateMachine;
 
 /// Messages of epochs that this replica has yet to see opened, per peer; beyond it they are dropped and come again.
@@ -97,6 +97,22 @@ impl Early {
 impl<M: StateMachine> SegmentNode<M> {
     pub(crate) fn is_leader(&self) -> bool {
         self.raft.as_ref().is_some_and(|raft| raft.is_leader() && raft.sealed().is_none())
+    }
+
+    /// Whether everything that the leader is known to have committed is executed here. Nobody without a leader can say so.
+    pub(crate) fn is_caught_up(&self) -> bool {
+        self.raft.as_ref().is_some_and(|raft| {
+            raft.leader().is_some()
+                && self.applied.index >= self.committed
+                && raft.commit() >= raft.last().index.before()
+                && raft.last().index > Index::ZERO
+        })
+    }
+
+    /// Whether what was fetched up to this tail ends with a Marker.
+    pub(crate) fn ends_with_marker(&self, tail: &Place) -> bool {
+        let body = self.body.as_ref().filter(|body| body.tail == *tail);
+        body.and_then(|body| body.entries.last()).is_some_and(|entry| entry.body.kind() == Kind::Marker)
     }
 
     pub(crate) fn leader(&self) -> Option<ReplicaId> {

@@ -142,10 +142,12 @@ impl<M: StateMachine> Replica<M> {
         let quorum = self.pbft.quorum();
         let patience = self.setup.settings.timing.standing_interval.times(4);
         let heard = self.last_heard.values().filter(|heard| now.mono.since(**heard) <= patience).count();
-        if heard + 1 < quorum.q() {
+        // A segment with a leader serves commands though the root may have no quorum.
+        let served = self.segment.as_ref().is_some_and(crate::segment::SegmentNode::is_caught_up);
+        if heard + 1 < quorum.q() && !served {
             reasons.push(alloc::format!("hears {} of the {} replicas a quorum needs", heard + 1, quorum.q()));
         }
-        if !self.pbft.is_active() {
+        if !self.pbft.is_active() && !served {
             reasons.push(alloc::format!("waits for view {} to begin", self.pbft.view()));
         }
         if self.transfer.is_some() {

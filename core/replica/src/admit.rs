@@ -1,6 +1,7 @@
 //! Client frames at the border: read, verified, judged, answered from the session table or put in the pool. Also what
 //! a backup checks before it prepares a proposal. Never orders and never executes.
 
+use crate::apply::Answer;
 use crate::arrival::ReadFrame;
 use crate::court::Court;
 use crate::io::{Class, ClientId, ClientReply, Effect, Event, OrderOutcome};
@@ -175,7 +176,8 @@ impl<M: StateMachine> Replica<M> {
                 self.count("retries answered");
                 let ran = alloc::vec![false; results.len()];
                 let outcome = FrameOutcome { session, first, results, ran };
-                self.answer_clients(Vec::from([(outcome, Vec::from([client]))]), out);
+                let answer = Answer { outcome, clients: Vec::from([client]), ours: true };
+                self.answer_clients(Vec::from([answer]), out);
             }
             // While nothing happens log time stands still; an open that looks too early may be right by the time it runs.
             Ok(Admission::Fresh) | Err(Refusal::OpenNotValid { .. }) => {
@@ -297,7 +299,8 @@ impl<M: StateMachine> Replica<M> {
             Ok(Admission::AllExecuted(results)) => {
                 let ran = alloc::vec![false; results.len()];
                 let outcome = FrameOutcome { session, first, results, ran };
-                return self.answer_clients(Vec::from([(outcome, clients)]), out);
+                let answer = Answer { outcome, clients, ours: true };
+                return self.answer_clients(Vec::from([answer]), out);
             }
             Ok(Admission::Fresh) => return,
             Err(refusal) => ClientReply::Refused { session, first, refusal },

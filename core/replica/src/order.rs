@@ -4,7 +4,7 @@
 use crate::replica::{Outbox, Replica};
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Hash, LogTime, Mutant, Now};
+use dwcp_base::{Hash, LogTime, Micros, Mutant, Now};
 use dwcp_log::{Proposal, RootEntry};
 use dwcp_state::StateMachine;
 
@@ -69,16 +69,25 @@ impl<M: StateMachine> Replica<M> {
             while self.pbft.room() > 0 {
                 self.propose(now, Vec::from([RootEntry::Noop]));
             }
-            self.next_tick = now.mono.plus(dwcp_base::Micros::from_millis(1));
+            self.next_tick = now.mono.plus(self.tick_pause());
             return;
         }
         // A segment's own entries carry log time.
         if self.segment.is_none() && self.state.wants_ticks().is_some() && self.pbft.room() > 0 {
             self.propose(now, Vec::from([RootEntry::Batch(Vec::new())]));
         }
-        self.next_tick = now.mono.plus(self.setup.settings.tick_interval);
-        if self.wants_open() {
-            self.next_tick = now.mono.plus(self.setup.settings.segment.anchor_interval);
+        self.next_tick = now.mono.plus(self.tick_pause());
+    }
+
+    /// When the primary looks again whether something is to be ordered for its own sake. Proposals for others' sake must not
+    /// put off what somebody waits for.
+    fn tick_pause(&self) -> Micros {
+        if self.window_must_move() {
+            Micros::from_millis(1)
+        } else if self.wants_open() {
+            self.setup.settings.segment.anchor_interval
+        } else {
+            self.setup.settings.tick_interval
         }
     }
 
@@ -93,10 +102,7 @@ impl<M: StateMachine> Replica<M> {
         let time = self.state.log_time().max(LogTime(now.wall_ms));
         let payload = Proposal { time, entries }.to_payload();
         self.pbft.propose(now, payload, &mut self.protocol);
-        self.next_tick = now.mono.plus(self.setup.settings.tick_interval);
-        if self.wants_open() {
-            self.next_tick = now.mono.plus(self.setup.settings.segment.anchor_interval);
-        }
+        self.next_tick = now.mono.plus(self.tick_pause());
     }
 
     /// Somebody waits for a checkpoint: a replaced member, a peer that needs a snapshot of now, or a segment's log that

@@ -333,18 +333,23 @@ impl<M: StateMachine> Replica<M> {
     /// The moment at which `Input::Wake` is due.
     #[must_use]
     pub fn next_wakeup(&self) -> Micros {
-        let mut due = self.pbft.next_wakeup();
-        if let Some(oldest) = self.pool.oldest_unrelayed() {
-            due = due.min(oldest.plus(self.relay_patience()));
-        }
+        self.wakeups().into_iter().map(|(_, due)| due).min().unwrap_or(Micros::NEVER)
+    }
+
+    /// When each room wants to be woken: for whoever wonders why a replica does not sleep.
+    #[must_use]
+    pub fn wakeups(&self) -> [(&'static str, Micros); 5] {
+        let relay = self.pool.oldest_unrelayed().map(|oldest| oldest.plus(self.relay_patience()));
         let timed = self.segment.is_none() && self.state.wants_ticks().is_some();
-        if self.pbft.is_primary() && (timed || self.window_must_move() || self.wants_open()) {
-            due = due.min(self.next_tick);
-        }
-        if let Some(transfer) = &self.transfer {
-            due = due.min(transfer.next_look());
-        }
-        due.min(self.segment_wakeup())
+        let beats = self.pbft.is_primary() && (timed || self.window_must_move() || self.wants_open());
+        let transfer = self.transfer.as_ref().map(crate::transfer::Transfer::next_look);
+        [
+            ("root", self.pbft.next_wakeup()),
+            ("relay", relay.unwrap_or(Micros::NEVER)),
+            ("beat", if beats { self.next_tick } else { Micros::NEVER }),
+            ("transfer", transfer.unwrap_or(Micros::NEVER)),
+            ("segment", self.segment_wakeup()),
+        ]
     }
 
     /// Executes what was delivered, as far as everything it takes is here.

@@ -144,8 +144,13 @@ impl Pbft {
         if self.has_work() {
             due = due.min(self.timers.next_resend);
         }
-        let deadline =
-            if self.active { self.view_deadline().map(|(at, _)| at) } else { self.timers.new_view_deadline };
+        // A learner gives no view up.
+        let may_leave = self.is_voter() && self.is_introduced();
+        let deadline = if self.active {
+            self.view_deadline().map(|(at, _)| at)
+        } else {
+            self.timers.new_view_deadline.filter(|_| may_leave)
+        };
         deadline.map_or(due, |deadline| due.min(deadline))
     }
 

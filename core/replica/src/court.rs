@@ -59,6 +59,9 @@ impl<M: StateMachine> Court<'_, M> {
         if tail.index == Index::ZERO {
             return segment.anchor.index == Index::ZERO;
         }
+        if *tail == segment.anchored() {
+            return true; // The Anchor itself: q replicas hold what leads there.
+        }
         if open.body.as_ref().is_some_and(|body| body.tail == *tail) {
             return true;
         }

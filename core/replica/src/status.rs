@@ -106,6 +106,8 @@ impl<M: StateMachine> Replica<M> {
             vote_key: member.map(|member| member.vote_key).unwrap_or_default(),
             mode: self.control.steering.mode,
             trust: self.control.steering.policy.trust,
+            raft: self.control.steering.policy.raft,
+            default_ack: self.control.steering.policy.default_ack,
             next_order: self.control.steering.last_order.saturating_add(1),
             epoch: self.control.fold.epoch(),
             protocol: if self.segment.is_some() { ProtocolName::Raft } else { ProtocolName::Pbft },

@@ -13,7 +13,7 @@ use dwcp_client::{
     AdminCommand, AdminReply, Believed, Client, ClientConfig, ClientError, NodeError, Receipt, Session,
     Status,
 };
-use dwcp_log::SignedMemberOrder;
+use dwcp_log::OperatorOrder;
 use dwcp_state::kv::{KvCommand, KvReply};
 use dwcp_state::{Command, Fate};
 
@@ -188,7 +188,7 @@ impl Link {
     }
 
     /// Hands in an operator's order; the sequence from which it is in force.
-    pub async fn order(&self, order: &SignedMemberOrder) -> Outcome<u64> {
+    pub async fn order(&self, order: &OperatorOrder) -> Outcome<u64> {
         use dwcp_client::OrderOutcome;
         match self.client.submit_order(dwcp_base::encode(order).into()).await.map_err(node_failure)? {
             OrderOutcome::Done { sequence } => Ok(sequence.0),
@@ -262,5 +262,17 @@ pub fn blank_status(replica: ReplicaId) -> Status {
         counters: Vec::new(),
         peers: Vec::new(),
         vote_key: PublicKey([0; 32]),
+        mode: dwcp_base::NetworkMode::Hybrid,
+        trust: dwcp_base::Trust::Crash,
+        raft: true,
+        default_ack: dwcp_base::Ack::Majority,
+        next_order: 1,
+        epoch: dwcp_base::Epoch(0),
+        protocol: dwcp_replica::ProtocolName::Pbft,
+        orderer: Some(ReplicaId(0)),
+        segment: None,
+        failovers: 0,
+        last_switch: None,
+        no_segment: String::new(),
     }
 }

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use dwcp_base::crypto::Ed25519;
 use dwcp_base::{Incarnation, ReplicaId};
 use dwcp_client::{ClientConfig, ClientFile, Status};
-use dwcp_log::{MemberOrder, SignedMemberOrder};
+use dwcp_log::{MemberOrder, OperatorOrder, SignedMemberOrder};
 use dwcp_node::genesis_file::read_genesis;
 use dwcp_node::init::{GENESIS_FILE, Listen, read_order, replacement};
 use serde_json::json;
@@ -226,7 +226,7 @@ fn submit(cluster: &ClusterArgs, order: &MemberOrder) -> Outcome<u64> {
     let config = admin(cluster)?;
     let key = Ed25519::new(config.principal.seed, &[]);
     let signed = SignedMemberOrder::new(order.clone(), config.cluster, config.principal.public_key(), &key);
-    runtime()?.block_on(async { Link::connect(config)?.order(&signed).await })
+    runtime()?.block_on(async { Link::connect(config)?.order(&OperatorOrder::Member(signed)).await })
 }
 
 /// Rewrites the client file with a member's new keys, whole or not at all.

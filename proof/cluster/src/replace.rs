@@ -6,7 +6,7 @@ use std::time::Instant;
 use dwcp_base::crypto::Ed25519;
 use dwcp_base::{Incarnation, ReplicaId};
 use dwcp_client::{Client, ClientConfig, ClientFile, OrderOutcome};
-use dwcp_log::SignedMemberOrder;
+use dwcp_log::{OperatorOrder, SignedMemberOrder};
 use dwcp_node::init::replacement;
 
 use crate::cluster::{Cluster, VIEW_TIMEOUT, set_setting};
@@ -34,7 +34,7 @@ pub async fn replace_member(cluster: &mut Cluster, node: usize) -> Result<u64, T
     let key = Ed25519::new(admin.principal.seed, &[]);
     let signed =
         SignedMemberOrder::new(made.order.clone(), admin.cluster, admin.principal.public_key(), &key);
-    let bytes = dwcp_base::encode(&signed);
+    let bytes = dwcp_base::encode(&OperatorOrder::Member(signed));
     let from = submit(&Client::start(admin)?, &bytes).await?;
 
     let text =

@@ -207,6 +207,7 @@ impl Cluster {
             results,
             label: if mood == Mood::Relabelling { Label::Crash } else { Label::Byzantine },
             view: View(self.view + if mood == Mood::Boasting { 1000 } else { 0 }),
+            ask: ReplicaId(0),
             replica: ReplicaId(u8::try_from(name).expect("few")),
             incarnation: Incarnation(0),
             leaf_index: 0,

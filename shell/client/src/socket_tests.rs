@@ -11,7 +11,7 @@ use bytes::Bytes;
 use dwcp_base::{LogTime, Position, ReplicaId};
 use dwcp_proto::v3::dwcp_server::{Dwcp, DwcpServer};
 use dwcp_proto::v3::{
-    ClientMessage, OrderReply, OrderRequest, QueryReply, QueryRequest, ServerMessage, StatusReply,
+    self, ClientMessage, OrderReply, OrderRequest, QueryReply, QueryRequest, ServerMessage, StatusReply,
     StatusRequest, order_reply, query_reply,
 };
 use dwcp_state::kv::{KvBody, KvCommand};
@@ -63,6 +63,10 @@ impl FakeNode {
             chain: hash.clone(),
             state_digest: hash,
             vote_key: Bytes::copy_from_slice(&net.cluster.keys[self.node].public_key().0),
+            mode: v3::NetworkMode::Internet.into(),
+            trust: v3::Trust::Byzantine.into(),
+            protocol: v3::Protocol::Pbft.into(),
+            default_ack: v3::Ack::Majority.into(),
             ..StatusReply::default()
         }
     }

@@ -347,7 +347,7 @@ mod tests {
     }
 
     fn frame(length: usize) -> ClientRequest {
-        ClientRequest::Frame { bytes: Bytes::from(vec![0; length]) }
+        ClientRequest::Frame { bytes: Bytes::from(vec![0; length]), ack: None }
     }
 
     fn peer(inbox: &Inbox, from: u8, length: usize) -> bool {

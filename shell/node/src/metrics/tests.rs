@@ -41,6 +41,18 @@ fn status() -> Status {
         counters: vec![("forgeries".into(), 2), ("odd \"name\"".into(), 1)],
         peers: vec![peer(0, 1500), peer(1, u64::MAX)],
         vote_key: PublicKey::default(),
+        mode: dwcp_base::NetworkMode::Hybrid,
+        trust: dwcp_base::Trust::Crash,
+        raft: true,
+        default_ack: dwcp_base::Ack::Majority,
+        next_order: 1,
+        epoch: dwcp_base::Epoch(0),
+        protocol: dwcp_replica::ProtocolName::Pbft,
+        orderer: Some(ReplicaId(0)),
+        segment: None,
+        failovers: 0,
+        last_switch: None,
+        no_segment: String::new(),
     }
 }
 

@@ -1,0 +1,139 @@
+//! An operator's mode orders: numbered, signed with an admin's key, handed in until one is in force. What an order does is
+//! decided in the replicas; here is only how to get one there, exactly once, beside other operators.
+
+use std::time::{Duration, Instant};
+
+use dwcp_base::crypto::Ed25519;
+use dwcp_base::{ClusterId, NetworkMode, ReplicaId, encode};
+use dwcp_client::{Client, ClientConfig, ConnectError, NodeError, NodeReport, OrderOutcome, PrincipalConfig};
+use dwcp_log::{ModeOrder, OperatorOrder, SignedModeOrder};
+
+/// Between two attempts while no node answers.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// An order that is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ordered {
+    /// The order's own number; the next order has the next one.
+    pub number: u64,
+    pub mode: NetworkMode,
+}
+
+/// Why an order is not in force as far as is known.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OrderError {
+    /// The cluster will not do it.
+    #[error("{0}")]
+    Refused(String),
+    /// It may have been ordered, or may yet be.
+    #[error("no answer to the order within {seconds} s ({last}): look at the mode before ordering again")]
+    Unknown { seconds: u64, last: String },
+}
+
+/// Who may order a mode, and the way to the cluster.
+#[derive(Clone, Debug)]
+pub struct Operator {
+    client: Client,
+    cluster: ClusterId,
+    f: usize,
+    admin: PrincipalConfig,
+    patience: Duration,
+}
+
+impl Operator {
+    /// An operator with connections of its own; the configuration's principal must be an admin. To be called within a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// A configuration that cannot work.
+    pub fn start(config: ClientConfig) -> Result<Self, ConnectError> {
+        let admin = config.principal.clone();
+        Ok(Self::over(Client::start(config.clone())?, &config, admin))
+    }
+
+    /// An operator that shares the connections of a client of this configuration.
+    #[must_use]
+    pub fn over(client: Client, config: &ClientConfig, admin: PrincipalConfig) -> Self {
+        let patience = config.settings.call_timeout;
+        Self { client, cluster: config.cluster, f: config.f.into(), admin, patience }
+    }
+
+    /// Orders a mode and waits until it is in force, at most the configured `call_timeout`. An order that came too late,
+    /// because another operator's was first, is numbered anew.
+    ///
+    /// # Errors
+    /// See [`OrderError`].
+    pub async fn order_mode(
+        &self,
+        mode: NetworkMode,
+        first_leader: Option<ReplicaId>,
+    ) -> Result<Ordered, OrderError> {
+        let until = Instant::now() + self.patience;
+        let mut last = String::from("no node answers");
+        let mut numbered: Option<u64> = None;
+        while Instant::now() < until {
+            let reports = self.client.status_all().await;
+            let Some(next) = next_number(&reports, self.f) else {
+                last = silence(&reports);
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            };
+            if let Some(number) = numbered {
+                // The answer was lost. What was executed under this number is ours if it did what ours asks for.
+                if next == number + 1 && in_force(&reports, self.f, number, mode) {
+                    return Ok(Ordered { number, mode });
+                }
+            }
+            let order = ModeOrder { number: next, mode, first_leader };
+            numbered = Some(next);
+            match self.hand_in(order, until).await {
+                Ok(OrderOutcome::Done { .. }) => return Ok(Ordered { number: next, mode }),
+                Ok(OrderOutcome::Refused { reason }) => {
+                    let seen = next_number(&self.client.status_all().await, self.f);
+                    if seen.is_none_or(|seen| seen == next) {
+                        return Err(OrderError::Refused(reason));
+                    }
+                    last = reason;
+                }
+                Err(error) => {
+                    last = error;
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+        Err(OrderError::Unknown { seconds: self.patience.as_secs(), last })
+    }
+
+    async fn hand_in(&self, order: ModeOrder, until: Instant) -> Result<OrderOutcome, String> {
+        let key = Ed25519::new(self.admin.seed, &[]);
+        let signed = SignedModeOrder::new(order, self.cluster, self.admin.public_key(), &key);
+        let bytes = encode(&OperatorOrder::Mode(signed)).into();
+        let left = until.saturating_duration_since(Instant::now());
+        match tokio::time::timeout(left, self.client.submit_order(bytes)).await {
+            Ok(answer) => answer.map_err(|error: NodeError| error.to_string()),
+            Err(_) => Err("no answer".into()),
+        }
+    }
+}
+
+/// The number that f + 1 nodes say the next order must have at least: one of them is honest, so one liar cannot push it up.
+fn next_number(reports: &[NodeReport], f: usize) -> Option<u64> {
+    let mut numbers: Vec<u64> =
+        reports.iter().filter_map(|r| Some(r.status.as_ref().ok()?.next_order)).collect();
+    numbers.sort_unstable_by(|a, b| b.cmp(a));
+    numbers.get(f).copied()
+}
+
+/// Whether f + 1 nodes have executed order `number` as their last and are in this mode.
+fn in_force(reports: &[NodeReport], f: usize, number: u64, mode: NetworkMode) -> bool {
+    let agrees = |report: &&NodeReport| {
+        report.status.as_ref().is_ok_and(|status| status.next_order == number + 1 && status.mode == mode)
+    };
+    reports.iter().filter(agrees).count() > f
+}
+
+fn silence(reports: &[NodeReport]) -> String {
+    let reasons = reports.iter().filter_map(|r| Some(format!("node {}: {}", r.id, r.status.as_ref().err()?)));
+    reasons.collect::<Vec<_>>().join("; ")
+}

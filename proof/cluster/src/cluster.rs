@@ -28,6 +28,8 @@ pub struct Options {
     pub mode: Mode,
     /// Liars tolerated; `None`: the mode's default.
     pub faults: Option<u8>,
+    /// Hybrid mode: how long no segment is opened after one has failed.
+    pub calm_ms: u64,
     /// Short, because on loopback a primary that is silent for this long is dead.
     pub view_timeout_ms: u64,
     /// Small, so that a run of minutes passes many checkpoints and a new incarnation's wait is short.
@@ -48,6 +50,7 @@ impl Options {
             program: program.into(),
             mode: Mode::Internet,
             faults: None,
+            calm_ms: 500,
             view_timeout_ms: 700,
             checkpoint_interval: 32,
             window: 128,
@@ -60,6 +63,11 @@ impl Options {
     #[must_use]
     pub fn datacenter(program: impl Into<PathBuf>) -> Self {
         Self { mode: Mode::Datacenter, ..Self::new(program) }
+    }
+
+    #[must_use]
+    pub fn hybrid(program: impl Into<PathBuf>) -> Self {
+        Self { mode: Mode::Hybrid, ..Self::new(program) }
     }
 }
 
@@ -104,6 +112,7 @@ impl Cluster {
             name: "proof".into(),
             mode: options.mode,
             faults: options.faults,
+            calm_ms: options.calm_ms,
             checkpoint_interval: options.checkpoint_interval,
             window: options.window,
             ..ClusterOptions::default()
@@ -264,6 +273,14 @@ impl Cluster {
         config.settings.reconnect_after = Duration::from_millis(20);
         config.settings.retry_after = Duration::from_millis(300);
         Ok(config)
+    }
+
+    /// As the one whose orders count.
+    ///
+    /// # Errors
+    /// A client file that cannot be used.
+    pub fn admin_config(&self) -> Result<ClientConfig, Trouble> {
+        ClientConfig::read(&self.client_file, Some("admin")).map_err(|error| Trouble::ClientFile(error.to_string()))
     }
 
     /// The folder stays when this is dropped.

@@ -25,7 +25,7 @@ pub struct Judgement {
     pub lost: u64,
     pub doubled: u64,
     pub stale: u64,
-    /// Acknowledgements whose label is not `byzantine` exactly where liars are tolerated.
+    /// Acknowledgements whose label is not `byzantine` exactly where liars are tolerated; but segments may label as `crash`.
     pub mislabelled: u64,
     pub diverged: bool,
     pub linearizable: bool,
@@ -43,7 +43,7 @@ impl Judgement {
             && self.linearizable
     }
 
-    fn find(&mut self, what: String) {
+    pub(crate) fn find(&mut self, what: String) {
         if self.findings.len() < FINDINGS_MAX {
             self.findings.push(what);
         }
@@ -67,7 +67,7 @@ pub fn judge(record: &Record) -> Judgement {
     if let Some(calm) = record.calm {
         live::judge(clients, calm).findings.iter().for_each(|finding| judgement.find(finding.to_string()));
     }
-    judge_labels(clients, record.f, &mut judgement);
+    judge_labels(clients, record.f, record.may_be_weak, &mut judgement);
     judge_stale(clients, &mut judgement);
     judge_digests(record, &mut judgement);
     match linear::judge(clients, &Start::empty(1), Budget::default()) {
@@ -95,12 +95,12 @@ fn tally(clients: &[ClientJournal], judgement: &mut Judgement) {
     }
 }
 
-/// Whatever was ordered is labelled `byzantine` where liars are tolerated, and nowhere else.
-fn judge_labels(clients: &[ClientJournal], f: u8, judgement: &mut Judgement) {
+/// Whatever the root ordered is labelled `byzantine` where liars are tolerated, and nothing elsewhere.
+fn judge_labels(clients: &[ClientJournal], f: u8, may_be_weak: bool, judgement: &mut Judgement) {
     let too_strong = label::judge(clients, f.into());
     too_strong.iter().for_each(|finding| judgement.find(finding.to_string()));
     judgement.mislabelled = too_strong.total();
-    for journal in clients.iter().filter(|_| f >= 1) {
+    for journal in clients.iter().filter(|_| f >= 1 && !may_be_weak) {
         let is_weak = |command: &&Command| {
             !is_stale_read(command) && matches!(command.outcome, Outcome::Ok { label: Label::Crash, .. })
         };
@@ -112,7 +112,7 @@ fn judge_labels(clients: &[ClientJournal], f: u8, judgement: &mut Judgement) {
     }
 }
 
-fn is_stale_read(command: &Command) -> bool {
+pub(crate) fn is_stale_read(command: &Command) -> bool {
     matches!(command.operation, Operation::Range { stale: true, .. })
 }
 
@@ -166,17 +166,23 @@ fn judge_digests(record: &Record, judgement: &mut Judgement) {
 }
 
 fn longest_gap_us(clients: &[ClientJournal], until_us: u64) -> u64 {
-    let mut times: Vec<u64> = clients
-        .iter()
-        .flat_map(|journal| &journal.commands)
-        .filter(|command| !is_stale_read(command))
-        .filter_map(|command| match command.outcome {
-            Outcome::Ok { returned_at_us, .. } if returned_at_us <= until_us => Some(returned_at_us),
-            _ => None,
-        })
-        .collect();
+    let times = acknowledged_at_us(clients);
+    let until = times.partition_point(|at_us| *at_us <= until_us);
+    times[..until].windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
+}
+
+/// When commands were acknowledged, in order.
+pub(crate) fn acknowledged_at_us(clients: &[ClientJournal]) -> Vec<u64> {
+    let commands = clients.iter().flat_map(|journal| &journal.commands);
+    let acknowledged = commands.filter(|command| !is_stale_read(command)).filter_map(|command| {
+        match command.outcome {
+            Outcome::Ok { returned_at_us, .. } => Some(returned_at_us),
+            Outcome::Refused { .. } | Outcome::Unknown { .. } => None,
+        }
+    });
+    let mut times: Vec<u64> = acknowledged.collect();
     times.sort_unstable();
-    times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
+    times
 }
 
 #[cfg(test)]
@@ -219,6 +225,7 @@ mod tests {
             while_starting: 0,
             view: 0,
             seconds: 1.0,
+            may_be_weak: false,
             faults_ended_at_us: 1_000,
             history,
             calm: None,

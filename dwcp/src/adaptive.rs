@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use dwcp_base::{Ack, Genesis, NetworkMode};
 use dwcp_client::{
-    Believed, Client, ClientConfig, ClientError, Command, ConnectError, PrincipalConfig, Session,
+    Believed, CallOptions, Client, ClientConfig, ClientError, Command, ConnectError, PrincipalConfig, Session,
 };
 use dwcp_node::{Health, NodeConfig, NodeHandle, NotAnswering, StartOptions, Stop};
 use dwcp_replica::raft::RaftMaker;
@@ -293,7 +293,9 @@ impl AdaptiveConsensus {
     ) -> Result<Believed<Bytes>, ConsensusError> {
         self.check_raft(None).await?;
         let began = Instant::now();
-        let answer = self.session.command(Command::Machine(command.into())).await?;
+        let command = Command::Machine(command.into()).encode();
+        let mut answers = self.session.execute_raw(vec![command], CallOptions { ack, ..CallOptions::default() }).await;
+        let answer = answers.pop().expect("one answer for one command")?;
         let seen: Option<Seen> = *lock(&self.seen);
         let protocol = seen.and_then(|seen| seen.ordered_by(answer.receipt.label, ack));
         lock(&self.measured).add(protocol, began.elapsed(), SystemTime::now());

@@ -14,7 +14,8 @@ use dwcp::init::{ClusterOptions, Ports, TrialOptions, trial_cluster};
 use dwcp::settings::Mode;
 use dwcp::state::QueryError;
 use dwcp::{
-    Ack, AdaptiveConsensus, Context, MachineRefusal, NetworkMode, NodeConfig, ProtocolName, Small, SmallMachine,
+    Ack, AdaptiveConsensus, Context, MachineRefusal, NetworkMode, NodeConfig, ProtocolName, Small,
+    SmallMachine,
 };
 use serde_json::{Value, json};
 
@@ -106,7 +107,9 @@ pub async fn story(folder: &Path) -> Result<u64, Box<dyn Error>> {
     let trial = trial_cluster(4, folder, &options)?;
     let mut nodes = Vec::new();
     for node in &trial.nodes {
-        nodes.push(start(&node.config_file, &trial.client_file, trial.nodes[0].listen.client.to_string()).await?);
+        nodes.push(
+            start(&node.config_file, &trial.client_file, trial.nodes[0].listen.client.to_string()).await?,
+        );
     }
     let first = &nodes[0];
     println!("expected at first: {:?}", first.expected_latency().await?);

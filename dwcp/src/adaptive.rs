@@ -294,7 +294,8 @@ impl AdaptiveConsensus {
         self.check_raft(None).await?;
         let began = Instant::now();
         let command = Command::Machine(command.into()).encode();
-        let mut answers = self.session.execute_raw(vec![command], CallOptions { ack, ..CallOptions::default() }).await;
+        let mut answers =
+            self.session.execute_raw(vec![command], CallOptions { ack, ..CallOptions::default() }).await;
         let answer = answers.pop().expect("one answer for one command")?;
         let seen: Option<Seen> = *lock(&self.seen);
         let protocol = seen.and_then(|seen| seen.ordered_by(answer.receipt.label, ack));

@@ -96,7 +96,9 @@ pub fn run(args: &DemoArgs, json: bool) -> Outcome {
     }
     let mode = args.mode.into();
     if mode == Mode::Hybrid && args.nodes < 4 {
-        return Err(Failure::usage("--nodes must be at least 4 in hybrid mode: it falls back to PBFT, which needs them"));
+        return Err(Failure::usage(
+            "--nodes must be at least 4 in hybrid mode: it falls back to PBFT, which needs them",
+        ));
     }
     let options = ClusterOptions { mode, calm_ms: switching::CALM_MS, ..ClusterOptions::default() };
     let mut cluster = LocalCluster::create(args.nodes, options, "demo", args.keep, args.dir.as_deref())?;

@@ -280,7 +280,8 @@ impl Cluster {
     /// # Errors
     /// A client file that cannot be used.
     pub fn admin_config(&self) -> Result<ClientConfig, Trouble> {
-        ClientConfig::read(&self.client_file, Some("admin")).map_err(|error| Trouble::ClientFile(error.to_string()))
+        ClientConfig::read(&self.client_file, Some("admin"))
+            .map_err(|error| Trouble::ClientFile(error.to_string()))
     }
 
     /// The folder stays when this is dropped.

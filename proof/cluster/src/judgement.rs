@@ -174,12 +174,11 @@ fn longest_gap_us(clients: &[ClientJournal], until_us: u64) -> u64 {
 /// When commands were acknowledged, in order.
 pub(crate) fn acknowledged_at_us(clients: &[ClientJournal]) -> Vec<u64> {
     let commands = clients.iter().flat_map(|journal| &journal.commands);
-    let acknowledged = commands.filter(|command| !is_stale_read(command)).filter_map(|command| {
-        match command.outcome {
+    let acknowledged =
+        commands.filter(|command| !is_stale_read(command)).filter_map(|command| match command.outcome {
             Outcome::Ok { returned_at_us, .. } => Some(returned_at_us),
             Outcome::Refused { .. } | Outcome::Unknown { .. } => None,
-        }
-    });
+        });
     let mut times: Vec<u64> = acknowledged.collect();
     times.sort_unstable();
     times

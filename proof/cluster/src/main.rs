@@ -150,7 +150,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             if soaking.faults && network::is_available() {
                 network::enter()?;
             } else if soaking.faults {
-                eprintln!("no partitions in this run: they need root, `unshare`, `ip` and a kernel with namespaces");
+                eprintln!(
+                    "no partitions in this run: they need root, `unshare`, `ip` and a kernel with namespaces"
+                );
             }
             soak(&soaking)
         }
@@ -182,7 +184,12 @@ fn hit(name: &'static str, fault: Fault, count: u64, run: &Run) -> anyhow::Resul
         let report = Report::new(name, seed, &record, judgement::judge(&record));
         stage.end();
         let is_clean = report.judgement.is_clean();
-        Ok(Told { is_clean, json: serde_json::to_string(&report)?, text: report.text(), journals: record.history })
+        Ok(Told {
+            is_clean,
+            json: serde_json::to_string(&report)?,
+            text: report.text(),
+            journals: record.history,
+        })
     })
 }
 
@@ -254,7 +261,8 @@ fn on_a_cluster(
 
 impl Run {
     fn seed(&self) -> u64 {
-        let clock = || std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_millis() as u64 % 1_000_000);
+        let clock =
+            || std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_millis() as u64 % 1_000_000);
         self.seed.unwrap_or_else(clock)
     }
 }

@@ -349,7 +349,9 @@ pub fn judge(soaked: &Soaked) -> SoakJudgement {
     let risen = rise(soaked);
     if risen < soaked.plan.switches {
         let wanted = soaked.plan.switches;
-        base.find(format!("epochs: the node that lags most has seen {risen} open, and {wanted} were asked for"));
+        base.find(format!(
+            "epochs: the node that lags most has seen {risen} open, and {wanted} were asked for"
+        ));
     }
     let unproved = if soaked.plan.faults { 0 } else { unproved(&soaked.switches, &mut base) };
     if !soaked.plan.faults && soaked.failovers > 0 {
@@ -410,7 +412,9 @@ fn unproved(switches: &[Switch], base: &mut Judgement) -> u64 {
         if switch.label != Some(wanted) {
             count += 1;
             let (to, epoch, label) = (switch.to.word(), switch.epoch, switch.label);
-            base.find(format!("epoch {epoch}: no command is known to be acknowledged by {to} (label {label:?})"));
+            base.find(format!(
+                "epoch {epoch}: no command is known to be acknowledged by {to} (label {label:?})"
+            ));
         }
     }
     count
@@ -469,7 +473,8 @@ mod tests {
         let (raft, pbft) = (ProtocolName::Raft, ProtocolName::Pbft);
         let good = [switch(raft, Some(Label::Crash)), switch(pbft, Some(Label::Byzantine))];
         assert_eq!((unproved(&good, &mut base), base.findings.len()), (0, 0));
-        let bad = [switch(raft, Some(Label::Byzantine)), switch(pbft, Some(Label::Crash)), switch(raft, None)];
+        let bad =
+            [switch(raft, Some(Label::Byzantine)), switch(pbft, Some(Label::Crash)), switch(raft, None)];
         assert_eq!((unproved(&bad, &mut base), base.findings.len()), (3, 3));
     }
 

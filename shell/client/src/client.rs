@@ -11,7 +11,7 @@ use crate::kv::Kv;
 use crate::receipt::Believed;
 use crate::status::status;
 use bytes::Bytes;
-use dwcp_base::{Chance, ReplicaId};
+use dwcp_base::{Ack, Chance, ReplicaId};
 use dwcp_proto::v3::{OrderRequest, QueryRequest, StatusRequest, order_reply, query_reply};
 use dwcp_replica::{OrderOutcome, Status};
 use dwcp_state::kv::{KvCommand, KvReply};
@@ -43,6 +43,29 @@ pub enum ConnectError {
 #[derive(Clone, Debug)]
 pub struct Client {
     session: Session,
+}
+
+/// What one call wants otherwise than the client's settings say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallOptions {
+    /// Instead of the configured `call_timeout`.
+    pub within: Option<Duration>,
+    /// Instead of the configured `ack`.
+    pub ack: Option<Ack>,
+}
+
+impl CallOptions {
+    /// Gives up after this time.
+    #[must_use]
+    pub fn within(timeout: Duration) -> Self {
+        Self { within: Some(timeout), ..Self::default() }
+    }
+
+    /// Is acknowledged like this.
+    #[must_use]
+    pub fn ack(ack: Ack) -> Self {
+        Self { ack: Some(ack), ..Self::default() }
+    }
 }
 
 /// A numbered stream of commands under a key of its own. Opened when first used; clones share it.
@@ -249,8 +272,17 @@ impl Session {
 
     /// As [`Client::execute`], through this session.
     pub async fn execute(&self, commands: Vec<KvCommand>) -> Vec<Result<Believed<KvReply>, ClientError>> {
+        self.execute_with(commands, CallOptions::default()).await
+    }
+
+    /// As [`Session::execute`], otherwise than the settings say.
+    pub async fn execute_with(
+        &self,
+        commands: Vec<KvCommand>,
+        options: CallOptions,
+    ) -> Vec<Result<Believed<KvReply>, ClientError>> {
         let commands = commands.iter().map(KvCommand::to_command).collect();
-        let answers = self.execute_raw(commands, None).await;
+        let answers = self.execute_raw(commands, options).await;
         answers.into_iter().map(|answer| answer?.try_map(read_reply)).collect()
     }
 
@@ -259,19 +291,19 @@ impl Session {
     /// # Errors
     /// See [`ClientError`].
     pub async fn command(&self, command: Command) -> Result<Believed<Bytes>, ClientError> {
-        self.one(command.encode(), None).await
+        self.one(command.encode(), CallOptions::default()).await
     }
 
-    /// Encoded commands, their results as bytes. `within` replaces the configured `call_timeout`.
-    pub async fn execute_raw(&self, commands: Vec<Bytes>, within: Option<Duration>) -> Answers {
+    /// Encoded commands, their results as bytes.
+    pub async fn execute_raw(&self, commands: Vec<Bytes>, options: CallOptions) -> Answers {
         let count = commands.len();
         if count == 0 {
             return Vec::new();
         }
         let shared = &self.handle.shared;
         let (answer, answered) = oneshot::channel();
-        let timeout = within.unwrap_or(shared.call_timeout);
-        let op = Op::Call { session: self.handle.number, commands, timeout, answer };
+        let timeout = options.within.unwrap_or(shared.call_timeout);
+        let op = Op::Call { session: self.handle.number, commands, timeout, ack: options.ack, answer };
         if shared.ops.send(op).await.is_err() {
             return vec![Err(ClientError::NotSent("the client's runtime has ended".into())); count];
         }
@@ -282,9 +314,9 @@ impl Session {
     pub(crate) async fn one(
         &self,
         command: Bytes,
-        within: Option<Duration>,
+        options: CallOptions,
     ) -> Result<Believed<Bytes>, ClientError> {
-        let mut answers = self.execute_raw(vec![command], within).await;
+        let mut answers = self.execute_raw(vec![command], options).await;
         answers.pop().expect("one answer for one command")
     }
 
@@ -296,7 +328,7 @@ impl Session {
     pub async fn close(self) {
         let within = Duration::from_secs(1).min(self.handle.shared.call_timeout);
         // Whether it arrives or not, the session is over for us.
-        let _ = self.one(Command::CloseSession.encode(), Some(within)).await;
+        let _ = self.one(Command::CloseSession.encode(), CallOptions::within(within)).await;
     }
 }
 

@@ -46,7 +46,7 @@ impl FakeNode {
         cluster.wall_ms = wall_ms();
         message.attaches.iter().for_each(|attach| cluster.attach(self.node, attach));
         for frame in message.frames {
-            for (from, answer) in cluster.frame(self.node, &frame) {
+            for (from, answer) in cluster.frame(self.node, &frame, None) {
                 streams[from].retain(|stream| stream.send(answer.clone()).is_ok());
             }
         }

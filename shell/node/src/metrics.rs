@@ -256,7 +256,7 @@ impl Scrape<'_> {
     fn write_consensus(&self, out: &mut Exposition) {
         let m = self.metrics;
         let mut modes = out.gauges("dwcp_mode", "1 for the network mode this node runs in.");
-        for mode in [Mode::Internet, Mode::Datacenter] {
+        for mode in [Mode::Internet, Mode::Datacenter, Mode::Hybrid] {
             modes.sample(&[("mode", mode.word())], u8::from(mode == self.mode));
         }
         let counters = [

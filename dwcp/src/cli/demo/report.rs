@@ -325,8 +325,14 @@ mod tests {
     #[test]
     fn a_switch_is_charged_with_the_longest_silence_that_touches_it() {
         let journal = [entry(0, 10), entry(0, 90), entry(0, 100), entry(0, 130), entry(0, 400)];
-        let switch =
-            Switch { from: "raft", to: "pbft", planned: true, cause: "ordered", began_us: 95_000, ended_us: 130_000 };
+        let switch = Switch {
+            from: "raft",
+            to: "pbft",
+            planned: true,
+            cause: "ordered",
+            began_us: 95_000,
+            ended_us: 130_000,
+        };
         let gap = |began_ms: u64, ended_ms: u64| {
             let switch = Switch { began_us: began_ms * 1000, ended_us: ended_ms * 1000, ..switch };
             measure_switch(&switch, &acknowledged_at(&journal)).gap_ms

@@ -62,7 +62,15 @@ impl<'a> Story<'a> {
             Mode::Internet => 4,
         };
         let (clock, stretch) = (Instant::now(), load_for / stretches);
-        Self { cluster, clock, stage: Stage::new(), phases: Vec::new(), switches: Vec::new(), stretch, at_least }
+        Self {
+            cluster,
+            clock,
+            stage: Stage::new(),
+            phases: Vec::new(),
+            switches: Vec::new(),
+            stretch,
+            at_least,
+        }
     }
 
     pub async fn tell(mut self, clients: u32) -> Outcome<Record> {

@@ -111,9 +111,11 @@ impl Story<'_> {
     async fn kill_leader(&mut self, link: &Link, load: &Load) -> Outcome<usize> {
         let before = statuses(link).await;
         let failovers = before.iter().map(|status| status.failovers).max().unwrap_or(0);
-        let leader = leader_of(&before).ok_or_else(|| Failure::refused("no node knows who leads the segment"))?;
+        let leader =
+            leader_of(&before).ok_or_else(|| Failure::refused("no node knows who leads the segment"))?;
         let node = self.cluster.nodes.iter().position(|node| node.id == leader.0);
-        let node = node.ok_or_else(|| Failure::refused(format!("the leader {leader} is none of the demo's nodes")))?;
+        let node =
+            node.ok_or_else(|| Failure::refused(format!("the leader {leader} is none of the demo's nodes")))?;
         let is_primary = before.iter().any(|status| status.view_active && status.primary == leader);
         self.begin("kill leader", None);
         self.stage.tick(format!("SIGKILL to node {leader}"));
@@ -177,7 +179,8 @@ impl Story<'_> {
         let until = Instant::now() + PATIENCE;
         loop {
             let seen = statuses(link).await;
-            if seen.len() == self.cluster.nodes.len() && seen.iter().all(|status| status.protocol == protocol) {
+            if seen.len() == self.cluster.nodes.len() && seen.iter().all(|status| status.protocol == protocol)
+            {
                 return Ok(());
             }
             self.check(until, &format!("not all nodes come under {}", protocol.word()))?;

@@ -1,6 +1,9 @@
 //! The examples of the library, run as they stand.
 
 #[allow(dead_code)]
+#[path = "../../examples/adaptive.rs"]
+mod adaptive;
+#[allow(dead_code)]
 #[path = "../../examples/client.rs"]
 mod client;
 #[allow(dead_code)]
@@ -25,4 +28,11 @@ fn a_client_program_takes_a_lock_once() {
     let trial = Trial::started(4, "internet");
     let alone = runtime().block_on(client::story(&trial.path("client.toml")));
     assert!(alone.expect("the story is told"));
+}
+
+#[test]
+fn four_embedded_nodes_agree_across_a_switch_and_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let fields = runtime().block_on(adaptive::story(&folder.path().join("adaptive")));
+    assert_eq!(fields.expect("the story is told"), 3);
 }

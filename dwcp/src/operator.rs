@@ -10,6 +10,8 @@ use dwcp_log::{ModeOrder, OperatorOrder, SignedModeOrder};
 
 /// Between two attempts while no node answers.
 const PAUSE: Duration = Duration::from_millis(100);
+/// One node's time to say what became of an order: a view change or two. Then another is asked.
+const ATTEMPT: Duration = Duration::from_secs(3);
 
 /// An order that is in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,26 +74,30 @@ impl Operator {
         let until = Instant::now() + self.patience;
         let mut last = String::from("no node answers");
         let mut numbered: Option<u64> = None;
+        let mut attempt = 0;
         while Instant::now() < until {
             let reports = self.client.status_all().await;
-            let Some(next) = next_number(&reports, self.f) else {
+            let seen = words(&reports);
+            let Some(next) = next_number(&seen, self.f) else {
                 last = silence(&reports);
                 tokio::time::sleep(PAUSE).await;
                 continue;
             };
             if let Some(number) = numbered {
                 // The answer was lost. What was executed under this number is ours if it did what ours asks for.
-                if next == number + 1 && in_force(&reports, self.f, number, mode) {
+                if next == number + 1 && in_force(&seen, self.f, number, mode) {
                     return Ok(Ordered { number, mode });
                 }
             }
             let order = ModeOrder { number: next, mode, first_leader };
             numbered = Some(next);
-            match self.hand_in(order, until).await {
+            let first = turn(&seen, attempt);
+            attempt += 1;
+            match self.hand_in(order, first, until).await {
                 Ok(OrderOutcome::Done { .. }) => return Ok(Ordered { number: next, mode }),
                 Ok(OrderOutcome::Refused { reason }) => {
-                    let seen = next_number(&self.client.status_all().await, self.f);
-                    if seen.is_none_or(|seen| seen == next) {
+                    let now = next_number(&words(&self.client.status_all().await), self.f);
+                    if now.is_none_or(|now| now == next) {
                         return Err(OrderError::Refused(reason));
                     }
                     last = reason;
@@ -105,35 +111,87 @@ impl Operator {
         Err(OrderError::Unknown { seconds: self.patience.as_secs(), last })
     }
 
-    async fn hand_in(&self, order: ModeOrder, until: Instant) -> Result<OrderOutcome, String> {
+    async fn hand_in(
+        &self,
+        order: ModeOrder,
+        first: Option<ReplicaId>,
+        until: Instant,
+    ) -> Result<OrderOutcome, String> {
         let key = Ed25519::new(self.admin.seed, &[]);
         let signed = SignedModeOrder::new(order, self.cluster, self.admin.public_key(), &key);
         let bytes = encode(&OperatorOrder::Mode(signed)).into();
-        let left = until.saturating_duration_since(Instant::now());
-        match tokio::time::timeout(left, self.client.submit_order(bytes)).await {
+        let left = until.saturating_duration_since(Instant::now()).min(ATTEMPT);
+        match tokio::time::timeout(left, self.client.submit_order(first, bytes)).await {
             Ok(answer) => answer.map_err(|error: NodeError| error.to_string()),
             Err(_) => Err("no answer".into()),
         }
     }
 }
 
+/// What one node says: the number that the next order must have, and the mode in force.
+type Word = (ReplicaId, u64, NetworkMode);
+
+fn words(reports: &[NodeReport]) -> Vec<Word> {
+    let word = |report: &NodeReport| {
+        let status = report.status.as_ref().ok()?;
+        Some((report.id, status.next_order, status.mode))
+    };
+    reports.iter().filter_map(word).collect()
+}
+
+/// Whom to hand the order first: one of those that answer, another one with each attempt.
+fn turn(words: &[Word], attempt: usize) -> Option<ReplicaId> {
+    words.get(attempt % words.len().max(1)).map(|(id, ..)| *id)
+}
+
 /// The number that f + 1 nodes say the next order must have at least: one of them is honest, so one liar cannot push it up.
-fn next_number(reports: &[NodeReport], f: usize) -> Option<u64> {
-    let mut numbers: Vec<u64> =
-        reports.iter().filter_map(|r| Some(r.status.as_ref().ok()?.next_order)).collect();
+fn next_number(words: &[Word], f: usize) -> Option<u64> {
+    let mut numbers: Vec<u64> = words.iter().map(|(_, next, _)| *next).collect();
     numbers.sort_unstable_by(|a, b| b.cmp(a));
     numbers.get(f).copied()
 }
 
 /// Whether f + 1 nodes have executed order `number` as their last and are in this mode.
-fn in_force(reports: &[NodeReport], f: usize, number: u64, mode: NetworkMode) -> bool {
-    let agrees = |report: &&NodeReport| {
-        report.status.as_ref().is_ok_and(|status| status.next_order == number + 1 && status.mode == mode)
-    };
-    reports.iter().filter(agrees).count() > f
+fn in_force(words: &[Word], f: usize, number: u64, mode: NetworkMode) -> bool {
+    words.iter().filter(|(_, next, now)| *next == number + 1 && *now == mode).count() > f
 }
 
 fn silence(reports: &[NodeReport]) -> String {
     let reasons = reports.iter().filter_map(|r| Some(format!("node {}: {}", r.id, r.status.as_ref().err()?)));
     reasons.collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(numbers: &[u64], mode: NetworkMode) -> Vec<Word> {
+        (0..).map(ReplicaId).zip(numbers).map(|(id, next)| (id, *next, mode)).collect()
+    }
+
+    #[test]
+    fn one_liar_does_not_choose_the_number() {
+        let internet = NetworkMode::Internet;
+        assert_eq!(next_number(&said(&[4, 4, 3, 99], internet), 1), Some(4));
+        assert_eq!(next_number(&said(&[2], internet), 1), None, "one voice is none");
+        assert_eq!(next_number(&said(&[7], internet), 0), Some(7));
+    }
+
+    #[test]
+    fn an_order_whose_answer_was_lost_is_known_by_its_number_and_what_it_did() {
+        let hybrid = NetworkMode::Hybrid;
+        let seen = said(&[6, 6, 5], hybrid);
+        assert!(in_force(&seen, 1, 5, hybrid));
+        assert!(!in_force(&seen, 1, 5, NetworkMode::Internet), "another operator's, and another mode");
+        assert!(!in_force(&seen, 1, 6, hybrid), "not executed yet");
+        assert!(!in_force(&seen, 2, 5, hybrid), "two voices where two may lie");
+    }
+
+    #[test]
+    fn each_attempt_goes_to_another_node_that_answers() {
+        let seen = said(&[1, 1], NetworkMode::Hybrid);
+        let turns: Vec<_> = (0..3).map(|attempt| turn(&seen, attempt).map(|id| id.0)).collect();
+        assert_eq!(turns, [Some(0), Some(1), Some(0)]);
+        assert_eq!(turn(&[], 5), None);
+    }
 }

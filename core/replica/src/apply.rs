@@ -319,7 +319,7 @@ impl<M: StateMachine> Replica<M> {
         // Every multiple of the setting that was passed since the last checkpoint: equal at replicas with equal settings.
         let unit = self.setup.settings.snapshot_log_bytes;
         let due = self.control.bytes_executed / unit != self.bytes_at_checkpoint / unit
-            || self.segment_bytes().saturating_sub(self.segment_bytes_at_snapshot) >= unit;
+            || self.segment_uncovered(unit, 4);
         self.bytes_at_checkpoint = self.control.bytes_executed;
         let wanted = due || self.snapshot_wanted;
         let control = self.control.digest();
@@ -348,8 +348,7 @@ impl<M: StateMachine> Replica<M> {
                 self.snapshot_wanted = false;
                 let mut digests = Vec::from([control]);
                 digests.extend_from_slice(state.digests());
-                let bytes = self.segment_bytes();
-                self.segment_bytes_at_snapshot = bytes;
+                self.segment_at_snapshot = self.segment_so_far();
                 let epoch = self.epoch_covered();
                 self.frozen =
                     Some(Frozen { sequence, epoch, control: encode(&self.control), digests, state });
@@ -359,8 +358,18 @@ impl<M: StateMachine> Replica<M> {
         self.save_frozen(out);
     }
 
-    fn segment_bytes(&self) -> u64 {
-        self.segment.as_ref().map_or(0, |segment| segment.anchors.bytes_applied)
+    /// Bytes and entries of the open segment executed here.
+    fn segment_so_far(&self) -> (u64, u64) {
+        self.segment.as_ref().map_or((0, 0), |open| (open.anchors.bytes_applied, open.applied.index.0))
+    }
+
+    /// Whether no snapshot covers so many bytes of the open segment, or such a share of the entries that its log may hold.
+    pub(crate) fn segment_uncovered(&self, bytes: u64, share: u64) -> bool {
+        let (bytes_so_far, entries_so_far) = self.segment_so_far();
+        let (bytes_then, entries_then) = self.segment_at_snapshot;
+        let entries = self.setup.settings.segment.limits.log_entries_max / share;
+        bytes_so_far.saturating_sub(bytes_then) >= bytes
+            || entries_so_far.saturating_sub(entries_then) >= entries
     }
 
     /// A checkpoint is stable: if a frozen state waited for this certificate, it is written down.

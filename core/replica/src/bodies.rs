@@ -37,6 +37,8 @@ pub(crate) struct Fetch {
     useless: BTreeSet<ReplicaId>,
     pub deadline: Micros,
     pub since: Micros,
+    /// How often everybody was asked in vain.
+    rounds: u32,
 }
 
 impl<M: StateMachine> Replica<M> {
@@ -66,6 +68,7 @@ impl<M: StateMachine> Replica<M> {
             useless: BTreeSet::new(),
             deadline: now.mono,
             since: now.mono,
+            rounds: 0,
         });
         self.ask_entries(now, out);
     }
@@ -89,14 +92,21 @@ impl<M: StateMachine> Replica<M> {
             let chosen = candidates.find(|id| *id != me && !fetch.useless.contains(id) && !down.contains(id));
             if chosen.is_none() {
                 fetch.useless.clear();
+                fetch.rounds += 1;
             }
             fetch.donor = chosen;
         }
         fetch.deadline = now.mono.plus(patience);
         let from = Index(fetch.from_index.0 + fetch.entries.len() as u64 + 1);
         let message = PeerMessage::FetchEntries { epoch: fetch.epoch, from, through: fetch.tail.index };
+        let in_vain = fetch.rounds > 1 && fetch.donor.is_none();
         if let Some(donor) = fetch.donor {
             self.send_one(donor, &message, Class::Vote, out);
+        }
+        if in_vain && let Some((decided, _)) = self.blocked.front() {
+            // Nobody keeps these entries any more: there are snapshots behind the Close.
+            let at_least = decided.certificate.claim.sequence;
+            self.start_transfer(now, at_least, false, out);
         }
     }
 
@@ -128,25 +138,20 @@ impl<M: StateMachine> Replica<M> {
     ) {
         let open = self.segment.as_ref().filter(|segment| segment.epoch == epoch);
         let raft = open.and_then(|segment| segment.raft.as_ref());
-        let raft = raft.or_else(|| self.retired.get(&epoch).map(|retired| &retired.raft));
-        let mut entries = raft.map(|raft| raft.entries(first, through, ANSWER_BYTES)).unwrap_or_default();
-        if entries.is_empty()
-            && let Some(body) = open.and_then(|segment| segment.body.as_ref())
-            && let Some(skip) = first.0.checked_sub(body.from_index.0 + 1)
-            && let Ok(skip) = usize::try_from(skip)
-        {
-            let mut bytes = 0;
-            entries = body
-                .entries
-                .iter()
-                .skip(skip)
-                .take_while(|entry| {
-                    bytes += entry.body.bytes().len();
-                    bytes <= ANSWER_BYTES
-                })
-                .cloned()
-                .collect();
-        }
+        let over = self.retired.get(&epoch);
+        let raft = raft.or_else(|| over.and_then(|retired| retired.raft.as_ref()));
+        // A tail that was fetched is what the others want too; our own log may hold something else there.
+        let body = open.and_then(|segment| segment.body.as_ref());
+        let body = body.or_else(|| over.and_then(|retired| retired.body.as_ref()));
+        let through = body.map_or(through, |body| {
+            if first > body.from_index { through } else { through.min(body.from_index) }
+        });
+        let fetched = body.filter(|body| first > body.from_index);
+        let entries = match (fetched, raft) {
+            (Some(body), _) => body.part(first, ANSWER_BYTES),
+            (None, Some(raft)) => raft.entries(first, through, ANSWER_BYTES),
+            (None, None) => Vec::new(),
+        };
         self.send_one(from, &PeerMessage::Entries { epoch, first, entries }, Class::Bulk, out);
     }
 
@@ -213,12 +218,12 @@ impl<M: StateMachine> Replica<M> {
     /// it: those were rolled back first.
     pub(crate) fn take_tail(&mut self, now: Now, close: &Close, out: &mut Outbox) -> (Vec<Entry>, u64) {
         let tail = close.tail;
-        let Some(open) = &mut self.segment else { return (Vec::new(), 0) };
+        let Some(open) = &self.segment else { return (Vec::new(), 0) };
         let own = open.raft.as_ref().filter(|raft| raft.place(tail.index) == Some(tail));
         let applied = open.applied;
-        let body = open.body.take();
+        let body = open.body.as_ref();
         let is_prefix = applied.index <= tail.index
-            && match (&own, &body) {
+            && match (own, body) {
                 (Some(raft), _) => raft.place(applied.index).is_none_or(|place| place.chain == applied.chain),
                 (None, Some(body)) => {
                     body.place_chain(applied.index).is_none_or(|chain| chain == applied.chain)
@@ -235,12 +240,9 @@ impl<M: StateMachine> Replica<M> {
             return (Vec::new(), rolled_back);
         }
         let own = open.raft.as_ref().filter(|raft| raft.place(tail.index) == Some(tail));
-        let entries = match (own, body) {
+        let entries = match (own, &open.body) {
             (Some(raft), _) => raft.entries(first, tail.index, usize::MAX),
-            (None, Some(body)) => {
-                let skip = usize::try_from(first.0 - body.from_index.0 - 1).unwrap_or(usize::MAX);
-                body.entries.into_iter().skip(skip).collect()
-            }
+            (None, Some(body)) => body.part(first, usize::MAX),
             (None, None) => Vec::new(),
         };
         (entries, rolled_back)
@@ -248,6 +250,21 @@ impl<M: StateMachine> Replica<M> {
 }
 
 impl Body {
+    /// Entries from `first` on, which lies behind `from_index`: at least one if there is one, then as many as fit.
+    fn part(&self, first: Index, bytes_max: usize) -> Vec<Entry> {
+        let skip = usize::try_from(first.0 - self.from_index.0 - 1).unwrap_or(usize::MAX);
+        let mut bytes = 0;
+        let mut taken = Vec::new();
+        for entry in self.entries.iter().skip(skip) {
+            bytes += entry.body.bytes().len();
+            if !taken.is_empty() && bytes > bytes_max {
+                break;
+            }
+            taken.push(entry.clone());
+        }
+        taken
+    }
+
     /// The chain at this index, if it lies inside.
     fn place_chain(&self, index: Index) -> Option<dwcp_base::Hash> {
         let steps = usize::try_from(index.0.checked_sub(self.from_index.0)?).ok()?;

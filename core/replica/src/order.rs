@@ -108,8 +108,7 @@ impl<M: StateMachine> Replica<M> {
 
     fn segment_outgrows(&self) -> bool {
         let Some(segment) = &self.segment else { return false };
-        let uncovered = segment.anchors.bytes_applied.saturating_sub(self.segment_bytes_at_snapshot);
-        uncovered >= self.setup.settings.segment.limits.log_bytes_max / 4
+        self.segment_uncovered(self.setup.settings.segment.limits.log_bytes_max / 4, 3)
             && self.saving.is_none()
             && segment.anchors.frozen.place.index > dwcp_base::Index::ZERO
     }

@@ -98,8 +98,8 @@ pub struct Replica<M: StateMachine> {
     pub(crate) straggler_helped: BTreeMap<ReplicaId, Micros>,
     /// At this Tick our state is not what an Anchor says.
     pub(crate) found_diverged: Option<Index>,
-    /// Bytes of segment entries executed here since the genesis, and at the last snapshot.
-    pub(crate) segment_bytes_at_snapshot: u64,
+    /// Bytes and entries of the open segment executed here at the last snapshot.
+    pub(crate) segment_at_snapshot: (u64, u64),
     pub(crate) switches: crate::status::Switches,
 
     pub(crate) pool: Pool,

@@ -57,8 +57,10 @@ pub(crate) struct SegmentNode<M: StateMachine> {
 
 /// A Raft node whose segment is not open here: over, or not open yet again after a snapshot took us back.
 pub(crate) struct Retired {
-    pub raft: Box<dyn RaftNode>,
+    pub raft: Option<Box<dyn RaftNode>>,
     pub tickets: TicketMap,
+    /// The end of the segment, where it was not our own log's.
+    pub body: Option<Body>,
 }
 
 /// Messages of epochs to come.
@@ -116,12 +118,11 @@ impl<M: StateMachine> Replica<M> {
         let Some(segment) = self.control.fold.segment().cloned() else { return };
         let epoch = segment.epoch;
         let anchored = Place { index: anchor.index, term: anchor.term, chain: anchor.chain };
-        self.segment_bytes_at_snapshot = 0;
         let position = segment.position(anchored.index).expect("the fold has seen to it");
         self.live = VirtualLog { position, chain: anchored.chain };
         let (mut raft, tickets) = match self.retired.remove(&epoch) {
-            Some(Retired { raft, tickets }) => (Some(raft), tickets),
-            None => self.make_raft(now, &segment, out),
+            Some(Retired { raft: Some(raft), tickets, .. }) => (Some(raft), tickets),
+            _ => self.make_raft(now, &segment, out),
         };
         if let Some(raft) = &mut raft
             && anchored.index > raft.commit()
@@ -131,6 +132,7 @@ impl<M: StateMachine> Replica<M> {
         }
         let committed = raft.as_ref().map_or(Index::ZERO, |raft| raft.commit()).max(anchored.index);
         let frozen = self.state.freeze();
+        self.segment_at_snapshot = (0, anchored.index.0);
         self.segment = Some(SegmentNode {
             epoch,
             raft,
@@ -247,8 +249,10 @@ impl<M: StateMachine> Replica<M> {
             raft.on_durable(now, through);
         }
         for retired in self.retired.values_mut() {
-            if let Some(through) = retired.tickets.durable(through) {
-                retired.raft.on_durable(now, through);
+            if let Some(raft) = &mut retired.raft
+                && let Some(through) = retired.tickets.durable(through)
+            {
+                raft.on_durable(now, through);
             }
         }
     }
@@ -336,7 +340,7 @@ impl<M: StateMachine> Replica<M> {
     pub(crate) fn drain_segment(&mut self, now: Now, out: &mut Outbox) {
         self.carry_out(now, out);
         for (epoch, retired) in &mut self.retired {
-            for action in retired.raft.take() {
+            for action in retired.raft.as_mut().map(|raft| raft.take()).unwrap_or_default() {
                 if let Action::Persist { record, .. } = action {
                     let ticket = self.protocol.allocate();
                     retired.tickets.note(ticket);
@@ -425,9 +429,6 @@ impl<M: StateMachine> Replica<M> {
             for entry in &entries {
                 self.execute_entry(now, entry, out);
             }
-            if let Some(segment) = &mut self.segment {
-                segment.failover.progressed(now);
-            }
         }
     }
 
@@ -442,11 +443,15 @@ impl<M: StateMachine> Replica<M> {
         match entry.payload() {
             Payload::Batch { time, frames } => {
                 self.state.begin_entry(position, time);
+                if !frames.is_empty() {
+                    // Only clients' commands count: a leader that serves nobody may well go on ticking.
+                    segment.failover.progressed(now);
+                }
                 commands = self.run_frames(now, &frames, true, out);
             }
             Payload::Tick { time } => {
                 self.state.begin_entry(position, time);
-                self.note_tick(now);
+                self.note_tick();
             }
             // A no-op moves no time.
             Payload::Empty | Payload::Marker => self.state.begin_entry(position, LogTime::default()),
@@ -507,10 +512,9 @@ impl<M: StateMachine> Replica<M> {
 
     /// The state is replaced: the segment's node keeps its promises meanwhile.
     pub(crate) fn park_segment(&mut self) {
-        if let Some(SegmentNode { epoch, raft: Some(raft), tickets, .. }) = self.segment.take() {
-            self.retired.insert(epoch, Retired { raft, tickets });
+        if let Some(SegmentNode { epoch, raft, tickets, body, .. }) = self.segment.take() {
+            self.retired.insert(epoch, Retired { raft, tickets, body });
         }
-        self.segment = None;
     }
 
     /// The segment is over here: its node keeps its promises and its entries for whoever lacks them.
@@ -519,11 +523,12 @@ impl<M: StateMachine> Replica<M> {
         for (client, id, _) in segment.reads.waiting.into_values() {
             refuse_read(client, id, "the segment has ended: ask again, or order the read", out);
         }
-        if let Some(mut raft) = segment.raft {
+        let SegmentNode { epoch, mut raft, tickets, body, .. } = segment;
+        if let Some(raft) = &mut raft {
             // Nothing of this epoch is acknowledged after its Close.
             let _ = raft.seal(now);
-            self.retired.insert(segment.epoch, Retired { raft, tickets: segment.tickets });
         }
+        self.retired.insert(epoch, Retired { raft, tickets, body });
     }
 
     /// A snapshot that knows this much of the epochs is durable: says from which record of the log on segments still need
@@ -545,7 +550,9 @@ impl<M: StateMachine> Replica<M> {
         self.retired.retain(|epoch, _| !is_over(*epoch));
         self.remembered.retain(|epoch, _| !is_over(*epoch));
         for retired in self.retired.values_mut() {
-            need(retired.tickets.forget_before(retired.raft.needed_from()));
+            if let Some(raft) = &retired.raft {
+                need(retired.tickets.forget_before(raft.needed_from()));
+            }
         }
         if let Some(segment) = &mut self.segment
             && let Some(raft) = &mut segment.raft

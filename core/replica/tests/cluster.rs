@@ -83,6 +83,10 @@ struct Cluster {
     nodes: Vec<Node>,
     now: Micros,
     replies: Vec<(u8, ClientReply)>,
+    /// Leads without serving this session: see `switching`.
+    censor: Option<(u8, dwcp_state::SessionId)>,
+    /// What was sent to replicas that do not run, for stories that speak for them.
+    to_the_dead: Vec<(u8, u8, Bytes)>,
 }
 
 impl Cluster {
@@ -102,7 +106,14 @@ impl Cluster {
                 events: Vec::new(),
             })
             .collect();
-        let mut cluster = Self { genesis, nodes, now: Micros(1_000_000), replies: Vec::new() };
+        let mut cluster = Self {
+            genesis,
+            nodes,
+            now: Micros(1_000_000),
+            replies: Vec::new(),
+            censor: None,
+            to_the_dead: Vec::new(),
+        };
         (0..n).for_each(|id| cluster.start(id));
         cluster
     }
@@ -121,7 +132,7 @@ impl Cluster {
             me: ReplicaId(id),
             incarnation: Incarnation(0),
             settings,
-            raft: Some(Arc::new(dwcp_replica::raft::OwnRaft)),
+            raft: Some(switching::maker(self.censor.filter(|(censor, _)| *censor == id))),
             seed: u64::from(id),
             mutants: Mutants::default(),
         };
@@ -170,6 +181,8 @@ impl Cluster {
                     if target.replica.is_some() {
                         let from = ReplicaId(id);
                         target.inbox.push_back(Input::Peer { from, incarnation: Incarnation(0), bytes });
+                    } else {
+                        self.to_the_dead.push((id, to.0, bytes));
                     }
                 }
                 Effect::Reply { reply, .. } => self.replies.push((id, reply)),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use check::{Answer, Calm, History, Interval, KeyValue, Operation, read_back};
-use dwcp_base::Chance;
+use dwcp_base::{Chance, Trust};
 use dwcp_client::Client;
 use dwcp_node::{EXIT_FAILED, EXIT_HALTED};
 
@@ -82,6 +82,8 @@ pub struct Record {
     pub nodes: usize,
     /// Liars that this cluster's policy tolerates.
     pub f: u8,
+    /// Whether an acknowledgement labelled `crash` may stand where f is at least 1.
+    pub trust: Trust,
     pub blows: u64,
     pub rounds: u64,
     /// Rounds that hit more nodes than the quorum can spare; among them those that hit all.
@@ -91,8 +93,6 @@ pub struct Record {
     pub while_starting: u64,
     pub view: u64,
     pub seconds: f64,
-    /// Whether segments were open, whose answers are labelled `crash` where liars are tolerated, too.
-    pub may_be_weak: bool,
     /// When the last blow's consequences were over.
     pub faults_ended_at_us: u64,
     pub history: History,
@@ -110,6 +110,7 @@ impl Record {
         Self {
             nodes: cluster.n(),
             f: cluster.f,
+            trust: cluster.trust,
             blows: 0,
             rounds: 0,
             over_budget: 0,
@@ -117,7 +118,6 @@ impl Record {
             while_starting: 0,
             view: 0,
             seconds: 0.0,
-            may_be_weak: false,
             faults_ended_at_us: 0,
             history: History::default(),
             calm: None,

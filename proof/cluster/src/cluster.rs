@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dwcp_base::ReplicaId;
 use dwcp_base::configuration::Role;
+use dwcp_base::{ReplicaId, Trust};
 use dwcp_client::{ClientConfig, ClientFile};
 use dwcp_node::init::{
     ClusterOptions, DATA_FOLDER, Listen, Ports, TrialCluster, TrialNode, TrialOptions, from_members, keygen,
@@ -28,7 +28,7 @@ pub struct Options {
     pub mode: Mode,
     /// Liars tolerated; `None`: the mode's default.
     pub faults: Option<u8>,
-    /// Hybrid mode: how long no segment is opened after one has failed.
+    /// How long hybrid mode stays without a segment after one has failed. Short, so that a run sees many segments.
     pub calm_ms: u64,
     /// Short, because on loopback a primary that is silent for this long is dead.
     pub view_timeout_ms: u64,
@@ -50,7 +50,7 @@ impl Options {
             program: program.into(),
             mode: Mode::Internet,
             faults: None,
-            calm_ms: 500,
+            calm_ms: 1_000,
             view_timeout_ms: 700,
             checkpoint_interval: 32,
             window: 128,
@@ -88,6 +88,7 @@ pub struct Cluster {
     /// Liars, or in datacenter mode crashed members, that are tolerated.
     pub tolerated: usize,
     pub f: u8,
+    pub trust: Trust,
     pub genesis_file: PathBuf,
     pub client_file: PathBuf,
     options: Options,
@@ -149,6 +150,7 @@ impl Cluster {
             members,
             tolerated: nodes - quorum.q(),
             f: quorum.f(),
+            trust: trial.genesis.policy.trust,
             genesis_file: trial.genesis_file,
             client_file: trial.client_file,
             options,

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use cluster::campaign::Progress;
 use cluster::report::{Report, SoakReport};
 use cluster::{Campaign, Cluster, Fault, Options, Plan, Soak, judgement, network, serve, soak};
@@ -78,7 +78,10 @@ struct Blows {
 
 #[derive(Clone, Debug, Args)]
 struct Run {
-    /// Nodes of the cluster; from 4 on f = (n - 1) / 3 of them may lie, fewer only crash
+    /// The network mode [default: internet, with fewer than 4 nodes datacenter]
+    #[arg(long, value_enum)]
+    mode: Option<ModeWord>,
+    /// Nodes of the cluster; f = (n - 1) / 3
     #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=31))]
     nodes: u8,
     /// Draws whom to hit and what clients ask; the operating system still decides the rest [default: by the clock]
@@ -116,6 +119,13 @@ struct Soaking {
     run: Run,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ModeWord {
+    Internet,
+    Datacenter,
+    Hybrid,
+}
+
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(code) => code,
@@ -143,6 +153,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             network::enter()?;
             hit("partitions", Fault::Partition, run.count, &run.run)
         }
+        Command::Soak(soaking) if soaking.run.mode.is_some() => {
+            bail!("--mode is not for soak: its orders go round all modes")
+        }
         Command::Soak(soaking) if soaking.run.nodes < 4 => {
             bail!("--nodes must be at least 4: the orders go round, and internet mode needs them")
         }
@@ -169,7 +182,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
 fn hit(name: &'static str, fault: Fault, count: u64, run: &Run) -> anyhow::Result<ExitCode> {
     let seed = run.seed();
     let program = std::env::current_exe().context("cannot find this very program")?;
-    let options = if run.nodes < 4 { Options::datacenter(program) } else { Options::new(program) };
+    let options = match run.mode {
+        None if run.nodes < 4 => Options::datacenter(program),
+        None | Some(ModeWord::Internet) => Options::new(program),
+        Some(ModeWord::Datacenter) => Options::datacenter(program),
+        Some(ModeWord::Hybrid) => Options::hybrid(program),
+    };
     let options = Options {
         within: run.dir.clone(),
         namespaces: fault == Fault::Partition,

@@ -58,7 +58,7 @@ pub async fn replace_member(cluster: &mut Cluster, node: usize) -> Result<u64, T
 async fn submit(client: &Client, order: &[u8]) -> Result<u64, Trouble> {
     let began = Instant::now();
     loop {
-        match client.submit_order(order.to_vec().into()).await {
+        match client.submit_order(None, order.to_vec().into()).await {
             Ok(OrderOutcome::Done { sequence }) => return Ok(sequence.0),
             Ok(OrderOutcome::Refused { reason }) => return Err(Trouble::Order(reason)),
             Err(error) if began.elapsed() > PATIENCE => return Err(Trouble::Order(error.to_string())),

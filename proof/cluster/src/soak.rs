@@ -100,7 +100,7 @@ impl<'a> Soak<'a> {
         let chance = Chance::new(plan.seed).fork("soak");
         let soaked = Soaked {
             plan,
-            record: Record { may_be_weak: true, ..Record::of(cluster) },
+            record: Record::of(cluster),
             switches: Vec::new(),
             blows: Blows::default(),
             epochs_before: Vec::new(),

@@ -242,12 +242,17 @@ impl Client {
         self.session.handle.shared.query(node, command.encode()).await
     }
 
-    /// Hands an operator's signed order to the nodes one by one until one says what became of it.
+    /// Hands an operator's signed order to the nodes one by one, `first` before the others, until one says what became of
+    /// it.
     ///
     /// # Errors
     /// When no node answers.
-    pub async fn submit_order(&self, order: Bytes) -> Result<OrderOutcome, NodeError> {
-        self.session.handle.shared.submit_order(order).await
+    pub async fn submit_order(
+        &self,
+        first: Option<ReplicaId>,
+        order: Bytes,
+    ) -> Result<OrderOutcome, NodeError> {
+        self.session.handle.shared.submit_order(first, order).await
     }
 
     /// How often things happened since the start.
@@ -403,9 +408,11 @@ impl Shared {
         Err(last)
     }
 
-    async fn submit_order(&self, order: Bytes) -> Result<OrderOutcome, NodeError> {
+    async fn submit_order(&self, first: Option<ReplicaId>, order: Bytes) -> Result<OrderOutcome, NodeError> {
         let mut last = NodeError::Unreachable("no node is configured".into());
-        for index in 0..self.nodes.len() {
+        let mut nodes: Vec<usize> = (0..self.nodes.len()).collect();
+        nodes.sort_by_key(|index| Some(self.nodes[*index].id) != first);
+        for index in nodes {
             let order = order.clone();
             let ask = |mut client: NodeClient, id| async move {
                 client.submit_order(OrderRequest { id, order }).await

@@ -300,6 +300,6 @@ async fn an_answer_of_another_kind_is_no_answer() {
     assert!(Put::read(1, KvBody::Compact).is_none());
     let served = serve(1, 0).await;
     let client = Client::connect(served.config.clone()).await.expect("a session");
-    let order = client.submit_order(Bytes::new()).await.expect("answered");
+    let order = client.submit_order(None, Bytes::new()).await.expect("answered");
     assert_eq!(order, crate::OrderOutcome::Refused { reason: "not now".into() });
 }

@@ -96,8 +96,9 @@ impl Operator {
             match self.hand_in(order, first, until).await {
                 Ok(OrderOutcome::Done { .. }) => return Ok(Ordered { number: next, mode }),
                 Ok(OrderOutcome::Refused { reason }) => {
-                    let now = next_number(&words(&self.client.status_all().await), self.f);
-                    if now.is_none_or(|now| now == next) {
+                    // One that another order overtook, or that was ours and was executed, moves the number, though perhaps
+                    // not yet at enough nodes.
+                    if !self.moves_beyond(next, until.min(Instant::now() + ATTEMPT)).await {
                         return Err(OrderError::Refused(reason));
                     }
                     last = reason;
@@ -109,6 +110,20 @@ impl Operator {
             }
         }
         Err(OrderError::Unknown { seconds: self.patience.as_secs(), last })
+    }
+
+    /// Whether the next order's number comes to be larger than this one.
+    async fn moves_beyond(&self, number: u64, until: Instant) -> bool {
+        loop {
+            let now = next_number(&words(&self.client.status_all().await), self.f);
+            if now.is_some_and(|now| now > number) {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     async fn hand_in(

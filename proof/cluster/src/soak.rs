@@ -397,6 +397,8 @@ fn client_errors(history: &History, base: &mut Judgement) -> u64 {
         let why = match &command.outcome {
             Outcome::Ok { .. } => continue,
             Outcome::Refused { reason, .. } => format!("refused ({reason})"),
+            // The run was cut short, which is a finding of its own.
+            Outcome::Unknown { gave_up_at_us: None } => continue,
             Outcome::Unknown { .. } => format!("not answered within {} s", DEADLINE.as_secs()),
         };
         errors += 1;

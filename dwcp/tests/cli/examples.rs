@@ -10,17 +10,21 @@ mod client;
 #[path = "../../examples/counter_bank.rs"]
 mod counter_bank;
 
+use dwcp::settings::Mode;
+
 use super::Trial;
 
-fn runtime() -> tokio::runtime::Runtime {
+pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads")
 }
 
 #[test]
-fn a_cluster_with_a_machine_of_its_own_survives_its_primary() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let bank = runtime().block_on(counter_bank::story(&folder.path().join("bank")));
-    assert_eq!(bank.expect("the story is told"), 7);
+fn a_cluster_with_a_machine_of_its_own_survives_a_node_in_either_mode() {
+    for mode in [Mode::Hybrid, Mode::Internet] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let bank = runtime().block_on(counter_bank::story(&folder.path().join("bank"), mode));
+        assert_eq!(bank.expect("the story is told"), 7, "{mode}");
+    }
 }
 
 #[test]

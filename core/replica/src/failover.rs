@@ -121,6 +121,12 @@ impl Failover {
         self.round = Micros((self.round.0 * 15 + took.0) / 16);
     }
 
+    /// Whether `q` reports are here of which this place is the best.
+    pub(crate) fn reports_choose(&self, tail: &Place, q: usize) -> bool {
+        let reports: Vec<Signed<Sealed>> = self.reports.values().copied().collect();
+        reports.len() >= q && choose(&reports) == Ok(Some(*tail))
+    }
+
     /// Who says that its log ends at this place.
     pub(crate) fn claimants(&self, tail: Option<Place>) -> Vec<ReplicaId> {
         let says = |report: &Signed<Sealed>| tail.is_none_or(|tail| report.said.last == tail);
@@ -181,15 +187,16 @@ impl<M: StateMachine> Replica<M> {
     pub(crate) fn failover_wakeup(&self, segment: &SegmentNode<M>) -> Micros {
         let failover = &segment.failover;
         let mut due = segment.anchors.next_resend();
-        if failover.due_since.is_some() || failover.suspecting.is_some() {
+        if failover.sealing.is_some() || failover.suspecting.is_some() {
             due = due.min(failover.next_send);
         }
-        if let Some(deadline) = failover.marker_deadline.filter(|_| failover.sealing.is_none()) {
+        let may_seal = failover.sealing.is_none() && segment.raft.is_some();
+        if let Some(deadline) = failover.marker_deadline.filter(|_| may_seal && segment.marker.is_none()) {
             due = due.min(deadline);
         }
-        if failover.sealing.is_none() {
+        if failover.sealing.is_none() && failover.suspecting.is_none() && !self.diverged {
             let patience = self.patience(failover);
-            if let Some(waiting) = self.waiting_since(failover) {
+            if let Some(waiting) = self.waiting_since(failover).filter(|_| !failover.log_full) {
                 due = due.min(waiting.max(failover.progress).plus(patience));
             }
             if let Some(unserved) = failover.unserved.oldest() {
@@ -207,28 +214,20 @@ impl<M: StateMachine> Replica<M> {
         self.fetch_on_time(now, out);
         self.doubt_who_shows_nothing(now);
         self.repeat_anchor_vote(now, out);
-        let ending = self.control.steering.ending;
+        self.note_ending(now);
         let suspicion = self.segment.as_ref().and_then(|segment| self.suspicion(now, segment));
         let interval = self.setup.settings.timing.resend_interval;
-        let round = self.segment.as_ref().map(|segment| segment.failover.round).unwrap_or_default();
         let Some(segment) = &mut self.segment else { return };
         let epoch = segment.epoch;
         let leader = segment.leader();
         let failover = &mut segment.failover;
         let mut seal = false;
-        if ending.is_some() && failover.marker_deadline.is_none() {
-            let patience = round.times(MARKER_ROUNDS).max(MARKER_PATIENCE_MIN);
-            failover.marker_deadline = Some(now.mono.plus(patience));
-            failover.leader_at_ending = leader;
-            failover.due_since = Some(now.mono);
-            failover.next_send = now.mono;
-        }
         if let Some(deadline) = failover.marker_deadline
             && segment.marker.is_none()
             && failover.sealing.is_none()
         {
             let moved = failover.leader_at_ending.is_none() || leader != failover.leader_at_ending;
-            seal = now.mono >= deadline || moved;
+            seal = (now.mono >= deadline || moved) && segment.raft.is_some();
         }
         let resend = now.mono >= failover.next_send;
         if failover.sealing.is_none() && !seal {
@@ -249,6 +248,21 @@ impl<M: StateMachine> Replica<M> {
         }
         if seal {
             self.seal_segment(now, out);
+        }
+    }
+
+    /// The segment is to end by order: from now on its leader has so long for a Marker.
+    pub(crate) fn note_ending(&mut self, now: Now) {
+        let Some(segment) = self.segment.as_mut().filter(|_| self.control.steering.ending.is_some()) else {
+            return;
+        };
+        let leader = segment.leader();
+        let failover = &mut segment.failover;
+        if failover.marker_deadline.is_none() {
+            let patience = failover.round.times(MARKER_ROUNDS).max(MARKER_PATIENCE_MIN);
+            failover.marker_deadline = Some(now.mono.plus(patience));
+            failover.leader_at_ending = leader;
+            failover.due_since = Some(now.mono);
         }
     }
 
@@ -421,17 +435,27 @@ impl<M: StateMachine> Replica<M> {
         }
         let Some(segment) = &mut self.segment else { return };
         segment.failover.reports.insert(from, signed);
+        if self.control.steering.ending.is_some() {
+            // Somebody waits for no Marker any more and may not prepare a Close by one: the collection needs us too.
+            self.seal_segment(now, out);
+        }
     }
 
     /// The Close that could be proposed or prepared now, by the reports that are here.
     fn best_close(&self, segment: &Segment) -> Option<Close> {
         let open = self.segment.as_ref()?;
         let epoch = segment.epoch;
-        if let Some(index) = open.marker.filter(|_| self.control.steering.ending.is_some())
-            && let Some(tail) = open.raft.as_ref().and_then(|raft| raft.place(index))
-        {
-            return Some(Close { epoch, tail, proof: CloseProof::Marker });
+        if let Some(close) = self.collected_close(segment) {
+            return Some(close);
         }
+        let index = open.marker.filter(|_| self.control.steering.ending.is_some())?;
+        let tail = open.raft.as_ref().and_then(|raft| raft.place(index))?;
+        Some(Close { epoch, tail, proof: CloseProof::Marker })
+    }
+
+    fn collected_close(&self, segment: &Segment) -> Option<Close> {
+        let open = self.segment.as_ref()?;
+        let epoch = segment.epoch;
         let needed = self.pbft.quorum().q();
         let failover = &open.failover;
         let mut reports: Vec<Signed<Sealed>> = failover

@@ -305,7 +305,9 @@ impl<M: StateMachine> Replica<M> {
         self.pbft.on_time(now, &mut judge, &mut self.protocol);
         self.carry_out(now, out);
         self.transfer_on_time(now, out);
-        if let Some(raft) = self.segment.as_mut().and_then(|segment| segment.raft.as_mut()) {
+        // Whose state is wrong takes no part until it is replaced.
+        let open = self.segment.as_mut().filter(|_| !self.diverged);
+        if let Some(raft) = open.and_then(|segment| segment.raft.as_mut()) {
             raft.tick(now);
         }
         self.failover_on_time(now, out);

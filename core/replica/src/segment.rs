@@ -262,6 +262,7 @@ impl<M: StateMachine> Replica<M> {
         if self.segment.is_none() || self.diverged {
             return self.drain_segment(now, out);
         }
+        self.note_ending(now);
         self.propose_in_segment(now);
         if let Some(raft) = self.segment.as_mut().and_then(|segment| segment.raft.as_mut()) {
             raft.settle(now);
@@ -312,11 +313,10 @@ impl<M: StateMachine> Replica<M> {
         }
         let changed = raft.last().index > segment.anchors.last_tick;
         let timed = self.state.wants_ticks().is_some();
-        if now.mono >= segment.anchors.next_tick
-            && (changed || timed)
-            && let Ok(place) = raft.propose(now, &Payload::Tick { time })
-        {
-            segment.anchors.last_tick = place.index;
+        if now.mono >= segment.anchors.next_tick && (changed || timed) {
+            if let Ok(place) = raft.propose(now, &Payload::Tick { time }) {
+                segment.anchors.last_tick = place.index;
+            }
             let interval = if changed { settings.segment.anchor_interval } else { settings.tick_interval };
             segment.anchors.next_tick = now.mono.plus(interval);
         }
@@ -325,7 +325,9 @@ impl<M: StateMachine> Replica<M> {
     /// When the segment needs `Wake`.
     pub(crate) fn segment_wakeup(&self) -> Micros {
         let Some(segment) = &self.segment else { return Micros::NEVER };
-        let Some(raft) = &segment.raft else { return self.failover_wakeup(segment) };
+        let Some(raft) = segment.raft.as_ref().filter(|_| !self.diverged) else {
+            return self.failover_wakeup(segment);
+        };
         let mut due = raft.next_wakeup();
         if segment.is_leader()
             && self.control.steering.ending.is_none()

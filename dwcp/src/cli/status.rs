@@ -94,8 +94,13 @@ fn judge(nodes: &[Row]) -> Outcome {
     let quorum = (one.n + one.f) / 2 + 1;
     let ready = answered.iter().filter(|status| status.not_ready.is_empty()).count();
     if ready < quorum as usize {
+        let consequence = if answered.len() > usize::from(one.n) / 2 && one.segment.is_some() {
+            "Raft goes on, but nothing is anchored and no order is executed until more are"
+        } else {
+            "commands wait until more are"
+        };
         return Err(Failure::refused(format!(
-            "{ready} of {} nodes are ready, {quorum} are needed: commands wait until more are",
+            "{ready} of {} nodes are ready, {quorum} are needed: {consequence}",
             nodes.len()
         )));
     }
@@ -316,7 +321,26 @@ mod tests {
     fn the_exit_code_tells_whether_a_quorum_can_work() {
         assert!(judge(&rows(4)).is_ok());
         assert!(judge(&rows(3)).is_ok());
-        assert_eq!(judge(&rows(2)).unwrap_err().kind, Kind::Refused);
+        let waits = judge(&rows(2)).unwrap_err();
+        assert_eq!((waits.kind, waits.message.contains("commands wait")), (Kind::Refused, true), "{waits:?}");
+        // Five members, of which three are there: a majority, and no quorum of the root log.
+        let mut three = rows(3);
+        for (_, status) in &mut three {
+            let Ok(status) = status else { continue };
+            (status.n, status.not_ready) = (5, vec!["hears 3 of the 4".into()]);
+            status.segment = Some(dwcp_replica::SegmentStatus {
+                term: dwcp_base::Term(1),
+                leader: None,
+                last: dwcp_base::Index(1),
+                committed: dwcp_base::Index(1),
+                applied: dwcp_base::Index(1),
+                anchored: dwcp_base::Index(0),
+                anchored_position: dwcp_base::Position(0),
+                sealed: false,
+                suspecting: false,
+            });
+        }
+        assert!(judge(&three).unwrap_err().message.contains("Raft goes on"));
         assert_eq!(judge(&rows(0)).unwrap_err().kind, Kind::Unreachable);
     }
 }

@@ -121,6 +121,15 @@ fn a_hybrid_cluster_switches_when_told_and_when_its_leader_dies() {
     trial.start(2);
     trial.await_ready(4);
 
+    // Without a quorum an order waits, and may yet take effect: that is neither done nor refused.
+    trial.kill(2);
+    trial.kill(3);
+    trial.run(&["mode", "set", "internet", "--timeout", "2"]).refused(3, &["may yet take effect"]);
+    trial.start(2);
+    trial.start(3);
+    trial.await_ready(4);
+    trial.await_status("the order that waited", |nodes| nodes.iter().all(|node| node["mode"] == "internet"));
+
     // Policy: what is not said stays, and the client file follows.
     let policy = trial.json(&["policy", "set", "--ack", "anchored"]);
     let ordered = (&policy["trust"], &policy["raft"], &policy["default_ack"]);

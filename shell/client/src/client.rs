@@ -427,6 +427,8 @@ impl Shared {
                     }
                     None => last = NodeError::Malformed("no outcome".into()),
                 },
+                // A node that took it and fell silent may yet have it ordered; one that was not reached may not.
+                Err(_) if matches!(last, NodeError::TimedOut(_)) => {}
                 Err(error) => last = error,
             }
         }

@@ -644,8 +644,9 @@ impl Flight {
         {
             return ClientError::NotSent(format!("every node asked refused it: {refusal}"));
         }
+        let wanted = if self.ack == Some(Ack::Anchored) { "anchored and " } else { "" };
         ClientError::Unknown(format!(
-            "{} of {} equal replies within {ms} ms ({troubles}{said})",
+            "{} of {} {wanted}equal replies within {ms} ms ({troubles}{said})",
             self.tally.len().min(config.weak() - 1),
             config.weak()
         ))

@@ -42,11 +42,19 @@
 //! Each result comes with a [`client::Receipt`]: label, position, view. An error tells *not applied* from *unknown*
 //! ([`client::ClientError::fate`]); after *unknown*, read before writing again. `examples/client.rs` does.
 //!
+//! # Both at once
+//!
+//! [`AdaptiveConsensus`] is a node and a client in one object: it proposes values, orders modes, and says how it fares,
+//! whichever protocol orders commands at the moment. `examples/adaptive.rs` starts four of them.
+//!
 //! # What stands where
 //!
 //! | | |
 //! |---|---|
-//! | [`Server`], [`Node`], [`NodeHandle`], [`Stop`] | a node with and without its client port |
+//! | [`AdaptiveConsensus`], [`adaptive`] | a node, a client and an operator in one |
+//! | [`operator`] | mode orders: numbered, signed, handed in |
+//! | [`Server`], [`Node`], [`NodeHandle`], [`Stop`], [`StartOptions`] | a node with and without its client port |
+//! | [`raft`] | what a Raft of your own must be |
 //! | [`NodeConfig`], [`settings`], [`init`] | settings files, keys, genesis |
 //! | [`SmallMachine`], [`Small`], [`StateMachine`], [`Context`], [`MachineRefusal`] | machines of your own |
 //! | [`kv`] | commands and answers of the built-in store |
@@ -55,17 +63,23 @@
 //!
 //! Only names and [`Server`] stand here; each is documented where it lives.
 
+pub mod adaptive;
 #[cfg(feature = "cli")]
 pub mod child;
+pub mod operator;
 mod server;
 
+pub use adaptive::AdaptiveConsensus;
 pub use dwcp_base as base;
 pub use dwcp_client as client;
 pub use dwcp_proto as proto;
 pub use dwcp_state as state;
 
-pub use dwcp_node::{Mode, Node, NodeConfig, NodeError, NodeHandle, Stop, init, settings};
-pub use dwcp_replica::{Label, Status};
+pub use dwcp_base::{Ack, NetworkMode};
+pub use dwcp_node::{
+    Health, Mode, Node, NodeConfig, NodeError, NodeHandle, StartOptions, Stop, init, settings,
+};
+pub use dwcp_replica::{Label, ProtocolName, Status, raft};
 pub use dwcp_state::kv;
 pub use dwcp_state::{Context, MachineRefusal, Small, SmallMachine, StateMachine};
 pub use server::{Server, ServerError};

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use dwcp_api::{Api, ApiConfig, ApiError, Limits, Readers};
 use dwcp_base::Genesis;
 use dwcp_node::keys::{KeyError, read_tls_identity};
-use dwcp_node::{Node, NodeConfig, NodeError, NodeHandle, Stop};
+use dwcp_node::{Node, NodeConfig, NodeError, NodeHandle, StartOptions, Stop};
 use dwcp_state::StateMachine;
 use dwcp_state::kv::Kv;
 
@@ -49,7 +49,19 @@ impl Server {
         config: NodeConfig,
         empty: impl Fn(&Genesis) -> M + Send + Sync + 'static,
     ) -> Result<Self, ServerError> {
-        let node = Node::start_with(config, empty)?;
+        Self::start_as(config, StartOptions::default(), empty).await
+    }
+
+    /// As [`Server::start_with`], with a Raft of the caller's, or none.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub async fn start_as<M: StateMachine>(
+        config: NodeConfig,
+        options: StartOptions,
+        empty: impl Fn(&Genesis) -> M + Send + Sync + 'static,
+    ) -> Result<Self, ServerError> {
+        let node = Node::start_as(config, options, empty)?;
         match bind(&node).await {
             Ok(api) => Ok(Self { node, api }),
             Err(error) => {

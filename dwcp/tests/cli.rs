@@ -1,9 +1,11 @@
 //! The program as a stranger meets it: the real binary, its exit codes, its words, its processes.
 //!
 //! `refusals` holds one row for every bad input and compares message and exit code; `cluster` starts nodes of real
-//! processes and does what the `--help` texts say; `examples` runs the library's. Nothing here waits for a fixed time: what is waited for has a bound
+//! processes and does what the `--help` texts say; `examples` runs the library's, and `adaptive` asks more of it. Nothing here waits for a fixed time: what is waited for has a bound
 //! far above what any machine needs, and the bound is the only failure.
 
+#[path = "cli/adaptive.rs"]
+mod adaptive;
 #[path = "cli/cluster.rs"]
 mod cluster;
 #[path = "cli/examples.rs"]

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use dwcp_node::init::ClusterOptions;
 use serde_json::json;
 
 use self::load::Work;
@@ -107,7 +108,8 @@ pub struct BenchArgs {
 pub fn run(args: &BenchArgs, json: bool) -> Outcome {
     let mut local = match args.local {
         Some(nodes) => {
-            Some(LocalCluster::create(nodes, args.mode.into(), "bench", false, args.dir.as_deref())?)
+            let options = ClusterOptions { mode: args.mode.into(), ..ClusterOptions::default() };
+            Some(LocalCluster::create(nodes, options, "bench", false, args.dir.as_deref())?)
         }
         None => None,
     };

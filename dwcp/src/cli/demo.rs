@@ -1,6 +1,6 @@
 //! `dwcp demo`: a cluster of real processes that is killed in front of you, and the proof that nothing was lost.
 //!
-//! The parts: `story` decides what happens, `load` are the clients, `journal` what they wrote down, `verify` the judge,
+//! The parts: `story` and `switching` decide what happens, `load` are the clients, `journal` what they wrote down, `verify` the judge,
 //! `report` the figures, `stage` what is seen meanwhile. Here they are put together and cleaned up after.
 
 mod disks;
@@ -9,12 +9,15 @@ mod load;
 mod report;
 mod stage;
 mod story;
+mod switching;
 mod verify;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use dwcp_node::init::ClusterOptions;
+use dwcp_node::settings::Mode;
 
 use self::report::Report;
 use self::story::Story;
@@ -30,23 +33,31 @@ use super::output::{Failure, Kind, Outcome, print_bytes, print_json, say};
 Examples:
   dwcp demo
   dwcp demo --nodes 7 --seconds 60
+  dwcp demo --mode internet         (PBFT alone, among nodes of which some may lie)
   dwcp --json demo | tail -1 | jq .lost
   dwcp demo --keep                  (then: dwcp demo --judge FOLDER)
 
-What happens: start, load, SIGKILL the primary under load, go on without it, restart it and let it catch up, SIGKILL all
-nodes at once, restart all, verify. Every client keeps a journal of what it was told; at the end a fresh client reads
+What happens in hybrid mode: start, load under Raft, switch to PBFT and back under load by an operator's order, twice;
+SIGKILL the Raft leader under load: the others fall back to PBFT by themselves, and return to Raft after a while; restart
+the dead node and let it catch up, SIGKILL all nodes at once, restart all, verify. The commit gap of a switch is the longest
+time between two acknowledgements around it.
+
+In the other modes: start, load, SIGKILL the primary (datacenter: the Raft leader) under load, go on without it, restart it
+and let it catch up, SIGKILL all nodes at once, restart all, verify.
+
+Every client keeps a journal of what it was told; at the end a fresh client reads
 everything back through consensus and once more from each node's own state; when all nodes have stopped their disks are read
 too; and the state digests of all of these are compared at one sequence. Latencies and gaps are what the clients saw. `longest gap` of the whole run leaves out the time in which no
 node was running; each phase's own includes it.
 
 Exit code 0 when nothing was lost, doubled or different; 5 when something was.")]
 pub struct DemoArgs {
-    /// How many nodes; internet mode needs at least 4
+    /// How many nodes; internet and hybrid need at least 4
     #[arg(long, value_name = "COUNT", default_value_t = 4)]
     nodes: usize,
 
-    /// internet: some may lie; datacenter: they only crash
-    #[arg(long, value_enum, default_value = "internet")]
+    /// hybrid: Raft, and PBFT where it fails; internet: PBFT among nodes of which some may lie; datacenter: Raft alone
+    #[arg(long, value_enum, default_value = "hybrid")]
     mode: ModeWord,
 
     /// Seconds of load in all, not counting recoveries
@@ -84,7 +95,13 @@ pub fn run(args: &DemoArgs, json: bool) -> Outcome {
         ));
     }
     let mode = args.mode.into();
-    let mut cluster = LocalCluster::create(args.nodes, mode, "demo", args.keep, args.dir.as_deref())?;
+    if mode == Mode::Hybrid && args.nodes < 4 {
+        return Err(Failure::usage(
+            "--nodes must be at least 4 in hybrid mode: it falls back to PBFT, which needs them",
+        ));
+    }
+    let options = ClusterOptions { mode, calm_ms: switching::CALM_MS, ..ClusterOptions::default() };
+    let mut cluster = LocalCluster::create(args.nodes, options, "demo", args.keep, args.dir.as_deref())?;
     // Children are tied to the thread that starts them, so all of this stays on the main thread.
     let report = runtime()?.block_on(async {
         tokio::select! {

@@ -43,7 +43,7 @@ pub struct LocalNode {
 #[derive(Debug)]
 pub struct LocalCluster {
     pub trial: TrialCluster,
-    mode: Mode,
+    pub mode: Mode,
     // Before the folder: processes must be gone before their files are.
     pub nodes: Vec<LocalNode>,
     folder: Folder,
@@ -53,7 +53,7 @@ impl LocalCluster {
     /// Makes keys, settings and data directories; starts nothing.
     pub fn create(
         nodes: usize,
-        mode: Mode,
+        options: ClusterOptions,
         purpose: &str,
         keep: bool,
         within: Option<&Path>,
@@ -65,7 +65,8 @@ impl LocalCluster {
             .map_err(|error| {
                 Failure::refused(format!("cannot make a folder in {}: {error}; use --dir", within.display()))
             })?;
-        let cluster = ClusterOptions { name: purpose.into(), mode, ..ClusterOptions::default() };
+        let mode = options.mode;
+        let cluster = ClusterOptions { name: purpose.into(), ..options };
         let options = TrialOptions { cluster, ports: Ports::Free, ..TrialOptions::default() };
         let trial = trial_cluster(nodes, &temporary.path().join("cluster"), &options)?;
         let nodes = trial

@@ -264,7 +264,7 @@ fn a_lost_disk_comes_back_as_the_next_incarnation() {
 #[test]
 fn the_demo_loses_nothing_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
-    let args = ["--json", "demo", "--seconds", "4", "--at-least", "200", "--clients", "8", "--dir", "."];
+    let args = ["--json", "demo", "--mode", "internet", "--seconds", "4", "--at-least", "200", "--clients", "8", "--dir", "."];
     let ran = dwcp(folder.path(), &args);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let report: Value = serde_json::from_str(ran.out.lines().last().unwrap()).unwrap();
@@ -287,10 +287,40 @@ fn the_demo_loses_nothing_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn the_demo_switches_under_load_falls_back_by_itself_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["--json", "demo", "--seconds", "5", "--at-least", "200", "--clients", "8", "--dir", "."];
+    let ran = dwcp(folder.path(), &args);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let report: Value = serde_json::from_str(ran.out.lines().last().unwrap()).unwrap();
+    assert_eq!(
+        (&report["mode"], &report["lost"], &report["doubled"], &report["diverged"]),
+        (&"hybrid".into(), &0.into(), &0.into(), &false.into()),
+        "{report}"
+    );
+    let switches = report["switches"].as_array().unwrap();
+    let count = |from: &str, to: &str, planned: bool| {
+        let is_it =
+            |switch: &&Value| switch["from"] == from && switch["to"] == to && switch["planned"] == planned;
+        switches.iter().filter(is_it).count()
+    };
+    assert!(count("raft", "pbft", true) >= 2 && count("pbft", "raft", true) >= 2, "{report}");
+    assert_eq!((count("raft", "pbft", false), count("pbft", "raft", false)), (1, 1), "{report}");
+    assert!(switches.iter().all(|switch| switch["gap_ms"].as_f64().is_some_and(|gap| gap > 0.0)), "{report}");
+    let phases = report["phases"].as_array().unwrap();
+    let killed = |name: &str| {
+        let phase = phases.iter().find(|phase| phase["name"] == name).expect("the phase is told");
+        phase["killed"].as_array().unwrap().len()
+    };
+    assert_eq!((killed("kill leader"), killed("kill all")), (1, 4));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the folder is empty again");
+}
+
+#[test]
 fn an_entry_dropped_doubled_or_altered_on_stopped_disks_is_found() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    let args = ["demo", "--keep", "--seconds", "4", "--at-least", "100", "--clients", "4", "--dir", "."];
+    let args = ["demo", "--mode", "internet", "--keep", "--seconds", "4", "--at-least", "100", "--clients", "4", "--dir", "."];
     assert_eq!(dwcp(at, &args).code, Some(0));
     let kept = std::fs::read_dir(at).unwrap().next().expect("the folder was kept").unwrap().path();
     let judge = || {

@@ -20,7 +20,7 @@ use crate::replace::replace_member;
 use crate::watch::{NodeDigest, PATIENCE, Watch, stuck};
 
 /// Number under which the one who reads everything back writes its journal.
-const READER: u64 = 1_000_000;
+pub(crate) const READER: u64 = 1_000_000;
 /// Records in one page of the read-back.
 const PAGE: u64 = 256;
 /// Impatient clients' last calls have ended this long after the faults.
@@ -104,18 +104,10 @@ pub struct Record {
     pub trouble: Option<String>,
 }
 
-#[derive(Debug)]
-pub struct Campaign<'a> {
-    cluster: &'a mut Cluster,
-    plan: Plan,
-    chance: Chance,
-    pulse: Arc<Pulse>,
-    record: Record,
-}
-
-impl<'a> Campaign<'a> {
-    pub fn new(cluster: &'a mut Cluster, plan: Plan) -> Self {
-        let record = Record {
+impl Record {
+    /// Nothing has happened yet.
+    pub(crate) fn of(cluster: &Cluster) -> Self {
+        Self {
             nodes: cluster.n(),
             f: cluster.f,
             trust: cluster.trust,
@@ -132,7 +124,22 @@ impl<'a> Campaign<'a> {
             read_back: None,
             digests: Vec::new(),
             trouble: None,
-        };
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Campaign<'a> {
+    cluster: &'a mut Cluster,
+    plan: Plan,
+    chance: Chance,
+    pulse: Arc<Pulse>,
+    record: Record,
+}
+
+impl<'a> Campaign<'a> {
+    pub fn new(cluster: &'a mut Cluster, plan: Plan) -> Self {
+        let record = Record::of(cluster);
         let chance = Chance::new(plan.seed).fork("blows");
         Self { cluster, plan, chance, pulse: Pulse::start(), record }
     }
@@ -147,7 +154,7 @@ impl<'a> Campaign<'a> {
         let config = self.cluster.client_config()?;
         let mut watch = Watch::start(config.clone())?;
         let Plan { clients, think_ms, seed, .. } = self.plan;
-        let mut load = Load::start(&config, Work { clients, think_ms, seed }, &self.pulse)?;
+        let mut load = Load::start(&config, Work { clients, think_ms, seed, impatient: true }, &self.pulse)?;
         let mut scribe = Scribe::new(READER, &Client::start(config.clone())?, &self.pulse);
         if let Err(trouble) = self.story(&mut watch, &mut load, &mut scribe, show).await {
             self.record.trouble = Some(trouble.to_string());
@@ -180,19 +187,8 @@ impl<'a> Campaign<'a> {
             let (acknowledged, unknown) = (self.pulse.acknowledged(), self.pulse.unknown());
             show(Progress { blows: self.record.blows, acknowledged, unknown, view: watch.view() });
         }
-        self.progress(1).await?;
-        watch.all_ready(self.cluster).await?;
-        self.record.faults_ended_at_us = self.pulse.now_us();
-        self.pulse.calm();
-        tokio::time::sleep(SETTLE).await;
-        let begins_at_us = self.pulse.now_us();
-        tokio::time::sleep(self.plan.calm).await;
-        load.stop(PATIENCE).await;
-        let limit_us = u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX);
-        self.record.calm = Some(Calm { begins_at_us, limit_us, run_ended_at_us: u64::MAX });
-        self.record.digests = watch.level(self.cluster, scribe).await?;
-        self.record.read_back = Some(read_everything(scribe).await?);
-        self.cluster.check_alive()
+        let calm = self.plan.calm;
+        wind_up(self.cluster, &self.pulse, &mut self.record, watch, load, scribe, calm).await
     }
 
     async fn kill_round(&mut self) -> Result<(), Trouble> {
@@ -233,24 +229,8 @@ impl<'a> Campaign<'a> {
         let n = self.cluster.n();
         let mut nodes: Vec<usize> = (0..n).collect();
         self.chance.shuffle(&mut nodes);
-        let (one, rest) = nodes.split_first().expect("a cluster has nodes");
         let kind = self.record.rounds % 5;
-        let pair = |from: usize, to: usize| [(from, to), (to, from)];
-        let cuts: Vec<(usize, usize)> = match kind {
-            // One is alone, both ways.
-            0 => rest.iter().flat_map(|other| pair(*one, *other)).collect(),
-            // It hears and is not heard; the primary now and then.
-            1 => rest.iter().map(|other| (*one, *other)).collect(),
-            // It is heard and does not hear.
-            2 => rest.iter().map(|other| (*other, *one)).collect(),
-            // Two halves, of which neither is a quorum.
-            HALVES => {
-                let (left, right) = nodes.split_at(n / 2);
-                left.iter().flat_map(|a| right.iter().flat_map(move |b| pair(*a, *b))).collect()
-            }
-            // A single link.
-            _ => pair(nodes[0], nodes[n - 1]).to_vec(),
-        };
+        let cuts = cuts(kind, &nodes);
         let network = self.cluster.network.as_ref().expect("partitions need namespaces");
         cuts.iter().try_for_each(|(from, to)| network.cut(*from, *to))?;
         self.record.blows += 1;
@@ -379,22 +359,73 @@ impl<'a> Campaign<'a> {
         self.progress(more).await
     }
 
-    /// Until so many more commands were acknowledged. All nodes are up, so it must come.
     async fn progress(&mut self, more: u64) -> Result<(), Trouble> {
-        let (before, began) = (self.pulse.acknowledged(), Instant::now());
-        while self.pulse.acknowledged() < before + more {
-            self.cluster.check_alive()?;
-            if began.elapsed() > PATIENCE {
-                return Err(stuck(self.cluster, "nothing is acknowledged although all nodes run".into()));
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-        Ok(())
+        progress(self.cluster, &self.pulse, more).await
     }
 
     async fn pause_between(&mut self, low_ms: u64, high_ms: u64) {
         tokio::time::sleep(Duration::from_millis(self.chance.between(low_ms, high_ms))).await;
     }
+}
+
+/// The directions that are cut in a partition of this kind, 0 to 4, for nodes in an order drawn by chance.
+pub(crate) fn cuts(kind: u64, nodes: &[usize]) -> Vec<(usize, usize)> {
+    let n = nodes.len();
+    let (one, rest) = nodes.split_first().expect("a cluster has nodes");
+    let pair = |from: usize, to: usize| [(from, to), (to, from)];
+    match kind {
+        // One is alone, both ways.
+        0 => rest.iter().flat_map(|other| pair(*one, *other)).collect(),
+        // It hears and is not heard; the primary now and then.
+        1 => rest.iter().map(|other| (*one, *other)).collect(),
+        // It is heard and does not hear.
+        2 => rest.iter().map(|other| (*other, *one)).collect(),
+        // Two halves, of which neither is a quorum.
+        HALVES => {
+            let (left, right) = nodes.split_at(n / 2);
+            left.iter().flat_map(|a| right.iter().flat_map(move |b| pair(*a, *b))).collect()
+        }
+        // A single link.
+        _ => pair(nodes[0], nodes[n - 1]).to_vec(),
+    }
+}
+
+/// Until so many more commands were acknowledged. Enough nodes are up, so it must come.
+pub(crate) async fn progress(cluster: &mut Cluster, pulse: &Pulse, more: u64) -> Result<(), Trouble> {
+    let (before, began) = (pulse.acknowledged(), Instant::now());
+    while pulse.acknowledged() < before + more {
+        cluster.check_alive()?;
+        if began.elapsed() > PATIENCE {
+            return Err(stuck(cluster, "nothing is acknowledged although all nodes run".into()));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
+/// The end of a run: all nodes are up; calm, then the nodes are compared at one checkpoint and everything is read back.
+pub(crate) async fn wind_up(
+    cluster: &mut Cluster,
+    pulse: &Pulse,
+    record: &mut Record,
+    watch: &Watch,
+    load: &mut Load,
+    scribe: &mut Scribe,
+    calm: Duration,
+) -> Result<(), Trouble> {
+    progress(cluster, pulse, 1).await?;
+    watch.all_ready(cluster).await?;
+    record.faults_ended_at_us = pulse.now_us();
+    pulse.calm();
+    tokio::time::sleep(SETTLE).await;
+    let begins_at_us = pulse.now_us();
+    tokio::time::sleep(calm).await;
+    load.stop(PATIENCE).await;
+    let limit_us = u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX);
+    record.calm = Some(Calm { begins_at_us, limit_us, run_ended_at_us: u64::MAX });
+    record.digests = watch.level(cluster, scribe).await?;
+    record.read_back = Some(read_everything(scribe).await?);
+    cluster.check_alive()
 }
 
 /// Every record under the prefixes that `check::read_back` judges, read through consensus, page by page.

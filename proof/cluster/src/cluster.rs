@@ -277,6 +277,15 @@ impl Cluster {
         Ok(config)
     }
 
+    /// As the one whose orders count.
+    ///
+    /// # Errors
+    /// A client file that cannot be used.
+    pub fn admin_config(&self) -> Result<ClientConfig, Trouble> {
+        ClientConfig::read(&self.client_file, Some("admin"))
+            .map_err(|error| Trouble::ClientFile(error.to_string()))
+    }
+
     /// The folder stays when this is dropped.
     pub fn keep(&mut self) -> &Path {
         if let Some(folder) = self.folder.take() {

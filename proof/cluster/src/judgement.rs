@@ -44,7 +44,7 @@ impl Judgement {
             && self.linearizable
     }
 
-    fn find(&mut self, what: String) {
+    pub(crate) fn find(&mut self, what: String) {
         if self.findings.len() < FINDINGS_MAX {
             self.findings.push(what);
         }
@@ -115,7 +115,7 @@ fn judge_labels(clients: &[ClientJournal], record: &Record, judgement: &mut Judg
     }
 }
 
-fn is_stale_read(command: &Command) -> bool {
+pub(crate) fn is_stale_read(command: &Command) -> bool {
     matches!(command.operation, Operation::Range { stale: true, .. })
 }
 
@@ -169,17 +169,22 @@ fn judge_digests(record: &Record, judgement: &mut Judgement) {
 }
 
 fn longest_gap_us(clients: &[ClientJournal], until_us: u64) -> u64 {
-    let mut times: Vec<u64> = clients
-        .iter()
-        .flat_map(|journal| &journal.commands)
-        .filter(|command| !is_stale_read(command))
-        .filter_map(|command| match command.outcome {
-            Outcome::Ok { returned_at_us, .. } if returned_at_us <= until_us => Some(returned_at_us),
-            _ => None,
-        })
-        .collect();
+    let times = acknowledged_at_us(clients);
+    let until = times.partition_point(|at_us| *at_us <= until_us);
+    times[..until].windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
+}
+
+/// When commands were acknowledged, in order.
+pub(crate) fn acknowledged_at_us(clients: &[ClientJournal]) -> Vec<u64> {
+    let commands = clients.iter().flat_map(|journal| &journal.commands);
+    let acknowledged =
+        commands.filter(|command| !is_stale_read(command)).filter_map(|command| match command.outcome {
+            Outcome::Ok { returned_at_us, .. } => Some(returned_at_us),
+            Outcome::Refused { .. } | Outcome::Unknown { .. } => None,
+        });
+    let mut times: Vec<u64> = acknowledged.collect();
     times.sort_unstable();
-    times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
+    times
 }
 
 #[cfg(test)]

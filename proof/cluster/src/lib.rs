@@ -22,6 +22,7 @@ pub mod process;
 pub mod replace;
 pub mod report;
 pub mod serve;
+pub mod soak;
 pub mod translate;
 pub mod watch;
 
@@ -30,3 +31,4 @@ pub use cluster::{Cluster, Options};
 pub use error::Trouble;
 pub use judgement::Judgement;
 pub use load::Load;
+pub use soak::Soak;

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use check::operation::{Compare, Relation, Target};
 use check::{
-    Answer, ClientJournal, CommandId, History, Interval, KeyValue, Label, Operation, Reply, read_back,
+    Answer, ClientJournal, CommandId, History, Interval, KeyValue, Label, Operation, Outcome, Reply,
+    read_back,
 };
 use dwcp_base::{Chance, ReplicaId};
 use dwcp_client::{Believed, CallOptions, Client, ClientConfig, Receipt, Session};
@@ -111,6 +112,15 @@ impl Scribe {
         self.journal.clone()
     }
 
+    /// The label of the last answer; `None` when there was none to the last question.
+    pub fn last_label(&self) -> Option<Label> {
+        let journal = lock(&self.journal);
+        match journal.commands.last()?.outcome {
+            Outcome::Ok { label, .. } => Some(label),
+            Outcome::Refused { .. } | Outcome::Unknown { .. } => None,
+        }
+    }
+
     /// Asks the cluster; `None` when there was no answer, whatever the reason.
     pub async fn ask(&mut self, operation: Operation) -> Option<Answer> {
         let command = translate::command(&operation).expect("the workload asks for what has a translation");
@@ -206,6 +216,8 @@ pub struct Work {
     /// Mean pause between two commands of a client.
     pub think_ms: u64,
     pub seed: u64,
+    /// Whether every fourth client gives up early.
+    pub impatient: bool,
 }
 
 /// Clients at work.
@@ -229,7 +241,7 @@ impl Load {
             }
             let shared = client.as_ref().expect("the first session makes a client");
             let mut scribe = Scribe::new(number, shared, pulse);
-            scribe.is_impatient = number % 4 == 3;
+            scribe.is_impatient = work.impatient && number % 4 == 3;
             load.journals.push(scribe.journal());
             let chance = Chance::new(work.seed).fork(&format!("client {number}"));
             let worker = Worker { scribe, chance, nodes, think_ms: work.think_ms };

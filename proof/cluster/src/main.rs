@@ -4,12 +4,13 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use cluster::campaign::Progress;
-use cluster::report::Report;
-use cluster::{Campaign, Cluster, Fault, Options, Plan, judgement, network, serve};
+use cluster::report::{Report, SoakReport};
+use cluster::{Campaign, Cluster, Fault, Options, Plan, Soak, judgement, network, serve, soak};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// The log of a node whose disk fills up soon needs the next segment.
@@ -43,6 +44,16 @@ enum Command {
     /// Fill one node's disk under load, make room again, kill another; then judge (needs root)
     #[command(after_help = "Example:\n  sudo cargo run --release -p cluster -- full")]
     Full(Run),
+    /// Order one mode after another under load, with or without faults; then judge
+    #[command(after_help = "\
+Examples:
+  cargo run --release -p cluster -- soak --switches 1000
+  sudo cargo run --release -p cluster -- soak --switches 100 --faults
+
+The orders go round internet, hybrid, datacenter, until so many epochs were opened. Without faults there must be no client
+error at all, no failover, and an acknowledged command in every epoch. With faults one node at a time is killed, stopped or
+(as root) cut off, and no client may wait longer than 30 s.")]
+    Soak(Soaking),
     /// Does anything come back from this address? (run by `partitions`)
     #[command(hide = true)]
     Reach { address: std::net::IpAddr },
@@ -93,6 +104,21 @@ struct Run {
     json: bool,
 }
 
+#[derive(Clone, Debug, Args)]
+struct Soaking {
+    /// Epochs to be opened
+    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    switches: u64,
+    /// Kill, stop and cut off nodes meanwhile
+    #[arg(long)]
+    faults: bool,
+    /// Spread the orders over so long [default: one as soon as the last was followed]
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    seconds: u64,
+    #[command(flatten)]
+    run: Run,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum ModeWord {
     Internet,
@@ -127,6 +153,22 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             network::enter()?;
             hit("partitions", Fault::Partition, run.count, &run.run)
         }
+        Command::Soak(soaking) if soaking.run.mode.is_some() => {
+            bail!("--mode is not for soak: its orders go round all modes")
+        }
+        Command::Soak(soaking) if soaking.run.nodes < 4 => {
+            bail!("--nodes must be at least 4: the orders go round, and internet mode needs them")
+        }
+        Command::Soak(soaking) => {
+            if soaking.faults && network::is_available() {
+                network::enter()?;
+            } else if soaking.faults {
+                eprintln!(
+                    "no partitions in this run: they need root, `unshare`, `ip` and a kernel with namespaces"
+                );
+            }
+            soak(&soaking)
+        }
         Command::Full(run) if run.nodes < 3 => {
             bail!("--nodes must be at least 3: with fewer, nobody goes on while one node stops")
         }
@@ -138,8 +180,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
 }
 
 fn hit(name: &'static str, fault: Fault, count: u64, run: &Run) -> anyhow::Result<ExitCode> {
-    let clock = || std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_millis() as u64 % 1_000_000);
-    let seed = run.seed.unwrap_or_else(clock);
+    let seed = run.seed();
     let program = std::env::current_exe().context("cannot find this very program")?;
     let options = match run.mode {
         None if run.nodes < 4 => Options::datacenter(program),
@@ -153,17 +194,72 @@ fn hit(name: &'static str, fault: Fault, count: u64, run: &Run) -> anyhow::Resul
         segment_bytes: (fault == Fault::Full).then_some(SMALL_SEGMENT_BYTES),
         ..options
     };
+    on_a_cluster(run, options, async |cluster| {
+        let plan = Plan { clients: run.clients, think_ms: run.think_ms, ..Plan::new(fault, count, seed) };
+        let mut stage = Stage::new(name, plan.count);
+        let record = Campaign::new(cluster, plan).run(&mut |progress| stage.show(progress)).await?;
+        stage.judge();
+        let report = Report::new(name, seed, &record, judgement::judge(&record));
+        stage.end();
+        let is_clean = report.judgement.is_clean();
+        Ok(Told {
+            is_clean,
+            json: serde_json::to_string(&report)?,
+            text: report.text(),
+            journals: record.history,
+        })
+    })
+}
+
+fn soak(soaking: &Soaking) -> anyhow::Result<ExitCode> {
+    let run = &soaking.run;
+    let program = std::env::current_exe().context("cannot find this very program")?;
+    let namespaces = soaking.faults && network::is_available();
+    let options = Options { within: run.dir.clone(), namespaces, ..Options::hybrid(program) };
+    on_a_cluster(run, options, async |cluster| {
+        let plan = soak::Plan {
+            switches: soaking.switches,
+            faults: soaking.faults,
+            seed: run.seed(),
+            clients: run.clients,
+            think_ms: run.think_ms,
+            spread: Duration::from_secs(soaking.seconds),
+            calm: Duration::from_secs(3),
+        };
+        let mut stage = Stage::new("epochs", plan.switches);
+        let soaked = Soak::new(cluster, plan).run(&mut |progress| stage.show(progress)).await?;
+        stage.judge();
+        let report = SoakReport::new(&soaked, soak::judge(&soaked));
+        stage.end();
+        let is_clean = report.judgement.is_clean();
+        let (json, text) = (serde_json::to_string(&report)?, report.text());
+        Ok(Told { is_clean, json, text, journals: soaked.record.history })
+    })
+}
+
+/// What is left to say when all is judged.
+struct Told {
+    is_clean: bool,
+    json: String,
+    text: String,
+    journals: check::History,
+}
+
+/// Starts a cluster, has the story told on it, and says how it went. Its folder stays when it is asked for or needed.
+fn on_a_cluster(
+    run: &Run,
+    options: Options,
+    story: impl AsyncFnOnce(&mut Cluster) -> anyhow::Result<Told>,
+) -> anyhow::Result<ExitCode> {
     // Nodes are tied to the thread that starts them, so all of this stays on the main thread.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut cluster = Cluster::start(usize::from(run.nodes), options)?;
-        let plan = Plan { clients: run.clients, think_ms: run.think_ms, ..Plan::new(fault, count, seed) };
         let told = tokio::select! {
-            told = tell(name, &mut cluster, plan) => told,
+            told = story(&mut cluster) => told,
             _ = interrupted() => bail!("interrupted; all nodes are stopped"),
         };
-        let (report, journals) = told?;
-        let is_clean = report.judgement.is_clean();
+        let Told { is_clean, json, text, journals } = told?;
         if run.keep || !is_clean {
             let folder = cluster.keep().to_path_buf();
             let path = folder.join("journals.jsonl");
@@ -173,26 +269,20 @@ fn hit(name: &'static str, fault: Fault, count: u64, run: &Run) -> anyhow::Resul
             eprintln!("kept: {}", folder.display());
         }
         if run.json {
-            println!("{}", serde_json::to_string(&report)?);
+            println!("{json}");
         } else {
-            print!("{}", report.text());
+            print!("{text}");
         }
         Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
 }
 
-async fn tell(
-    name: &'static str,
-    cluster: &mut Cluster,
-    plan: Plan,
-) -> anyhow::Result<(Report, check::History)> {
-    let seed = plan.seed;
-    let mut stage = Stage::new(name, plan.count);
-    let record = Campaign::new(cluster, plan).run(&mut |progress| stage.show(progress)).await?;
-    stage.judge();
-    let judgement = judgement::judge(&record);
-    stage.end();
-    Ok((Report::new(name, seed, &record, judgement), record.history))
+impl Run {
+    fn seed(&self) -> u64 {
+        let clock =
+            || std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_millis() as u64 % 1_000_000);
+        self.seed.unwrap_or_else(clock)
+    }
 }
 
 /// Resolves when a person (Ctrl-C) or the system (SIGTERM) wants an end.

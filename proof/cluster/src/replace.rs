@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use dwcp_base::crypto::Ed25519;
 use dwcp_base::{Incarnation, ReplicaId};
-use dwcp_client::{Client, ClientConfig, ClientFile, OrderOutcome};
+use dwcp_client::{Client, ClientFile, OrderOutcome};
 use dwcp_log::{OperatorOrder, SignedMemberOrder};
 use dwcp_node::init::replacement;
 
@@ -30,7 +30,7 @@ pub async fn replace_member(cluster: &mut Cluster, node: usize) -> Result<u64, T
     set_setting(&made.config_file, VIEW_TIMEOUT, view_timeout_ms)?;
 
     let unusable = |error: &dyn std::fmt::Display| Trouble::ClientFile(error.to_string());
-    let admin = ClientConfig::read(&cluster.client_file, Some("admin")).map_err(|error| unusable(&error))?;
+    let admin = cluster.admin_config()?;
     let key = Ed25519::new(admin.principal.seed, &[]);
     let signed =
         SignedMemberOrder::new(made.order.clone(), admin.cluster, admin.principal.public_key(), &key);

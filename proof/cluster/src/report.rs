@@ -3,8 +3,11 @@
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
+use dwcp::ProtocolName;
+
 use crate::campaign::Record;
 use crate::judgement::Judgement;
+use crate::soak::{Blows, Gaps, SoakJudgement, Soaked, gaps};
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -46,9 +49,7 @@ impl Report {
     #[must_use]
     pub fn text(&self) -> String {
         let judged = &self.judgement;
-        let mut rows = Table::new();
-        rows.load_preset(presets::NOTHING);
-        rows.set_header([
+        let mut rows = plain_table(&[
             self.fault,
             "acknowledged",
             "unknown",
@@ -73,15 +74,9 @@ impl Report {
         ];
         let seconds = format!("{:.1}", self.seconds);
         rows.add_row(figures.iter().map(u64::to_string).chain([seconds]));
-        rows.column_iter_mut().for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+        align_right(&mut rows);
         let order = if judged.linearizable { "linearizable" } else { "NOT shown to be linearizable" };
-        let states = match (judged.diverged, self.digest_sequence) {
-            (true, _) => "the nodes' states DIFFER".to_string(),
-            (false, 0) => "the nodes' states were not compared".to_string(),
-            (false, sequence) => {
-                format!("all {} nodes hold the same state at sequence {sequence}", self.nodes)
-            }
-        };
+        let states = states_text(judged.diverged, self.digest_sequence, self.nodes);
         let mut text = format!(
             "{rows}\n{} rounds: {} beyond what the quorum can spare, {} of them all nodes at once; {} blows while starting; \
              seed {}\n{order}; {states}; {} stale reads of single nodes were true to some past\n",
@@ -92,11 +87,114 @@ impl Report {
             self.seed,
             judged.stale_reads
         );
-        for finding in &judged.findings {
-            text.push_str("VIOLATION ");
-            text.push_str(finding);
-            text.push('\n');
-        }
+        push_findings(&mut text, judged);
         text
+    }
+}
+
+/// What a soak tells at its end.
+#[derive(Clone, Debug, Serialize)]
+pub struct SoakReport {
+    pub nodes: usize,
+    pub seed: u64,
+    pub switches: u64,
+    pub orders: u64,
+    pub blows: Blows,
+    pub failovers: u64,
+    pub view_changes: u64,
+    pub raft_to_pbft: Gaps,
+    pub pbft_to_raft: Gaps,
+    pub raft_to_raft: Gaps,
+    pub digest_sequence: u64,
+    pub seconds: f64,
+    #[serde(flatten)]
+    pub judgement: SoakJudgement,
+}
+
+impl SoakReport {
+    #[must_use]
+    pub fn new(soaked: &Soaked, judgement: SoakJudgement) -> Self {
+        let (raft, pbft) = (ProtocolName::Raft, ProtocolName::Pbft);
+        let record = &soaked.record;
+        Self {
+            nodes: record.nodes,
+            seed: soaked.plan.seed,
+            switches: soaked.plan.switches,
+            orders: soaked.switches.len() as u64,
+            blows: soaked.blows,
+            failovers: soaked.failovers,
+            view_changes: record.view,
+            raft_to_pbft: gaps(soaked, raft, pbft),
+            pbft_to_raft: gaps(soaked, pbft, raft),
+            raft_to_raft: gaps(soaked, raft, raft),
+            digest_sequence: record.digests.first().map_or(0, |digest| digest.sequence),
+            seconds: (record.seconds * 10.0).round() / 10.0,
+            judgement,
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let SoakJudgement { base, client_errors, epochs, unproved } = &self.judgement;
+        let mut rows = plain_table(&["switch", "count", "gap p50 ms", "gap p99 ms", "gap max ms"]);
+        let kinds = [
+            ("raft -> pbft", self.raft_to_pbft),
+            ("pbft -> raft", self.pbft_to_raft),
+            ("raft -> raft", self.raft_to_raft),
+        ];
+        for (name, gaps) in kinds {
+            let figures = [gaps.count, gaps.p50_ms, gaps.p99_ms, gaps.max_ms];
+            rows.add_row([name.to_string()].into_iter().chain(figures.iter().map(u64::to_string)));
+        }
+        align_right(&mut rows);
+        let Blows { kills, stops, cuts } = self.blows;
+        let order = if base.linearizable { "linearizable" } else { "NOT shown to be linearizable" };
+        let states = states_text(base.diverged, self.digest_sequence, self.nodes);
+        let mut text = format!(
+            "{rows}\n{} orders, {epochs} epochs on every node, {} of them without an acknowledged command; {} failovers, {} view \
+             changes; {kills} kills, {stops} stops, {cuts} cuts; {} s, seed {}\n{} acknowledged, {} lost, {} doubled, {} stale, \
+             {client_errors} client errors; longest gap {} ms\n{order}; {states}\n",
+            self.orders,
+            unproved,
+            self.failovers,
+            self.view_changes,
+            self.seconds,
+            self.seed,
+            base.acknowledged,
+            base.lost,
+            base.doubled,
+            base.stale,
+            base.longest_gap_ms,
+        );
+        push_findings(&mut text, base);
+        text
+    }
+}
+
+fn plain_table(header: &[&str]) -> Table {
+    let mut rows = Table::new();
+    rows.load_preset(presets::NOTHING);
+    rows.set_header(header.iter().copied());
+    rows
+}
+
+fn align_right(rows: &mut Table) {
+    rows.column_iter_mut().for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+}
+
+fn states_text(diverged: bool, digest_sequence: u64, nodes: usize) -> String {
+    match (diverged, digest_sequence) {
+        (true, _) => "the nodes' states DIFFER".to_string(),
+        (false, 0) => "the nodes' states were not compared".to_string(),
+        (false, sequence) => format!("all {nodes} nodes hold the same state at sequence {sequence}"),
+    }
+}
+
+fn push_findings(text: &mut String, judged: &Judgement) {
+    for finding in &judged.findings {
+        text.push_str("VIOLATION ");
+        text.push_str(finding);
+        text.push('\n');
     }
 }

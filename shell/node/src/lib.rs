@@ -38,5 +38,7 @@ mod start;
 pub use client::{Busy, ClientPort, ClientReplies, ClientRequests};
 pub use http::HttpError;
 pub use logging::{LIFE, start_journal};
-pub use node::{EXIT_FAILED, EXIT_HALTED, Health, Node, NodeError, NodeHandle, NotAnswering, Stop};
+pub use node::{
+    EXIT_FAILED, EXIT_HALTED, Health, Node, NodeError, NodeHandle, NotAnswering, StartOptions, Stop,
+};
 pub use settings::{LogLevel, Mode, NodeConfig, SettingsError};

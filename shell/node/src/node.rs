@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use dwcp_base::{ClusterId, Genesis, Incarnation, PublicKey, ReplicaId};
+use dwcp_replica::raft::{OwnRaft, RaftMaker};
 use dwcp_replica::{ClientId, Status};
 use dwcp_state::StateMachine;
 use dwcp_state::kv::Kv;
@@ -136,6 +137,19 @@ impl fmt::Display for Health {
     }
 }
 
+/// What a program that embeds a node brings along, beside its machine.
+#[derive(Clone, Debug)]
+pub struct StartOptions {
+    /// Makes this node's part in a segment. `None`: it takes part in none.
+    pub raft: Option<Arc<dyn RaftMaker>>,
+}
+
+impl Default for StartOptions {
+    fn default() -> Self {
+        Self { raft: Some(Arc::new(OwnRaft)) }
+    }
+}
+
 /// Starts nodes.
 #[derive(Debug)]
 pub struct Node;
@@ -158,7 +172,19 @@ impl Node {
         config: NodeConfig,
         empty: impl Fn(&Genesis) -> M + Send + Sync + 'static,
     ) -> Result<NodeHandle, NodeError> {
-        start::start(config, empty)
+        Self::start_as(config, StartOptions::default(), empty)
+    }
+
+    /// As [`Node::start_with`], with a Raft of the caller's, or none.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn start_as<M: StateMachine>(
+        config: NodeConfig,
+        options: StartOptions,
+        empty: impl Fn(&Genesis) -> M + Send + Sync + 'static,
+    ) -> Result<NodeHandle, NodeError> {
+        start::start(config, options, empty)
     }
 
     /// What the disk of a node that does not run remembers, as a replica that answers `query` and `status` and says

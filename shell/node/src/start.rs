@@ -6,7 +6,6 @@ use std::sync::atomic::AtomicU64;
 use bytes::Bytes;
 use dwcp_base::limits::MESSAGE_BYTES_MAX;
 use dwcp_base::{ClusterId, Crypto, Genesis, Incarnation, Member, Mutants, PublicKey, Sequence, Ticket};
-use dwcp_replica::raft::{OwnRaft, RaftMaker};
 use dwcp_replica::{MachineFactory, Outbox, RecoveredSnapshot, Recovery, Replica, Setup};
 use dwcp_state::StateMachine;
 use dwcp_storage::{DataDir, Lsn, OpenedDir, SnapshotStore, StorageError, Wal, WalRecord, WalSettings};
@@ -25,7 +24,7 @@ use crate::keys::{SecretSeed, key_hex, read_tls_identity};
 use crate::links::{Incarnations, Links};
 use crate::logging::LIFE;
 use crate::metrics::Metrics;
-use crate::node::{NodeError, NodeHandle, Shared, Stop, WeakNode};
+use crate::node::{NodeError, NodeHandle, Shared, StartOptions, Stop, WeakNode};
 use crate::settings::{NodeConfig, Queues};
 use crate::snapshots::{SnapshotThreads, meta_of};
 
@@ -34,6 +33,7 @@ const WIRE_VERSION: u16 = 1;
 
 pub(crate) fn start<M: StateMachine>(
     config: NodeConfig,
+    options: StartOptions,
     empty: impl Fn(&Genesis) -> M + Send + Sync + 'static,
 ) -> Result<NodeHandle, NodeError> {
     let runtime = Handle::try_current().map_err(|_| NodeError::NoRuntime)?;
@@ -68,7 +68,7 @@ pub(crate) fn start<M: StateMachine>(
         me: config.replica,
         incarnation,
         settings: config.to_settings(),
-        raft: Some(Arc::new(OwnRaft)),
+        raft: options.raft,
         seed: random_u64()?,
         mutants: Mutants::default(),
     };
@@ -146,7 +146,7 @@ pub(crate) fn read_stopped<M: StateMachine>(
     let settings = config.to_settings();
     let genesis = Arc::new(genesis);
     let (me, mutants) = (config.replica, Mutants::default());
-    let raft: Option<Arc<dyn RaftMaker>> = Some(Arc::new(OwnRaft));
+    let StartOptions { raft } = StartOptions::default();
     let setup = Setup { genesis: genesis.clone(), me, incarnation, settings, raft, seed: 0, mutants };
     let machines: MachineFactory<M> = Arc::new(move || empty(&genesis));
     Replica::recover(setup, machines, crypto, recovery, Clock::start().now(), &mut Outbox::default())

@@ -33,6 +33,30 @@ pub struct Killed {
     pub primary: bool,
 }
 
+/// A change of what orders commands, as the story-teller saw it: from the order or the blow until commands were
+/// acknowledged behind it.
+#[derive(Clone, Copy, Debug)]
+pub struct Switch {
+    pub from: &'static str,
+    pub to: &'static str,
+    /// The operator ordered it.
+    pub planned: bool,
+    pub cause: &'static str,
+    pub began_us: u64,
+    pub ended_us: u64,
+}
+
+/// A switch with its gap.
+#[derive(Clone, Debug, Serialize)]
+pub struct SwitchReport {
+    pub from: &'static str,
+    pub to: &'static str,
+    pub planned: bool,
+    /// The longest interval between two acknowledgements, one after the other, that touches the switch.
+    pub gap_ms: f64,
+    pub cause: &'static str,
+}
+
 /// A phase with its figures.
 #[derive(Clone, Debug, Serialize)]
 pub struct PhaseReport {
@@ -70,6 +94,7 @@ pub struct Report {
     pub digest: String,
     pub findings: Vec<String>,
     pub phases: Vec<PhaseReport>,
+    pub switches: Vec<SwitchReport>,
 }
 
 /// Figures of one phase: acknowledgements that arrived in it.
@@ -113,15 +138,29 @@ pub fn measure(phase: &Phase, journal: &[Entry]) -> PhaseReport {
 /// The longest silence among acknowledgements that a quorum could have given: outages named in `excluded` (all nodes
 /// dead) do not count.
 pub fn longest_gap_ms(journal: &[Entry], excluded: &[(u64, u64)]) -> f64 {
-    let mut done: Vec<u64> =
-        journal.iter().filter(|entry| entry.acknowledged().is_some()).map(|entry| entry.done_us).collect();
-    done.sort_unstable();
+    let done = acknowledged_at(journal);
     let gap = |pair: &[u64]| {
         let dead: u64 =
             excluded.iter().map(|(from, to)| (*to).min(pair[1]).saturating_sub((*from).max(pair[0]))).sum();
         (pair[1] - pair[0]).saturating_sub(dead)
     };
     ms(done.windows(2).map(gap).max().unwrap_or(0))
+}
+
+/// The longest interval between consecutive acknowledgements that touches the time of a switch.
+pub fn measure_switch(switch: &Switch, done: &[u64]) -> SwitchReport {
+    let Switch { from, to, planned, cause, began_us, ended_us } = *switch;
+    let touching = done.windows(2).filter(|pair| pair[1] >= began_us && pair[0] <= ended_us);
+    let gap_ms = ms(touching.map(|pair| pair[1] - pair[0]).max().unwrap_or(0));
+    SwitchReport { from, to, planned, gap_ms, cause }
+}
+
+/// When something was acknowledged, in order.
+fn acknowledged_at(journal: &[Entry]) -> Vec<u64> {
+    let acknowledged = journal.iter().filter(|entry| entry.acknowledged().is_some());
+    let mut done: Vec<u64> = acknowledged.map(|entry| entry.done_us).collect();
+    done.sort_unstable();
+    done
 }
 
 fn ms(us: u64) -> f64 {
@@ -135,6 +174,7 @@ fn seconds(us: u64) -> f64 {
 impl Report {
     pub fn new(nodes: usize, mode: &'static str, clients: u32, record: &Record, verdict: Verdict) -> Self {
         let (phases, journal) = (&record.phases, &record.journal);
+        let done = acknowledged_at(journal);
         let digest = record.nodes.first().map(|node| node.digest.clone()).unwrap_or_default();
         Self {
             nodes,
@@ -151,6 +191,7 @@ impl Report {
             digest: digest.1,
             findings: verdict.findings,
             phases: phases.iter().map(|phase| measure(phase, journal)).collect(),
+            switches: record.switches.iter().map(|switch| measure_switch(switch, &done)).collect(),
         }
     }
 
@@ -196,8 +237,9 @@ impl Report {
                 self.nodes
             )
         };
+        let switches = self.switches_text();
         let mut text = format!(
-            "\n{rows}\n\n{} acknowledged, {} lost, {} doubled, {} not applied, {} unknown; longest gap {} ms\n{agreed}\n",
+            "\n{rows}\n{switches}\n{} acknowledged, {} lost, {} doubled, {} not applied, {} unknown; longest gap {} ms\n{agreed}\n",
             thousands(self.acknowledged),
             figure(self.lost),
             figure(self.doubled),
@@ -209,6 +251,26 @@ impl Report {
             text.push_str(&format!("  {finding}\n"));
         }
         text
+    }
+
+    /// A table of the switches and their gaps; empty where there was none.
+    fn switches_text(&self) -> String {
+        if self.switches.is_empty() {
+            return String::new();
+        }
+        let mut rows = table(&["switch", "cause", "planned", "commit gap ms"]);
+        align_numbers(&mut rows, 3..=3);
+        for switch in &self.switches {
+            let planned = if switch.planned { "yes" } else { "no" };
+            let (from, to) = (switch.from, switch.to);
+            rows.add_row([
+                format!("{from} -> {to}"),
+                switch.cause.into(),
+                planned.into(),
+                milliseconds(switch.gap_ms),
+            ]);
+        }
+        format!("\n{rows}\n")
     }
 }
 
@@ -258,6 +320,27 @@ mod tests {
         let phase = Phase { name: "load", began_us: 0, ended_us: 7_000, ..Phase::default() };
         let report = measure(&phase, &[]);
         assert_eq!((report.acknowledged, report.longest_gap_ms, report.p50_ms), (0, 7.0, 0.0));
+    }
+
+    #[test]
+    fn a_switch_is_charged_with_the_longest_silence_that_touches_it() {
+        let journal = [entry(0, 10), entry(0, 90), entry(0, 100), entry(0, 130), entry(0, 400)];
+        let switch = Switch {
+            from: "raft",
+            to: "pbft",
+            planned: true,
+            cause: "ordered",
+            began_us: 95_000,
+            ended_us: 130_000,
+        };
+        let gap = |began_ms: u64, ended_ms: u64| {
+            let switch = Switch { began_us: began_ms * 1000, ended_us: ended_ms * 1000, ..switch };
+            measure_switch(&switch, &acknowledged_at(&journal)).gap_ms
+        };
+        assert_eq!(gap(95, 120), 30.0);
+        assert_eq!(gap(95, 130), 270.0, "what begins where the switch ends counts");
+        assert_eq!(gap(50, 60), 80.0, "a silence around the whole switch");
+        assert_eq!(gap(500, 600), 0.0);
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! The demo's course of events: which process is started and killed when, and how it is known that the cluster got over
 //! it. It judges nothing (`verify.rs`) and measures nothing (`report.rs`): it notes phases and collects what they need.
+//! What hybrid mode adds stands in `switching.rs`.
 
 use std::time::{Duration, Instant};
 
 use dwcp_client::Status;
+use dwcp_node::settings::Mode;
 use dwcp_state::kv::{KvBody, KvCommand, KvReply, Range};
 
 use super::journal::{Entry, PREFIX};
 use super::load::Load;
-use super::report::{Killed, Phase};
+use super::report::{Killed, Phase, Switch};
 use super::stage::Stage;
 use super::verify::{Held, Holding, NodeView};
 use crate::cli::cluster::Link;
@@ -16,9 +18,9 @@ use crate::cli::local::LocalCluster;
 use crate::cli::output::{Failure, Kind, Outcome, thousands};
 
 /// A cluster on one machine that takes longer than this for anything is broken.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 /// Between two looks at the nodes.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+pub const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long all nodes stay dead.
 const DEAD_FOR: Duration = Duration::from_millis(500);
 /// Keys read in one page.
@@ -35,24 +37,40 @@ pub struct Record {
     pub nodes: Vec<NodeView>,
     /// When no node was running.
     pub dead: Vec<(u64, u64)>,
+    pub switches: Vec<Switch>,
 }
 
 #[derive(Debug)]
 pub struct Story<'a> {
-    cluster: &'a mut LocalCluster,
+    pub cluster: &'a mut LocalCluster,
     clock: Instant,
-    stage: Stage,
+    pub stage: Stage,
     phases: Vec<Phase>,
+    pub switches: Vec<Switch>,
     /// How long load is watched between two events.
-    stretch: Duration,
+    pub stretch: Duration,
     /// The load ends no sooner than after so many acknowledgements.
     at_least: u64,
 }
 
 impl<'a> Story<'a> {
     pub fn new(cluster: &'a mut LocalCluster, load_for: Duration, at_least: u64) -> Self {
-        let stretch = load_for / 4;
-        Self { cluster, clock: Instant::now(), stage: Stage::new(), phases: Vec::new(), stretch, at_least }
+        // So many stretches of load has the story.
+        let stretches = match cluster.mode {
+            Mode::Hybrid => 9,
+            Mode::Datacenter => 5,
+            Mode::Internet => 4,
+        };
+        let (clock, stretch) = (Instant::now(), load_for / stretches);
+        Self {
+            cluster,
+            clock,
+            stage: Stage::new(),
+            phases: Vec::new(),
+            switches: Vec::new(),
+            stretch,
+            at_least,
+        }
     }
 
     pub async fn tell(mut self, clients: u32) -> Outcome<Record> {
@@ -60,12 +78,22 @@ impl<'a> Story<'a> {
         let link = Link::connect(Link::patient(self.cluster)?)?;
         self.phase().view_after = Some(agreed_view(&statuses(&link).await)?.0);
         let load = Load::start(&link, clients, self.clock);
-        self.watch_load(&link, &load).await?;
-        let dead = self.kill_primary(&link, &load).await?;
-        self.watch_recovery(&link, &load).await?;
+        let dead = match self.cluster.mode {
+            Mode::Hybrid => self.tell_switches(&link, &load).await?,
+            Mode::Datacenter => self.tell_election(&link, &load).await?,
+            Mode::Internet => {
+                self.watch_load(&link, &load).await?;
+                let dead = self.kill_primary(&link, &load).await?;
+                self.watch_recovery(&link, &load).await?;
+                dead
+            }
+        };
         self.restart_dead(dead, &link, &load).await?;
         let outage = self.kill_all(&link).await?;
         self.restart_all(&link, &load, outage).await?;
+        if self.cluster.mode != Mode::Internet {
+            self.close_segment(&link, &load).await?;
+        }
         let ended_us = self.now_us();
         self.begin("verify", None);
         self.stage.tick("clients finish what they are at".into());
@@ -80,7 +108,7 @@ impl<'a> Story<'a> {
             outage,
             self.phases.iter().find(|p| p.name == "restart all").map_or(ended_us, |p| p.began_us),
         )];
-        Ok(Record { phases: self.phases, journal, agreed, nodes, dead })
+        Ok(Record { phases: self.phases, journal, agreed, nodes, dead, switches: self.switches })
     }
 
     async fn start(&mut self) -> Outcome {
@@ -94,7 +122,7 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
-    async fn watch_load(&mut self, link: &Link, load: &Load) -> Outcome {
+    pub async fn watch_load(&mut self, link: &Link, load: &Load) -> Outcome {
         self.begin("load", Some(self.stretch));
         self.watch(load, self.stretch, 1).await?;
         self.note_view(link).await;
@@ -139,7 +167,7 @@ impl<'a> Story<'a> {
         Ok(node)
     }
 
-    async fn watch_recovery(&mut self, link: &Link, load: &Load) -> Outcome {
+    pub async fn watch_recovery(&mut self, link: &Link, load: &Load) -> Outcome {
         self.begin("recover", Some(self.stretch));
         self.watch(load, self.stretch, 1).await?;
         self.note_view(link).await;
@@ -151,7 +179,7 @@ impl<'a> Story<'a> {
     async fn restart_dead(&mut self, node: usize, link: &Link, load: &Load) -> Outcome {
         self.begin("restart", None);
         let before = statuses(link).await;
-        let target = before.iter().map(|status| status.executed.0).max().unwrap_or(0);
+        let target = before.iter().map(|status| status.position.0).max().unwrap_or(0);
         self.phase().view_before = before.iter().map(|status| status.view.0).max();
         let pid = self.cluster.start(node)?;
         let id = self.cluster.nodes[node].id;
@@ -160,9 +188,9 @@ impl<'a> Story<'a> {
         let caught_up = loop {
             self.check(until, "the restarted node does not catch up")?;
             let own = link.status(id).await.ok();
-            let executed = own.as_ref().map_or(0, |status| status.executed.0);
-            self.stage.tick(format!("node {id} (pid {pid}) is at {executed}, the others were at {target}"));
-            if own.is_some_and(|status| status.executed.0 >= target && status.not_ready.is_empty()) {
+            let position = own.as_ref().map_or(0, |status| status.position.0);
+            self.stage.tick(format!("node {id} (pid {pid}) is at {position}, the others were at {target}"));
+            if own.is_some_and(|status| status.position.0 >= target && status.not_ready.is_empty()) {
                 break began.elapsed();
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -216,12 +244,12 @@ impl<'a> Story<'a> {
     }
 
     /// The view at a phase's end. Replicas may leave one for reasons of their own, such as a machine that is too busy.
-    async fn note_view(&mut self, link: &Link) {
+    pub async fn note_view(&mut self, link: &Link) {
         self.phase().view_after = statuses(link).await.iter().map(|status| status.view.0).max();
     }
 
     /// Lets the load run for `time`, and on until so many commands were acknowledged in all.
-    async fn watch(&mut self, load: &Load, time: Duration, at_least: u64) -> Outcome {
+    pub async fn watch(&mut self, load: &Load, time: Duration, at_least: u64) -> Outcome {
         let began = Instant::now();
         let first = load.pulse.acknowledged();
         while began.elapsed() < time || load.pulse.acknowledged() < at_least {
@@ -235,7 +263,7 @@ impl<'a> Story<'a> {
     }
 
     /// Until something that was not acknowledged yet is.
-    async fn wait_for_more(&mut self, load: &Load, until: Instant) -> Outcome {
+    pub async fn wait_for_more(&mut self, load: &Load, until: Instant) -> Outcome {
         let before = load.pulse.acknowledged();
         while load.pulse.acknowledged() == before {
             self.check(until, "nothing is acknowledged any more")?;
@@ -244,7 +272,7 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
-    fn check(&mut self, until: Instant, what: &str) -> Outcome {
+    pub fn check(&mut self, until: Instant, what: &str) -> Outcome {
         self.cluster.all_alive()?;
         if Instant::now() < until {
             return Ok(());
@@ -295,11 +323,10 @@ impl<'a> Story<'a> {
             let seen = statuses(link).await;
             let digested = |status: &Status| status.state_digest_sequence.0;
             let lowest = seen.iter().map(digested).min().unwrap_or(0);
+            let place = |status: &Status| (digested(status), status.executed, status.position);
             let level = seen.len() == all
                 && lowest >= loaded
-                && seen
-                    .iter()
-                    .all(|status| digested(status) == lowest && status.executed.0 == seen[0].executed.0);
+                && seen.iter().all(|status| place(status) == place(&seen[0]));
             if level {
                 return Ok(seen);
             }
@@ -313,7 +340,7 @@ impl<'a> Story<'a> {
         }
     }
 
-    fn begin(&mut self, name: &'static str, expected: Option<Duration>) {
+    pub fn begin(&mut self, name: &'static str, expected: Option<Duration>) {
         let now = self.now_us();
         self.stage.begin(name, expected);
         let view = self.phases.last().and_then(|phase| phase.view_after.or(phase.view_before));
@@ -328,28 +355,28 @@ impl<'a> Story<'a> {
         });
     }
 
-    fn phase(&mut self) -> &mut Phase {
+    pub fn phase(&mut self) -> &mut Phase {
         self.phases.last_mut().expect("a phase has begun")
     }
 
-    fn end(&mut self, message: String) {
+    pub fn end(&mut self, message: String) {
         let now = self.now_us();
         self.phase().ended_us = now;
         self.stage.end(&message);
     }
 
-    fn end_counted(&mut self, load: &Load, more: &str) {
+    pub fn end_counted(&mut self, load: &Load, more: &str) {
         let counted = format!("{} acknowledged so far", thousands(load.pulse.acknowledged()));
         self.end(if more.is_empty() { counted } else { format!("{counted}; {more}") });
     }
 
-    fn now_us(&self) -> u64 {
+    pub fn now_us(&self) -> u64 {
         u64::try_from(self.clock.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 }
 
 /// Of those nodes that answer.
-async fn statuses(link: &Link) -> Vec<Status> {
+pub async fn statuses(link: &Link) -> Vec<Status> {
     link.statuses().await.into_iter().filter_map(|(_, status)| status.ok()).collect()
 }
 

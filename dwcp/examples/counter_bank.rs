@@ -12,8 +12,8 @@ use std::path::Path;
 use bytes::Bytes;
 use dwcp::client::{CallOptions, Client, ClientConfig, ClientError, Command, Receipt, ReplicaId};
 use dwcp::init::{ClusterOptions, Ports, TrialOptions, trial_cluster};
-use dwcp::state::QueryError;
 use dwcp::settings::Mode;
+use dwcp::state::QueryError;
 use dwcp::{Ack, Context, Label, MachineRefusal, NodeConfig, Server, Small, SmallMachine, Stop};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -161,7 +161,10 @@ pub async fn story(folder: &Path, mode: Mode) -> Result<u64, Box<dyn Error>> {
     run(&client, "deposit ann 10").await?;
     let (left, receipt) = run(&client, "transfer ann bob 4").await?;
     assert_eq!(left, 6);
-    println!("vouched for by {}", if receipt.label == Label::Byzantine { "two nodes" } else { "the segment" });
+    println!(
+        "vouched for by {}",
+        if receipt.label == Label::Byzantine { "two nodes" } else { "the segment" }
+    );
     // Whatever the mode: this one holds though a member lies.
     let (left, receipt) = run_with(&client, "balance ann", CallOptions::ack(Ack::Anchored)).await?;
     assert_eq!((left, receipt.label), (6, Label::Byzantine));

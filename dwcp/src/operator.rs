@@ -96,9 +96,7 @@ impl Operator {
             match self.hand_in(order, first, until).await {
                 Ok(OrderOutcome::Done { .. }) => return Ok(Ordered { number: next, mode }),
                 Ok(OrderOutcome::Refused { reason }) => {
-                    // One that another order overtook, or that was ours and was executed, moves the number, though perhaps
-                    // not yet at enough nodes.
-                    if !self.moves_beyond(next, until.min(Instant::now() + ATTEMPT)).await {
+                    if !self.was_overtaken(next, until).await {
                         return Err(OrderError::Refused(reason));
                     }
                     last = reason;
@@ -112,18 +110,20 @@ impl Operator {
         Err(OrderError::Unknown { seconds: self.patience.as_secs(), last })
     }
 
-    /// Whether the next order's number comes to be larger than this one.
-    async fn moves_beyond(&self, number: u64, until: Instant) -> bool {
-        loop {
-            let now = next_number(&words(&self.client.status_all().await), self.f);
-            if now.is_some_and(|now| now > number) {
+    /// Whether a refused order was overtaken by another, or by itself where an answer was lost: then some node has gone on
+    /// to a larger number, and enough of them will.
+    async fn was_overtaken(&self, number: u64, until: Instant) -> bool {
+        while Instant::now() < until {
+            let seen = words(&self.client.status_all().await);
+            if next_number(&seen, self.f).is_some_and(|next| next > number) {
                 return true;
             }
-            if Instant::now() >= until {
+            if !seen.is_empty() && seen.iter().all(|(_, next, _)| *next <= number) {
                 return false;
             }
             tokio::time::sleep(PAUSE).await;
         }
+        true
     }
 
     async fn hand_in(

@@ -60,7 +60,11 @@ fn what_is_proposed_through_one_node_is_there_for_all_and_measured_by_its_protoc
     runtime().block_on(async {
         let nodes = all(&trial).await;
         under(&nodes, ProtocolName::Raft).await;
-        assert_eq!(nodes[1].expected_latency().await.unwrap(), Duration::from_millis(500), "nothing measured yet");
+        assert_eq!(
+            nodes[1].expected_latency().await.unwrap(),
+            Duration::from_millis(500),
+            "nothing measured yet"
+        );
         let mut last = 0;
         for number in 0..5 {
             let put = KvCommand::put("a", number.to_string()).encode();
@@ -74,7 +78,10 @@ fn what_is_proposed_through_one_node_is_there_for_all_and_measured_by_its_protoc
         assert!(format!("{reply:?}").contains("b\"4\""), "{reply:?}");
 
         let metrics = nodes[1].metrics().await.unwrap();
-        assert_eq!((metrics.consensus_count, metrics.failover_count, metrics.mode), (5, 0, NetworkMode::Hybrid));
+        assert_eq!(
+            (metrics.consensus_count, metrics.failover_count, metrics.mode),
+            (5, 0, NetworkMode::Hybrid)
+        );
         assert!(metrics.last_consensus_time.is_some() && metrics.avg_consensus_time > Duration::ZERO);
         let pbft = metrics.pbft;
         assert_eq!((pbft.replica_count, pbft.byzantine_tolerance), (4, 1));
@@ -85,7 +92,10 @@ fn what_is_proposed_through_one_node_is_there_for_all_and_measured_by_its_protoc
         }
         assert_eq!(primaries, 1);
         let expected = nodes[1].expected_latency().await.unwrap();
-        assert!(expected != Duration::from_millis(500) && expected < PATIENCE, "it was measured: {expected:?}");
+        assert!(
+            expected != Duration::from_millis(500) && expected < PATIENCE,
+            "it was measured: {expected:?}"
+        );
         end(nodes).await;
     });
 }
@@ -175,7 +185,8 @@ fn a_seed_is_whose_key_it_shows_and_leads_to_members_that_have_moved() {
         let at = |node: usize| trial.nodes[node].listen.client.to_string();
         let seeds = [at(1), other.nodes[2].listen.client.to_string(), at(3), at(0), "127.0.0.1:9".into()];
         let config = NodeConfig::load(&trial.nodes[0].config_file).expect("a settings file");
-        let first = AdaptiveConsensus::builder(config, lost).gossip_peers(seeds).start().await.expect("it starts");
+        let first =
+            AdaptiveConsensus::builder(config, lost).gossip_peers(seeds).start().await.expect("it starts");
         let found: Vec<Option<u8>> =
             first.seeds().iter().map(|seed| seed.member.as_ref().ok().map(|id: &ReplicaId| id.0)).collect();
         assert_eq!(found, [Some(1), None, Some(3), Some(0), None], "{:?}", first.seeds());

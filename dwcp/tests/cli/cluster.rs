@@ -264,7 +264,20 @@ fn a_lost_disk_comes_back_as_the_next_incarnation() {
 #[test]
 fn the_demo_loses_nothing_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
-    let args = ["--json", "demo", "--mode", "internet", "--seconds", "4", "--at-least", "200", "--clients", "8", "--dir", "."];
+    let args = [
+        "--json",
+        "demo",
+        "--mode",
+        "internet",
+        "--seconds",
+        "4",
+        "--at-least",
+        "200",
+        "--clients",
+        "8",
+        "--dir",
+        ".",
+    ];
     let ran = dwcp(folder.path(), &args);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let report: Value = serde_json::from_str(ran.out.lines().last().unwrap()).unwrap();
@@ -320,7 +333,20 @@ fn the_demo_switches_under_load_falls_back_by_itself_and_loses_nothing() {
 fn an_entry_dropped_doubled_or_altered_on_stopped_disks_is_found() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    let args = ["demo", "--mode", "internet", "--keep", "--seconds", "4", "--at-least", "100", "--clients", "4", "--dir", "."];
+    let args = [
+        "demo",
+        "--mode",
+        "internet",
+        "--keep",
+        "--seconds",
+        "4",
+        "--at-least",
+        "100",
+        "--clients",
+        "4",
+        "--dir",
+        ".",
+    ];
     assert_eq!(dwcp(at, &args).code, Some(0));
     let kept = std::fs::read_dir(at).unwrap().next().expect("the folder was kept").unwrap().path();
     let judge = || {

@@ -224,7 +224,7 @@ impl World {
         client.in_flight.insert(first, in_flight);
         for node in 0..usize::try_from(n).expect("few replicas") {
             if node == gateway {
-                self.request(ix, node, ClientRequest::Frame { bytes: bytes.clone() });
+                self.request(ix, node, ClientRequest::Frame { bytes: bytes.clone(), ack: None });
             } else if first <= 1 {
                 self.request(ix, node, ClientRequest::Attach { session });
             }
@@ -256,7 +256,7 @@ impl World {
         self.coverage.frames_retried += again.len() as u64;
         for bytes in again {
             for node in 0..n {
-                self.request(ix, node, ClientRequest::Frame { bytes: bytes.clone() });
+                self.request(ix, node, ClientRequest::Frame { bytes: bytes.clone(), ack: None });
             }
         }
     }
@@ -284,7 +284,7 @@ impl World {
             let n = u64::from(self.genesis.policy.quorum.n());
             let to = usize::try_from(client.chance.below(n)).expect("few replicas");
             self.coverage.frames_retried += 1;
-            self.request(ix, to, ClientRequest::Frame { bytes });
+            self.request(ix, to, ClientRequest::Frame { bytes, ack: None });
         }
         let client = &mut self.clients[ix];
         if !client.is_open()
@@ -390,7 +390,7 @@ impl World {
         }
         for bytes in sent {
             let to = usize::try_from(self.clients[ix].chance.below(n)).expect("few replicas");
-            self.request(ix, to, ClientRequest::Frame { bytes });
+            self.request(ix, to, ClientRequest::Frame { bytes, ack: None });
         }
     }
 

@@ -179,7 +179,8 @@ impl World {
         for effect in effects {
             let node = &mut self.nodes[ix];
             let after = match effect {
-                Effect::Persist { ticket, record } => {
+                Effect::Persist { ticket, record, prompt } => {
+                    node.prompt |= prompt;
                     if node.disk.full {
                         let at = self.now_us;
                         self.coverage.disks_full += 1;
@@ -244,7 +245,7 @@ impl World {
         let is_waited_for = node.waiting.iter().any(|(after, effect)| {
             *after > claimed && matches!(effect, Effect::Send { .. } | Effect::Reply { .. })
         });
-        if !is_waited_for {
+        if !is_waited_for && !node.prompt {
             if !node.flush_scheduled {
                 node.flush_scheduled = true;
                 let boot = node.boot;
@@ -268,6 +269,7 @@ impl World {
     fn sync_now(&mut self, ix: usize) {
         let node = &mut self.nodes[ix];
         node.syncing = true;
+        node.prompt = false;
         let (ticket, boot) = (node.disk.last_ticket(), node.boot);
         let base = if node.disk.slow { self.dials.sync_us * 100 } else { self.dials.sync_us };
         let after = base / 2 + self.chances.disk.below(base + 1);
@@ -311,9 +313,18 @@ impl World {
             self.crash(ix, Down::Crashed);
             return;
         }
-        self.begin_sync(ix);
-        if !self.nodes[ix].inbox.is_empty() {
-            self.schedule_burst(ix);
+        let now = self.nodes[ix].now(self.now_us);
+        for input in [Input::Durable { through: claimed }, Input::Settle] {
+            if !self.step(ix, |core, out| core.step(now, input, out)) {
+                return;
+            }
+        }
+        self.drain(ix);
+        if self.nodes[ix].is_up() {
+            if !self.nodes[ix].inbox.is_empty() {
+                self.schedule_burst(ix);
+            }
+            self.schedule_wake(ix);
         }
     }
 
@@ -437,6 +448,7 @@ impl World {
         let waiting = std::mem::take(&mut node.waiting);
         node.syncing = false;
         node.flush_scheduled = false;
+        node.prompt = false;
         node.jobs.clear();
         node.connections.clear();
         node.paused_until_us = 0;
@@ -486,6 +498,8 @@ impl World {
             me: node.replica,
             incarnation: node.incarnation,
             settings: settings(&self.dials),
+            raft: Some(std::sync::Arc::new(dwcp_replica::raft::OwnRaft)),
+            seed: self.seed.wrapping_mul(1_000).wrapping_add(ix as u64 * 40).wrapping_add(node.boot),
             mutants: self.mutants,
         };
         let identity =

@@ -70,6 +70,8 @@ pub struct Node {
     /// Effects and the ticket each waits for, in order. Bounded by what one core emits between two syncs.
     pub waiting: VecDeque<(Ticket, Effect)>,
     pub syncing: bool,
+    /// The core itself waits for what was appended since the last sync began.
+    pub prompt: bool,
     pub jobs: BTreeMap<u64, Job>,
     pub disk: Disk,
     pub clock: Clock,

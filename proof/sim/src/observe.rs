@@ -259,7 +259,17 @@ impl World {
                     self.divergences.push(text);
                 }
             }
-            Event::MemberReplaced { .. }
+            Event::ModeOrdered { .. }
+            | Event::SegmentOpened { .. }
+            | Event::SegmentExecuted { .. }
+            | Event::DeferredExecuted { .. }
+            | Event::LeaderChanged { .. }
+            | Event::Suspected { .. }
+            | Event::SegmentSealed { .. }
+            | Event::SegmentClosed { .. }
+            | Event::Anchored { .. }
+            | Event::AnchorDiverged { .. }
+            | Event::MemberReplaced { .. }
             | Event::MemberReadmitted { .. }
             | Event::StateTransferStarted { .. } => {}
         }
@@ -288,7 +298,19 @@ impl World {
             }
             Event::MemberReadmitted { id, incarnation } => format!("counts {id:?}.{incarnation:?} again"),
             Event::Diverged { sequence, .. } => format!("diverged at {sequence:?}"),
-            Event::Digest { .. } | Event::RetryAnswered { .. } | Event::Refused { .. } => return,
+            Event::ModeOrdered { .. }
+            | Event::SegmentOpened { .. }
+            | Event::SegmentExecuted { .. }
+            | Event::DeferredExecuted { .. }
+            | Event::LeaderChanged { .. }
+            | Event::Suspected { .. }
+            | Event::SegmentSealed { .. }
+            | Event::SegmentClosed { .. }
+            | Event::Anchored { .. }
+            | Event::AnchorDiverged { .. }
+            | Event::Digest { .. }
+            | Event::RetryAnswered { .. }
+            | Event::Refused { .. } => return,
         };
         seen.push(format!("{:?} {text}", self.nodes[ix]));
     }

@@ -5,7 +5,7 @@ use crate::keys::Identity;
 use crate::world::{Event, OPERATOR, World};
 use bytes::Bytes;
 use dwcp_base::{Incarnation, PublicKey, encode};
-use dwcp_log::{MemberOrder, SignedMemberOrder};
+use dwcp_log::{MemberOrder, OperatorOrder, SignedMemberOrder};
 use dwcp_replica::{ClientReply, ClientRequest, OrderOutcome};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -104,7 +104,8 @@ impl World {
         };
         let admin = Identity::Principal { number: 0 };
         let signer = self.keys.signer(admin, &[]);
-        Bytes::from(encode(&SignedMemberOrder::new(order, self.cluster, public(admin), &*signer)))
+        let signed = SignedMemberOrder::new(order, self.cluster, public(admin), &*signer);
+        Bytes::from(encode(&OperatorOrder::Member(signed)))
     }
 
     pub fn on_operator_reply(&mut self, from: usize, reply: ClientReply) {

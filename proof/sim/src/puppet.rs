@@ -256,7 +256,7 @@ impl Puppet {
                     return (!self.censors(&frame)).then_some(input);
                 }
             }
-            Input::Client { request: ClientRequest::Frame { bytes }, .. } if self.has(Trick::Censor) => {
+            Input::Client { request: ClientRequest::Frame { bytes, .. }, .. } if self.has(Trick::Censor) => {
                 return (!self.censors(&bytes.clone())).then_some(input);
             }
             _ => {}

@@ -367,6 +367,7 @@ impl World {
             outbox: Outbox::default(),
             waiting: std::collections::VecDeque::new(),
             syncing: false,
+            prompt: false,
             jobs: BTreeMap::new(),
             disk: Disk::new(),
             clock,

@@ -318,7 +318,7 @@ impl Cluster {
     pub fn agreed(&mut self, ids: &[u8]) -> bool {
         let log = |id: &u8| {
             let control = self.replica(*id).control();
-            (control.executed, control.log)
+            (control.executed, control.fold.log())
         };
         let logs: Vec<_> = ids.iter().map(log).collect();
         let digests = self.digests(ids);

@@ -63,7 +63,17 @@ fn judge_order(journal: &ReplicaJournal, findings: &mut Findings) {
             ReplicaEvent::Admitted
             | ReplicaEvent::Checkpoint { .. }
             | ReplicaEvent::Voted(_)
-            | ReplicaEvent::Holds { .. } => {}
+            | ReplicaEvent::Holds { .. }
+            | ReplicaEvent::Opened { .. }
+            | ReplicaEvent::Knows { .. }
+            | ReplicaEvent::SegmentExecuted { .. }
+            | ReplicaEvent::DeferredExecuted { .. }
+            | ReplicaEvent::Anchored { .. }
+            | ReplicaEvent::Sealing { .. }
+            | ReplicaEvent::Sealed { .. }
+            | ReplicaEvent::Spoke { .. }
+            | ReplicaEvent::Closed(_)
+            | ReplicaEvent::Stands { .. } => {}
         }
     }
 }

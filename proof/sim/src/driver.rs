@@ -9,7 +9,9 @@ use crate::world::{Event, World};
 use check::history::{ReplicaEvent, ReplicaJournal};
 use dwcp_base::{Incarnation, Micros, Ticket};
 use dwcp_pbft::Timing;
-use dwcp_replica::{Effect, Input, Outbox, RecoveredSnapshot, Recovery, Replica, Settings, Setup};
+use dwcp_replica::{
+    Effect, Input, Outbox, RecoveredSnapshot, Recovery, Replica, SegmentSettings, Settings, Setup,
+};
 use dwcp_state::kv::Kv;
 
 /// Inputs taken at once.
@@ -178,6 +180,8 @@ impl World {
         let effects = self.nodes[ix].outbox.drain();
         for effect in effects {
             let node = &mut self.nodes[ix];
+            node.decided += 1;
+            let order = node.decided;
             let after = match effect {
                 Effect::Persist { ticket, record, prompt } => {
                     node.prompt |= prompt;
@@ -203,23 +207,23 @@ impl World {
                 Effect::Event(ref event) => {
                     let after = node.disk.last_ticket();
                     let event = event.clone();
-                    self.observe_at_once(ix, &event);
+                    self.observe_at_once(ix, &event, order);
                     after
                 }
                 _ => node.disk.last_ticket(),
             };
             if after <= self.nodes[ix].disk.claimed() {
-                self.carry_out(ix, effect);
+                self.carry_out(ix, effect, order);
                 if !self.nodes[ix].is_up() {
                     return;
                 }
             } else {
-                self.nodes[ix].waiting.push_back((after, effect));
+                self.nodes[ix].waiting.push_back((after, order, effect));
             }
         }
         let node = &self.nodes[ix];
         let last = node.disk.last_ticket();
-        if let Some((after, _)) = node.waiting.iter().find(|(after, _)| *after > last) {
+        if let Some((after, ..)) = node.waiting.iter().find(|(after, ..)| *after > last) {
             let text = format!("{node:?} waits for {after:?}, which was never written");
             self.complain(text);
         }
@@ -242,7 +246,7 @@ impl World {
             return;
         }
         let claimed = node.disk.claimed();
-        let is_waited_for = node.waiting.iter().any(|(after, effect)| {
+        let is_waited_for = node.waiting.iter().any(|(after, _, effect)| {
             *after > claimed && matches!(effect, Effect::Send { .. } | Effect::Reply { .. })
         });
         if !is_waited_for && !node.prompt {
@@ -288,7 +292,7 @@ impl World {
         node.disk.sync(ticket, &mut self.chances.disk);
         let claimed = node.disk.claimed();
         let (free, waiting): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut node.waiting).into_iter().partition(|(after, _)| *after <= claimed);
+            std::mem::take(&mut node.waiting).into_iter().partition(|(after, ..)| *after <= claimed);
         node.waiting = waiting.into();
         let mut dies_after = usize::MAX;
         if self.crashes_here() {
@@ -296,7 +300,7 @@ impl World {
             dies_after = usize::try_from(self.chances.crash.below(free.len() as u64 + 1)).unwrap_or(0);
             self.coverage.crashes_between_effects += u64::from(dies_after > 0 && dies_after < free.len());
         }
-        for (count, (_, effect)) in free.into_iter().enumerate() {
+        for (count, (_, order, effect)) in free.into_iter().enumerate() {
             if count >= dies_after {
                 // What is durable happened, though nobody was told.
                 if let Effect::Event(event) = effect {
@@ -304,7 +308,7 @@ impl World {
                 }
                 continue;
             }
-            self.carry_out(ix, effect);
+            self.carry_out(ix, effect, order);
             if !self.nodes[ix].is_up() {
                 return;
             }
@@ -328,11 +332,11 @@ impl World {
         }
     }
 
-    fn carry_out(&mut self, ix: usize, effect: Effect) {
+    fn carry_out(&mut self, ix: usize, effect: Effect, order: u64) {
         match effect {
             Effect::Persist { .. } => unreachable!("persists are appended when drained"),
             Effect::Send { to, class, bytes, .. } => {
-                self.observe_send(ix, &bytes);
+                self.observe_send(ix, to, &bytes, order);
                 if self.nodes[ix].puppet.is_some() {
                     self.send_as_puppet(ix, to, class, bytes);
                 } else {
@@ -437,6 +441,8 @@ impl World {
         self.trace.line(at, || format!("{:?} dies ({down:?})", self.nodes[ix]));
         self.trace.mix(&[at, ix as u64, 2000]);
         let node = &mut self.nodes[ix];
+        node.slept_at_epoch =
+            node.core.as_ref().map_or(node.slept_at_epoch, |core| core.control().fold.epoch().0);
         node.core = None;
         node.down = Some(down);
         node.down_since_us = at;
@@ -451,6 +457,7 @@ impl World {
         node.prompt = false;
         node.jobs.clear();
         node.connections.clear();
+        node.borders.clear();
         node.paused_until_us = 0;
         let damage = node.disk.crash(self.dials.torn_pm, &mut self.chances.disk);
         self.coverage.records_lost += damage.records_lost;
@@ -461,12 +468,15 @@ impl World {
         }
         // What is on the disk after all happened: it is executed again in silence, as known to the world.
         let survives = node.disk.last_ticket();
-        for (after, effect) in waiting {
+        for (after, _, effect) in waiting {
             if let Effect::Event(event) = effect
                 && after <= survives
             {
                 self.observe_event(ix, event);
             }
+        }
+        for peer in 0..self.nodes.len() {
+            self.link_down(peer, ix, 500);
         }
         if down == Down::Crashed {
             let boot = self.nodes[ix].boot;
@@ -523,9 +533,15 @@ impl World {
         match made {
             Ok(Ok(core)) => {
                 let node = &mut self.nodes[ix];
+                let epoch = core.control().fold.epoch().0;
                 node.core = Some(core);
                 node.outbox = outbox;
+                node.decided = 0;
+                node.sealing.clear();
+                node.spoken.clear();
                 self.journals[journal].note(at, ReplicaEvent::Boot);
+                self.journals[journal].note(at, ReplicaEvent::Knows { epoch });
+                self.wakes_up(ix);
                 self.trace.line(at, || format!("{:?} starts", self.nodes[ix]));
                 self.drain(ix);
                 self.links_up(ix);
@@ -573,6 +589,19 @@ impl World {
         }
     }
 
+    /// One end of a link learns that the other is gone; more often than not, as the dial says.
+    pub fn link_down(&mut self, here: usize, there: usize, after_us: u64) {
+        let peer = self.nodes[there].replica;
+        let told = self.dials.link_down_pm > 0
+            && self.nodes[here].is_up()
+            && self.nodes[here].replica != peer
+            && self.chances.link.per_mille(self.dials.link_down_pm);
+        if told {
+            let boot = self.nodes[here].boot;
+            self.schedule(after_us, Event::Input { node: here, boot, input: Input::LinkDown { peer } });
+        }
+    }
+
     /// A blank disk takes the place of the old one, under the next incarnation.
     pub fn replace_disk(&mut self, ix: usize, incarnation: Incarnation) {
         let node = &mut self.nodes[ix];
@@ -588,6 +617,7 @@ impl World {
             let node = &mut self.nodes[ix];
             node.journal = journal;
             node.noted.clear();
+            node.sealed.clear();
             node.left_below = 0;
             node.held_max = 0;
             if self.admitted.contains(&(node.replica, incarnation)) {
@@ -629,6 +659,15 @@ fn settings(dials: &crate::dials::Dials) -> Settings {
         pipeline_depth: dials.pipeline_depth,
         batch_bytes_max: size(dials.batch_bytes_max),
         relay_after: Micros::from_millis((dials.view_timeout_ms / 4).max(1)),
+        segment: SegmentSettings {
+            timing: dwcp_replica::raft::Timing {
+                election_timeout: Micros::from_millis(dials.election_ms.max(20)),
+                heartbeat_interval: Micros::from_millis((dials.election_ms / 5).max(4)),
+            },
+            fast_path_timeout: Micros::from_millis(dials.fast_path_ms.max(50)),
+            anchor_interval: Micros::from_millis(dials.anchor_ms.max(10)),
+            ..SegmentSettings::lan()
+        },
         snapshot_log_bytes: dials.snapshot_log_bytes,
         history_bytes_max: size(dials.snapshot_log_bytes * 2),
         ..Settings::lan()

@@ -245,7 +245,7 @@ pub enum ReplicaEvent {
         #[serde(with = "text::optional_digest", default)]
         chain: Option<[u8; 32]>,
     },
-    /// It decided to take no further part in an epoch. `order` counts what it decided in this boot.
+    /// It decided to say that it takes no further part in an epoch. `order` counts what it decided in this boot.
     Sealing {
         epoch: u64,
         order: u64,

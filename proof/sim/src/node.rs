@@ -92,6 +92,8 @@ pub struct Node {
     /// The most slots it was seen to hold in this life.
     pub held_max: u64,
     pub flush_scheduled: bool,
+    /// Times in a row that the core asked to be woken for the past.
+    pub hasty: u64,
     /// Effects of this boot.
     pub decided: u64,
     /// Epochs that it sealed or saw closed in this boot, and those whose seal was durable.

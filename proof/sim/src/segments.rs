@@ -192,6 +192,18 @@ impl World {
         }
     }
 
+    /// A replica is about to say where its log of an epoch ends: nothing that it decides on after this may bind it there. (What its
+    /// node of the segment had decided on before the seal may still stand before this in the order of effects.)
+    pub fn observe_sealing(&mut self, ix: usize, bytes: &Bytes, order: u64) {
+        let node = &mut self.nodes[ix];
+        let Ok(PeerMessage::Sealed(signed)) = decode::<PeerMessage>(bytes) else { return };
+        let epoch = signed.said.epoch.0;
+        if node.honest && signed.said.speaker.id == node.replica && node.sealing.insert(epoch) {
+            let journal = node.journal;
+            self.journals[journal].note(self.now_us, ReplicaEvent::Sealing { epoch, order });
+        }
+    }
+
     /// What must be known of segments before anything that follows leaves the replica, and what it has executed in memory: its
     /// answers may leave before its disk knows.
     pub fn observe_segment_at_once(&mut self, ix: usize, event: &Event, order: u64) {
@@ -220,10 +232,6 @@ impl World {
                 let entry = Entry { position: position.0, chain: chain.0, commands };
                 self.journals[journal]
                     .note(at, ReplicaEvent::DeferredExecuted { sequence: sequence.0, entry });
-            }
-            Event::SegmentSealed { epoch, .. } => {
-                self.nodes[ix].sealing.insert(epoch.0);
-                self.journals[journal].note(at, ReplicaEvent::Sealing { epoch: epoch.0, order });
             }
             Event::SegmentClosed { epoch, .. } => {
                 self.nodes[ix].sealing.insert(epoch.0);

@@ -406,6 +406,7 @@ impl World {
             left_below: 0,
             held_max: 0,
             flush_scheduled: false,
+            hasty: 0,
             decided: 0,
             sealing: BTreeSet::new(),
             sealed: BTreeSet::new(),

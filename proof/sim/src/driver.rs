@@ -160,7 +160,16 @@ impl World {
         let at = due.max(self.now_us + breath_us);
         node.hasty = if due <= self.now_us { node.hasty + 1 } else { 0 };
         if node.hasty == HASTY_MAX && node.honest {
-            let text = format!("{node:?} asks to be woken at once, {HASTY_MAX} times in a row: it runs in circles");
+            let now = node.now(self.now_us);
+            let status = core.status(now);
+            let text = format!(
+                "{node:?} asks to be woken at once, {HASTY_MAX} times in a row: {} us ago, the root alone {:?}; leads {}, ending {:?}, {:?}",
+                self.now_us.saturating_sub(due),
+                core.protocol().next_wakeup().0.checked_sub(now.mono.0),
+                status.segment.as_ref().is_some_and(|s| s.leader == Some(node.replica)),
+                core.control().steering.ending,
+                status.segment,
+            );
             self.complain(text);
         }
         let node = &mut self.nodes[ix];

@@ -267,6 +267,8 @@ impl World {
             if now_us >= frame.sent_at_us + retry_us * frame.tries.min(4) {
                 frame.sent_at_us = now_us;
                 frame.tries += 1;
+                // A replica that lags does not know a young session yet: all must say so in one round.
+                frame.strangers.clear();
                 again.push((frame.bytes.clone(), frame.anchored));
             }
         }

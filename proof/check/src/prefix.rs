@@ -42,7 +42,7 @@ fn judge_order(journal: &ReplicaJournal, findings: &mut Findings) {
         match &stamped.event {
             ReplicaEvent::Boot => (last, or_last, position) = (None, None, 0),
             ReplicaEvent::Restored { epoch, sequence } => {
-                or_last = last.take();
+                or_last = or_last.or(last);
                 (last, position) = (Some((*epoch, *sequence)), 0);
             }
             ReplicaEvent::Executed(entry) => {

@@ -10,7 +10,10 @@ mod init;
 mod kv;
 mod local;
 mod member;
+mod mode;
+mod order;
 mod output;
+mod policy;
 mod principal;
 mod server;
 mod status;
@@ -29,6 +32,7 @@ Try it:
   export DWCP_CLUSTER=trial/client.toml
   dwcp kv put a 1 && dwcp kv get a
   dwcp status
+  dwcp init --nodes 4 --mode hybrid --out trial    a cluster that `dwcp mode set` may switch between Raft and PBFT
 
 Every subcommand's --help has examples. Results go to standard output, everything else to standard error.";
 
@@ -52,6 +56,8 @@ enum Command {
     Server(server::ServerArgs),
     Kv(kv::KvArgs),
     Status(status::StatusArgs),
+    Mode(mode::ModeArgs),
+    Policy(policy::PolicyArgs),
     Member(member::MemberArgs),
     Principal(principal::PrincipalArgs),
     Bench(bench::BenchArgs),
@@ -76,6 +82,8 @@ fn run(arguments: &Arguments) -> Result<u8, Failure> {
         Command::Server(args) => return server::run(args),
         Command::Kv(args) => kv::run(args, json),
         Command::Status(args) => status::run(args, json),
+        Command::Mode(args) => mode::run(args, json),
+        Command::Policy(args) => policy::run(args, json),
         Command::Member(args) => member::run(args, json),
         Command::Principal(args) => principal::run(args, json),
         Command::Bench(args) => bench::run(args, json),

@@ -91,7 +91,7 @@ impl Bench<'_> {
         if anchor.votes.iter().any(|vote| vote.said.held != anchor.held) {
             return Err(AnchorProofRefusal::NotEqual);
         }
-        self.voices(anchor.held.epoch, &anchor.votes).map_err(AnchorProofRefusal::Voices)
+        self.voices(anchor.held.epoch, &anchor.votes, self.quorum.q()).map_err(AnchorProofRefusal::Voices)
     }
 }
 

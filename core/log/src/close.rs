@@ -96,8 +96,9 @@ impl Bench<'_> {
         &self,
         epoch: Epoch,
         words: &[Signed<T>],
+        needed: usize,
     ) -> Result<(), VoicesRefusal> {
-        if words.len() < self.quorum.q() {
+        if words.len() < needed {
             return Err(VoicesRefusal::TooFew);
         }
         if !words.windows(2).all(|pair| pair[0].said.speaker().id < pair[1].said.speaker().id) {
@@ -121,7 +122,7 @@ impl Bench<'_> {
     /// # Errors
     /// Why they do not.
     pub fn judge_stop(&self, epoch: Epoch, stop: &StopCert) -> Result<(), VoicesRefusal> {
-        self.voices(epoch, &stop.suspects)?;
+        self.voices(epoch, &stop.suspects, self.quorum.q())?;
         let anchors = || stop.suspects.iter().map(|suspect| suspect.said.anchor);
         match (anchors().min(), anchors().max()) {
             (Some(first), Some(last)) if last - first <= 1 => Ok(()),
@@ -146,7 +147,8 @@ impl Bench<'_> {
             CloseProof::Marker if close.tail.index.0 == 0 => Err(CloseRefusal::NotTheBest),
             CloseProof::Marker => Ok(()),
             CloseProof::Reports(reports) => {
-                self.voices(close.epoch, reports).map_err(CloseRefusal::Voices)?;
+                let needed = reports_needed(self.quorum, segment.open.members.len());
+                self.voices(close.epoch, reports, needed).map_err(CloseRefusal::Voices)?;
                 match choose(reports)? {
                     Some(best) if best == close.tail => Ok(()),
                     _ => Err(CloseRefusal::NotTheBest),
@@ -154,6 +156,15 @@ impl Bench<'_> {
             }
         }
     }
+}
+
+/// How many sealed logs end a segment of so many members: `q`, where all replicas are members. A segment that opened without
+/// a learner has fewer members, and must be able to end when one of them is lost: then all but one, and never fewer than
+/// meet every majority of the members.
+#[must_use]
+pub fn reports_needed(quorum: Quorum, members: usize) -> usize {
+    let majority = members / 2 + 1;
+    (members + 1 - majority).max(quorum.q().min(members.saturating_sub(1))).max(1)
 }
 
 /// The best of the reported logs by Raft's measure, (term, index): a longer log of an older term may hold what a later
@@ -330,6 +341,19 @@ pub(crate) mod tests {
         fresh.anchor = AnchorPoint::default();
         let judged = with_bench(|bench| bench.judge_close(Some(&fresh), &empty));
         assert_eq!(judged, Err(CloseRefusal::NotTheBest), "there is no Marker at the base");
+    }
+
+    #[test]
+    fn the_reports_needed_are_q_among_all_and_meet_every_majority() {
+        for n in 3..=31 {
+            let quorum = Quorum::new(n, None).unwrap();
+            assert_eq!(reports_needed(quorum, n), quorum.q().min(n - 1), "n = {n}");
+            for members in quorum.q()..=n {
+                let needed = reports_needed(quorum, members);
+                let majority = members / 2 + 1;
+                assert!(needed + majority > members && needed < members.max(2), "{members} of {n}");
+            }
+        }
     }
 
     fn stop(anchors: &[u64]) -> Result<(), VoicesRefusal> {

@@ -4,6 +4,7 @@
 use crate::anchor::Anchor;
 use crate::close::Close;
 use crate::order::{SignedMemberOrder, SignedModeOrder, SignedPolicyOrder};
+use crate::seal::{Sealed, Signed};
 use crate::segment::Open;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -20,8 +21,15 @@ pub struct Switch {
     pub open: Option<Open>,
 }
 
-/// One entry of the root log. Discriminants are part of the format and are never reused: 3 is kept for Decide, 6 for
-/// Report, 9 for Evidence.
+/// "This member is out of the open segment for good, by its own word: hand over to a fresh one." Without effect in a segment
+/// that is younger than the calm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
+pub struct Decide {
+    pub sealed: Signed<Sealed>,
+}
+
+/// One entry of the root log. Discriminants are part of the format and are never reused: 6 is kept for Report, 9 for
+/// Evidence.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
 #[borsh(use_discriminant = true)]
 #[repr(u8)]
@@ -29,6 +37,7 @@ pub enum RootEntry {
     /// Client frames, each signed by its session or principal; executed in this order.
     Batch(Vec<Bytes>) = 1,
     Switch(Box<Switch>) = 2,
+    Decide(Box<Decide>) = 3,
     /// The operator says what the network is.
     Mode(SignedModeOrder) = 4,
     /// `q` replicas held and computed the same at one place of the open segment.
@@ -113,7 +122,7 @@ mod tests {
         bytes.push(0);
         assert!(Proposal::from_payload(&Bytes::from(bytes.clone())).is_err());
         bytes.pop();
-        *bytes.last_mut().expect("the discriminant is last") = 3;
+        *bytes.last_mut().expect("the discriminant is last") = 6;
         assert!(Proposal::from_payload(&Bytes::from(bytes)).is_err());
     }
 }

@@ -18,7 +18,7 @@ pub mod segment;
 pub use anchor::{Anchor, AnchorVote};
 pub use chain::VirtualLog;
 pub use close::{Close, CloseProof};
-pub use entry::{Proposal, RootEntry, Switch};
+pub use entry::{Decide, Proposal, RootEntry, Switch};
 pub use fold::Fold;
 pub use order::{
     MemberOrder, ModeOrder, OperatorOrder, PolicyOrder, SignedMemberOrder, SignedModeOrder, SignedOrder,

@@ -72,7 +72,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            log_entries_max: 262_144,
+            log_entries_max: 1_048_576,
             log_bytes_max: 256 << 20,
             uncommitted_bytes_max: 64 << 20,
             append_entries_max: 1_024,

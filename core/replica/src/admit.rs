@@ -1,6 +1,7 @@
 //! Client frames at the border: read, verified, judged, answered from the session table or put in the pool. Also what
 //! a backup checks before it prepares a proposal. Never orders and never executes.
 
+use crate::apply::Answer;
 use crate::arrival::ReadFrame;
 use crate::court::Court;
 use crate::io::{Class, ClientId, ClientReply, Effect, Event, OrderOutcome};
@@ -12,7 +13,7 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::limits::CLOCK_AHEAD_MAX_MS;
-use dwcp_base::{Ack, Hash, LogTime, Mutant, NetworkMode, Now, ReplicaId, Ticket, decode};
+use dwcp_base::{Ack, Hash, LogTime, Micros, Mutant, NetworkMode, Now, ReplicaId, Ticket, decode};
 use dwcp_log::{OperatorOrder, Proposal, RootEntry, SignedOrder};
 use dwcp_pbft::Application;
 use dwcp_state::{
@@ -124,6 +125,8 @@ impl<M: StateMachine> Application for Judge<'_, M> {
                         return Err("an Anchor that proves nothing");
                     }
                 }
+                // Judged where it is executed; one that does not hold is a no-op.
+                RootEntry::Decide(_) => {}
                 RootEntry::Mode(order) => signatures.push(order.signature_item(cluster)),
                 RootEntry::Policy(order) => signatures.push(order.signature_item(cluster)),
                 RootEntry::Member(order) => signatures.push(order.signature_item(cluster)),
@@ -175,18 +178,35 @@ impl<M: StateMachine> Replica<M> {
                 self.count("retries answered");
                 let ran = alloc::vec![false; results.len()];
                 let outcome = FrameOutcome { session, first, results, ran };
-                self.answer_clients(Vec::from([(outcome, Vec::from([client]))]), out);
+                let answer = Answer { outcome, clients: Vec::from([client]), ours: true };
+                self.answer_clients(Vec::from([answer]), out);
             }
             // While nothing happens log time stands still; an open that looks too early may be right by the time it runs.
             Ok(Admission::Fresh) | Err(Refusal::OpenNotValid { .. }) => {
                 self.take_frame(now, client, frame, out)
             }
+            Err(Refusal::SessionExpired) if self.may_be_behind() => {
+                // The session may be younger than what we have executed.
+                self.clients.take_wish(client, session, first);
+                let reply = ClientReply::Busy { session, first };
+                out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
+            }
             Err(refusal) => {
                 self.count("frames refused");
+                self.clients.take_wish(client, session, first);
                 let reply = ClientReply::Refused { session, first, refusal };
                 out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
             }
         }
+    }
+
+    /// Whether others are known to have executed what we have not.
+    fn may_be_behind(&self) -> bool {
+        let behind_in_segment = self.segment.as_ref().is_some_and(|segment| !segment.is_caught_up());
+        self.transfer.is_some()
+            || !self.blocked.is_empty()
+            || behind_in_segment
+            || self.pbft.highest_seen() > self.control.executed
     }
 
     fn take_frame(&mut self, now: Now, client: ClientId, frame: CheckedFrame, out: &mut Outbox) {
@@ -202,6 +222,7 @@ impl<M: StateMachine> Replica<M> {
             Pending { frame, hash, since, from: None, known_to_all: false, proposed_in: None, ours: true };
         if self.pool.insert(pending, self.setup.settings.pending_bytes_max, self.pbft.quorum().n()).is_err() {
             self.count("frames refused: busy");
+            self.clients.take_wish(client, session, first);
             let reply = ClientReply::Busy { session, first };
             return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
         }
@@ -295,7 +316,8 @@ impl<M: StateMachine> Replica<M> {
             Ok(Admission::AllExecuted(results)) => {
                 let ran = alloc::vec![false; results.len()];
                 let outcome = FrameOutcome { session, first, results, ran };
-                return self.answer_clients(Vec::from([(outcome, clients)]), out);
+                let answer = Answer { outcome, clients, ours: true };
+                return self.answer_clients(Vec::from([answer]), out);
             }
             Ok(Admission::Fresh) => return,
             Err(refusal) => ClientReply::Refused { session, first, refusal },
@@ -306,9 +328,16 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
+    /// How long a frame of ours may wait until all are shown it. Not at all while the leader is known to be gone: complaints
+    /// count only from those who know that something waits.
+    pub(crate) fn relay_patience(&self) -> Micros {
+        let gone = self.segment.as_ref().is_some_and(|segment| self.leader_is_gone(&segment.failover));
+        if gone { Micros::ZERO } else { self.pbft.relay_after(self.setup.settings.relay_after) }
+    }
+
     /// Shows all replicas the frames of our clients that have waited too long: from then on everybody's timer runs.
     pub(crate) fn relay_due(&mut self, now: Now, out: &mut Outbox) {
-        let patience = self.pbft.relay_after(self.setup.settings.relay_after);
+        let patience = self.relay_patience();
         if now.mono < patience {
             return;
         }

@@ -21,6 +21,8 @@ const TICKS_MAX: usize = 64;
 const FROZEN_MAX: usize = 8;
 /// Words of one replica that wait for company.
 const VOTES_MAX: usize = 64;
+/// A replica that executes nothing for so many anchor intervals while others are anchored ahead of it fetches a snapshot.
+const STUCK_INTERVALS: u64 = 50;
 /// Acknowledgements that wait for an Anchor; beyond it clients have to ask again.
 const WAITING_MAX: usize = 65_536;
 
@@ -65,6 +67,8 @@ pub(crate) struct Anchors<M: StateMachine> {
     proposed: Option<(Index, View, Sequence)>,
     waiting: VecDeque<Waiting>,
     next_resend: Micros,
+    /// Where our execution stood at the last Anchor, and since when.
+    stuck_at: Option<(Index, Micros)>,
 }
 
 impl<M: StateMachine> Anchors<M> {
@@ -81,6 +85,7 @@ impl<M: StateMachine> Anchors<M> {
             proposed: None,
             waiting: VecDeque::new(),
             next_resend: now.mono,
+            stuck_at: None,
         }
     }
 
@@ -111,7 +116,7 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// A Tick was just executed: what we hold and computed there is written down.
-    pub(crate) fn note_tick(&mut self, now: Now) {
+    pub(crate) fn note_tick(&mut self) {
         let state = state_digest(&self.state.chunk_digests());
         let wanted = self.pbft.quorum().f() > 0 || self.snapshot_is_near();
         let frozen = wanted.then(|| self.state.freeze());
@@ -122,27 +127,29 @@ impl<M: StateMachine> Replica<M> {
         if !items.is_empty() && !self.crypto.verify_all(&items) {
             anchors.forged = true;
         }
+        let known = self.control.fold.segment().map(|segment| segment.anchor);
+        if let Some(anchor) = known.filter(|anchor| anchor.index >= place.index) {
+            // The Anchor was executed before we came here: no word of ours is waited for any more.
+            if anchor.index == place.index && (anchor.chain, anchor.state) != (place.chain, state) {
+                self.found_diverged = Some(place.index);
+            } else if anchor.index == place.index
+                && let Some(state) = frozen
+            {
+                anchors.frozen = FrozenAt { place, log, state };
+            }
+            return;
+        }
         anchors.ticks.insert(place.index, Tick { place, log, state, frozen, voted: None });
         let old = anchors.ticks.len().saturating_sub(FROZEN_MAX);
         anchors.ticks.values_mut().take(old).for_each(|tick| tick.frozen = None);
         while anchors.ticks.len() > TICKS_MAX {
             anchors.ticks.pop_first();
         }
-        // An Anchor may have been executed before we came here.
-        let known = self.control.fold.segment().map(|segment| segment.anchor);
-        if let Some(anchor) = known.filter(|anchor| anchor.index == place.index)
-            && (anchor.chain, anchor.state) != (place.chain, state)
-        {
-            self.found_diverged = Some(place.index);
-        }
-        let _ = now;
     }
 
     /// Whether the next checkpoint will want a copy of the state at an Anchor.
     fn snapshot_is_near(&self) -> bool {
-        let unit = self.setup.settings.snapshot_log_bytes;
-        let bytes = self.segment.as_ref().map_or(0, |segment| segment.anchors.bytes_applied);
-        self.snapshot_wanted || bytes.saturating_sub(self.segment_bytes_at_snapshot) >= unit / 2
+        self.snapshot_wanted || self.segment_uncovered(self.setup.settings.snapshot_log_bytes / 2, 8)
     }
 
     /// Gives our word on every Tick that is durable with us.
@@ -268,7 +275,23 @@ impl<M: StateMachine> Replica<M> {
         let Some(segment) = &mut self.segment else { return };
         let anchors = &mut segment.anchors;
         let own = anchors.ticks.get(&index).map(|tick| (tick.place, tick.state));
-        let view = if unchecked { OwnView::Behind } else { compare(anchor, own) };
+        let mut view = if unchecked { OwnView::Behind } else { compare(anchor, own) };
+        // What was executed past it without being remembered must at least be the same log.
+        let place = segment.raft.as_ref().and_then(|raft| raft.place(index));
+        if own.is_none() && segment.applied.index >= index && !unchecked {
+            let same = place.is_none_or(|place| place.chain == anchor.held.chain);
+            view = if same { OwnView::Behind } else { OwnView::Diverged };
+        }
+        // Who stands still behind the Anchors holds something that the leader's log does not follow from.
+        let patience = self.setup.settings.segment.anchor_interval.times(STUCK_INTERVALS);
+        if segment.applied.index >= index
+            || anchors.stuck_at.is_none_or(|(at, _)| at != segment.applied.index)
+        {
+            anchors.stuck_at = Some((segment.applied.index, now.mono));
+        }
+        let stuck = anchors.stuck_at.is_some_and(|(_, since)| now.mono.since(since) >= patience)
+            && segment.raft.is_some()
+            && !self.recovering;
         if view == OwnView::Agrees
             && let Some(tick) = anchors.ticks.get_mut(&index)
             && let Some(state) = tick.frozen.take()
@@ -280,6 +303,9 @@ impl<M: StateMachine> Replica<M> {
         segment.failover.anchored();
         if view == OwnView::Diverged {
             return self.on_anchor_diverged(now, index, out);
+        }
+        if stuck {
+            self.on_behind(now, epoch, out);
         }
         self.answer_anchored(out);
     }

@@ -52,6 +52,7 @@ impl<M: StateMachine> Replica<M> {
                         self.apply_batch(now, sequence, proposal.time, &frames, &mut commands, out);
                     }
                     RootEntry::Switch(switch) => self.apply_switch(now, &switch, sequence, out),
+                    RootEntry::Decide(decide) => self.apply_decide(&decide),
                     RootEntry::Mode(order) => self.apply_mode(now, &order, sequence, out),
                     RootEntry::Anchor(anchor) => self.apply_anchor(now, &anchor, sequence, out),
                     RootEntry::Policy(order) => self.apply_policy(&order, sequence, out),
@@ -147,7 +148,7 @@ impl<M: StateMachine> Replica<M> {
                 segment.failover.unserved.served(&hash);
             }
             let outcome = self.state.execute(&frame);
-            self.pool.executed(hash);
+            let ours = self.pool.executed(hash);
             if !outcome.ran.contains(&true) {
                 self.count("frames that ran before");
                 if !self.recovering {
@@ -155,7 +156,7 @@ impl<M: StateMachine> Replica<M> {
                 }
             }
             commands.extend(executed(&outcome));
-            outcomes.push(outcome);
+            outcomes.push((outcome, ours));
         }
         if !frames.is_empty() {
             self.switches.executed(now);
@@ -163,13 +164,13 @@ impl<M: StateMachine> Replica<M> {
         if self.recovering {
             return commands;
         }
-        let sessions: BTreeSet<SessionId> = outcomes.iter().map(|outcome| outcome.session).collect();
+        let sessions: BTreeSet<SessionId> = outcomes.iter().map(|(outcome, _)| outcome.session).collect();
         let answers = outcomes
             .into_iter()
-            .filter(|outcome| self.clients.any_of(outcome.session))
-            .map(|outcome| {
+            .filter(|(outcome, _)| self.clients.any_of(outcome.session))
+            .map(|(outcome, ours)| {
                 let clients = self.clients.of(outcome.session).collect();
-                (outcome, clients)
+                Answer { outcome, clients, ours }
             })
             .collect();
         self.answer_clients(answers, out);
@@ -180,21 +181,24 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// Answers clients at once, or, where they want more than a majority's word, when an Anchor covers it.
-    pub(crate) fn answer_clients(&mut self, answers: Vec<(FrameOutcome, Vec<ClientId>)>, out: &mut Outbox) {
+    pub(crate) fn answer_clients(&mut self, answers: Vec<Answer>, out: &mut Outbox) {
         if self.diverged {
             return;
         }
         let default = self.control.steering.policy.default_ack;
         let mut ready = Vec::with_capacity(answers.len());
-        for (outcome, clients) in answers {
+        for Answer { outcome, clients, ours } in answers {
             let (session, first) = (outcome.session, outcome.first);
             let position = last_position(&outcome);
             let certified = self.is_certified(position);
             let mut now_told = Vec::with_capacity(clients.len());
             for client in clients {
                 let ack = self.clients.take_wish(client, session, first).unwrap_or(default);
-                if certified || ack == Ack::Majority {
+                if certified {
                     now_told.push(client);
+                } else if ack == Ack::Majority {
+                    // One replica's word is all that the label `crash` takes: the one that was asked gives it.
+                    now_told.extend(ours.then_some(client));
                 } else {
                     self.await_anchor(position, client, outcome.clone());
                 }
@@ -316,7 +320,7 @@ impl<M: StateMachine> Replica<M> {
         // Every multiple of the setting that was passed since the last checkpoint: equal at replicas with equal settings.
         let unit = self.setup.settings.snapshot_log_bytes;
         let due = self.control.bytes_executed / unit != self.bytes_at_checkpoint / unit
-            || self.segment_bytes().saturating_sub(self.segment_bytes_at_snapshot) >= unit;
+            || self.segment_uncovered(unit, 4);
         self.bytes_at_checkpoint = self.control.bytes_executed;
         let wanted = due || self.snapshot_wanted;
         let control = self.control.digest();
@@ -345,8 +349,7 @@ impl<M: StateMachine> Replica<M> {
                 self.snapshot_wanted = false;
                 let mut digests = Vec::from([control]);
                 digests.extend_from_slice(state.digests());
-                let bytes = self.segment_bytes();
-                self.segment_bytes_at_snapshot = bytes;
+                self.segment_at_snapshot = self.segment_so_far();
                 let epoch = self.epoch_covered();
                 self.frozen =
                     Some(Frozen { sequence, epoch, control: encode(&self.control), digests, state });
@@ -356,8 +359,18 @@ impl<M: StateMachine> Replica<M> {
         self.save_frozen(out);
     }
 
-    fn segment_bytes(&self) -> u64 {
-        self.segment.as_ref().map_or(0, |segment| segment.anchors.bytes_applied)
+    /// Bytes and entries of the open segment executed here.
+    fn segment_so_far(&self) -> (u64, u64) {
+        self.segment.as_ref().map_or((0, 0), |open| (open.anchors.bytes_applied, open.applied.index.0))
+    }
+
+    /// Whether no snapshot covers so many bytes of the open segment, or such a share of the entries that its log may hold.
+    pub(crate) fn segment_uncovered(&self, bytes: u64, share: u64) -> bool {
+        let (bytes_so_far, entries_so_far) = self.segment_so_far();
+        let (bytes_then, entries_then) = self.segment_at_snapshot;
+        let entries = self.setup.settings.segment.limits.log_entries_max / share;
+        bytes_so_far.saturating_sub(bytes_then) >= bytes
+            || entries_so_far.saturating_sub(entries_then) >= entries
     }
 
     /// A checkpoint is stable: if a frozen state waited for this certificate, it is written down.
@@ -433,6 +446,14 @@ impl<M: StateMachine> Replica<M> {
         self.donor.unprepare(sequence);
         self.drop_partial(sequence, out);
     }
+}
+
+/// A frame's outcome, and who is to hear of it here.
+pub(crate) struct Answer {
+    pub outcome: FrameOutcome,
+    pub clients: Vec<ClientId>,
+    /// One of them sent the frame here.
+    pub ours: bool,
 }
 
 /// The last position at which one of a frame's commands ran.

@@ -7,7 +7,7 @@ use crate::wire::PeerMessage;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use dwcp_base::{Epoch, Index, Micros, Now, ReplicaId};
-use dwcp_log::{Close, Place, VirtualLog};
+use dwcp_log::{Close, Place, Segment, VirtualLog};
 use dwcp_raft::Entry;
 use dwcp_state::StateMachine;
 
@@ -37,24 +37,34 @@ pub(crate) struct Fetch {
     useless: BTreeSet<ReplicaId>,
     pub deadline: Micros,
     pub since: Micros,
+    /// How often everybody was asked in vain.
+    rounds: u32,
 }
 
 impl<M: StateMachine> Replica<M> {
-    /// Asks for what is missing up to this tail of the open segment.
+    /// Asks for what is missing up to this tail of the open segment: from its last Anchor, which is what it takes to judge and
+    /// to show it.
     pub(crate) fn fetch_tail(&mut self, now: Now, tail: Place, out: &mut Outbox) {
         let Some(segment) = self.control.fold.segment() else { return };
-        if self.fetch.as_ref().is_some_and(|fetch| fetch.epoch == segment.epoch && fetch.tail == tail) {
+        let anchored = segment.anchored();
+        let from = segment.ends(&anchored).expect("the fold has seen to it");
+        self.fetch_from(now, from, anchored.index, tail, out);
+    }
+
+    /// Asks for all that it takes to execute up to this tail.
+    pub(crate) fn fetch_to_execute(&mut self, now: Now, tail: Place, out: &mut Outbox) {
+        let Some(open) = &self.segment else { return };
+        let (from, from_index) = (self.live, open.applied.index);
+        self.fetch_from(now, from, from_index, tail, out);
+    }
+
+    fn fetch_from(&mut self, now: Now, from: VirtualLog, from_index: Index, tail: Place, out: &mut Outbox) {
+        let Some(epoch) = self.control.fold.segment().map(|segment| segment.epoch) else { return };
+        let same =
+            |fetch: &Fetch| fetch.epoch == epoch && fetch.tail == tail && fetch.from_index <= from_index;
+        if self.fetch.as_ref().is_some_and(same) || from_index >= tail.index {
             return;
         }
-        let anchored = segment.anchored();
-        let anchored_log = segment.ends(&anchored);
-        let (epoch, Some(open)) = (segment.epoch, &self.segment) else { return };
-        // From the last Anchor on: what we executed behind it may not be part of the log, if somebody lied.
-        let (from, from_index) = if open.applied.index < anchored.index {
-            (self.live, open.applied.index)
-        } else {
-            (anchored_log.expect("the fold has seen to it"), anchored.index)
-        };
         self.fetch = Some(Fetch {
             epoch,
             tail,
@@ -66,6 +76,7 @@ impl<M: StateMachine> Replica<M> {
             useless: BTreeSet::new(),
             deadline: now.mono,
             since: now.mono,
+            rounds: 0,
         });
         self.ask_entries(now, out);
     }
@@ -89,14 +100,21 @@ impl<M: StateMachine> Replica<M> {
             let chosen = candidates.find(|id| *id != me && !fetch.useless.contains(id) && !down.contains(id));
             if chosen.is_none() {
                 fetch.useless.clear();
+                fetch.rounds += 1;
             }
             fetch.donor = chosen;
         }
         fetch.deadline = now.mono.plus(patience);
         let from = Index(fetch.from_index.0 + fetch.entries.len() as u64 + 1);
         let message = PeerMessage::FetchEntries { epoch: fetch.epoch, from, through: fetch.tail.index };
+        let in_vain = fetch.rounds > 1 && fetch.donor.is_none();
         if let Some(donor) = fetch.donor {
             self.send_one(donor, &message, Class::Vote, out);
+        }
+        if in_vain && let Some((decided, _)) = self.blocked.front() {
+            // Nobody keeps these entries any more: there are snapshots behind the Close, or of the segment's last Anchor.
+            let at_least = decided.certificate.claim.sequence;
+            self.start_transfer(now, at_least, false, out);
         }
     }
 
@@ -128,25 +146,20 @@ impl<M: StateMachine> Replica<M> {
     ) {
         let open = self.segment.as_ref().filter(|segment| segment.epoch == epoch);
         let raft = open.and_then(|segment| segment.raft.as_ref());
-        let raft = raft.or_else(|| self.retired.get(&epoch).map(|retired| &retired.raft));
-        let mut entries = raft.map(|raft| raft.entries(first, through, ANSWER_BYTES)).unwrap_or_default();
-        if entries.is_empty()
-            && let Some(body) = open.and_then(|segment| segment.body.as_ref())
-            && let Some(skip) = first.0.checked_sub(body.from_index.0 + 1)
-            && let Ok(skip) = usize::try_from(skip)
-        {
-            let mut bytes = 0;
-            entries = body
-                .entries
-                .iter()
-                .skip(skip)
-                .take_while(|entry| {
-                    bytes += entry.body.bytes().len();
-                    bytes <= ANSWER_BYTES
-                })
-                .cloned()
-                .collect();
-        }
+        let over = self.retired.get(&epoch);
+        let raft = raft.or_else(|| over.and_then(|retired| retired.raft.as_ref()));
+        // A tail that was fetched is what the others want too; our own log may hold something else there.
+        let body = open.and_then(|segment| segment.body.as_ref());
+        let body = body.or_else(|| over.and_then(|retired| retired.body.as_ref()));
+        let through = body.map_or(through, |body| {
+            if first > body.from_index { through } else { through.min(body.from_index) }
+        });
+        let fetched = body.filter(|body| first > body.from_index);
+        let entries = match (fetched, raft) {
+            (Some(body), _) => body.part(first, ANSWER_BYTES),
+            (None, Some(raft)) => raft.entries(first, through, ANSWER_BYTES),
+            (None, None) => Vec::new(),
+        };
         self.send_one(from, &PeerMessage::Entries { epoch, first, entries }, Class::Bulk, out);
     }
 
@@ -209,16 +222,37 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
+    /// Whether all entries from what is executed here to this tail are at hand.
+    pub(crate) fn can_execute_to(&self, tail: &Place) -> bool {
+        let (Some(open), Some(anchor)) = (&self.segment, self.control.fold.segment().map(Segment::anchored))
+        else {
+            return true;
+        };
+        let own = open.raft.as_ref();
+        if open.applied.index >= tail.index || own.is_some_and(|raft| raft.place(tail.index) == Some(*tail)) {
+            // Our own log, unless its beginning is gone.
+            let border = own.map_or(Index::ZERO, |raft| raft.border().index);
+            return open.applied.index >= tail.index || border <= open.applied.index;
+        }
+        let Some(body) = open.body.as_ref().filter(|body| body.tail == *tail) else { return false };
+        // What was executed behind the Anchor may have to be taken back; up to it our own log serves, if it is the same.
+        let from_own = own.is_some_and(|raft| {
+            raft.border().index <= open.applied.index
+                && raft.place(anchor.index).is_some_and(|place| place.chain == anchor.chain)
+        });
+        body.from_index <= open.applied.index || (from_own && body.from_index <= anchor.index)
+    }
+
     /// The entries that lead from what is executed here to the tail of a Close, and how many executed ones are not part of
     /// it: those were rolled back first.
     pub(crate) fn take_tail(&mut self, now: Now, close: &Close, out: &mut Outbox) -> (Vec<Entry>, u64) {
         let tail = close.tail;
-        let Some(open) = &mut self.segment else { return (Vec::new(), 0) };
+        let Some(open) = &self.segment else { return (Vec::new(), 0) };
         let own = open.raft.as_ref().filter(|raft| raft.place(tail.index) == Some(tail));
         let applied = open.applied;
-        let body = open.body.take();
+        let body = open.body.as_ref();
         let is_prefix = applied.index <= tail.index
-            && match (&own, &body) {
+            && match (own, body) {
                 (Some(raft), _) => raft.place(applied.index).is_none_or(|place| place.chain == applied.chain),
                 (None, Some(body)) => {
                     body.place_chain(applied.index).is_none_or(|chain| chain == applied.chain)
@@ -235,11 +269,15 @@ impl<M: StateMachine> Replica<M> {
             return (Vec::new(), rolled_back);
         }
         let own = open.raft.as_ref().filter(|raft| raft.place(tail.index) == Some(tail));
-        let entries = match (own, body) {
+        let entries = match (own, &open.body) {
             (Some(raft), _) => raft.entries(first, tail.index, usize::MAX),
             (None, Some(body)) => {
-                let skip = usize::try_from(first.0 - body.from_index.0 - 1).unwrap_or(usize::MAX);
-                body.entries.into_iter().skip(skip).collect()
+                // Up to where the fetched part begins our own log serves.
+                let raft = open.raft.as_ref().filter(|_| first <= body.from_index);
+                let mut entries =
+                    raft.map(|raft| raft.entries(first, body.from_index, usize::MAX)).unwrap_or_default();
+                entries.extend(body.part(first.max(body.from_index.next()), usize::MAX));
+                entries
             }
             (None, None) => Vec::new(),
         };
@@ -248,6 +286,21 @@ impl<M: StateMachine> Replica<M> {
 }
 
 impl Body {
+    /// Entries from `first` on, which lies behind `from_index`: at least one if there is one, then as many as fit.
+    fn part(&self, first: Index, bytes_max: usize) -> Vec<Entry> {
+        let skip = usize::try_from(first.0 - self.from_index.0 - 1).unwrap_or(usize::MAX);
+        let mut bytes = 0;
+        let mut taken = Vec::new();
+        for entry in self.entries.iter().skip(skip) {
+            bytes += entry.body.bytes().len();
+            if !taken.is_empty() && bytes > bytes_max {
+                break;
+            }
+            taken.push(entry.clone());
+        }
+        taken
+    }
+
     /// The chain at this index, if it lies inside.
     fn place_chain(&self, index: Index) -> Option<dwcp_base::Hash> {
         let steps = usize::try_from(index.0.checked_sub(self.from_index.0)?).ok()?;

@@ -5,7 +5,7 @@ use crate::control::Control;
 use crate::segment::SegmentNode;
 use dwcp_base::{ClusterId, Crypto, Index, Mutant, Mutants, PublicKey, Quorum};
 use dwcp_log::anchor::Anchor;
-use dwcp_log::close::{Bench, CloseRefusal};
+use dwcp_log::close::{Bench, CloseRefusal, reports_needed};
 use dwcp_log::seal::Speaker;
 use dwcp_log::{Close, CloseProof, Place, Segment, Switch};
 use dwcp_state::StateMachine;
@@ -42,6 +42,10 @@ impl<M: StateMachine> Court<'_, M> {
             return Err(CloseRefusal::NotTheBest);
         }
         self.with_bench(|bench| bench.judge_close(Some(segment), close))
+    }
+
+    pub(crate) fn reports_needed(&self, segment: &Segment) -> usize {
+        reports_needed(self.quorum, segment.open.members.len())
     }
 
     pub(crate) fn anchor_holds(&self, anchor: &Anchor) -> bool {
@@ -84,8 +88,14 @@ impl<M: StateMachine> Court<'_, M> {
         if !self.holds_tail(segment, &close.tail) && !self.mutants.on(Mutant::CloseWithoutData) {
             return Err("a Close whose entries are not here yet");
         }
-        let committed = self.segment.and_then(|open| open.marker);
-        if matches!(close.proof, CloseProof::Marker) && committed != Some(close.tail.index) {
+        // Whoever sealed will not see the Marker commit; q reports that choose it say as much.
+        let known = self.segment.is_some_and(|open| {
+            open.marker == Some(close.tail.index)
+                || open.failover.reports_choose(&close.tail, self.reports_needed(segment))
+                // Nobody outside the segment sees what commits: those inside, who are needed for q, answer for that.
+                || (open.raft.is_none() && open.ends_with_marker(&close.tail))
+        });
+        if matches!(close.proof, CloseProof::Marker) && !known {
             return Err("a Marker that is not committed here yet");
         }
         Ok(())

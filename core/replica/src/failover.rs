@@ -18,7 +18,7 @@ use dwcp_base::{Hash, LogTime, Micros, Mutant, NetworkMode, Now, ReplicaId, Sequ
 use dwcp_log::close::choose;
 use dwcp_log::seal::{Sealed, Signed, StopCert, Suspect};
 use dwcp_log::segment::Protocol;
-use dwcp_log::{Close, CloseProof, Open, Place, Proposal, RootEntry, Segment, Switch};
+use dwcp_log::{Close, CloseProof, Decide, Open, Place, Proposal, RootEntry, Segment, Switch};
 use dwcp_state::StateMachine;
 
 /// Commits of which the slowness stretches the patience, and by how much of each the average moves.
@@ -58,6 +58,10 @@ pub(crate) struct Failover {
     /// For the root's primary: when frames may be taken past the leader again, and which were. Cleared with the epoch.
     pub next_escape: Micros,
     escaped: BTreeSet<Hash>,
+    /// When the first report came.
+    first_report: Option<Micros>,
+    /// The decision under way, as `proposed`.
+    decided: Option<(View, Sequence)>,
     /// The Close under way: in which view it was proposed, and where.
     proposed: Option<(View, Sequence)>,
     /// Since when a Close is due.
@@ -86,6 +90,8 @@ impl Failover {
             log_full: false,
             next_escape: now.mono,
             escaped: BTreeSet::new(),
+            first_report: None,
+            decided: None,
             proposed: None,
             due_since: None,
         }
@@ -119,6 +125,12 @@ impl Failover {
     /// A command waited so long until it was executed.
     pub(crate) fn note_round(&mut self, took: Micros) {
         self.round = Micros((self.round.0 * 15 + took.0) / 16);
+    }
+
+    /// Whether `q` reports are here of which this place is the best.
+    pub(crate) fn reports_choose(&self, tail: &Place, q: usize) -> bool {
+        let reports: Vec<Signed<Sealed>> = self.reports.values().copied().collect();
+        reports.len() >= q && choose(&reports) == Ok(Some(*tail))
     }
 
     /// Who says that its log ends at this place.
@@ -169,27 +181,34 @@ impl<M: StateMachine> Replica<M> {
             return None; // Commands wait for Anchors, not for the leader.
         }
         let since = waiting.max(failover.progress);
-        let leader_is_gone = self.control.steering.mode == NetworkMode::Hybrid
-            && failover.leader.is_some_and(|leader| self.down.contains(&leader));
-        if leader_is_gone {
+        if self.leader_is_gone(failover) {
             return Some("the leader is gone");
         }
         late(since, 1).then_some("nothing commits")
+    }
+
+    /// Hybrid mode: the link to the leader broke.
+    pub(crate) fn leader_is_gone(&self, failover: &Failover) -> bool {
+        self.control.steering.mode == NetworkMode::Hybrid
+            && failover.leader.is_some_and(|leader| self.down.contains(&leader))
     }
 
     /// When the end of the segment needs `Wake`.
     pub(crate) fn failover_wakeup(&self, segment: &SegmentNode<M>) -> Micros {
         let failover = &segment.failover;
         let mut due = segment.anchors.next_resend();
-        if failover.due_since.is_some() || failover.suspecting.is_some() {
+        if failover.sealing.is_some() || failover.suspecting.is_some() {
             due = due.min(failover.next_send);
         }
-        if let Some(deadline) = failover.marker_deadline.filter(|_| failover.sealing.is_none()) {
+        let may_seal = failover.sealing.is_none() && segment.raft.is_some();
+        if let Some(deadline) = failover.marker_deadline.filter(|_| may_seal && segment.marker.is_none()) {
             due = due.min(deadline);
         }
-        if failover.sealing.is_none() {
+        if failover.sealing.is_none() && failover.suspecting.is_none() && !self.diverged {
             let patience = self.patience(failover);
-            if let Some(waiting) = self.waiting_since(failover) {
+            if let Some(waiting) = self.waiting_since(failover).filter(|_| !failover.log_full) {
+                let gone = self.leader_is_gone(failover);
+                let patience = if gone { Micros::ZERO } else { patience };
                 due = due.min(waiting.max(failover.progress).plus(patience));
             }
             if let Some(unserved) = failover.unserved.oldest() {
@@ -207,28 +226,21 @@ impl<M: StateMachine> Replica<M> {
         self.fetch_on_time(now, out);
         self.doubt_who_shows_nothing(now);
         self.repeat_anchor_vote(now, out);
+        self.note_ending(now);
         let ending = self.control.steering.ending;
         let suspicion = self.segment.as_ref().and_then(|segment| self.suspicion(now, segment));
         let interval = self.setup.settings.timing.resend_interval;
-        let round = self.segment.as_ref().map(|segment| segment.failover.round).unwrap_or_default();
         let Some(segment) = &mut self.segment else { return };
         let epoch = segment.epoch;
         let leader = segment.leader();
         let failover = &mut segment.failover;
         let mut seal = false;
-        if ending.is_some() && failover.marker_deadline.is_none() {
-            let patience = round.times(MARKER_ROUNDS).max(MARKER_PATIENCE_MIN);
-            failover.marker_deadline = Some(now.mono.plus(patience));
-            failover.leader_at_ending = leader;
-            failover.due_since = Some(now.mono);
-            failover.next_send = now.mono;
-        }
         if let Some(deadline) = failover.marker_deadline
             && segment.marker.is_none()
             && failover.sealing.is_none()
         {
             let moved = failover.leader_at_ending.is_none() || leader != failover.leader_at_ending;
-            seal = now.mono >= deadline || moved;
+            seal = (now.mono >= deadline || moved) && segment.raft.is_some();
         }
         let resend = now.mono >= failover.next_send;
         if failover.sealing.is_none() && !seal {
@@ -246,9 +258,29 @@ impl<M: StateMachine> Replica<M> {
         } else if resend {
             failover.next_send = now.mono.plus(interval);
             failover.told = false;
+            if failover.stop.is_none() && ending.is_none() {
+                // We are out of a segment that the others go on with, since a stop was forgotten: it would be missed if
+                // another of them fell.
+                self.say_suspect(now, out);
+            }
         }
         if seal {
             self.seal_segment(now, out);
+        }
+    }
+
+    /// The segment is to end by order: from now on its leader has so long for a Marker.
+    pub(crate) fn note_ending(&mut self, now: Now) {
+        let Some(segment) = self.segment.as_mut().filter(|_| self.control.steering.ending.is_some()) else {
+            return;
+        };
+        let leader = segment.leader();
+        let failover = &mut segment.failover;
+        if failover.marker_deadline.is_none() {
+            let patience = failover.round.times(MARKER_ROUNDS).max(MARKER_PATIENCE_MIN);
+            failover.marker_deadline = Some(now.mono.plus(patience));
+            failover.leader_at_ending = leader;
+            failover.due_since = Some(now.mono);
         }
     }
 
@@ -291,7 +323,7 @@ impl<M: StateMachine> Replica<M> {
         };
         let Some(segment) = &mut self.segment else { return };
         let failover = &mut segment.failover;
-        if failover.stop.is_some() || failover.sealing.is_some() {
+        if failover.stop.is_some() {
             return;
         }
         let said = &signed.said;
@@ -361,10 +393,12 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// After a restart: what was sealed stays sealed, and is said again.
-    pub(crate) fn resume_seal(&mut self, out: &mut Outbox) {
+    pub(crate) fn resume_seal(&mut self, now: Now, out: &mut Outbox) {
         let Some(segment) = &mut self.segment else { return };
-        let Some(point) = segment.raft.as_ref().and_then(|raft| raft.sealed()) else { return };
-        segment.failover.sealing = Some((point, Ticket::ZERO));
+        let Some(raft) = segment.raft.as_mut().filter(|raft| raft.sealed().is_some()) else { return };
+        let sealed = raft.seal(now);
+        let point = sealed.point;
+        segment.failover.sealing = Some((point, sealed.ticket));
         let (epoch, Place { index, term, .. }) = (segment.epoch, point);
         if !self.recovering {
             out.event(Event::SegmentSealed { epoch, index, term });
@@ -392,6 +426,7 @@ impl<M: StateMachine> Replica<M> {
         segment.failover.told = true;
         segment.failover.next_send = now.mono.plus(self.setup.settings.timing.resend_interval);
         segment.failover.reports.insert(speaker.id, report);
+        segment.failover.first_report.get_or_insert(now.mono);
         let stop = segment.failover.stop.clone();
         self.send_all(&PeerMessage::Sealed(report), Class::Vote, after, out);
         if let Some(stop) = stop {
@@ -419,18 +454,29 @@ impl<M: StateMachine> Replica<M> {
         }
         let Some(segment) = &mut self.segment else { return };
         segment.failover.reports.insert(from, signed);
+        segment.failover.first_report.get_or_insert(now.mono);
+        if self.control.steering.ending.is_some() {
+            // Somebody waits for no Marker any more and may not prepare a Close by one: the collection needs us too.
+            self.seal_segment(now, out);
+        }
     }
 
     /// The Close that could be proposed or prepared now, by the reports that are here.
     fn best_close(&self, segment: &Segment) -> Option<Close> {
         let open = self.segment.as_ref()?;
         let epoch = segment.epoch;
-        if let Some(index) = open.marker.filter(|_| self.control.steering.ending.is_some())
-            && let Some(tail) = open.raft.as_ref().and_then(|raft| raft.place(index))
-        {
-            return Some(Close { epoch, tail, proof: CloseProof::Marker });
+        if let Some(close) = self.collected_close(segment) {
+            return Some(close);
         }
-        let needed = self.pbft.quorum().q();
+        let index = open.marker.filter(|_| self.control.steering.ending.is_some())?;
+        let tail = open.raft.as_ref().and_then(|raft| raft.place(index))?;
+        Some(Close { epoch, tail, proof: CloseProof::Marker })
+    }
+
+    fn collected_close(&self, segment: &Segment) -> Option<Close> {
+        let open = self.segment.as_ref()?;
+        let epoch = segment.epoch;
+        let needed = self.court().reports_needed(segment);
         let failover = &open.failover;
         let mut reports: Vec<Signed<Sealed>> = failover
             .reports
@@ -454,6 +500,7 @@ impl<M: StateMachine> Replica<M> {
     /// A report whose log nobody can show, or that lies below the last Anchor, is left out when others suffice.
     fn doubt_who_shows_nothing(&mut self, now: Now) {
         let patience = self.setup.settings.timing.resend_interval.times(12);
+        let needed = self.control.fold.segment().map_or(1, |segment| self.court().reports_needed(segment));
         let (Some(fetch), Some(segment)) = (&mut self.fetch, &mut self.segment) else { return };
         if now.mono.since(fetch.since) < patience {
             return;
@@ -463,9 +510,32 @@ impl<M: StateMachine> Replica<M> {
         let failover = &mut segment.failover;
         let claim: Vec<ReplicaId> = failover.claimants(Some(tail));
         failover.doubted.extend(claim);
-        if failover.reports.len() - failover.doubted.len() < self.pbft.quorum().q() {
+        if failover.reports.len() - failover.doubted.len() < needed {
             failover.doubted.clear();
         }
+    }
+
+    /// For the primary: a member says that it is sealed and nobody has ordered or asked for the end of the segment: it is
+    /// handed over to a fresh one once it is older than the calm.
+    pub(crate) fn next_decision(&mut self, now: Now) -> Option<RootEntry> {
+        let steering = &self.control.steering;
+        let time = steering.time.max(LogTime(now.wall_ms));
+        let ripe = time.0 >= steering.opened.0.saturating_add(self.setup.genesis.calm_ms);
+        if steering.ending.is_some() || !ripe {
+            return None;
+        }
+        let (view, executed) = (self.pbft.view(), self.control.executed);
+        let next = self.pbft.next_sequence();
+        let patience = self.setup.settings.segment.timing.election_timeout.times(3);
+        let segment = self.segment.as_mut()?;
+        let failover = &mut segment.failover;
+        let under_way = failover.decided.is_some_and(|(of, at)| of == view && at > executed);
+        let (sealed, since) = failover.reports.values().next().copied().zip(failover.first_report)?;
+        if under_way || failover.stop.is_some() || now.mono.since(since) < patience {
+            return None;
+        }
+        failover.decided = Some((view, next));
+        Some(RootEntry::Decide(Box::new(Decide { sealed })))
     }
 
     /// For the primary: the switch to propose now, if one is due.
@@ -508,9 +578,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// The next segment, led first by somebody who is there, and better not by the primary: one crash must not take both.
     fn make_open(&self, failed: Option<ReplicaId>) -> Option<Open> {
-        if self.setup.raft.is_none() {
-            return None;
-        }
+        self.setup.raft.as_ref()?;
         let sequence = self.pbft.next_sequence();
         let members = self.control.segment_members(sequence, self.setup.genesis.window);
         if members.len() < self.pbft.quorum().q() {
@@ -549,11 +617,12 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// Since when the root owes us something while a segment is open.
-    pub(crate) fn root_owes_since(&self) -> Option<Micros> {
+    pub(crate) fn root_owes_since(&self, now: Now) -> Option<Micros> {
         let segment = self.segment.as_ref()?;
-        let words = segment.anchors.waiting_since();
-        let q_is_there = self.last_heard.len() + 1 >= self.pbft.quorum().q();
-        let since = [segment.failover.due_since(), words.filter(|_| q_is_there)];
+        // The words of the others may take a while to come: only then is the primary to blame.
+        let grace = self.setup.settings.timing.resend_interval.times(4);
+        let words = segment.anchors.waiting_since().map(|since| since.plus(grace));
+        let since = [segment.failover.due_since(), words.filter(|since| *since <= now.mono)];
         since.into_iter().flatten().min()
     }
 

@@ -450,6 +450,9 @@ pub struct Status {
     pub vote_key: PublicKey,
     pub mode: NetworkMode,
     pub trust: Trust,
+    /// Whether the policy allows Raft segments.
+    pub raft: bool,
+    pub default_ack: Ack,
     /// The number that the next mode or policy order must have.
     pub next_order: u64,
     /// The last epoch that was opened; 0 before the first.

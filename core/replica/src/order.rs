@@ -4,7 +4,7 @@
 use crate::replica::{Outbox, Replica};
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Hash, LogTime, Mutant, NetworkMode, Now};
+use dwcp_base::{Hash, LogTime, Mutant, Now};
 use dwcp_log::{Proposal, RootEntry};
 use dwcp_state::StateMachine;
 
@@ -21,6 +21,7 @@ impl<M: StateMachine> Replica<M> {
             entries.extend(self.pool.next_order().map(RootEntry::from));
             entries.extend(self.next_switch(now, out));
             entries.extend(self.next_anchor());
+            entries.extend(self.next_decision(now));
             let frames = self.next_frames(now);
             if !frames.is_empty() {
                 entries.push(RootEntry::Batch(frames));
@@ -83,11 +84,9 @@ impl<M: StateMachine> Replica<M> {
 
     /// The mode is for a segment and none is open: the calm is looked at now and then.
     pub(crate) fn wants_open(&self) -> bool {
-        let steering = &self.control.steering;
         self.setup.raft.is_some()
             && self.control.fold.segment().is_none()
-            && steering.mode != NetworkMode::Internet
-            && steering.policy.allows_raft()
+            && self.control.steering.wants_segments()
     }
 
     fn propose(&mut self, now: Now, entries: Vec<RootEntry>) {
@@ -108,14 +107,21 @@ impl<M: StateMachine> Replica<M> {
 
     fn segment_outgrows(&self) -> bool {
         let Some(segment) = &self.segment else { return false };
-        let uncovered = segment.anchors.bytes_applied.saturating_sub(self.segment_bytes_at_snapshot);
-        uncovered >= self.setup.settings.segment.limits.log_bytes_max / 4
+        self.segment_uncovered(self.setup.settings.segment.limits.log_bytes_max / 4, 3)
             && self.saving.is_none()
             && segment.anchors.frozen.place.index > dwcp_base::Index::ZERO
     }
 
     fn learners_wait(&self) -> bool {
         let stable = self.pbft.stable_sequence();
-        self.control.configurations.latest().members.iter().any(|member| member.votes_after > stable)
+        let executed = self.control.executed.0;
+        let window = self.setup.genesis.window;
+        // A segment takes it in once its vote is certain whatever checkpoint is stable.
+        let segments = self.setup.raft.is_some() && self.control.steering.wants_segments();
+        self.control.configurations.latest().members.iter().any(|member| {
+            let replaced = member.votes_after != dwcp_base::Sequence::ZERO;
+            member.votes_after > stable
+                || (segments && replaced && executed < member.votes_after.0.saturating_add(window))
+        })
     }
 }

@@ -164,9 +164,9 @@ impl Pool {
         Some(pending)
     }
 
-    /// A frame was executed, whether it waited here or not.
-    pub(crate) fn executed(&mut self, hash: Hash) {
-        self.remove_hash(&hash);
+    /// A frame was executed, whether it waited here or not. True when a client of ours sent it here.
+    pub(crate) fn executed(&mut self, hash: Hash) -> bool {
+        let ours = self.remove_hash(&hash).is_some_and(|pending| pending.ours);
         if self.recent.insert(hash) {
             self.recent_in_order.push_back(hash);
         }
@@ -175,6 +175,7 @@ impl Pool {
         {
             self.recent.remove(&oldest);
         }
+        ours
     }
 
     pub(crate) fn executed_lately(&self, hash: &Hash) -> bool {

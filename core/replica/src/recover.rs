@@ -155,7 +155,7 @@ impl<M: StateMachine> Replica<M> {
             down: BTreeSet::new(),
             straggler_helped: BTreeMap::new(),
             found_diverged: None,
-            segment_bytes_at_snapshot: 0,
+            segment_at_snapshot: (0, 0),
             switches: crate::status::Switches::default(),
             pool: Pool::default(),
             clients: Clients::default(),

@@ -16,7 +16,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::{
-    ClusterId, Crypto, Epoch, Hash, Index, Micros, Now, ReplicaId, Sequence, Ticket, View, encode,
+    ClusterId, Crypto, Epoch, Hash, Index, Micros, NetworkMode, Now, ReplicaId, Sequence, Ticket, View,
+    encode,
 };
 use dwcp_log::{Place, Proposal, RootEntry, VirtualLog};
 use dwcp_pbft::{Action, Decided, Message, Output, Pbft};
@@ -97,8 +98,8 @@ pub struct Replica<M: StateMachine> {
     pub(crate) straggler_helped: BTreeMap<ReplicaId, Micros>,
     /// At this Tick our state is not what an Anchor says.
     pub(crate) found_diverged: Option<Index>,
-    /// Bytes of segment entries executed here since the genesis, and at the last snapshot.
-    pub(crate) segment_bytes_at_snapshot: u64,
+    /// Bytes and entries of the open segment executed here at the last snapshot.
+    pub(crate) segment_at_snapshot: (u64, u64),
     pub(crate) switches: crate::status::Switches,
 
     pub(crate) pool: Pool,
@@ -172,7 +173,7 @@ impl<M: StateMachine> Replica<M> {
                 self.down.remove(&peer);
                 self.pbft.on_link_up(peer, &mut self.protocol);
             }
-            Input::LinkDown { peer } => self.on_link_down(now, peer),
+            Input::LinkDown { peer } => self.on_link_down(now, peer, out),
             Input::Durable { through } => self.on_durable(now, through),
             Input::Client { client, request } => self.on_client(now, client, request, out),
             Input::ClientGone { client } => self.clients.gone(client),
@@ -250,8 +251,12 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    fn on_link_down(&mut self, now: Now, peer: ReplicaId) {
+    fn on_link_down(&mut self, now: Now, peer: ReplicaId, out: &mut Outbox) {
         self.down.insert(peer);
+        if self.control.steering.mode == NetworkMode::Hybrid {
+            // A leader that is gone is grounds to leave the fast path, and everybody must know what it leaves undone.
+            return self.relay_due(now, out);
+        }
         if let Some(raft) = self.segment.as_mut().and_then(|segment| segment.raft.as_mut()) {
             raft.on_link_down(now, peer);
         }
@@ -283,7 +288,7 @@ impl<M: StateMachine> Replica<M> {
     fn on_wake(&mut self, now: Now, out: &mut Outbox) {
         self.relay_due(now, out);
         self.settle_oldest(out);
-        self.pbft.set_waiting(self.root_waits_since());
+        self.pbft.set_waiting(self.root_waits_since(now));
         let quorum = self.pbft.quorum();
         let mut judge = Judge {
             pool: &self.pool,
@@ -300,7 +305,9 @@ impl<M: StateMachine> Replica<M> {
         self.pbft.on_time(now, &mut judge, &mut self.protocol);
         self.carry_out(now, out);
         self.transfer_on_time(now, out);
-        if let Some(raft) = self.segment.as_mut().and_then(|segment| segment.raft.as_mut()) {
+        // Whose state is wrong takes no part until it is replaced.
+        let open = self.segment.as_mut().filter(|_| !self.diverged);
+        if let Some(raft) = open.and_then(|segment| segment.raft.as_mut()) {
             raft.tick(now);
         }
         self.failover_on_time(now, out);
@@ -315,12 +322,12 @@ impl<M: StateMachine> Replica<M> {
         self.carry_out(now, out);
         self.drain_segment(now, out);
         self.settle_oldest(out);
-        self.pbft.set_waiting(self.root_waits_since());
+        self.pbft.set_waiting(self.root_waits_since(now));
     }
 
     /// Since when the root owes us something. While a segment is open, clients' commands are not the root's to serve.
-    fn root_waits_since(&self) -> Option<Micros> {
-        if self.segment.is_some() { self.root_owes_since() } else { self.pool.oldest_known_to_all() }
+    fn root_waits_since(&self, now: Now) -> Option<Micros> {
+        if self.segment.is_some() { self.root_owes_since(now) } else { self.pool.oldest_known_to_all() }
     }
 
     /// The moment at which `Input::Wake` is due.
@@ -328,7 +335,7 @@ impl<M: StateMachine> Replica<M> {
     pub fn next_wakeup(&self) -> Micros {
         let mut due = self.pbft.next_wakeup();
         if let Some(oldest) = self.pool.oldest_unrelayed() {
-            due = due.min(oldest.plus(self.pbft.relay_after(self.setup.settings.relay_after)));
+            due = due.min(oldest.plus(self.relay_patience()));
         }
         let timed = self.segment.is_none() && self.state.wants_ticks().is_some();
         if self.pbft.is_primary() && (timed || self.window_must_move() || self.wants_open()) {
@@ -366,10 +373,15 @@ impl<M: StateMachine> Replica<M> {
             if let RootEntry::Switch(switch) = entry
                 && let Some(close) = &switch.close
                 && self.court().judge_close(&segment, close).is_ok()
-                && !self.court().holds_tail(&segment, &close.tail)
             {
-                self.fetch_tail(now, close.tail, out);
-                return true;
+                if !self.court().holds_tail(&segment, &close.tail) {
+                    self.fetch_tail(now, close.tail, out);
+                    return true;
+                }
+                if !self.can_execute_to(&close.tail) {
+                    self.fetch_to_execute(now, close.tail, out);
+                    return true;
+                }
             }
         }
         false

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use dwcp_base::{Epoch, Hash, Index, LogTime, Micros, NetworkMode, Now, ReplicaId, Ticket, encode};
 use dwcp_log::segment::AnchorPoint;
 use dwcp_log::{Place, VirtualLog};
-use dwcp_raft::{Action, Entry, Payload, ProposeError, RaftNode, ReadError, SegmentSetup, TicketMap};
+use dwcp_raft::{Action, Entry, Kind, Payload, ProposeError, RaftNode, ReadError, SegmentSetup, TicketMap};
 use dwcp_state::StateMachine;
 
 /// Messages of epochs that this replica has yet to see opened, per peer; beyond it they are dropped and come again.
@@ -57,8 +57,10 @@ pub(crate) struct SegmentNode<M: StateMachine> {
 
 /// A Raft node whose segment is not open here: over, or not open yet again after a snapshot took us back.
 pub(crate) struct Retired {
-    pub raft: Box<dyn RaftNode>,
+    pub raft: Option<Box<dyn RaftNode>>,
     pub tickets: TicketMap,
+    /// The end of the segment, where it was not our own log's.
+    pub body: Option<Body>,
 }
 
 /// Messages of epochs to come.
@@ -97,6 +99,22 @@ impl<M: StateMachine> SegmentNode<M> {
         self.raft.as_ref().is_some_and(|raft| raft.is_leader() && raft.sealed().is_none())
     }
 
+    /// Whether everything that the leader is known to have committed is executed here. Nobody without a leader can say so.
+    pub(crate) fn is_caught_up(&self) -> bool {
+        self.raft.as_ref().is_some_and(|raft| {
+            raft.leader().is_some()
+                && self.applied.index >= self.committed
+                && raft.commit() >= raft.last().index.before()
+                && raft.last().index > Index::ZERO
+        })
+    }
+
+    /// Whether what was fetched up to this tail ends with a Marker.
+    pub(crate) fn ends_with_marker(&self, tail: &Place) -> bool {
+        let body = self.body.as_ref().filter(|body| body.tail == *tail);
+        body.and_then(|body| body.entries.last()).is_some_and(|entry| entry.body.kind() == Kind::Marker)
+    }
+
     pub(crate) fn leader(&self) -> Option<ReplicaId> {
         self.raft.as_ref().filter(|raft| raft.sealed().is_none()).and_then(|raft| raft.leader())
     }
@@ -116,12 +134,11 @@ impl<M: StateMachine> Replica<M> {
         let Some(segment) = self.control.fold.segment().cloned() else { return };
         let epoch = segment.epoch;
         let anchored = Place { index: anchor.index, term: anchor.term, chain: anchor.chain };
-        self.segment_bytes_at_snapshot = 0;
         let position = segment.position(anchored.index).expect("the fold has seen to it");
         self.live = VirtualLog { position, chain: anchored.chain };
         let (mut raft, tickets) = match self.retired.remove(&epoch) {
-            Some(Retired { raft, tickets }) => (Some(raft), tickets),
-            None => self.make_raft(now, &segment, out),
+            Some(Retired { raft: Some(raft), tickets, .. }) => (Some(raft), tickets),
+            _ => self.make_raft(now, &segment, out),
         };
         if let Some(raft) = &mut raft
             && anchored.index > raft.commit()
@@ -131,6 +148,7 @@ impl<M: StateMachine> Replica<M> {
         }
         let committed = raft.as_ref().map_or(Index::ZERO, |raft| raft.commit()).max(anchored.index);
         let frozen = self.state.freeze();
+        self.segment_at_snapshot = (0, anchored.index.0);
         self.segment = Some(SegmentNode {
             epoch,
             raft,
@@ -149,7 +167,7 @@ impl<M: StateMachine> Replica<M> {
         }
         self.pool.new_turn();
         self.pool.restart_clocks(now.mono);
-        self.resume_seal(out);
+        self.resume_seal(now, out);
     }
 
     /// This replica's Raft node for a segment, with what the disk remembers of it.
@@ -247,8 +265,10 @@ impl<M: StateMachine> Replica<M> {
             raft.on_durable(now, through);
         }
         for retired in self.retired.values_mut() {
-            if let Some(through) = retired.tickets.durable(through) {
-                retired.raft.on_durable(now, through);
+            if let Some(raft) = &mut retired.raft
+                && let Some(through) = retired.tickets.durable(through)
+            {
+                raft.on_durable(now, through);
             }
         }
     }
@@ -258,6 +278,7 @@ impl<M: StateMachine> Replica<M> {
         if self.segment.is_none() || self.diverged {
             return self.drain_segment(now, out);
         }
+        self.note_ending(now);
         self.propose_in_segment(now);
         if let Some(raft) = self.segment.as_mut().and_then(|segment| segment.raft.as_mut()) {
             raft.settle(now);
@@ -308,11 +329,10 @@ impl<M: StateMachine> Replica<M> {
         }
         let changed = raft.last().index > segment.anchors.last_tick;
         let timed = self.state.wants_ticks().is_some();
-        if now.mono >= segment.anchors.next_tick
-            && (changed || timed)
-            && let Ok(place) = raft.propose(now, &Payload::Tick { time })
-        {
-            segment.anchors.last_tick = place.index;
+        if now.mono >= segment.anchors.next_tick && (changed || timed) {
+            if let Ok(place) = raft.propose(now, &Payload::Tick { time }) {
+                segment.anchors.last_tick = place.index;
+            }
             let interval = if changed { settings.segment.anchor_interval } else { settings.tick_interval };
             segment.anchors.next_tick = now.mono.plus(interval);
         }
@@ -321,7 +341,9 @@ impl<M: StateMachine> Replica<M> {
     /// When the segment needs `Wake`.
     pub(crate) fn segment_wakeup(&self) -> Micros {
         let Some(segment) = &self.segment else { return Micros::NEVER };
-        let Some(raft) = &segment.raft else { return self.failover_wakeup(segment) };
+        let Some(raft) = segment.raft.as_ref().filter(|_| !self.diverged) else {
+            return self.failover_wakeup(segment);
+        };
         let mut due = raft.next_wakeup();
         if segment.is_leader()
             && self.control.steering.ending.is_none()
@@ -336,7 +358,7 @@ impl<M: StateMachine> Replica<M> {
     pub(crate) fn drain_segment(&mut self, now: Now, out: &mut Outbox) {
         self.carry_out(now, out);
         for (epoch, retired) in &mut self.retired {
-            for action in retired.raft.take() {
+            for action in retired.raft.as_mut().map(|raft| raft.take()).unwrap_or_default() {
                 if let Action::Persist { record, .. } = action {
                     let ticket = self.protocol.allocate();
                     retired.tickets.note(ticket);
@@ -425,9 +447,6 @@ impl<M: StateMachine> Replica<M> {
             for entry in &entries {
                 self.execute_entry(now, entry, out);
             }
-            if let Some(segment) = &mut self.segment {
-                segment.failover.progressed(now);
-            }
         }
     }
 
@@ -442,11 +461,15 @@ impl<M: StateMachine> Replica<M> {
         match entry.payload() {
             Payload::Batch { time, frames } => {
                 self.state.begin_entry(position, time);
+                if !frames.is_empty() {
+                    // Only clients' commands count: a leader that serves nobody may well go on ticking.
+                    segment.failover.progressed(now);
+                }
                 commands = self.run_frames(now, &frames, true, out);
             }
             Payload::Tick { time } => {
                 self.state.begin_entry(position, time);
-                self.note_tick(now);
+                self.note_tick();
             }
             // A no-op moves no time.
             Payload::Empty | Payload::Marker => self.state.begin_entry(position, LogTime::default()),
@@ -494,7 +517,8 @@ impl<M: StateMachine> Replica<M> {
         let Some(segment) = &mut self.segment else { return };
         let applied = segment.applied.index;
         let mut answers = Vec::new();
-        while let Some((_, tokens)) = segment.reads.ready.pop_front_if(|(index, _)| *index <= applied) {
+        while segment.reads.ready.front().is_some_and(|(index, _)| *index <= applied) {
+            let (_, tokens) = segment.reads.ready.pop_front().expect("it is there");
             answers.extend(tokens.iter().filter_map(|token| segment.reads.waiting.remove(token)));
         }
         for (client, id, bytes) in answers {
@@ -506,10 +530,9 @@ impl<M: StateMachine> Replica<M> {
 
     /// The state is replaced: the segment's node keeps its promises meanwhile.
     pub(crate) fn park_segment(&mut self) {
-        if let Some(SegmentNode { epoch, raft: Some(raft), tickets, .. }) = self.segment.take() {
-            self.retired.insert(epoch, Retired { raft, tickets });
+        if let Some(SegmentNode { epoch, raft, tickets, body, .. }) = self.segment.take() {
+            self.retired.insert(epoch, Retired { raft, tickets, body });
         }
-        self.segment = None;
     }
 
     /// The segment is over here: its node keeps its promises and its entries for whoever lacks them.
@@ -518,11 +541,12 @@ impl<M: StateMachine> Replica<M> {
         for (client, id, _) in segment.reads.waiting.into_values() {
             refuse_read(client, id, "the segment has ended: ask again, or order the read", out);
         }
-        if let Some(mut raft) = segment.raft {
+        let SegmentNode { epoch, mut raft, tickets, body, .. } = segment;
+        if let Some(raft) = &mut raft {
             // Nothing of this epoch is acknowledged after its Close.
             let _ = raft.seal(now);
-            self.retired.insert(segment.epoch, Retired { raft, tickets: segment.tickets });
         }
+        self.retired.insert(epoch, Retired { raft, tickets, body });
     }
 
     /// A snapshot that knows this much of the epochs is durable: says from which record of the log on segments still need
@@ -544,7 +568,9 @@ impl<M: StateMachine> Replica<M> {
         self.retired.retain(|epoch, _| !is_over(*epoch));
         self.remembered.retain(|epoch, _| !is_over(*epoch));
         for retired in self.retired.values_mut() {
-            need(retired.tickets.forget_before(retired.raft.needed_from()));
+            if let Some(raft) = &retired.raft {
+                need(retired.tickets.forget_before(raft.needed_from()));
+            }
         }
         if let Some(segment) = &mut self.segment
             && let Some(raft) = &mut segment.raft

@@ -106,6 +106,8 @@ impl<M: StateMachine> Replica<M> {
             vote_key: member.map(|member| member.vote_key).unwrap_or_default(),
             mode: self.control.steering.mode,
             trust: self.control.steering.policy.trust,
+            raft: self.control.steering.policy.raft,
+            default_ack: self.control.steering.policy.default_ack,
             next_order: self.control.steering.last_order.saturating_add(1),
             epoch: self.control.fold.epoch(),
             protocol: if self.segment.is_some() { ProtocolName::Raft } else { ProtocolName::Pbft },
@@ -140,10 +142,12 @@ impl<M: StateMachine> Replica<M> {
         let quorum = self.pbft.quorum();
         let patience = self.setup.settings.timing.standing_interval.times(4);
         let heard = self.last_heard.values().filter(|heard| now.mono.since(**heard) <= patience).count();
-        if heard + 1 < quorum.q() {
+        // A segment with a leader serves commands though the root may have no quorum.
+        let served = self.segment.as_ref().is_some_and(crate::segment::SegmentNode::is_caught_up);
+        if heard + 1 < quorum.q() && !served {
             reasons.push(alloc::format!("hears {} of the {} replicas a quorum needs", heard + 1, quorum.q()));
         }
-        if !self.pbft.is_active() {
+        if !self.pbft.is_active() && !served {
             reasons.push(alloc::format!("waits for view {} to begin", self.pbft.view()));
         }
         if self.transfer.is_some() {

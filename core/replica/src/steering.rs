@@ -30,6 +30,8 @@ pub enum Ending {
     Member = 3,
     /// A replaced member votes again and is not part of the segment.
     Readmission = 4,
+    /// A member is sealed though the others go on: it takes part again only in another segment.
+    Sealed = 5,
 }
 
 impl Ending {
@@ -40,6 +42,7 @@ impl Ending {
             Self::Policy => "the operator ordered a policy",
             Self::Member => "a member was replaced",
             Self::Readmission => "a replaced member votes again",
+            Self::Sealed => "a member is sealed alone",
         }
     }
 }
@@ -109,6 +112,12 @@ impl Steering {
             return Err("a segment failed lately: the calm after it is not over");
         }
         Ok(())
+    }
+
+    /// Whether mode and policy are for segments, calm or not.
+    #[must_use]
+    pub fn wants_segments(&self) -> bool {
+        self.mode != NetworkMode::Internet && self.policy.allows_raft()
     }
 
     /// The order's number is the next.

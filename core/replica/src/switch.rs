@@ -9,7 +9,7 @@ use crate::steering::Ending;
 use alloc::string::ToString;
 use dwcp_base::{Configuration, ConfigurationId, Index, Mutant, Now, Sequence};
 use dwcp_log::fold::Closed;
-use dwcp_log::{CloseProof, OperatorOrder, SignedModeOrder, SignedPolicyOrder, Switch};
+use dwcp_log::{CloseProof, Decide, OperatorOrder, SignedModeOrder, SignedPolicyOrder, Switch};
 use dwcp_state::{StateMachine, state_digest};
 
 impl<M: StateMachine> Replica<M> {
@@ -70,6 +70,18 @@ impl<M: StateMachine> Replica<M> {
             }
         };
         self.settle_order(&OperatorOrder::Policy(signed.clone()), &outcome, out);
+    }
+
+    /// A member's own word that it takes no part in the open segment any more was ordered.
+    pub(crate) fn apply_decide(&mut self, decide: &Decide) {
+        let Some(segment) = self.control.fold.segment() else { return };
+        let steering = &self.control.steering;
+        let ripe = steering.time.0 >= steering.opened.0.saturating_add(self.setup.genesis.calm_ms);
+        let of_this = decide.sealed.said.epoch == segment.epoch;
+        if steering.ending.is_some() || !ripe || !of_this || !self.word_holds(&decide.sealed) {
+            return self.count("decisions without effect");
+        }
+        self.control.steering.ending = Some(Ending::Sealed);
     }
 
     /// A switch was ordered: all of it takes effect or nothing does.

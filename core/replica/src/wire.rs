@@ -112,9 +112,9 @@ impl LogRecord {
     /// `None` for bytes that are no record of this version.
     #[must_use]
     pub fn read(bytes: &Bytes) -> Option<Self> {
-        match bytes.first()? {
-            &ROOT_RECORD => dwcp_base::decode(&bytes[1..]).ok().map(Self::Root),
-            &SEGMENT_RECORD => {
+        match *bytes.first()? {
+            ROOT_RECORD => dwcp_base::decode(&bytes[1..]).ok().map(Self::Root),
+            SEGMENT_RECORD => {
                 let epoch = bytes.get(1..9)?.try_into().ok().map(u64::from_le_bytes)?;
                 Some(Self::Segment { epoch: Epoch(epoch), bytes: bytes.slice(9..) })
             }

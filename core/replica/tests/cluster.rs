@@ -5,8 +5,8 @@ use bytes::Bytes;
 use dwcp_base::configuration::{Principal, Role};
 use dwcp_base::crypto::Ed25519;
 use dwcp_base::{
-    Crypto, Genesis, Incarnation, Member, Micros, Mutants, Now, Policy, PublicKey, Quorum, ReplicaId,
-    Sequence, Ticket, Trust,
+    Crypto, Genesis, Incarnation, Member, Micros, Mutants, NetworkMode, Now, Policy, PublicKey, Quorum,
+    ReplicaId, Sequence, Ticket, Trust,
 };
 use dwcp_replica::{
     ClientId, ClientReply, ClientRequest, Effect, Event, ExecutedReply, Input, Outbox, RecoveredSnapshot,
@@ -29,7 +29,10 @@ fn key(kind: u8, id: u8) -> PublicKey {
     Ed25519::new(seed(kind, id), &[]).public_key()
 }
 
-fn genesis(n: u8) -> Arc<Genesis> {
+#[path = "cluster/switching.rs"]
+mod switching;
+
+fn genesis(n: u8, policy: Policy, mode: NetworkMode) -> Arc<Genesis> {
     let members = (0..n)
         .map(|id| Member {
             id: ReplicaId(id),
@@ -45,12 +48,9 @@ fn genesis(n: u8) -> Arc<Genesis> {
         version: 1,
         name: "test".into(),
         created_unix_ms: START_MS,
-        policy: Policy::root_only(
-            if n >= 4 { Trust::Byzantine } else { Trust::Crash },
-            Quorum::new(n.into(), None).unwrap(),
-        ),
-        mode: dwcp_base::NetworkMode::Hybrid,
-        calm_ms: dwcp_base::configuration::CALM_MS,
+        policy,
+        mode,
+        calm_ms: 500,
         members,
         principals: vec![Principal { name: "admin".into(), key: key(3, 0), role: Role::Admin }],
         checkpoint_interval: 8,
@@ -83,11 +83,20 @@ struct Cluster {
     nodes: Vec<Node>,
     now: Micros,
     replies: Vec<(u8, ClientReply)>,
+    /// Leads without serving this session: see `switching`.
+    censor: Option<(u8, dwcp_state::SessionId)>,
+    /// What was sent to replicas that do not run, for stories that speak for them.
+    to_the_dead: Vec<(u8, u8, Bytes)>,
 }
 
 impl Cluster {
     fn new(n: u8) -> Self {
-        let genesis = genesis(n);
+        let trust = if n >= 4 { Trust::Byzantine } else { Trust::Crash };
+        Self::with(n, Policy::root_only(trust, Quorum::new(n.into(), None).unwrap()), NetworkMode::Hybrid)
+    }
+
+    fn with(n: u8, policy: Policy, mode: NetworkMode) -> Self {
+        let genesis = genesis(n, policy, mode);
         let nodes = (0..n)
             .map(|_| Node {
                 replica: None,
@@ -97,7 +106,14 @@ impl Cluster {
                 events: Vec::new(),
             })
             .collect();
-        let mut cluster = Self { genesis, nodes, now: Micros(1_000_000), replies: Vec::new() };
+        let mut cluster = Self {
+            genesis,
+            nodes,
+            now: Micros(1_000_000),
+            replies: Vec::new(),
+            censor: None,
+            to_the_dead: Vec::new(),
+        };
         (0..n).for_each(|id| cluster.start(id));
         cluster
     }
@@ -116,7 +132,7 @@ impl Cluster {
             me: ReplicaId(id),
             incarnation: Incarnation(0),
             settings,
-            raft: Some(Arc::new(dwcp_raft::OwnRaft)),
+            raft: Some(switching::maker(self.censor.filter(|(censor, _)| *censor == id))),
             seed: u64::from(id),
             mutants: Mutants::default(),
         };
@@ -146,6 +162,10 @@ impl Cluster {
     fn stop(&mut self, id: u8) {
         self.nodes[usize::from(id)].replica = None;
         self.nodes[usize::from(id)].inbox.clear();
+        self.nodes[usize::from(id)].unsynced = false;
+        for other in self.nodes.iter_mut().filter(|other| other.replica.is_some()) {
+            other.inbox.push_back(Input::LinkDown { peer: ReplicaId(id) });
+        }
     }
 
     fn carry_out(&mut self, id: u8, mut out: Outbox) {
@@ -161,6 +181,8 @@ impl Cluster {
                     if target.replica.is_some() {
                         let from = ReplicaId(id);
                         target.inbox.push_back(Input::Peer { from, incarnation: Incarnation(0), bytes });
+                    } else {
+                        self.to_the_dead.push((id, to.0, bytes));
                     }
                 }
                 Effect::Reply { reply, .. } => self.replies.push((id, reply)),

@@ -1,8 +1,7 @@
 //! The way to a cluster: which client file, as whom, and one thin wrapper around the client library that turns its
 //! answers into results and failures of this program.
 //!
-//! What it is told by one node alone (status, stale reads) it hands on as that; everything else has been signed alike by
-//! f + 1 nodes.
+//! What it is told by one node alone (status, stale reads) it hands on as that; everything else is what the library believes.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -10,10 +9,10 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use dwcp_base::ReplicaId;
 use dwcp_client::{
-    AdminCommand, AdminReply, Believed, Client, ClientConfig, ClientError, NodeError, Receipt, Session,
-    Status,
+    AdminCommand, AdminReply, Believed, CallOptions, Client, ClientConfig, ClientError, NodeError, Receipt,
+    Session, Status,
 };
-use dwcp_log::SignedMemberOrder;
+use dwcp_log::OperatorOrder;
 use dwcp_state::kv::{KvCommand, KvReply};
 use dwcp_state::{Command, Fate};
 
@@ -92,7 +91,7 @@ pub fn runtime() -> Outcome<tokio::runtime::Runtime> {
 #[derive(Debug)]
 pub struct Answer {
     pub reply: KvReply,
-    /// What f + 1 nodes vouch for; `None`: one node's own word.
+    /// What is believed beside it; `None`: one node's own word.
     pub receipt: Option<Receipt>,
     pub latency: Duration,
 }
@@ -128,8 +127,12 @@ impl Link {
     }
 
     pub async fn run(&self, command: &KvCommand) -> Outcome<Answer> {
+        self.run_with(command, CallOptions::default()).await
+    }
+
+    pub async fn run_with(&self, command: &KvCommand, options: CallOptions) -> Outcome<Answer> {
         let began = Instant::now();
-        let Believed { reply, receipt } = run(self.client.session(), command).await?;
+        let Believed { reply, receipt } = run(self.client.session(), command, options).await?;
         Ok(Answer { reply, receipt: Some(receipt), latency: began.elapsed() })
     }
 
@@ -187,10 +190,21 @@ impl Link {
         LinkSession { session: self.client.new_session() }
     }
 
-    /// Hands in an operator's order; the sequence from which it is in force.
-    pub async fn order(&self, order: &SignedMemberOrder) -> Outcome<u64> {
+    /// Hands in an operator's order, to this node first; the sequence from which it is in force.
+    pub async fn order(&self, first: Option<ReplicaId>, order: &OperatorOrder) -> Outcome<u64> {
         use dwcp_client::OrderOutcome;
-        match self.client.submit_order(dwcp_base::encode(order).into()).await.map_err(node_failure)? {
+        let unanswered = |error: NodeError| match error {
+            // Some node may have taken it.
+            NodeError::TimedOut(_) => Failure::new(
+                Kind::Unknown,
+                format!(
+                    "the order was not answered ({error}): it may yet take effect, look at `dwcp status`"
+                ),
+            ),
+            other => node_failure(other),
+        };
+        let bytes = dwcp_base::encode(order).into();
+        match self.client.submit_order(first, bytes).await.map_err(unanswered)? {
             OrderOutcome::Done { sequence } => Ok(sequence.0),
             OrderOutcome::Refused { reason } => Err(Failure::refused(reason)),
         }
@@ -199,7 +213,7 @@ impl Link {
 
 impl LinkSession {
     pub async fn run(&self, command: &KvCommand) -> Result<KvReply, ClientError> {
-        Ok(run(&self.session, command).await?.reply)
+        Ok(run(&self.session, command, CallOptions::default()).await?.reply)
     }
 
     /// Several commands at once, an answer for each.
@@ -209,8 +223,12 @@ impl LinkSession {
     }
 }
 
-async fn run(session: &Session, command: &KvCommand) -> Result<Believed<KvReply>, ClientError> {
-    let mut answers = session.execute(vec![command.clone()]).await;
+async fn run(
+    session: &Session,
+    command: &KvCommand,
+    options: CallOptions,
+) -> Result<Believed<KvReply>, ClientError> {
+    let mut answers = session.execute_with(vec![command.clone()], options).await;
     answers.pop().unwrap_or_else(|| Err(ClientError::Unknown("the client library gave no answer".into())))
 }
 
@@ -262,5 +280,17 @@ pub fn blank_status(replica: ReplicaId) -> Status {
         counters: Vec::new(),
         peers: Vec::new(),
         vote_key: PublicKey([0; 32]),
+        mode: dwcp_base::NetworkMode::Hybrid,
+        trust: dwcp_base::Trust::Crash,
+        raft: true,
+        default_ack: dwcp_base::Ack::Majority,
+        next_order: 1,
+        epoch: dwcp_base::Epoch(0),
+        protocol: dwcp_replica::ProtocolName::Pbft,
+        orderer: Some(ReplicaId(0)),
+        segment: None,
+        failovers: 0,
+        last_switch: None,
+        no_segment: String::new(),
     }
 }

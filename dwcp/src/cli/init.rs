@@ -8,10 +8,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use dwcp_base::configuration::Role;
-use dwcp_base::{Genesis, ReplicaId};
+use dwcp_base::configuration::{CALM_MS, Role};
+use dwcp_base::{Ack, Genesis, ReplicaId};
 use dwcp_client::ClientFile;
-use dwcp_node::genesis_file::{GenesisError, read_genesis};
+use dwcp_node::genesis_file::{GenesisError, read_genesis, trust_word};
 use dwcp_node::init::{
     ClusterOptions, GENESIS_FILE, InitError, Listen, Ports, TrialOptions, from_members, keygen,
     keygen_principal, node_data, trial_cluster,
@@ -30,6 +30,10 @@ Examples:
     export DWCP_CLUSTER=trial/client.toml
     dwcp kv put a 1
     dwcp status
+
+  The same on a network that is near and trusted, or sometimes so:
+    dwcp init --nodes 3 --mode datacenter --out trial
+    dwcp init --nodes 4 --mode hybrid --out trial
 
   Parties that do not share keys:
     dwcp keygen --out keys --peer-address a.example.org:7100 --client-address a.example.org:7101   (on each host)
@@ -66,13 +70,26 @@ pub struct InitArgs {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 
-    /// Who may lie: internet tolerates f liars (trust = byzantine), datacenter only crashes (trust = crash)
+    /// The network to begin in. internet: PBFT, f members may lie (trust = byzantine). datacenter: Raft, members only
+    /// crash (trust = crash). hybrid: Raft while it moves, else PBFT (trust = crash)
     #[arg(long, value_enum, default_value = "internet", conflicts_with = "genesis")]
     mode: ModeWord,
 
-    /// How many members may lie (internet) [default: floor((n-1)/3)]
+    /// How many lying members PBFT outvotes; where trust is crash, what its certificates withstand [default: floor((n-1)/3)]
     #[arg(long, value_name = "COUNT", conflicts_with = "genesis")]
     faults: Option<u8>,
+
+    /// When commands that do not say are acknowledged: once committed, or once PBFT vouches for them
+    #[arg(long, value_enum, value_name = "ACK", default_value = "majority", conflicts_with = "genesis")]
+    default_ack: AckWord,
+
+    /// Hybrid mode: milliseconds after a failed Raft segment before the next; doubles with each failure
+    #[arg(long, value_name = "MS", default_value_t = CALM_MS, conflicts_with = "genesis")]
+    calm_ms: u64,
+
+    /// Never use Raft, whatever the mode (datacenter mode needs it)
+    #[arg(long, conflicts_with = "genesis")]
+    no_raft: bool,
 
     /// A name that tells this cluster from others
     #[arg(long, value_name = "TEXT", default_value = "trial", conflicts_with = "genesis")]
@@ -99,10 +116,29 @@ pub struct InitArgs {
     http_listen: SocketAddr,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ModeWord {
     Internet,
     Datacenter,
+    Hybrid,
+}
+
+/// When a command is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AckWord {
+    /// As soon as the protocol that orders it has committed it
+    Majority,
+    /// Once a PBFT certificate covers it; inside a Raft segment that takes until the next Anchor
+    Anchored,
+}
+
+impl From<AckWord> for Ack {
+    fn from(word: AckWord) -> Self {
+        match word {
+            AckWord::Majority => Self::Majority,
+            AckWord::Anchored => Self::Anchored,
+        }
+    }
 }
 
 impl From<ModeWord> for Mode {
@@ -110,6 +146,7 @@ impl From<ModeWord> for Mode {
         match word {
             ModeWord::Internet => Self::Internet,
             ModeWord::Datacenter => Self::Datacenter,
+            ModeWord::Hybrid => Self::Hybrid,
         }
     }
 }
@@ -204,6 +241,9 @@ fn options(args: &InitArgs) -> ClusterOptions {
         name: args.name.clone(),
         mode: args.mode.into(),
         faults: args.faults,
+        calm_ms: args.calm_ms,
+        raft: !args.no_raft,
+        default_ack: args.default_ack.into(),
         ..ClusterOptions::default()
     }
 }
@@ -234,8 +274,10 @@ fn make_trial(args: &InitArgs, json: bool) -> Outcome {
         }));
     }
     let mut text = format!(
-        "Cluster {} of {nodes} nodes, f = {}, in {}. Start each node in its own shell:\n",
+        "Cluster {} of {nodes} nodes, mode {}, trust {}, f = {}, in {}. Start each node in its own shell:\n",
         cluster_short(&made.genesis),
+        made.genesis.mode,
+        trust_word(made.genesis.policy.trust),
         made.genesis.policy.quorum.f(),
         args.out.display()
     );
@@ -260,12 +302,14 @@ fn make_genesis(args: &InitArgs, members: &Path, json: bool) -> Outcome {
         }));
     }
     print_line(format!(
-        "Genesis of cluster {} ({} nodes, f = {}): {}\n\
+        "Genesis of cluster {} ({} nodes, mode {}, trust {}, f = {}): {}\n\
          Give it to every member, who compares the cluster id {} and then runs, each with its own number:\n  \
          dwcp init --genesis {} --id NUMBER --out KEYS\n\
          Clients use {}; put each identity's .key file beside it.",
         cluster_short(&genesis),
         genesis.members.len(),
+        genesis.mode,
+        trust_word(genesis.policy.trust),
         genesis.policy.quorum.f(),
         genesis_file.display(),
         hex::encode(genesis.cluster().0),

@@ -1,6 +1,6 @@
 //! `dwcp kv`: the key-value store from the command line, in etcdctl's words.
 //!
-//! Each invocation is one command of one session, believed once f + 1 nodes have signed the same answer. What commands
+//! Each invocation is one command of one session, believed as the client file says. What commands
 //! and answers mean is the store's; how a transaction is written is `kv/txn.rs`, how answers look `kv/show.rs`.
 
 mod lease;
@@ -14,12 +14,13 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand, ValueEnum};
-use dwcp_client::{Receipt, label_word};
+use dwcp_client::{CallOptions, Receipt, label_word};
 use dwcp_state::kv::{DeleteRange, KvCommand, Put, Range, SortBy, SortOrder, prefix_end};
 use serde_json::json;
 
 use self::show::Shape;
 use super::cluster::{Answer, ClusterArgs, Link, runtime};
+use super::init::AckWord;
 use super::output::{Failure, Outcome, print_bytes, print_json, say};
 
 const EXAMPLES: &str = "\
@@ -31,6 +32,7 @@ Examples:
   dwcp kv get --prefix conf/ --limit 10
   dwcp kv del a
   echo hello | dwcp kv put greeting        (the value comes from standard input)
+  dwcp kv -v put --ack anchored a 2        (waits until f + 1 nodes have signed it, whatever protocol orders it)
 
 Exit codes: 0 done, 1 refused (not applied), 2 wrong usage, 3 outcome unknown (may have been applied: read before
 writing again), 4 no node answered in time (not applied).";
@@ -42,10 +44,15 @@ pub struct KvArgs {
     #[command(flatten)]
     cluster: ClusterArgs,
 
-    /// Also say, on standard error: whom the answer trusts (label), its position in the log and the view, as f + 1 nodes
-    /// signed them; the store's revision; how long it took
+    /// Also say, on standard error: whom the answer trusts (label: byzantine as f + 1 nodes signed it, crash as one node
+    /// said it), its position in the log and the view; the store's revision; how long it took
     #[arg(short, long, global = true)]
     verbose: bool,
+
+    /// When to answer: majority (once committed) or anchored (once a PBFT certificate covers it, in a Raft segment at the
+    /// next Anchor) [default: as the cluster's policy says]
+    #[arg(long, value_enum, value_name = "ACK", global = true)]
+    ack: Option<AckWord>,
 
     #[command(subcommand)]
     command: KvSubcommand,
@@ -213,6 +220,11 @@ struct DelArgs {
 }
 
 pub fn run(args: &KvArgs, json: bool) -> Outcome {
+    if let KvSubcommand::Get(GetArgs { consistency: Consistency::Stale, .. }) = &args.command
+        && args.ack.is_some()
+    {
+        return Err(Failure::usage("a stale read is one node's own word: leave --ack out"));
+    }
     // What cannot be read is refused before anybody is called.
     let (command, shape) = command(args)?;
     let config = args.cluster.config()?;
@@ -225,7 +237,10 @@ pub fn run(args: &KvArgs, json: bool) -> Outcome {
             KvSubcommand::Get(get) if get.consistency == Consistency::Stale => {
                 link.stale(get.node, &command).await?
             }
-            _ => link.run(&command).await?,
+            _ => {
+                let ack = args.ack.map(Into::into);
+                link.run_with(&command, CallOptions { ack, ..CallOptions::default() }).await?
+            }
         };
         print_answer(&answer, shape, args.verbose, json)
     })

@@ -8,16 +8,16 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use dwcp_base::crypto::Ed25519;
 use dwcp_base::{Incarnation, ReplicaId};
-use dwcp_client::{ClientConfig, ClientFile, Status};
-use dwcp_log::{MemberOrder, SignedMemberOrder};
+use dwcp_client::Status;
+use dwcp_log::{MemberOrder, OperatorOrder};
 use dwcp_node::genesis_file::read_genesis;
 use dwcp_node::init::{GENESIS_FILE, Listen, read_order, replacement};
 use serde_json::json;
 
 use super::cluster::{ClusterArgs, Link, runtime};
 use super::init::any_address;
+use super::order::{admin, read_client, sign, write_client};
 use super::output::{
     Failure, GREEN, Outcome, RED, YELLOW, align_numbers, paint_words, print_json, print_line, table,
     thousands,
@@ -208,25 +208,10 @@ fn listen_at(address: &str) -> Outcome<SocketAddr> {
     address.parse().map_or_else(|_| any_address(address), Ok)
 }
 
-/// The configuration of a principal that may order this.
-fn admin(cluster: &ClusterArgs) -> Outcome<ClientConfig> {
-    if cluster.speaks_as_named() {
-        return cluster.config();
-    }
-    let path = cluster.file()?;
-    let client = read_client(&path)?;
-    let admin = client.principals.iter().find(|principal| principal.role.as_deref() == Some("admin"));
-    let admin = admin.ok_or_else(|| {
-        Failure::refused(format!("{} lists no principal with role admin: name one with --as", path.display()))
-    })?;
-    cluster.config_as(&admin.name)
-}
-
 fn submit(cluster: &ClusterArgs, order: &MemberOrder) -> Outcome<u64> {
     let config = admin(cluster)?;
-    let key = Ed25519::new(config.principal.seed, &[]);
-    let signed = SignedMemberOrder::new(order.clone(), config.cluster, config.principal.public_key(), &key);
-    runtime()?.block_on(async { Link::connect(config)?.order(&signed).await })
+    let signed = OperatorOrder::Member(sign(&config, order.clone()));
+    runtime()?.block_on(async { Link::connect(config)?.order(None, &signed).await })
 }
 
 /// Rewrites the client file with a member's new keys, whole or not at all.
@@ -238,18 +223,7 @@ fn follow(path: &Path, order: &MemberOrder) -> Outcome {
         node.tls_key = Some(hex::encode(order.tls_key.0));
         node.address.clone_from(&order.client_address);
     }
-    let new = path.with_extension("toml.new");
-    std::fs::write(&new, client.to_toml()).and_then(|()| std::fs::rename(&new, path)).map_err(|error| {
-        Failure::refused(format!("the order is in force, but {} is not updated: {error}", path.display()))
-    })
-}
-
-fn read_client(path: &Path) -> Outcome<ClientFile> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        Failure::refused(format!("cannot read {}: {error}; `dwcp init` writes a client.toml", path.display()))
-    })?;
-    toml::from_str(&text)
-        .map_err(|error| Failure::refused(format!("{}: {}", path.display(), error.message())))
+    write_client(path, &client)
 }
 
 fn list(cluster: &ClusterArgs, json: bool) -> Outcome {

@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use clap::Args;
 use dwcp_client::Status;
+use dwcp_node::genesis_file::{ack_word, trust_word};
 use serde_json::{Value, json};
 
 use super::cluster::{ClusterArgs, Link, runtime};
 use super::local::interrupted;
 use super::output::{
-    Failure, GREEN, Kind, Outcome, RED, YELLOW, align_numbers, paint_words, print_bytes, print_json,
-    print_line, table, thousands,
+    Failure, GREEN, Kind, Outcome, RED, YELLOW, align_numbers, milliseconds, paint_words, print_bytes,
+    print_json, print_line, table, thousands,
 };
+use super::{mode, policy};
 
-/// Show every node: view, primary, how far it is, what waits
+/// Show every node: which protocol orders commands and who leads it, how far it is, what waits
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -23,9 +25,11 @@ Examples:
   dwcp status --watch               (redraws every second until Ctrl-C)
   dwcp --json status | jq '.nodes[] | select(.reachable | not)'
 
-Columns: `view` and its `primary` (in brackets while a view change is under way), `executed` the last sequence of the
-root log this node has run, `stable` its last certified checkpoint, `pending` client frames that wait to be ordered,
-`lag` sequences behind the furthest node, `position` in the virtual log, `incarnation` how often its disk was replaced.
+Columns: `protocol` what extends the log now (`pbft`, or `raft` with its epoch), `leader` who orders commands by it, `view`
+of PBFT and its `primary` (in brackets while a view change is under way), `executed` the last sequence of the root log this node has run, `stable` its last certified checkpoint, `pending` client frames that wait to be ordered,
+`lag` sequences behind the furthest node, `position` in the virtual log, `anchored` how far of it PBFT vouches for,
+`incarnation` how often its disk was replaced. Below: mode, policy, failovers and the last switch of protocols, as the furthest
+node sees them.
 Exit code 0 when a quorum of nodes is ready, 1 when fewer are, 4 when no node answers.")]
 pub struct StatusArgs {
     #[command(flatten)]
@@ -90,8 +94,13 @@ fn judge(nodes: &[Row]) -> Outcome {
     let quorum = (one.n + one.f) / 2 + 1;
     let ready = answered.iter().filter(|status| status.not_ready.is_empty()).count();
     if ready < quorum as usize {
+        let consequence = if answered.len() > usize::from(one.n) / 2 && one.segment.is_some() {
+            "Raft goes on, but nothing is anchored and no order is executed until more are"
+        } else {
+            "commands wait until more are"
+        };
         return Err(Failure::refused(format!(
-            "{ready} of {} nodes are ready, {quorum} are needed: commands wait until more are",
+            "{ready} of {} nodes are ready, {quorum} are needed: {consequence}",
             nodes.len()
         )));
     }
@@ -103,6 +112,8 @@ fn text(nodes: &[Row]) -> String {
     let mut rows = table(&[
         "node",
         "state",
+        "protocol",
+        "leader",
         "view",
         "primary",
         "executed",
@@ -110,10 +121,11 @@ fn text(nodes: &[Row]) -> String {
         "pending",
         "lag",
         "position",
+        "anchored",
         "commands",
         "incarnation",
     ]);
-    align_numbers(&mut rows, [2, 4, 5, 6, 7, 8, 9, 10]);
+    align_numbers(&mut rows, [3, 4, 6, 7, 8, 9, 10, 11, 12, 13]);
     let mut remarks = Vec::new();
     for (id, status) in nodes {
         match status {
@@ -128,6 +140,8 @@ fn text(nodes: &[Row]) -> String {
                 rows.add_row([
                     id.to_string(),
                     state(status),
+                    protocol(status),
+                    status.orderer.map_or("-".into(), |orderer| orderer.to_string()),
                     view,
                     primary,
                     thousands(status.executed.0),
@@ -135,6 +149,7 @@ fn text(nodes: &[Row]) -> String {
                     thousands(status.pending_frames.into()),
                     thousands(furthest.saturating_sub(status.executed.0)),
                     thousands(status.position.0),
+                    thousands(anchored(status)),
                     thousands(status.executed_commands),
                     status.incarnation.to_string(),
                 ]);
@@ -149,7 +164,44 @@ fn text(nodes: &[Row]) -> String {
     for remark in remarks {
         text.push_str(&format!("{remark}\n"));
     }
+    let answered = nodes.iter().filter_map(|(_, status)| status.as_ref().ok());
+    if let Some(status) = answered.max_by_key(|status| (status.executed.0, status.position.0)) {
+        text.push_str(&format!("mode {}; {}\n", mode::phrase(status), policy::phrase(status)));
+        text.push_str(&format!("{} failovers; {}\n", status.failovers, last_switch(status)));
+    }
     text
+}
+
+/// What extends the log at this node.
+fn protocol(status: &Status) -> String {
+    match &status.segment {
+        Some(segment) if segment.sealed => format!("({} {})", status.protocol.word(), status.epoch),
+        Some(_) => format!("{} {}", status.protocol.word(), status.epoch),
+        None => status.protocol.word().into(),
+    }
+}
+
+/// The position up to which a certificate of the root covers the log.
+fn anchored(status: &Status) -> u64 {
+    status.segment.as_ref().map_or(status.position.0, |segment| segment.anchored_position.0)
+}
+
+/// When, why, and what it cost.
+fn last_switch(status: &Status) -> String {
+    let Some(last) = &status.last_switch else { return "no switch of protocols since it started".into() };
+    let now_ms = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis());
+    let ago_s = now_ms.saturating_sub(last.at_unix_ms.into()) / 1000;
+    let gap = match last.gap_us {
+        0 => "nothing executed since".to_string(),
+        us => format!("a gap of {} ms", milliseconds(us as f64 / 1000.0)),
+    };
+    format!(
+        "last switch {ago_s} s ago: to {} (epoch {}), {}: {}; {gap}",
+        last.to.word(),
+        last.epoch,
+        if last.planned { "planned" } else { "forced" },
+        last.cause
+    )
 }
 
 /// Longer ones first: `not ready` holds `ready`.
@@ -205,6 +257,27 @@ fn object(nodes: &[Row]) -> Value {
             "digest_sequence": status.state_digest_sequence.0,
             "digest": hex::encode(status.state_digest.0),
             "log_time_ms": status.log_time_ms,
+            "mode": status.mode.word(),
+            "trust": trust_word(status.trust),
+            "raft": status.raft,
+            "default_ack": ack_word(status.default_ack),
+            "next_order": status.next_order,
+            "epoch": status.epoch.0,
+            "protocol": status.protocol.word(),
+            "orderer": status.orderer.map(|orderer| orderer.0),
+            "anchored_position": anchored(status),
+            "segment": status.segment.as_ref().map(|segment| json!({
+                "term": segment.term.0, "leader": segment.leader.map(|leader| leader.0),
+                "last": segment.last.0, "committed": segment.committed.0, "applied": segment.applied.0,
+                "anchored": segment.anchored.0, "anchored_position": segment.anchored_position.0,
+                "sealed": segment.sealed, "suspecting": segment.suspecting,
+            })),
+            "failovers": status.failovers,
+            "last_switch": status.last_switch.as_ref().map(|last| json!({
+                "epoch": last.epoch.0, "to": last.to.word(), "planned": last.planned, "sequence": last.sequence.0,
+                "gap_us": last.gap_us, "at_unix_ms": last.at_unix_ms, "cause": last.cause,
+            })),
+            "no_segment": status.no_segment,
             "peers": status.peers.iter().map(|peer| json!({
                 "node": peer.id.0, "view": peer.view.0, "executed": peer.executed.0, "stable": peer.stable.0,
                 "silent_ms": peer.silent_ms,
@@ -248,7 +321,26 @@ mod tests {
     fn the_exit_code_tells_whether_a_quorum_can_work() {
         assert!(judge(&rows(4)).is_ok());
         assert!(judge(&rows(3)).is_ok());
-        assert_eq!(judge(&rows(2)).unwrap_err().kind, Kind::Refused);
+        let waits = judge(&rows(2)).unwrap_err();
+        assert_eq!((waits.kind, waits.message.contains("commands wait")), (Kind::Refused, true), "{waits:?}");
+        // Five members, of which three are there: a majority, and no quorum of the root log.
+        let mut three = rows(3);
+        for (_, status) in &mut three {
+            let Ok(status) = status else { continue };
+            (status.n, status.not_ready) = (5, vec!["hears 3 of the 4".into()]);
+            status.segment = Some(dwcp_replica::SegmentStatus {
+                term: dwcp_base::Term(1),
+                leader: None,
+                last: dwcp_base::Index(1),
+                committed: dwcp_base::Index(1),
+                applied: dwcp_base::Index(1),
+                anchored: dwcp_base::Index(0),
+                anchored_position: dwcp_base::Position(0),
+                sealed: false,
+                suspecting: false,
+            });
+        }
+        assert!(judge(&three).unwrap_err().message.contains("Raft goes on"));
         assert_eq!(judge(&rows(0)).unwrap_err().kind, Kind::Unreachable);
     }
 }

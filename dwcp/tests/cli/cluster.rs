@@ -70,6 +70,88 @@ fn four_nodes_do_what_the_help_says() {
 }
 
 #[test]
+fn a_hybrid_cluster_switches_when_told_and_when_its_leader_dies() {
+    let mut trial = Trial::started(4, "hybrid");
+    let led_by = |leader: Option<u64>| {
+        move |nodes: &[Value]| {
+            let of = |node: &Value| node["segment"]["leader"].as_u64();
+            let same = nodes.iter().all(|node| of(node).is_some() && of(node) == of(&nodes[0]));
+            same && leader.is_none_or(|leader| of(&nodes[0]) == Some(leader))
+        }
+    };
+    trial.await_status("a segment with a leader", led_by(None));
+    let put = trial.run(&["kv", "-v", "put", "a", "1"]);
+    assert!(put.err.contains("label crash, position "), "one node's word inside a segment: {put:?}");
+    let put = trial.run(&["kv", "-v", "put", "--ack", "anchored", "a", "2"]);
+    assert!(put.err.contains("label byzantine, position "), "f + 1 signatures: {put:?}");
+    let mode = trial.json(&["mode", "get"]);
+    assert_eq!((&mode["mode"], &mode["protocol"]), (&Value::from("hybrid"), &Value::from("raft")), "{mode}");
+
+    // By order: to the root log, and back to a segment that a certain node leads.
+    let ordered = trial.json(&["mode", "set", "internet"]);
+    assert!(ordered["order"] == 1 && ordered["in_force_from"].is_u64(), "{ordered}");
+    trial.await_status("the root log alone", |nodes| {
+        nodes.iter().all(|node| node["mode"] == "internet" && node["protocol"] == "pbft")
+    });
+    assert!(trial.run(&["mode", "get"]).ok().starts_with("internet: pbft, primary node "));
+    let put = trial.run(&["kv", "-v", "put", "a", "3"]);
+    assert!(put.err.contains("label byzantine, position "), "{put:?}");
+    let said = trial.run(&["mode", "set", "hybrid", "--leader", "2"]).ok();
+    assert!(
+        said.starts_with("Mode hybrid is in force from sequence ") && said.contains("(order 2)"),
+        "{said}"
+    );
+    trial.await_status("a segment led by node 2", led_by(Some(2)));
+    let shown = trial.run(&["status"]).ok();
+    assert!(shown.contains("mode hybrid: raft, epoch 2, led by node 2; trust crash, f 1"), "{shown}");
+    assert!(shown.contains("0 failovers; last switch ") && shown.contains("planned: "), "{shown}");
+    assert_eq!(trial.run(&["kv", "get", "--value-only", "a"]).ok(), "3\n");
+
+    // By itself: nobody orders anything, the leader is gone.
+    trial.kill(2);
+    trial.run(&["kv", "put", "a", "4"]).ok();
+    trial.await_status("a failover", |nodes| {
+        nodes.iter().filter(|node| node["failovers"] == 1 && node["protocol"] == "pbft").count() == 3
+    });
+    let status = trial.json(&["status"]);
+    let switch = &status["nodes"][0]["last_switch"];
+    assert!(switch["to"] == "pbft" && switch["planned"] == false && switch["cause"].is_string(), "{switch}");
+    assert!(status["nodes"][0]["no_segment"].as_str().unwrap().contains("calm"), "{status}");
+    assert_eq!(trial.run(&["kv", "get", "--value-only", "a"]).ok(), "4\n");
+    trial.start(2);
+    trial.await_ready(4);
+
+    // Without a quorum an order waits, and may yet take effect: that is neither done nor refused.
+    trial.kill(2);
+    trial.kill(3);
+    trial.run(&["mode", "set", "internet", "--timeout", "2"]).refused(3, &["may yet take effect"]);
+    trial.start(2);
+    trial.start(3);
+    trial.await_ready(4);
+    trial.await_status("the order that waited", |nodes| nodes.iter().all(|node| node["mode"] == "internet"));
+
+    // Policy: what is not said stays, and the client file follows.
+    let policy = trial.json(&["policy", "set", "--ack", "anchored"]);
+    let ordered = (&policy["trust"], &policy["raft"], &policy["default_ack"]);
+    assert_eq!(ordered, (&Value::from("crash"), &Value::from(true), &Value::from("anchored")), "{policy}");
+    trial.run(&["mode", "set", "hybrid"]).ok();
+    trial.await_status("a segment", led_by(None));
+    let put = trial.run(&["kv", "-v", "put", "a", "5"]);
+    assert!(put.err.contains("label byzantine"), "the policy's default is to be anchored: {put:?}");
+    let said = trial.run(&["policy", "set", "--trust", "byzantine"]).ok();
+    assert!(said.contains("Policy trust byzantine, raft true, default ack anchored is in force"), "{said}");
+    assert!(std::fs::read_to_string(trial.path("client.toml")).unwrap().contains("trust = \"byzantine\""));
+    trial.await_status("no segment among liars", |nodes| {
+        nodes.iter().all(|node| node["protocol"] == "pbft" && node["trust"] == "byzantine")
+    });
+    let put = trial.run(&["kv", "-v", "put", "a", "6"]);
+    assert!(put.err.contains("label byzantine"), "{put:?}");
+    trial
+        .run(&["mode", "set", "datacenter"])
+        .refused(1, &["datacenter mode trusts every member: it needs trust = crash"]);
+}
+
+#[test]
 fn a_principal_may_read_from_a_node_once_added_and_no_more_once_removed() {
     let trial = Trial::started(4, "internet");
     trial.run(&["kv", "put", "a", "1"]).ok();

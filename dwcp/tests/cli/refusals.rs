@@ -26,7 +26,15 @@ fn settings_that_cannot_be_are_refused_with_their_line_and_the_remedy() {
         ),
         (good.replace("replica = 0", ""), &["setting `replica` is missing: add it"]),
         (good.replace("\"internet\"", "\"datacenter\""), &["mode = \"datacenter\" does not fit the genesis"]),
-        (good.replace("\"internet\"", "\"hybrid\""), &["`mode` = \"hybrid\" is not known: write one of"]),
+        (good.replace("\"internet\"", "\"intranet\""), &["`mode` = \"intranet\" is not known: write one of"]),
+        (
+            within("[segment]", "fast_path_timeout_ms = 49"),
+            &["`segment.fast_path_timeout_ms` = 49 is out of range: set it within 50..=60000 ms"],
+        ),
+        (
+            within("[segment]", "heartbeat_interval_ms = 1001"),
+            &["`segment.election_timeout_ms` = 3000 is below `3 * segment.heartbeat_interval_ms` = 3003"],
+        ),
         (with_first("= ="), &["config.toml:1:", "is not TOML", "correct that line"]),
         (good.replace("../genesis.toml", "../nowhere.toml"), &["cannot read", "nowhere.toml", "dwcp init"]),
         (good.replace("\"vote.key\"", "\"none.key\""), &["cannot read key file", "none.key", "dwcp init"]),
@@ -53,6 +61,12 @@ fn clusters_that_cannot_be_are_not_made() {
     init(&["--nodes", "32"]).refused(1, &["32 nodes: a cluster has 1 to 31"]);
     init(&["--nodes", "4", "--faults", "2"])
         .refused(1, &["error: f = 2 is more than 4 replicas tolerate: set f to 0..=1"]);
+    init(&["--nodes", "3", "--mode", "hybrid", "--faults", "1"])
+        .refused(1, &["error: f = 1 is more than 3 replicas tolerate: set f to 0..=0"]);
+    init(&["--nodes", "3", "--mode", "datacenter", "--no-raft"])
+        .refused(1, &["datacenter mode runs Raft, which the policy does not allow"]);
+    init(&["--nodes", "4", "--mode", "hybrid", "--calm-ms", "3600001"])
+        .refused(1, &["calm_ms must be 0 to 3600000"]);
     init(&["--nodes", "4", "--base-port", "65530"]).refused(1, &["choose a lower first port"]);
     assert!(!at.join("trial").exists(), "a refused init leaves nothing behind");
     init(&["--nodes", "4", "--base-port", "0"]).ok();
@@ -62,6 +76,42 @@ fn clusters_that_cannot_be_are_not_made() {
     init(&["--members", "members.toml"]).refused(1, &["members.toml:", "64 hexadecimal digits"]);
     let missing = init(&["--nodes", "4", "--members", "members.toml"]);
     assert_eq!(missing.code, Some(2), "{missing:?}");
+}
+
+#[test]
+fn modes_and_policies_that_cannot_be_are_refused_and_change_nothing() {
+    let trial = Trial::started(3, "datacenter");
+    let before = trial.json(&["policy", "get"]);
+    let few = trial.run(&["mode", "set", "internet"]);
+    few.refused(1, &[]);
+    assert_eq!(few.err, "error: minimum 4 replicas required for Byzantine tolerance\n");
+    trial.run(&["policy", "set", "--trust", "byzantine"]).refused(1, &["minimum 4 replicas required"]);
+    trial
+        .run(&["policy", "set", "--raft", "false"])
+        .refused(1, &["datacenter mode needs trust = crash and Raft: order another mode first"]);
+    trial
+        .run(&["mode", "set", "hybrid", "--as", "writer"])
+        .refused(1, &["not signed by an admin of the registry"]);
+    trial.run(&["mode", "set", "hybrid", "--leader", "3"]).refused(2, &["node 3 is not in the client file"]);
+    trial.run(&["mode", "set", "internet", "--leader", "1"]).refused(2, &["leave --leader out"]);
+    trial
+        .run(&["kv", "get", "--consistency", "stale", "--ack", "anchored", "a"])
+        .refused(2, &["leave --ack out"]);
+    assert_eq!(trial.json(&["policy", "get"]), before, "nothing of the refused is in force");
+    assert_eq!(
+        (&before["trust"], &before["next_order"]),
+        (&Value::from("crash"), &Value::from(1)),
+        "{before}"
+    );
+
+    let folder = tempfile::tempdir().unwrap();
+    dwcp(folder.path(), &["mode", "set", "hybrid"]).refused(2, &["no cluster is named"]);
+    let trial = Trial::new(4, "hybrid");
+    for args in [&["mode", "get"][..], &["mode", "set", "internet"], &["policy", "set", "--ack", "majority"]]
+    {
+        let all: Vec<&str> = args.iter().chain(&["--timeout", "1"]).copied().collect();
+        trial.run(&all).refused(4, &["no node answers", "dwcp server"]);
+    }
 }
 
 #[test]
@@ -394,6 +444,15 @@ fn wrong_usage_ends_with_code_2_and_says_what_is_right() {
         &["demo", "--seconds", "1"],
         &["bench", "--frame", "257"],
         &["keygen", "--out", "x"],
+        &["mode"],
+        &["mode", "set"],
+        &["mode", "set", "intranet"],
+        &["mode", "set", "hybrid", "--leader", "two"],
+        &["policy", "set"],
+        &["policy", "set", "--trust", "everybody"],
+        &["policy", "set", "--raft", "maybe"],
+        &["kv", "put", "--ack", "never", "a", "1"],
+        &["init", "--out", "x", "--default-ack", "never"],
     ] {
         let ran = dwcp(folder.path(), args);
         assert_eq!(ran.code, Some(2), "{args:?}: {ran:?}");

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use check::{Answer, Calm, History, Interval, KeyValue, Operation, read_back};
-use dwcp_base::Chance;
+use dwcp_base::{Chance, Trust};
 use dwcp_client::Client;
 use dwcp_node::{EXIT_FAILED, EXIT_HALTED};
 
@@ -82,6 +82,8 @@ pub struct Record {
     pub nodes: usize,
     /// Liars that this cluster's policy tolerates.
     pub f: u8,
+    /// Whether an acknowledgement labelled `crash` may stand where f is at least 1.
+    pub trust: Trust,
     pub blows: u64,
     pub rounds: u64,
     /// Rounds that hit more nodes than the quorum can spare; among them those that hit all.
@@ -116,6 +118,7 @@ impl<'a> Campaign<'a> {
         let record = Record {
             nodes: cluster.n(),
             f: cluster.f,
+            trust: cluster.trust,
             blows: 0,
             rounds: 0,
             over_budget: 0,

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dwcp_base::ReplicaId;
 use dwcp_base::configuration::Role;
+use dwcp_base::{ReplicaId, Trust};
 use dwcp_client::{ClientConfig, ClientFile};
 use dwcp_node::init::{
     ClusterOptions, DATA_FOLDER, Listen, Ports, TrialCluster, TrialNode, TrialOptions, from_members, keygen,
@@ -28,6 +28,8 @@ pub struct Options {
     pub mode: Mode,
     /// Liars tolerated; `None`: the mode's default.
     pub faults: Option<u8>,
+    /// How long hybrid mode stays without a segment after one has failed. Short, so that a run sees many segments.
+    pub calm_ms: u64,
     /// Short, because on loopback a primary that is silent for this long is dead.
     pub view_timeout_ms: u64,
     /// Small, so that a run of minutes passes many checkpoints and a new incarnation's wait is short.
@@ -48,6 +50,7 @@ impl Options {
             program: program.into(),
             mode: Mode::Internet,
             faults: None,
+            calm_ms: 1_000,
             view_timeout_ms: 700,
             checkpoint_interval: 32,
             window: 128,
@@ -60,6 +63,11 @@ impl Options {
     #[must_use]
     pub fn datacenter(program: impl Into<PathBuf>) -> Self {
         Self { mode: Mode::Datacenter, ..Self::new(program) }
+    }
+
+    #[must_use]
+    pub fn hybrid(program: impl Into<PathBuf>) -> Self {
+        Self { mode: Mode::Hybrid, ..Self::new(program) }
     }
 }
 
@@ -80,6 +88,7 @@ pub struct Cluster {
     /// Liars, or in datacenter mode crashed members, that are tolerated.
     pub tolerated: usize,
     pub f: u8,
+    pub trust: Trust,
     pub genesis_file: PathBuf,
     pub client_file: PathBuf,
     options: Options,
@@ -104,6 +113,7 @@ impl Cluster {
             name: "proof".into(),
             mode: options.mode,
             faults: options.faults,
+            calm_ms: options.calm_ms,
             checkpoint_interval: options.checkpoint_interval,
             window: options.window,
             ..ClusterOptions::default()
@@ -140,6 +150,7 @@ impl Cluster {
             members,
             tolerated: nodes - quorum.q(),
             f: quorum.f(),
+            trust: trial.genesis.policy.trust,
             genesis_file: trial.genesis_file,
             client_file: trial.client_file,
             options,

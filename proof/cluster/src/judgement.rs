@@ -7,6 +7,7 @@
 use check::{
     Budget, ClientJournal, Command, Label, Operation, Outcome, Start, Verdict, label, linear, live, read_back,
 };
+use dwcp_base::Trust;
 use serde::Serialize;
 
 use crate::campaign::Record;
@@ -25,7 +26,7 @@ pub struct Judgement {
     pub lost: u64,
     pub doubled: u64,
     pub stale: u64,
-    /// Acknowledgements whose label is not `byzantine` exactly where liars are tolerated.
+    /// Acknowledgements whose label says more than it may, or less than it must.
     pub mislabelled: u64,
     pub diverged: bool,
     pub linearizable: bool,
@@ -67,7 +68,7 @@ pub fn judge(record: &Record) -> Judgement {
     if let Some(calm) = record.calm {
         live::judge(clients, calm).findings.iter().for_each(|finding| judgement.find(finding.to_string()));
     }
-    judge_labels(clients, record.f, &mut judgement);
+    judge_labels(clients, record, &mut judgement);
     judge_stale(clients, &mut judgement);
     judge_digests(record, &mut judgement);
     match linear::judge(clients, &Start::empty(1), Budget::default()) {
@@ -95,12 +96,14 @@ fn tally(clients: &[ClientJournal], judgement: &mut Judgement) {
     }
 }
 
-/// Whatever was ordered is labelled `byzantine` where liars are tolerated, and nowhere else.
-fn judge_labels(clients: &[ClientJournal], f: u8, judgement: &mut Judgement) {
+/// Whatever was ordered is labelled `byzantine` where members may lie, and never where f is 0. Where they only crash, a
+/// segment's acknowledgements are labelled `crash`.
+fn judge_labels(clients: &[ClientJournal], record: &Record, judgement: &mut Judgement) {
+    let f = record.f;
     let too_strong = label::judge(clients, f.into());
     too_strong.iter().for_each(|finding| judgement.find(finding.to_string()));
     judgement.mislabelled = too_strong.total();
-    for journal in clients.iter().filter(|_| f >= 1) {
+    for journal in clients.iter().filter(|_| f >= 1 && record.trust == Trust::Byzantine) {
         let is_weak = |command: &&Command| {
             !is_stale_read(command) && matches!(command.outcome, Outcome::Ok { label: Label::Crash, .. })
         };
@@ -212,6 +215,7 @@ mod tests {
         Record {
             nodes: 4,
             f: 1,
+            trust: Trust::Byzantine,
             blows: 1,
             rounds: 1,
             over_budget: 0,
@@ -273,12 +277,16 @@ mod tests {
     fn a_label_is_byzantine_exactly_where_liars_are_tolerated() {
         let every = good().history.clients.iter().map(|journal| journal.commands.len() as u64).sum::<u64>();
         assert_eq!(spoiled(|record| record.f = 0).mislabelled, every);
-        let judgement = spoiled(|record| {
+        let weaken = |record: &mut Record| {
             let commands = &mut record.history.client(0).commands;
             let Outcome::Ok { label, .. } = &mut commands[3].outcome else { panic!("it was answered") };
             *label = Label::Crash;
-        });
+        };
+        let judgement = spoiled(weaken);
         assert_eq!((judgement.mislabelled, judgement.lost), (1, 0));
+        let mut trusting = Record { trust: Trust::Crash, ..good() };
+        weaken(&mut trusting);
+        assert!(judge(&trusting).is_clean(), "where members only crash either label may stand");
     }
 
     #[test]

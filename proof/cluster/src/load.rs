@@ -14,7 +14,7 @@ use check::{
     Answer, ClientJournal, CommandId, History, Interval, KeyValue, Label, Operation, Reply, read_back,
 };
 use dwcp_base::{Chance, ReplicaId};
-use dwcp_client::{Believed, Client, ClientConfig, Receipt, Session};
+use dwcp_client::{Believed, CallOptions, Client, ClientConfig, Receipt, Session};
 use dwcp_state::kv::KvReply;
 use dwcp_state::{Command, Fate};
 use tokio::task::JoinHandle;
@@ -116,7 +116,8 @@ impl Scribe {
         let command = translate::command(&operation).expect("the workload asks for what has a translation");
         let place = self.note(operation);
         let within = (self.is_impatient && !self.pulse.is_calm.load(Ordering::Relaxed)).then_some(IMPATIENT);
-        let mut answers = self.session.execute_raw(vec![command.to_command()], within).await;
+        let options = CallOptions { within, ..CallOptions::default() };
+        let mut answers = self.session.execute_raw(vec![command.to_command()], options).await;
         let answer = answers.pop().expect("one answer for one command");
         let at_us = self.pulse.now_us();
         let mut journal = lock(&self.journal);

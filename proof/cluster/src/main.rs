@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use cluster::campaign::Progress;
 use cluster::report::Report;
 use cluster::{Campaign, Cluster, Fault, Options, Plan, judgement, network, serve};
@@ -67,7 +67,10 @@ struct Blows {
 
 #[derive(Clone, Debug, Args)]
 struct Run {
-    /// Nodes of the cluster; from 4 on f = (n - 1) / 3 of them may lie, fewer only crash
+    /// The network mode [default: internet, with fewer than 4 nodes datacenter]
+    #[arg(long, value_enum)]
+    mode: Option<ModeWord>,
+    /// Nodes of the cluster; f = (n - 1) / 3
     #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=31))]
     nodes: u8,
     /// Draws whom to hit and what clients ask; the operating system still decides the rest [default: by the clock]
@@ -88,6 +91,13 @@ struct Run {
     /// Print one JSON object instead of the table
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ModeWord {
+    Internet,
+    Datacenter,
+    Hybrid,
 }
 
 fn main() -> ExitCode {
@@ -131,7 +141,12 @@ fn hit(name: &'static str, fault: Fault, count: u64, run: &Run) -> anyhow::Resul
     let clock = || std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_millis() as u64 % 1_000_000);
     let seed = run.seed.unwrap_or_else(clock);
     let program = std::env::current_exe().context("cannot find this very program")?;
-    let options = if run.nodes < 4 { Options::datacenter(program) } else { Options::new(program) };
+    let options = match run.mode {
+        None if run.nodes < 4 => Options::datacenter(program),
+        None | Some(ModeWord::Internet) => Options::new(program),
+        Some(ModeWord::Datacenter) => Options::datacenter(program),
+        Some(ModeWord::Hybrid) => Options::hybrid(program),
+    };
     let options = Options {
         within: run.dir.clone(),
         namespaces: fault == Fault::Partition,

@@ -6,7 +6,7 @@ use std::time::Instant;
 use dwcp_base::crypto::Ed25519;
 use dwcp_base::{Incarnation, ReplicaId};
 use dwcp_client::{Client, ClientConfig, ClientFile, OrderOutcome};
-use dwcp_log::SignedMemberOrder;
+use dwcp_log::{OperatorOrder, SignedMemberOrder};
 use dwcp_node::init::replacement;
 
 use crate::cluster::{Cluster, VIEW_TIMEOUT, set_setting};
@@ -34,7 +34,7 @@ pub async fn replace_member(cluster: &mut Cluster, node: usize) -> Result<u64, T
     let key = Ed25519::new(admin.principal.seed, &[]);
     let signed =
         SignedMemberOrder::new(made.order.clone(), admin.cluster, admin.principal.public_key(), &key);
-    let bytes = dwcp_base::encode(&signed);
+    let bytes = dwcp_base::encode(&OperatorOrder::Member(signed));
     let from = submit(&Client::start(admin)?, &bytes).await?;
 
     let text =
@@ -58,7 +58,7 @@ pub async fn replace_member(cluster: &mut Cluster, node: usize) -> Result<u64, T
 async fn submit(client: &Client, order: &[u8]) -> Result<u64, Trouble> {
     let began = Instant::now();
     loop {
-        match client.submit_order(order.to_vec().into()).await {
+        match client.submit_order(None, order.to_vec().into()).await {
             Ok(OrderOutcome::Done { sequence }) => return Ok(sequence.0),
             Ok(OrderOutcome::Refused { reason }) => return Err(Trouble::Order(reason)),
             Err(error) if began.elapsed() > PATIENCE => return Err(Trouble::Order(error.to_string())),

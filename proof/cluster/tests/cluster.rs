@@ -79,6 +79,12 @@ fn three_nodes_that_only_crash_survive_kills_as_well() {
 }
 
 #[test]
+fn a_cluster_that_changes_its_protocol_under_kills_loses_and_doubles_nothing() {
+    judged(4, Options::hybrid(PROGRAM), plan(Fault::Kill, 12, 6));
+    judged(4, Options::datacenter(PROGRAM), plan(Fault::Kill, 8, 7));
+}
+
+#[test]
 fn a_single_node_finds_all_it_acknowledged_after_each_kill() {
     judged(1, Options::datacenter(PROGRAM), plan(Fault::Kill, 4, 4));
 }

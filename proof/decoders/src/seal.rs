@@ -7,15 +7,18 @@
 use crate::keys::{cluster, sign, vote_key};
 use bytes::Bytes;
 use dwcp_base::{Chance, Hash, ReplicaId, SigningKind, decode, encode, signing_hash};
+use dwcp_log::close::{Close, CloseProof};
 use dwcp_log::entry::payload_digest;
-use dwcp_log::{Proposal, RootEntry, SignedMemberOrder};
+use dwcp_log::order::OrderBody;
+use dwcp_log::seal;
+use dwcp_log::{OperatorOrder, Proposal, RootEntry, SignedOrder};
 use dwcp_pbft::message::{
     Certificate, Claim, Decided, Message, NewView, PreparedCertificate, Signed, SignedBody, Statement,
     ViewChange, Vote,
 };
 use dwcp_pbft::record::Record;
 use dwcp_replica::reply::{ReplyTree, reply_signing_hash};
-use dwcp_replica::{ExecutedReply, PeerMessage, SnapshotMeta};
+use dwcp_replica::{ExecutedReply, LogRecord, PeerMessage, SnapshotMeta};
 use dwcp_state::{ClientFrame, SessionFrame, SessionOpen, state_digest};
 use std::collections::BTreeMap;
 
@@ -118,12 +121,31 @@ impl Sealer {
         signed.signature = sign(&signer, &signing_hash(kind, cluster(), &signed.body));
     }
 
-    pub fn order(&mut self, signed: &mut SignedMemberOrder) {
+    pub fn order<O: OrderBody>(&mut self, signed: &mut SignedOrder<O>) {
         if self.repairs() {
             signed.admin_key = crate::keys::admin_key();
         }
-        let hash = signing_hash(SigningKind::MemberOrder, cluster(), &encode(&signed.order));
+        let hash = signing_hash(O::KIND, cluster(), &encode(&signed.order));
         signed.signature = sign(&signed.admin_key, &hash);
+    }
+
+    pub fn operator_order(&mut self, order: &mut OperatorOrder) {
+        match order {
+            OperatorOrder::Member(order) => self.order(order),
+            OperatorOrder::Mode(order) => self.order(order),
+            OperatorOrder::Policy(order) => self.order(order),
+        }
+    }
+
+    /// What a member says about a segment.
+    fn said<T: seal::Statement>(signed: &mut seal::Signed<T>) {
+        let speaker = signed.said.speaker();
+        let hash = signing_hash(T::KIND, cluster(), &encode(&signed.said));
+        signed.signature = sign(&vote_key(speaker.id, speaker.incarnation), &hash);
+    }
+
+    fn stop(stop: &mut seal::StopCert) {
+        stop.suspects.iter_mut().for_each(Self::said);
     }
 
     /// False when the bytes are no frame's.
@@ -162,7 +184,15 @@ impl Sealer {
                         self.client_frame(frame);
                     }
                 }
+                RootEntry::Switch(switch) => {
+                    if let Some(Close { proof: CloseProof::Reports(reports), .. }) = &mut switch.close {
+                        reports.iter_mut().for_each(Self::said);
+                    }
+                }
+                RootEntry::Anchor(anchor) => anchor.votes.iter_mut().for_each(Self::said),
                 RootEntry::Member(order) => self.order(order),
+                RootEntry::Mode(order) => self.order(order),
+                RootEntry::Policy(order) => self.order(order),
                 RootEntry::Noop => {}
             }
         }
@@ -219,20 +249,37 @@ impl Sealer {
             PeerMessage::Request { frame, .. } => {
                 return self.client_frame(frame) && replace(bytes, &message);
             }
-            PeerMessage::Order(order) => self.order(order),
+            PeerMessage::Order(order) => self.operator_order(order),
+            PeerMessage::Suspect(suspect) => Self::said(suspect),
+            PeerMessage::Stop { stop, .. } => Self::stop(stop),
+            PeerMessage::Sealed(sealed) => Self::said(sealed),
+            PeerMessage::AnchorVote(vote) => Self::said(vote),
             PeerMessage::Offer(meta) => self.snapshot_meta(meta),
             PeerMessage::FetchOffer { .. }
             | PeerMessage::FetchChunk { .. }
             | PeerMessage::Chunk { .. }
-            | PeerMessage::NoChunk { .. } => {}
+            | PeerMessage::NoChunk { .. }
+            | PeerMessage::Segment { .. }
+            | PeerMessage::FetchEntries { .. }
+            | PeerMessage::Entries { .. }
+            | PeerMessage::Behind { .. } => {}
         }
         replace(bytes, &message)
     }
 
     /// False when the bytes are no record.
     pub fn record(&mut self, bytes: &mut Vec<u8>) -> bool {
-        let Ok(mut record) = decode::<Record>(bytes) else { return false };
-        match &mut record {
+        let Some(mut record) = LogRecord::read(&Bytes::copy_from_slice(bytes)) else { return false };
+        // A segment's records carry no seal.
+        if let LogRecord::Root(root) = &mut record {
+            self.root_record(root);
+        }
+        *bytes = crate::targets::messages::record_bytes(&record);
+        true
+    }
+
+    fn root_record(&mut self, record: &mut Record) {
+        match record {
             Record::PrePrepared { proposal, payload } => {
                 if let Some(payload) = payload {
                     self.payload(payload);
@@ -256,7 +303,6 @@ impl Sealer {
                 self.payload(payload);
             }
         }
-        replace(bytes, &record)
     }
 
     /// Makes a reply the only leaf of its proposal and signs it. False when the bytes are no reply.

@@ -6,11 +6,10 @@ use crate::world::Base;
 use borsh::BorshDeserialize;
 use bytes::Bytes;
 use dwcp_base::{Chance, Hash, Incarnation, Micros, Now, ReplicaId, Sequence, View, decode, encode};
-use dwcp_log::SignedMemberOrder;
+use dwcp_log::OperatorOrder;
 use dwcp_pbft::message::{Message, Standing, Vote};
-use dwcp_pbft::record::Record;
 use dwcp_replica::{
-    ClientId, ClientReply, ClientRequest, Effect, Event, Input, Outbox, PeerMessage, Replica,
+    ClientId, ClientReply, ClientRequest, Effect, Event, Input, LogRecord, Outbox, PeerMessage, Replica,
 };
 use dwcp_state::SessionId;
 use dwcp_state::kv::Kv;
@@ -39,15 +38,18 @@ impl Step {
         match input {
             Input::Peer { from, bytes, .. } => Some(Self::Peer { from: from.0, bytes: bytes.to_vec() }),
             Input::LinkUp { peer } => Some(Self::LinkUp(peer.0)),
-            Input::Client { request, .. } => Some(match request {
-                ClientRequest::Attach { session } => Self::Attach(session.0.to_vec()),
-                ClientRequest::Frame { bytes } => Self::Frame(bytes.to_vec()),
-                ClientRequest::Order { bytes, .. } => Self::Order(bytes.to_vec()),
-                ClientRequest::Query { bytes, .. } => Self::Query(bytes.to_vec()),
-                ClientRequest::Status { .. } => Self::Status,
-            }),
+            Input::Client { request, .. } => match request {
+                ClientRequest::Attach { session } => Some(Self::Attach(session.0.to_vec())),
+                ClientRequest::Frame { bytes, .. } => Some(Self::Frame(bytes.to_vec())),
+                ClientRequest::Order { bytes, .. } => Some(Self::Order(bytes.to_vec())),
+                ClientRequest::Query { bytes, .. } => Some(Self::Query(bytes.to_vec())),
+                ClientRequest::Status { .. } => Some(Self::Status),
+                ClientRequest::Read { .. } => None,
+            },
             Input::Wake => Some(Self::Wake),
             Input::ClientGone { .. }
+            | Input::LinkDown { .. }
+            | Input::Durable { .. }
             | Input::Settle
             | Input::ChunkRead { .. }
             | Input::SnapshotSaved { .. }
@@ -189,9 +191,9 @@ pub fn seal(bytes: &mut Vec<u8>) -> bool {
                 *body = frame.to_vec();
                 good
             }
-            Step::Order(body) => match decode::<SignedMemberOrder>(body) {
+            Step::Order(body) => match decode::<OperatorOrder>(body) {
                 Ok(mut order) => {
-                    sealer.order(&mut order);
+                    sealer.operator_order(&mut order);
                     *body = encode(&order);
                     true
                 }
@@ -276,7 +278,7 @@ impl Live {
                 Input::Peer { from: ReplicaId(from), incarnation: Incarnation(0), bytes: Bytes::from(bytes) }
             }
             Step::Frame(bytes) => {
-                Input::Client { client, request: ClientRequest::Frame { bytes: bytes.into() } }
+                Input::Client { client, request: ClientRequest::Frame { bytes: bytes.into(), ack: None } }
             }
             Step::Order(bytes) => {
                 Input::Client { client, request: ClientRequest::Order { id: 1, bytes: bytes.into() } }
@@ -346,7 +348,7 @@ impl Live {
         for effect in out.drain() {
             match effect {
                 Effect::Persist { record, .. } => {
-                    canonical::<Record>(&record, "a record that was written");
+                    canonical_record(&record);
                 }
                 Effect::Send { to, bytes, .. } => {
                     assert!(to != self.me, "a replica does not write to itself");
@@ -412,6 +414,13 @@ pub fn canonical<T: BorshDeserialize + borsh::BorshSerialize>(bytes: &[u8], what
     let value = decode::<T>(bytes).unwrap_or_else(|error| panic!("{what} cannot be read: {error}"));
     assert!(encode(&value) == bytes, "{what} encodes to other bytes");
     value
+}
+
+/// # Panics
+/// When the bytes are no record, or not the one encoding of it.
+fn canonical_record(bytes: &[u8]) {
+    let record = LogRecord::read(&Bytes::copy_from_slice(bytes)).expect("a record that was written");
+    assert!(crate::targets::messages::record_bytes(&record) == bytes, "a record encodes to other bytes");
 }
 
 #[cfg(test)]

@@ -6,8 +6,9 @@
 use crate::keys::{N, START_MS, Signer, admin_key, cluster, genesis, key, vote_key};
 use crate::story::Step;
 use bytes::Bytes;
-use dwcp_base::{Incarnation, Micros, Mutants, Now, ReplicaId, Sequence, Ticket};
-use dwcp_log::{MemberOrder, SignedMemberOrder};
+use dwcp_base::{Ack, Incarnation, Micros, Mutants, NetworkMode, Now, ReplicaId, Sequence, Ticket, Trust};
+use dwcp_log::{MemberOrder, ModeOrder, OperatorOrder, PolicyOrder, SignedMemberOrder, SignedOrder};
+use dwcp_replica::raft::OwnRaft;
 use dwcp_replica::{
     ClientId, ClientReply, ClientRequest, Effect, Input, Outbox, RecoveredSnapshot, Recovery, Replica,
     Settings, Setup,
@@ -110,6 +111,8 @@ pub fn setup(me: ReplicaId) -> Setup {
         me,
         incarnation: Incarnation(0),
         settings: settings(),
+        raft: Some(Arc::new(OwnRaft)),
+        seed: me.0.into(),
         mutants: Mutants::default(),
     }
 }
@@ -193,7 +196,7 @@ impl Cluster {
         for effect in out.drain() {
             let node = &mut self.nodes[usize::from(id)];
             match effect {
-                Effect::Persist { ticket, record } => {
+                Effect::Persist { ticket, record, .. } => {
                     self.records.push(Bytes::from(record.clone()));
                     node.disk.records.push((ticket, Bytes::from(record)));
                 }
@@ -284,7 +287,7 @@ impl Cluster {
     }
 
     fn send(&mut self, to: u8, bytes: Bytes) {
-        self.ask(to, ClientRequest::Frame { bytes });
+        self.ask(to, ClientRequest::Frame { bytes, ack: None });
         self.run(10);
     }
 }
@@ -370,6 +373,19 @@ pub fn member_order() -> SignedMemberOrder {
     SignedMemberOrder::new(order, cluster(), admin_key(), &Signer(admin_key()))
 }
 
+/// One order of every kind, each signed by the admin.
+#[must_use]
+pub fn operator_orders() -> Vec<OperatorOrder> {
+    let mode = ModeOrder { number: 1, mode: NetworkMode::Hybrid, first_leader: Some(ReplicaId(2)) };
+    let policy = PolicyOrder { number: 2, trust: Trust::Byzantine, raft: false, default_ack: Ack::Anchored };
+    let signer = Signer(admin_key());
+    vec![
+        OperatorOrder::Member(member_order()),
+        OperatorOrder::Mode(SignedOrder::new(mode, cluster(), admin_key(), &signer)),
+        OperatorOrder::Policy(SignedOrder::new(policy, cluster(), admin_key(), &signer)),
+    ]
+}
+
 fn put(key: &str, value: &[u8]) -> Bytes {
     KvCommand::put(key.as_bytes().to_vec(), value.to_vec()).to_command()
 }
@@ -395,7 +411,7 @@ fn build() -> World {
     cluster.send(1, open_frame(1, 2, at(cluster.now).wall_ms));
     cluster.send(1, commands_frame(1, 23, commands().iter().take(20).map(Command::encode).collect()));
     cluster.send(2, commands_frame(1, 21, vec![put("x", b"1"), put("y", b"2")]));
-    let order = Bytes::from(dwcp_base::encode(&member_order()));
+    let order = Bytes::from(dwcp_base::encode(&OperatorOrder::Member(member_order())));
     cluster.ask(1, ClientRequest::Order { id: 1, bytes: order });
     cluster.run(100);
     for index in 0..6 {
@@ -411,10 +427,10 @@ fn build() -> World {
     let mut cluster = with_history();
     cluster.listen(1);
     cluster.listen(2);
-    cluster.ask(0, ClientRequest::Frame { bytes: commands_frame(1, 21, vec![put("x", b"1")]) });
+    cluster.ask(0, ClientRequest::Frame { bytes: commands_frame(1, 21, vec![put("x", b"1")]), ack: None });
     let frame = commands_frame(1, 22, vec![put("y", b"1")]);
     for to in [1, 2] {
-        cluster.ask(to, ClientRequest::Frame { bytes: frame.clone() });
+        cluster.ask(to, ClientRequest::Frame { bytes: frame.clone(), ack: Some(Ack::Anchored) });
     }
     for id in 0..N {
         while let Some(input) = cluster.nodes[usize::from(id)].inbox.pop_front() {

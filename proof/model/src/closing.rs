@@ -268,8 +268,8 @@ impl Closing {
         let open = Open { protocol: Protocol::Raft, first_leader: None, members };
         let mut segment = Segment::new(EPOCH, Sequence(1), base(), Hash::ZERO, open);
         if !anchored.is_empty() && self.slip != Some(Slip::BelowAnchor) {
-            let Place { index, chain, .. } = anchored.place();
-            segment.anchor = AnchorPoint { number: 1, index, chain, state: Hash::ZERO };
+            let Place { index, term, chain } = anchored.place();
+            segment.anchor = AnchorPoint { number: 1, index, term, chain, state: Hash::ZERO };
         }
         segment
     }

@@ -1,13 +1,13 @@
 //! The core's replies as messages of the wire, and back where the API must answer in the core's place.
 
 use bytes::Bytes;
-use dwcp_base::encode;
+use dwcp_base::{Ack, NetworkMode, Trust, encode};
 use dwcp_proto::REPLY_BYTES_MAX;
 use dwcp_proto::v3::{
-    Counter, OrderReply, PeerStatus, QueryReply, Refused, ServerMessage, StatusReply, order_reply,
-    query_reply,
+    self, Counter, OrderReply, PeerStatus, QueryReply, Refused, SegmentStatus, ServerMessage, StatusReply,
+    SwitchStatus, order_reply, query_reply,
 };
-use dwcp_replica::io::{ClientReply, ExecutedReply, OrderOutcome, Status};
+use dwcp_replica::io::{ClientReply, ExecutedReply, OrderOutcome, ProtocolName, Status};
 use dwcp_state::{ClientFrame, SessionId};
 
 /// Room left in a message for what surrounds the largest reply.
@@ -59,7 +59,7 @@ impl Item {
                 None => 0,
             },
             Self::Order(_) => 128,
-            Self::Status(status) => 512 + 32 * (status.peers.len() + status.counters.len()),
+            Self::Status(status) => 1024 + 32 * (status.peers.len() + status.counters.len()),
         }
     }
 
@@ -120,6 +120,26 @@ pub(crate) fn status(id: u64, status: Status) -> StatusReply {
         stable: peer.stable.0,
         silent_ms: (peer.silent_ms != u64::MAX).then_some(peer.silent_ms),
     });
+    let segment = status.segment.map(|segment| SegmentStatus {
+        term: segment.term.0,
+        leader: segment.leader.map(|leader| leader.0.into()),
+        last: segment.last.0,
+        committed: segment.committed.0,
+        applied: segment.applied.0,
+        anchored: segment.anchored.0,
+        anchored_position: segment.anchored_position.0,
+        sealed: segment.sealed,
+        suspecting: segment.suspecting,
+    });
+    let last_switch = status.last_switch.map(|switch| SwitchStatus {
+        epoch: switch.epoch.0,
+        to: protocol(switch.to).into(),
+        planned: switch.planned,
+        sequence: switch.sequence.0,
+        gap_us: switch.gap_us,
+        at_unix_ms: switch.at_unix_ms,
+        cause: switch.cause,
+    });
     StatusReply {
         id,
         replica: status.replica.0.into(),
@@ -146,6 +166,53 @@ pub(crate) fn status(id: u64, status: Status) -> StatusReply {
         counters: status.counters.into_iter().map(|(name, value)| Counter { name, value }).collect(),
         peers: peers.collect(),
         vote_key: hash(&status.vote_key.0),
+        mode: mode(status.mode).into(),
+        trust: trust(status.trust).into(),
+        next_order: status.next_order,
+        epoch: status.epoch.0,
+        protocol: protocol(status.protocol).into(),
+        orderer: status.orderer.map(|orderer| orderer.0.into()),
+        segment,
+        failovers: status.failovers,
+        last_switch,
+        no_segment: status.no_segment,
+        raft: status.raft,
+        default_ack: match status.default_ack {
+            Ack::Majority => v3::Ack::Majority.into(),
+            Ack::Anchored => v3::Ack::Anchored.into(),
+        },
+    }
+}
+
+fn mode(mode: NetworkMode) -> v3::NetworkMode {
+    match mode {
+        NetworkMode::Datacenter => v3::NetworkMode::Datacenter,
+        NetworkMode::Internet => v3::NetworkMode::Internet,
+        NetworkMode::Hybrid => v3::NetworkMode::Hybrid,
+    }
+}
+
+fn trust(trust: Trust) -> v3::Trust {
+    match trust {
+        Trust::Crash => v3::Trust::Crash,
+        Trust::Byzantine => v3::Trust::Byzantine,
+    }
+}
+
+fn protocol(protocol: ProtocolName) -> v3::Protocol {
+    match protocol {
+        ProtocolName::Pbft => v3::Protocol::Pbft,
+        ProtocolName::Raft => v3::Protocol::Raft,
+    }
+}
+
+/// What a frame's sender wants; `None` for a word of a later version.
+pub(crate) fn ack(wire: Option<&i32>) -> Option<Option<Ack>> {
+    let Some(wire) = wire else { return Some(None) };
+    match v3::Ack::try_from(*wire).ok()? {
+        v3::Ack::Policy => Some(None),
+        v3::Ack::Majority => Some(Some(Ack::Majority)),
+        v3::Ack::Anchored => Some(Some(Ack::Anchored)),
     }
 }
 

@@ -29,6 +29,10 @@ use tonic::{Status, Streaming};
 /// Answers given by the API itself that wait to be sent. At the bound the stream is not read on.
 const OWN_ANSWERS_MAX: usize = 256;
 
+/// What a client is told that wants to be acknowledged in a way this node does not know.
+const UNKNOWN_ACK: &str =
+    "it wants an acknowledgement that this node does not know: not applied; upgrade the node";
+
 /// How long to wait before the node is offered again what it had no room for; doubles up to the second.
 const BUSY_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 
@@ -250,10 +254,26 @@ impl<Q: Requests, P: Port> Carrier<Q, P> {
                 }
             }
         }
+        if message.frame_acks.len() > message.frames.len() {
+            let text = format!(
+                "{} acks for {} frames: send one for each at most",
+                message.frame_acks.len(),
+                message.frames.len()
+            );
+            return self.answer(Item::Malformed(text)).await;
+        }
+        let mut acks = message.frame_acks.iter();
         for bytes in message.frames {
+            let ack = convert::ack(acks.next());
             if !self.visitor.gate.admits(&bytes) {
                 self.answer(convert::not_taken(&bytes, NOT_ATTACHED)).await?;
-            } else if !self.offer(ClientRequest::Frame { bytes: bytes.clone() }).await? {
+                continue;
+            }
+            let Some(ack) = ack else {
+                self.answer(convert::not_taken(&bytes, UNKNOWN_ACK)).await?;
+                continue;
+            };
+            if !self.offer(ClientRequest::Frame { bytes: bytes.clone(), ack }).await? {
                 self.answer(convert::not_taken(&bytes, &crate::Busy.to_string())).await?;
             }
         }

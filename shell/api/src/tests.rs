@@ -5,16 +5,22 @@ use crate::{Api, ApiConfig, ApiError, Busy, Limits, Port, Readers, Replies, Requ
 use bytes::Bytes;
 use dwcp_base::configuration::{Principal, Role};
 use dwcp_base::crypto::Ed25519;
-use dwcp_base::{ClusterId, Hash, Incarnation, Position, PublicKey, ReplicaId, Sequence, View};
+use dwcp_base::{
+    Ack, ClusterId, Epoch, Hash, Incarnation, Index, NetworkMode, Position, PublicKey, ReplicaId, Sequence,
+    Term, Trust, View,
+};
 use dwcp_node::init::{ClusterOptions, Ports, TrialOptions, trial_cluster};
 use dwcp_node::keys::{SecretSeed, read_tls_identity};
 use dwcp_node::{Mode, Node, NodeConfig};
 use dwcp_proto::v3::dwcp_client::DwcpClient;
 use dwcp_proto::v3::{
-    Attach, ClientMessage, OrderRequest, QueryRequest, ServerMessage, StatusRequest, order_reply, query_reply,
+    self, Attach, ClientMessage, OrderRequest, QueryRequest, ServerMessage, StatusRequest, order_reply,
+    query_reply,
 };
 use dwcp_proto::{MESSAGE_BYTES_MAX, REPLY_BYTES_MAX};
-use dwcp_replica::io::{ClientReply, ClientRequest, Label, OrderOutcome, Status};
+use dwcp_replica::io::{
+    ClientReply, ClientRequest, Label, OrderOutcome, ProtocolName, SegmentStatus, Status, SwitchStatus,
+};
 use dwcp_replica::{ExecutedReply, PeerStatus};
 use dwcp_state::kv::KvCommand;
 use dwcp_state::{
@@ -58,6 +64,8 @@ struct FakeState {
     closed: Notify,
     attaches: AtomicUsize,
     frames: AtomicUsize,
+    /// What each frame's sender wanted.
+    acks: Mutex<Vec<Option<Ack>>>,
     principals: Mutex<Vec<Principal>>,
     /// Pushed into every new client's replies.
     flood: AtomicUsize,
@@ -87,6 +95,7 @@ fn executed(first: u64, filler: usize) -> ClientReply {
         results: Vec::new(),
         label: Label::Byzantine,
         view: View(1),
+        ask: ReplicaId(2),
         replica: ReplicaId(2),
         incarnation: Incarnation(0),
         leaf_index: 0,
@@ -128,6 +137,36 @@ fn a_status() -> Status {
             silent_ms: u64::MAX,
         }],
         vote_key: PublicKey([3; 32]),
+        mode: NetworkMode::Hybrid,
+        trust: Trust::Crash,
+        raft: true,
+        default_ack: Ack::Majority,
+        next_order: 18,
+        epoch: Epoch(19),
+        protocol: ProtocolName::Raft,
+        orderer: Some(ReplicaId(3)),
+        segment: Some(SegmentStatus {
+            term: Term(20),
+            leader: Some(ReplicaId(3)),
+            last: Index(24),
+            committed: Index(23),
+            applied: Index(22),
+            anchored: Index(21),
+            anchored_position: Position(121),
+            sealed: false,
+            suspecting: true,
+        }),
+        failovers: 25,
+        last_switch: Some(SwitchStatus {
+            epoch: Epoch(19),
+            to: ProtocolName::Raft,
+            planned: true,
+            sequence: Sequence(9),
+            gap_us: 26,
+            at_unix_ms: 27,
+            cause: "the operator ordered a mode".into(),
+        }),
+        no_segment: "none".into(),
     }
 }
 
@@ -165,13 +204,15 @@ impl Requests for FakeRequests {
                 self.node.0.attaches.fetch_add(1, Ordering::SeqCst);
                 return Ok(());
             }
-            ClientRequest::Frame { bytes } => {
+            ClientRequest::Frame { bytes, ack } => {
                 self.node.0.frames.fetch_add(1, Ordering::SeqCst);
+                self.node.0.acks.lock().expect("no panic").push(ack);
                 executed((bytes.len() - FRAME_HEAD_BYTES) as u64, 0)
             }
             ClientRequest::Order { id, .. } => {
                 ClientReply::Order { id, outcome: OrderOutcome::Done { sequence: Sequence(44) } }
             }
+            ClientRequest::Read { .. } => unreachable!("the API offers none"),
             ClientRequest::Query { id, bytes } => {
                 let outcome = if bytes == Command::Admin(AdminCommand::PrincipalList).encode() {
                     let principals = self.node.0.principals.lock().expect("no panic").clone();
@@ -460,6 +501,43 @@ async fn every_field_of_a_status_arrives() {
     assert_eq!((status.chain[0], status.state_digest[0], status.vote_key[0]), (1, 2, 3));
     assert_eq!((status.not_ready[0].as_str(), status.counters[0].value), ("warming up", 17));
     assert_eq!((status.peers[0].executed, status.peers[0].silent_ms), (9, None));
+    assert_eq!((status.mode(), status.trust()), (v3::NetworkMode::Hybrid, v3::Trust::Crash));
+    assert_eq!((status.raft, status.default_ack()), (true, v3::Ack::Majority));
+    assert_eq!((status.next_order, status.epoch, status.failovers), (18, 19, 25));
+    assert_eq!((status.protocol(), status.orderer), (v3::Protocol::Raft, Some(3)));
+    assert_eq!(status.no_segment, "none");
+    let segment = status.segment.expect("one is open");
+    assert_eq!((segment.term, segment.leader, segment.anchored_position), (20, Some(3), 121));
+    assert_eq!((segment.anchored, segment.applied, segment.committed, segment.last), (21, 22, 23, 24));
+    assert!(segment.suspecting && !segment.sealed);
+    let switch = status.last_switch.expect("there was one");
+    assert_eq!(
+        (switch.epoch, switch.to(), switch.planned, switch.sequence),
+        (19, v3::Protocol::Raft, true, 9)
+    );
+    assert_eq!((switch.gap_us, switch.at_unix_ms), (26, 27));
+    assert_eq!(switch.cause, "the operator ordered a mode");
+}
+
+#[tokio::test]
+async fn each_frame_is_acknowledged_as_its_sender_wants() {
+    let served = serve(Readers::Anybody, Limits::default()).await;
+    let mut client = served.connect(None).await.expect("pinned");
+    let (sender, mut stream) = session(&mut client).await;
+    let [policy, anchored] = [v3::Ack::Policy, v3::Ack::Anchored].map(i32::from);
+    // The last frame's wish is not said: as the policy says.
+    let message = ClientMessage { frame_acks: vec![anchored, policy], ..frames(&[1, 2, 3]) };
+    sender.send(message).await.expect("open");
+    assert_eq!(firsts(&mut stream, 3).await, [1, 2, 3]);
+    assert_eq!(*served.node.0.acks.lock().expect("no panic"), [Some(Ack::Anchored), None, None]);
+    // A wish of a later version must not be taken for another one.
+    sender.send(ClientMessage { frame_acks: vec![9], ..frames(&[4]) }).await.expect("open");
+    let answer = next(&mut stream).await;
+    assert!(answer.executed.is_empty() && answer.malformed.len() == 1, "{answer:?}");
+    sender.send(ClientMessage { frame_acks: vec![anchored; 2], ..frames(&[5]) }).await.expect("open");
+    let answer = next(&mut stream).await;
+    assert!(answer.malformed[0].contains("2 acks for 1 frames"), "{answer:?}");
+    assert_eq!(served.node.0.frames.load(Ordering::SeqCst), 3, "the others were not taken");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use crate::kv::Kv;
 use crate::receipt::Believed;
 use crate::status::status;
 use bytes::Bytes;
-use dwcp_base::{Chance, ReplicaId};
+use dwcp_base::{Ack, Chance, ReplicaId};
 use dwcp_proto::v3::{OrderRequest, QueryRequest, StatusRequest, order_reply, query_reply};
 use dwcp_replica::{OrderOutcome, Status};
 use dwcp_state::kv::{KvCommand, KvReply};
@@ -43,6 +43,29 @@ pub enum ConnectError {
 #[derive(Clone, Debug)]
 pub struct Client {
     session: Session,
+}
+
+/// What one call wants otherwise than the client's settings say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallOptions {
+    /// Instead of the configured `call_timeout`.
+    pub within: Option<Duration>,
+    /// Instead of the configured `ack`.
+    pub ack: Option<Ack>,
+}
+
+impl CallOptions {
+    /// Gives up after this time.
+    #[must_use]
+    pub fn within(timeout: Duration) -> Self {
+        Self { within: Some(timeout), ..Self::default() }
+    }
+
+    /// Is acknowledged like this.
+    #[must_use]
+    pub fn ack(ack: Ack) -> Self {
+        Self { ack: Some(ack), ..Self::default() }
+    }
 }
 
 /// A numbered stream of commands under a key of its own. Opened when first used; clones share it.
@@ -219,12 +242,17 @@ impl Client {
         self.session.handle.shared.query(node, command.encode()).await
     }
 
-    /// Hands an operator's signed order to the nodes one by one until one says what became of it.
+    /// Hands an operator's signed order to the nodes one by one, `first` before the others, until one says what became of
+    /// it.
     ///
     /// # Errors
     /// When no node answers.
-    pub async fn submit_order(&self, order: Bytes) -> Result<OrderOutcome, NodeError> {
-        self.session.handle.shared.submit_order(order).await
+    pub async fn submit_order(
+        &self,
+        first: Option<ReplicaId>,
+        order: Bytes,
+    ) -> Result<OrderOutcome, NodeError> {
+        self.session.handle.shared.submit_order(first, order).await
     }
 
     /// How often things happened since the start.
@@ -249,8 +277,17 @@ impl Session {
 
     /// As [`Client::execute`], through this session.
     pub async fn execute(&self, commands: Vec<KvCommand>) -> Vec<Result<Believed<KvReply>, ClientError>> {
+        self.execute_with(commands, CallOptions::default()).await
+    }
+
+    /// As [`Session::execute`], otherwise than the settings say.
+    pub async fn execute_with(
+        &self,
+        commands: Vec<KvCommand>,
+        options: CallOptions,
+    ) -> Vec<Result<Believed<KvReply>, ClientError>> {
         let commands = commands.iter().map(KvCommand::to_command).collect();
-        let answers = self.execute_raw(commands, None).await;
+        let answers = self.execute_raw(commands, options).await;
         answers.into_iter().map(|answer| answer?.try_map(read_reply)).collect()
     }
 
@@ -259,19 +296,19 @@ impl Session {
     /// # Errors
     /// See [`ClientError`].
     pub async fn command(&self, command: Command) -> Result<Believed<Bytes>, ClientError> {
-        self.one(command.encode(), None).await
+        self.one(command.encode(), CallOptions::default()).await
     }
 
-    /// Encoded commands, their results as bytes. `within` replaces the configured `call_timeout`.
-    pub async fn execute_raw(&self, commands: Vec<Bytes>, within: Option<Duration>) -> Answers {
+    /// Encoded commands, their results as bytes.
+    pub async fn execute_raw(&self, commands: Vec<Bytes>, options: CallOptions) -> Answers {
         let count = commands.len();
         if count == 0 {
             return Vec::new();
         }
         let shared = &self.handle.shared;
         let (answer, answered) = oneshot::channel();
-        let timeout = within.unwrap_or(shared.call_timeout);
-        let op = Op::Call { session: self.handle.number, commands, timeout, answer };
+        let timeout = options.within.unwrap_or(shared.call_timeout);
+        let op = Op::Call { session: self.handle.number, commands, timeout, ack: options.ack, answer };
         if shared.ops.send(op).await.is_err() {
             return vec![Err(ClientError::NotSent("the client's runtime has ended".into())); count];
         }
@@ -282,9 +319,9 @@ impl Session {
     pub(crate) async fn one(
         &self,
         command: Bytes,
-        within: Option<Duration>,
+        options: CallOptions,
     ) -> Result<Believed<Bytes>, ClientError> {
-        let mut answers = self.execute_raw(vec![command], within).await;
+        let mut answers = self.execute_raw(vec![command], options).await;
         answers.pop().expect("one answer for one command")
     }
 
@@ -296,7 +333,7 @@ impl Session {
     pub async fn close(self) {
         let within = Duration::from_secs(1).min(self.handle.shared.call_timeout);
         // Whether it arrives or not, the session is over for us.
-        let _ = self.one(Command::CloseSession.encode(), Some(within)).await;
+        let _ = self.one(Command::CloseSession.encode(), CallOptions::within(within)).await;
     }
 }
 
@@ -371,9 +408,11 @@ impl Shared {
         Err(last)
     }
 
-    async fn submit_order(&self, order: Bytes) -> Result<OrderOutcome, NodeError> {
+    async fn submit_order(&self, first: Option<ReplicaId>, order: Bytes) -> Result<OrderOutcome, NodeError> {
         let mut last = NodeError::Unreachable("no node is configured".into());
-        for index in 0..self.nodes.len() {
+        let mut nodes: Vec<usize> = (0..self.nodes.len()).collect();
+        nodes.sort_by_key(|index| Some(self.nodes[*index].id) != first);
+        for index in nodes {
             let order = order.clone();
             let ask = |mut client: NodeClient, id| async move {
                 client.submit_order(OrderRequest { id, order }).await
@@ -388,6 +427,8 @@ impl Shared {
                     }
                     None => last = NodeError::Malformed("no outcome".into()),
                 },
+                // A node that took it and fell silent may yet have it ordered; one that was not reached may not.
+                Err(_) if matches!(last, NodeError::TimedOut(_)) => {}
                 Err(error) => last = error,
             }
         }

@@ -6,7 +6,7 @@
 use dwcp_base::crypto::Ed25519;
 use dwcp_base::limits::{FRAME_COMMANDS_MAX, SESSION_WINDOW};
 use dwcp_base::quorum::REPLICAS_MAX;
-use dwcp_base::{ClusterId, Genesis, Incarnation, PublicKey, ReplicaId};
+use dwcp_base::{Ack, ClusterId, Genesis, Incarnation, PublicKey, ReplicaId, Trust};
 use dwcp_state::frame::{PRINCIPAL_NAME_BYTES_MAX, SESSION_TTL_MAX_MS, SESSION_TTL_MIN_MS};
 use std::fmt;
 use std::time::Duration;
@@ -68,6 +68,8 @@ pub struct Settings {
     /// Commands of one session that may wait for room in its window; beyond it calls are refused as not applied.
     /// Default 16,384; at least 256.
     pub waiting_max: usize,
+    /// When commands are acknowledged that do not say themselves. Default: as the cluster's policy says.
+    pub ack: Option<Ack>,
     /// Nodes that answer each session, at least f + 1. Default 2f + 1, so that f silent ones cost no time.
     pub attach: Option<usize>,
 }
@@ -83,6 +85,7 @@ impl Default for Settings {
             frame_max: FRAME_COMMANDS_MAX,
             frames_in_flight_max: 8,
             waiting_max: 16_384,
+            ack: None,
             attach: None,
         }
     }
@@ -92,7 +95,9 @@ impl Default for Settings {
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
     pub cluster: ClusterId,
-    /// Replicas that may lie.
+    /// Whether replicas may lie at all. Where they only crash, a reply labelled so is believed from a single one.
+    pub trust: Trust,
+    /// Replicas that may lie; under `Trust::Crash`, what certificates of the root log withstand.
     pub f: u8,
     pub nodes: Vec<NodeConfig>,
     pub principal: PrincipalConfig,
@@ -135,6 +140,7 @@ impl ClientConfig {
         });
         Self {
             cluster: genesis.cluster(),
+            trust: genesis.policy.trust,
             f: genesis.policy.quorum.f(),
             nodes: nodes.collect(),
             principal,
@@ -146,6 +152,11 @@ impl ClientConfig {
     #[must_use]
     pub fn weak(&self) -> usize {
         usize::from(self.f) + 1
+    }
+
+    /// Whether one node's word is worth anything.
+    pub(crate) fn nobody_lies(&self) -> bool {
+        self.trust == Trust::Crash || self.f == 0
     }
 
     /// Nodes that answer each session.
@@ -248,6 +259,7 @@ mod tests {
         };
         ClientConfig {
             cluster: ClusterId([1; 32]),
+            trust: Trust::Byzantine,
             f,
             nodes: (0..n).map(node).collect(),
             principal: PrincipalConfig { name: "ann".into(), seed: [7; 32] },

@@ -7,7 +7,7 @@
 
 use crate::config::{ClientConfig, ConfigError, NodeConfig, PrincipalConfig, Settings};
 use dwcp_base::configuration::Principal;
-use dwcp_base::{ClusterId, Genesis, Incarnation, Member, PublicKey, ReplicaId};
+use dwcp_base::{ClusterId, Genesis, Incarnation, Member, PublicKey, ReplicaId, Trust};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,7 +27,10 @@ pub struct ClientFile {
     pub version: u16,
     /// The cluster's id.
     pub cluster: String,
-    /// Replicas that may lie.
+    /// Whether replicas may lie. Absent: they may, which believes least.
+    #[serde(default)]
+    pub trust: TrustWord,
+    /// How many may.
     pub f: u8,
     #[serde(default, skip_serializing_if = "SettingsEntry::is_empty")]
     pub settings: SettingsEntry,
@@ -39,6 +42,33 @@ pub struct ClientFile {
 
 fn only_version() -> u16 {
     CLIENT_FILE_VERSION
+}
+
+/// The policy's trust, as it is written in files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrustWord {
+    Crash,
+    #[default]
+    Byzantine,
+}
+
+impl From<Trust> for TrustWord {
+    fn from(trust: Trust) -> Self {
+        match trust {
+            Trust::Crash => Self::Crash,
+            Trust::Byzantine => Self::Byzantine,
+        }
+    }
+}
+
+impl From<TrustWord> for Trust {
+    fn from(word: TrustWord) -> Self {
+        match word {
+            TrustWord::Crash => Self::Crash,
+            TrustWord::Byzantine => Self::Byzantine,
+        }
+    }
 }
 
 /// `[[principal]]`: one identity this file can speak as.
@@ -102,6 +132,7 @@ impl ClientFile {
         Self {
             version: CLIENT_FILE_VERSION,
             cluster: hex::encode(genesis.cluster().0),
+            trust: genesis.policy.trust.into(),
             f: genesis.policy.quorum.f(),
             settings: SettingsEntry::default(),
             nodes: genesis.members.iter().map(node).collect(),
@@ -220,7 +251,14 @@ impl ClientFile {
             session_ttl: or(self.settings.session_ttl_ms, defaults.session_ttl),
             ..defaults
         };
-        let config = ClientConfig { cluster: ClusterId(cluster), f: self.f, nodes, principal, settings };
+        let config = ClientConfig {
+            cluster: ClusterId(cluster),
+            trust: self.trust.into(),
+            f: self.f,
+            nodes,
+            principal,
+            settings,
+        };
         config.check().map_err(|source| ClientFileError::Config { path: path.into(), source })?;
         Ok(config)
     }
@@ -266,6 +304,8 @@ mod tests {
     /// What `dwcp init` writes, word by word.
     const SAMPLE: &str = r#"# How clients reach cluster "trial". Key files are relative to this file.
 cluster = "0101010101010101010101010101010101010101010101010101010101010101"
+# Who may lie: "byzantine" (up to f replicas do anything) or "crash" (they only stop).
+trust = "crash"
 # A reply is believed once f + 1 different replicas signed the same.
 f = 1
 
@@ -314,12 +354,19 @@ key_file = "writer.key"
         let config =
             ClientConfig::read(&written(folder.path(), SAMPLE, &seed(), 0o600), None).expect("the sample");
         assert_eq!(config.cluster, ClusterId([1; 32]));
-        assert_eq!((config.f, config.nodes.len()), (1, 2));
+        assert_eq!((config.trust, config.f, config.nodes.len()), (Trust::Crash, 1, 2));
         assert_eq!(config.nodes[0].tls_key, Some(PublicKey([0xa0; 32])));
         assert_eq!(config.nodes[1].tls_key, None);
         assert_eq!(config.nodes[1].incarnation, Incarnation(0));
         assert_eq!(config.principal.seed, [0x2a; 32]);
         assert_eq!(config.settings, Settings::default());
+    }
+
+    /// A file of an older version must not make a client believe more than it did.
+    #[test]
+    fn a_file_that_does_not_speak_of_trust_trusts_nobody_alone() {
+        let file: ClientFile = toml::from_str(&SAMPLE.replace("trust = \"crash\"", "")).expect("the sample");
+        assert_eq!(file.trust, TrustWord::Byzantine);
     }
 
     #[test]
@@ -338,7 +385,9 @@ key_file = "writer.key"
                 .to_string()
         };
         let unknown = refusal(&SAMPLE.replace("f = 1", "faults = 1"), &seed(), 0o600);
-        assert!(unknown.contains("client.toml:4: unknown field `faults`"), "{unknown}");
+        assert!(unknown.contains("client.toml:6: unknown field `faults`"), "{unknown}");
+        let trusting = refusal(&SAMPLE.replace("\"crash\"", "\"everybody\""), &seed(), 0o600);
+        assert!(trusting.contains("client.toml:4: unknown variant `everybody`"), "{trusting}");
         let version = refusal(&format!("version = 2\n{SAMPLE}"), &seed(), 0o600);
         assert!(version.ends_with("version 2 is not 1: upgrade this program"), "{version}");
         let short = refusal(&SAMPLE.replace("\"b1b1", "\"b1"), &seed(), 0o600);

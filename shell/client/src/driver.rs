@@ -6,6 +6,7 @@
 use crate::connection::Happening;
 use crate::engine::{Answers, Counters, Engine, Now};
 use bytes::Bytes;
+use dwcp_base::Ack;
 use dwcp_proto::v3::ClientMessage;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc::error::TrySendError;
@@ -25,9 +26,19 @@ const BLOCKED_PAUSE: Duration = Duration::from_millis(1);
 /// What an application asks of the engine.
 #[derive(Debug)]
 pub(crate) enum Op {
-    Call { session: u64, commands: Vec<Bytes>, timeout: Duration, answer: oneshot::Sender<Answers> },
-    Forget { session: u64 },
-    Counters { answer: oneshot::Sender<Counters> },
+    Call {
+        session: u64,
+        commands: Vec<Bytes>,
+        timeout: Duration,
+        ack: Option<Ack>,
+        answer: oneshot::Sender<Answers>,
+    },
+    Forget {
+        session: u64,
+    },
+    Counters {
+        answer: oneshot::Sender<Counters>,
+    },
 }
 
 #[derive(Debug)]
@@ -113,8 +124,8 @@ impl Driver {
         }
         for op in ops.drain(..) {
             match op {
-                Op::Call { session, commands, timeout, answer } => {
-                    self.engine.on_call(at, session, commands, timeout, answer);
+                Op::Call { session, commands, timeout, ack, answer } => {
+                    self.engine.on_call(at, session, commands, timeout, ack, answer);
                 }
                 Op::Forget { session } => self.engine.on_forget(session),
                 Op::Counters { answer } => {

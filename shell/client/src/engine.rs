@@ -1,9 +1,10 @@
 //! The client's whole behaviour without sockets or clocks: calls, connections and messages come in with the time they
 //! came at; messages for each node and answers to callers go out. `driver` feeds it, tests feed it by hand.
 //!
-//! A frame goes to the presumed primary first, to all nodes once `retry_after` has passed, and at once to another when
+//! A frame goes to whom the client presumes to order first, to all nodes once `retry_after` has passed, and at once to another when
 //! its node hangs up or refuses it. One node's refusal is a hint, never an answer: it is not signed, and another node
-//! may still order the frame. What a caller hears is decided by f + 1 equal replies, or by its deadline.
+//! may still order the frame. What a caller hears is decided by as many equal replies as their label needs, or by its
+//! deadline. A frame whose sender wants it anchored goes to as many nodes as must sign its results, for each waits by itself.
 
 use crate::config::ClientConfig;
 use crate::error::ClientError;
@@ -14,7 +15,7 @@ use crate::trust::{Trust, Verdict, Voice};
 use bytes::Bytes;
 use dwcp_base::crypto::Ed25519;
 use dwcp_base::limits::COMMAND_BYTES_MAX;
-use dwcp_base::{Chance, ClusterId, PublicKey, View, decode};
+use dwcp_base::{Ack, Chance, ClusterId, PublicKey, ReplicaId, Trust as Policy, View, decode};
 use dwcp_proto::v3::{Refused, ServerMessage};
 use dwcp_replica::ExecutedReply;
 use dwcp_state::{CHALLENGE_BYTES, Outcome, Refusal, SessionId};
@@ -104,8 +105,14 @@ impl Engine {
         Self {
             principal_key: principal.public_key(),
             principal,
-            trust: Trust::new(config.cluster, config.f, &config.nodes),
-            nodes: Nodes::new(config.cluster, &config.nodes, config.f, config.attach()),
+            trust: Trust::new(config.cluster, config.trust, config.f, &config.nodes),
+            nodes: Nodes::new(
+                config.cluster,
+                &config.nodes,
+                config.f,
+                config.trust == Policy::Crash,
+                config.attach(),
+            ),
             sessions: HashMap::new(),
             numbers: HashMap::new(),
             calls: HashMap::new(),
@@ -136,9 +143,11 @@ impl Engine {
         number: u64,
         commands: Vec<Bytes>,
         timeout: Duration,
+        ack: Option<Ack>,
         answer: oneshot::Sender<Answers>,
     ) {
         let waiting_max = self.config.settings.waiting_max;
+        let ack = ack.or(self.config.settings.ack);
         let session = self.session(now, number);
         if session.waiting.len() + commands.len() > waiting_max {
             let error =
@@ -158,7 +167,7 @@ impl Engine {
                 outcomes[index as usize] = Some(Err(ClientError::NotSent(text)));
                 left -= 1;
             } else {
-                session.waiting.push_back(Waiting { slot: Slot { call: id, index }, bytes });
+                session.waiting.push_back(Waiting { slot: Slot { call: id, index }, ack, bytes });
             }
         }
         let call = Call { outcomes, left, deadline, timeout, answer };
@@ -233,6 +242,9 @@ impl Engine {
         }
         for status in message.statuses {
             self.nodes.saw_view(node, status.view);
+            if let Some(orderer) = status.orderer.and_then(|id| u8::try_from(id).ok()) {
+                self.nodes.saw_orderer(ReplicaId(orderer));
+            }
             let known = &self.config.nodes[node];
             if status.vote_key != known.vote_key.0[..] || status.incarnation != known.incarnation.0 {
                 tracing::warn!(
@@ -356,7 +368,12 @@ impl Engine {
             let flight = flights.get_mut(&first).expect("just built");
             self.counters.frames += 1;
             self.counters.commands += flight.results as u64;
-            self.nodes.send_one(number, &mut Attachment { keys, attached }, flight, NodeSet::default());
+            let mut attachment = Attachment { keys, attached };
+            if flight.ack == Some(Ack::Anchored) {
+                self.nodes.send_some(number, &mut attachment, flight);
+            } else {
+                self.nodes.send_one(number, &mut attachment, flight, NodeSet::default());
+            }
             flight.sent_now(now.instant, settings.retry_after, &mut self.chance);
             let at = flight.retry_at;
             self.wake_at = Some(self.wake_at.map_or(at, |present| present.min(at)));
@@ -374,7 +391,7 @@ impl Engine {
         let bytes = signed_open(&self.principal, self.principal_key, cluster, &open);
         let until = now.instant + Duration::from_millis(OPEN_VALID_MS);
         session.phase = Phase::Opening { until };
-        let mut flight = Flight::new(now.instant, bytes, Vec::new(), 1);
+        let mut flight = Flight::new(now.instant, bytes, None, Vec::new(), 1);
         self.nodes.attach(number, session);
         let mut attachment = Attachment { keys: &session.keys, attached: &mut session.attached };
         self.nodes.send_one(number, &mut attachment, &mut flight, NodeSet::default());
@@ -418,11 +435,16 @@ impl Engine {
             self.counters.malformed += 1;
             return;
         }
+        // Without a label that says more, only a node that was told the wish has waited for the Anchor.
+        if flight.ack == Some(Ack::Anchored) && self.trust.weak() == 1 && !flight.sent.contains(node) {
+            return;
+        }
         let (view, vote_key) = (reply.view.0, spoke.vote_key);
         self.nodes.saw_view(node, view);
+        self.nodes.saw_orderer(reply.ask);
         let voice = Voice { replica: reply.replica, vote_key, leaf: reply.leaf_hash(), reply };
         if let Verdict::Believed(reply, view) =
-            flight.tally.add(&self.trust, voice, &mut self.counters.forged)
+            flight.tally.add(&self.trust, voice, flight.ack, &mut self.counters.forged)
         {
             self.settle(now, number, first, *reply, view);
         }
@@ -608,17 +630,23 @@ impl Flight {
         }
         let said =
             self.refusal.as_ref().map_or(String::new(), |(_, reason)| format!("; a node said: {reason}"));
+        if self.tally.committed {
+            return ClientError::Unknown(format!(
+                "committed, but not anchored within {ms} ms ({troubles}{said})"
+            ));
+        }
         // Where nobody lies, a frame that every recipient refused for good is not applied. Elsewhere a liar may have
         // refused it and had it ordered all the same.
-        if config.f == 0
+        if config.nobody_lies()
             && self.sent == self.refused
             && let Some((Some(refusal), _)) = &self.refusal
             && refusal.definite()
         {
             return ClientError::NotSent(format!("every node asked refused it: {refusal}"));
         }
+        let wanted = if self.ack == Some(Ack::Anchored) { "anchored and " } else { "" };
         ClientError::Unknown(format!(
-            "{} of {} equal replies within {ms} ms ({troubles}{said})",
+            "{} of {} {wanted}equal replies within {ms} ms ({troubles}{said})",
             self.tally.len().min(config.weak() - 1),
             config.weak()
         ))

@@ -9,7 +9,7 @@ use dwcp_base::{
     Crypto, Genesis, Incarnation, LogTime, Member, Mutants, Policy, Position, Quorum, ReplicaId, Sequence,
     Signature, Trust as Who, View, encode,
 };
-use dwcp_proto::v3::{Attach, StatusReply};
+use dwcp_proto::v3::{self, Attach, StatusReply};
 use dwcp_replica::Label;
 use dwcp_replica::reply::reply_signing_hash;
 use dwcp_state::kv::{Kv, KvBody, KvCommand, KvReply};
@@ -59,6 +59,10 @@ pub(crate) struct Cluster {
     frames: Vec<(usize, Bytes)>,
     /// Ordered but not answered.
     mute: bool,
+    /// A Raft segment is open and led by this replica.
+    leader: Option<usize>,
+    /// Answers that wait for an Anchor, by node.
+    waiting: Vec<(usize, SessionId, u64, Vec<CommandResult>)>,
 }
 
 impl Cluster {
@@ -108,6 +112,8 @@ impl Cluster {
             wall_ms: CREATED_MS,
             frames: Vec::new(),
             mute: false,
+            leader: None,
+            waiting: Vec::new(),
         }
     }
 
@@ -130,7 +136,12 @@ impl Cluster {
     }
 
     /// A frame came to this node's gateway; what each node answers to it.
-    pub(crate) fn frame(&mut self, node: usize, bytes: &Bytes) -> Vec<(usize, ServerMessage)> {
+    pub(crate) fn frame(
+        &mut self,
+        node: usize,
+        bytes: &Bytes,
+        ack: Option<Ack>,
+    ) -> Vec<(usize, ServerMessage)> {
         let checked = ClientFrame::decode(bytes.clone()).expect("a client sends sound frames");
         let (key, message, signature) = checked.signature_item(self.genesis.cluster());
         assert!(self.keys[0].verify(&key, &message, &signature), "a client signs its frames");
@@ -165,7 +176,7 @@ impl Cluster {
         match self.state.admit(&checked) {
             Err(refusal) => vec![(node, refused(refusal))],
             Ok(Admission::AllExecuted(results)) => {
-                self.reply(node, session, first, results).into_iter().collect()
+                self.answer(node, node, ack, session, first, results).into_iter().collect()
             }
             Ok(Admission::Fresh) => {
                 self.position += 1;
@@ -175,10 +186,38 @@ impl Cluster {
                     (0..self.keys.len()).filter(|node| self.attached[*node].contains(&session)).collect();
                 heard
                     .into_iter()
-                    .filter_map(|node| self.reply(node, session, first, outcome.results.clone()))
+                    .filter_map(|heard| {
+                        self.answer(heard, node, ack, session, first, outcome.results.clone())
+                    })
                     .collect()
             }
         }
+    }
+
+    /// Only the node that the frame came to knows the wish.
+    fn answer(
+        &mut self,
+        node: usize,
+        gateway: usize,
+        ack: Option<Ack>,
+        session: SessionId,
+        first: u64,
+        results: Vec<CommandResult>,
+    ) -> Option<(usize, ServerMessage)> {
+        if self.leader.is_some() && node == gateway && ack == Some(Ack::Anchored) {
+            self.waiting.push((node, session, first, results));
+            return None;
+        }
+        self.reply(node, session, first, results, self.leader.is_some())
+    }
+
+    /// An Anchor covers all that waits for it.
+    fn anchor(&mut self) -> Vec<(usize, ServerMessage)> {
+        let waiting = std::mem::take(&mut self.waiting);
+        waiting
+            .into_iter()
+            .filter_map(|(node, session, first, results)| self.reply(node, session, first, results, false))
+            .collect()
     }
 
     fn reply(
@@ -187,6 +226,7 @@ impl Cluster {
         session: SessionId,
         first: u64,
         mut results: Vec<CommandResult>,
+        open: bool,
     ) -> Option<(usize, ServerMessage)> {
         let mood = self.moods[node];
         if self.mute || matches!(mood, Mood::Silent | Mood::Refusing) {
@@ -205,8 +245,9 @@ impl Cluster {
             session,
             first,
             results,
-            label: if mood == Mood::Relabelling { Label::Crash } else { Label::Byzantine },
+            label: if open || mood == Mood::Relabelling { Label::Crash } else { Label::Byzantine },
             view: View(self.view + if mood == Mood::Boasting { 1000 } else { 0 }),
+            ask: ReplicaId(u8::try_from(self.leader.unwrap_or(0)).expect("few")),
             replica: ReplicaId(u8::try_from(name).expect("few")),
             incarnation: Incarnation(0),
             leaf_index: 0,
@@ -214,7 +255,7 @@ impl Cluster {
             path: Vec::new(),
             signature: None,
         };
-        if self.genesis.policy.quorum.f() > 0 {
+        if self.genesis.policy.quorum.f() > 0 && !open {
             let hash = reply_signing_hash(
                 self.genesis.cluster(),
                 reply.replica,
@@ -300,8 +341,14 @@ impl World {
                 message.attaches.iter().for_each(|attach| self.cluster.attach(*node, attach));
             }
             for (node, message) in messages {
-                for frame in message.frames {
-                    for (from, answer) in self.cluster.frame(node, &frame) {
+                let acks = message.frame_acks.iter().map(|ack| match v3::Ack::try_from(*ack) {
+                    Ok(v3::Ack::Policy) => None,
+                    Ok(v3::Ack::Majority) => Some(Ack::Majority),
+                    Ok(v3::Ack::Anchored) => Some(Ack::Anchored),
+                    Err(error) => panic!("{error}"),
+                });
+                for (frame, ack) in message.frames.iter().zip(acks.chain(std::iter::repeat(None))) {
+                    for (from, answer) in self.cluster.frame(node, frame, ack) {
                         self.engine.on_message(now, from, answer);
                     }
                 }
@@ -332,7 +379,7 @@ impl World {
     fn call(&mut self, commands: Vec<Bytes>, timeout: Duration) -> oneshot::Receiver<Answers> {
         let (answer, answered) = oneshot::channel();
         let now = self.now();
-        self.engine.on_call(now, 0, commands, timeout, answer);
+        self.engine.on_call(now, 0, commands, timeout, None, answer);
         answered
     }
 
@@ -348,6 +395,19 @@ impl World {
         self.engine.on_disconnected(now, node, "gone".into());
         self.run();
     }
+}
+
+/// Four nodes of which none lies, with a segment open that node 2 leads.
+fn trusting(f: u8) -> World {
+    let mut cluster = Cluster::new(4, f);
+    cluster.genesis.policy.trust = Who::Crash;
+    cluster.leader = Some(2);
+    let principal = PrincipalConfig { name: "ann".into(), seed: [77; 32] };
+    let mut config = ClientConfig::of_genesis(&cluster.genesis, principal);
+    config.cluster = cluster.genesis.cluster();
+    let mut world = World::of(cluster, config);
+    world.connect_all();
+    world
 }
 
 fn put(key: &str) -> Bytes {
@@ -379,6 +439,92 @@ fn a_command_is_answered_once_f_plus_one_replicas_signed_the_same() {
         assert_eq!(world.engine.counters.retries, 0);
         assert_eq!(world.engine.counters.opens, 1);
     }
+}
+
+#[test]
+fn where_nobody_lies_one_voice_labelled_crash_is_enough_and_tells_whom_to_ask() {
+    let mut world = trusting(1);
+    let receipt = believed(&mut world.put("a")).expect("nobody lies").receipt;
+    assert_eq!(receipt.label, Label::Crash);
+    world.cluster.frames.clear();
+    // All but the leader keep silent: its word alone.
+    world.cluster.moods = vec![Mood::Silent, Mood::Silent, Mood::Honest, Mood::Silent];
+    assert_eq!(revision(one(&mut world.put("b"))), 3);
+    let asked: Vec<usize> = world.cluster.frames.iter().map(|(node, _)| *node).collect();
+    assert_eq!(asked, [2], "the frame went to who orders, and to nobody else");
+    // The leader is gone and another leads.
+    world.cluster.moods = vec![Mood::Honest; 4];
+    world.cluster.leader = Some(3);
+    world.down(2);
+    one(&mut world.put("c")).expect("the others do");
+    world.cluster.frames.clear();
+    one(&mut world.put("d")).expect("the others do");
+    assert_eq!(world.cluster.frames.iter().map(|(node, _)| *node).collect::<Vec<_>>(), [3]);
+}
+
+#[test]
+fn where_members_may_lie_a_voice_labelled_crash_is_worth_nothing() {
+    let mut world = World::new(4, 1);
+    one(&mut world.put("a")).expect("all honest");
+    // Whatever replicas call their acknowledgement, unsigned ones are not believed, however many agree.
+    world.cluster.leader = Some(2);
+    let mut answered = world.put("b");
+    assert!(open_yet(&mut answered));
+    assert!(world.engine.counters.forged > 0);
+    world.pass(Duration::from_secs(11));
+    assert!(matches!(one(&mut answered), Err(ClientError::Unknown(_))));
+}
+
+#[test]
+fn what_is_to_be_anchored_waits_for_f_plus_one_signatures() {
+    let mut world = trusting(1);
+    one(&mut world.put("a")).expect("nobody lies");
+    let anchored = |world: &mut World, key: &str| {
+        let (answer, answered) = oneshot::channel();
+        let (now, within) = (world.now(), Duration::from_secs(10));
+        world.engine.on_call(now, 0, vec![put(key)], within, Some(Ack::Anchored), answer);
+        world.run();
+        answered
+    };
+    world.cluster.frames.clear();
+    let mut answered = anchored(&mut world, "b");
+    assert!(open_yet(&mut answered), "committed, and no Anchor covers it");
+    assert_eq!(world.cluster.frames.len(), 3, "each that is to sign knows the wish");
+    for (index, (from, answer)) in world.cluster.anchor().into_iter().enumerate() {
+        assert_eq!(open_yet(&mut answered), index < 2, "f + 1 of them");
+        let now = world.now();
+        world.engine.on_message(now, from, answer);
+        if index == 1 {
+            let believed = believed(&mut answered).expect("two signed it");
+            assert_eq!(believed.receipt.label, Label::Byzantine);
+            break;
+        }
+    }
+    assert_eq!(world.engine.counters.retries, 0);
+
+    // Without an Anchor in time the caller learns that much.
+    let mut answered = anchored(&mut world, "c");
+    world.pass(Duration::from_secs(11));
+    let error = one(&mut answered).expect_err("no Anchor came");
+    assert_eq!(error.fate(), Fate::Unknown);
+    assert!(error.to_string().starts_with("committed, but not anchored within 10000 ms"), "{error}");
+}
+
+/// With f = 0 the label says nothing more, so it must be a node that knew the wish.
+#[test]
+fn without_liars_an_anchored_answer_is_that_of_a_node_that_waited() {
+    let mut world = trusting(0);
+    one(&mut world.put("a")).expect("nobody lies");
+    world.cluster.attached[0] = world.cluster.attached[2].clone();
+    let (answer, mut answered) = oneshot::channel();
+    let now = world.now();
+    world.engine.on_call(now, 0, vec![put("b")], Duration::from_secs(10), Some(Ack::Anchored), answer);
+    world.run();
+    assert!(open_yet(&mut answered), "node 0 did not know");
+    let (from, reply) = world.cluster.anchor().remove(0);
+    assert_eq!(from, 2);
+    world.engine.on_message(now, from, reply);
+    assert!(one(&mut answered).is_ok());
 }
 
 #[test]
@@ -469,7 +615,7 @@ fn a_reply_without_signature_is_believed_only_where_nobody_lies() {
     assert_ne!(world.cluster.genesis.cluster(), genesis.cluster());
     let (answer, mut answered) = oneshot::channel();
     let now = world.now();
-    world.engine.on_call(now, 0, vec![put("b")], Duration::from_secs(10), answer);
+    world.engine.on_call(now, 0, vec![put("b")], Duration::from_secs(10), None, answer);
     world.engine.flush(now);
     let frame = world.engine.nodes().sent(0).expect("to the primary").frames.remove(0);
     let checked = ClientFrame::decode(frame).expect("a frame");
@@ -479,7 +625,7 @@ fn a_reply_without_signature_is_believed_only_where_nobody_lies() {
     for node in 0..4 {
         let (_, message) = world
             .cluster
-            .reply(node, checked.session(), outcome.first, outcome.results.clone())
+            .reply(node, checked.session(), outcome.first, outcome.results.clone(), false)
             .expect("honest");
         world.engine.on_message(now, node, message);
     }
@@ -702,7 +848,7 @@ fn a_thousand_sessions_enter_a_cluster_whose_log_time_stood_still_for_a_day() {
     for number in 0..1000 {
         let (answer, answered) = oneshot::channel();
         let now = world.now();
-        world.engine.on_call(now, number, vec![put("k")], Duration::from_secs(10), answer);
+        world.engine.on_call(now, number, vec![put("k")], Duration::from_secs(10), None, answer);
         calls.push(answered);
     }
     world.run();

@@ -3,10 +3,11 @@
 //! Every request is ordered, reads too, so what is read is at least as new as anything acknowledged before the call.
 //! Each reply comes with its receipt (`Believed`). Only `.stale()` reads one node's own state instead. Nothing here knows sessions beyond handing commands to one.
 
-use crate::client::{Session, read_reply};
+use crate::client::{CallOptions, Session, read_reply};
 use crate::error::{ClientError, NodeError};
 use crate::receipt::Believed;
 use bytes::Bytes;
+use dwcp_base::Ack;
 use dwcp_state::Command;
 use dwcp_state::kv::{
     DeleteRange, KeyValue, KvBody, KvCommand, KvReply, Put, Range, SortBy, SortOrder, Txn, prefix_end,
@@ -27,7 +28,7 @@ pub struct Kv<'a> {
 pub struct Request<'a, C> {
     session: &'a Session,
     command: C,
-    within: Option<Duration>,
+    options: CallOptions,
 }
 
 /// What a command is on the wire and what its answer reads as.
@@ -123,7 +124,7 @@ impl<'a> Kv<'a> {
     }
 
     fn request<C>(&self, command: C) -> Request<'a, C> {
-        Request { session: self.session, command, within: None }
+        Request { session: self.session, command, options: CallOptions::default() }
     }
 
     /// Sets a key.
@@ -192,7 +193,13 @@ impl<'a> Kv<'a> {
 impl<C> Request<'_, C> {
     /// Instead of the configured `call_timeout`.
     pub fn within(mut self, timeout: Duration) -> Self {
-        self.within = Some(timeout);
+        self.options.within = Some(timeout);
+        self
+    }
+
+    /// When to be answered: once it is committed, or once a certificate of the root log covers it.
+    pub fn ack(mut self, ack: Ack) -> Self {
+        self.options.ack = Some(ack);
         self
     }
 }
@@ -204,7 +211,7 @@ impl<'a, C: KvRequest> IntoFuture for Request<'a, C> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let answer = self.session.one(self.command.into_command().to_command(), self.within).await?;
+            let answer = self.session.one(self.command.into_command().to_command(), self.options).await?;
             answer.try_map(|bytes| {
                 let KvReply { revision, body } = read_reply(bytes)?;
                 C::read(revision, body)

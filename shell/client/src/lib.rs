@@ -1,12 +1,13 @@
 //! The client library: what an application imports to speak to a cluster of which f members may lie.
 //!
 //! It opens a session (a fresh key, named in an ordered open signed by a principal), numbers commands, packs what is
-//! called together into signed frames, sends each frame to the presumed primary, and believes an answer once f + 1
-//! different replicas have signed the same. A frame is retried through other nodes under the same bytes, and the cluster
+//! called together into signed frames, sends each frame to whom it presumes to order, and believes an answer once f + 1
+//! different replicas have signed the same, or, where its configuration says that members only crash, one replica's word
+//! that is labelled so. A frame is retried through other nodes under the same bytes, and the cluster
 //! runs it once. Where no answer can be believed in time, the error says whether the command was *not applied* or
 //! its outcome is *unknown*.
 //!
-//! It never trusts one node for an ordered answer, learns no keys over the wire, and knows nothing of views beyond a
+//! It learns neither keys nor whom to trust over the wire, and knows nothing of views beyond a
 //! guess at the primary. Read `client`, then `engine`, then `trust`.
 
 mod client;
@@ -25,10 +26,10 @@ mod socket_tests;
 mod status;
 mod trust;
 
-pub use client::{Client, ConnectError, NodeReport, Session};
+pub use client::{CallOptions, Client, ConnectError, NodeReport, Session};
 pub use config::{ClientConfig, ConfigError, NodeConfig, PrincipalConfig, Settings};
 pub use config_file::{
-    CLIENT_FILE_VERSION, ClientFile, ClientFileError, NodeEntry, PrincipalEntry, SettingsEntry,
+    CLIENT_FILE_VERSION, ClientFile, ClientFileError, NodeEntry, PrincipalEntry, SettingsEntry, TrustWord,
 };
 pub use engine::Counters;
 pub use error::{ClientError, NodeError};
@@ -39,6 +40,6 @@ pub use kv::{
 pub use receipt::{Believed, Receipt, label_word};
 
 /// The vocabulary of commands and answers, so that applications need no other crate.
-pub use dwcp_base::{ClusterId, Incarnation, Position, PublicKey, ReplicaId, View};
+pub use dwcp_base::{Ack, ClusterId, Incarnation, NetworkMode, Position, PublicKey, ReplicaId, Trust, View};
 pub use dwcp_replica::{Label, OrderOutcome, Status};
 pub use dwcp_state::{AdminCommand, AdminReply, Command, Fate, Refusal, kv as store};

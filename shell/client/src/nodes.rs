@@ -1,13 +1,14 @@
 //! The nodes as the engine sees them: up or not, what each says about the view, and what is to be sent to it next.
 //!
-//! What is ready together leaves in one message. The primary is a guess, never trusted: at least one honest node must
-//! have claimed a view that high, and a wrong guess costs one retry. Nothing here touches sockets or reads clocks.
+//! What is ready together leaves in one message. Who orders is a guess, never trusted, and a wrong one costs a relay or a
+//! retry: where nobody lies it is what the last answer said; elsewhere the primary of a view that at least one honest node
+//! must have claimed. Nothing here touches sockets or reads clocks.
 
 use crate::config::NodeConfig;
 use crate::session::{Flight, Keys, NodeSet, Session};
 use bytes::Bytes;
-use dwcp_base::{ClusterId, PublicKey, ReplicaId};
-use dwcp_proto::v3::{Attach, ClientMessage, StatusRequest};
+use dwcp_base::{Ack, ClusterId, PublicKey, ReplicaId};
+use dwcp_proto::v3::{self, Attach, ClientMessage, StatusRequest};
 use dwcp_proto::{MESSAGE_BYTES_SOFT, MESSAGE_ITEMS_MAX};
 use dwcp_state::{CHALLENGE_BYTES, SessionAttach};
 use std::collections::VecDeque;
@@ -38,12 +39,16 @@ pub(crate) struct Nodes {
     f: usize,
     /// Nodes that should answer each session.
     attach: usize,
+    /// Who orders commands, by the last answer that said so. Listened to only where nobody lies: a liar would draw all
+    /// traffic to itself.
+    asked: Option<ReplicaId>,
+    hints: bool,
     /// Replicas of the cluster as far as known: the largest of what is configured.
     replicas: u64,
 }
 
 impl Nodes {
-    pub fn new(cluster: ClusterId, configured: &[NodeConfig], f: u8, attach: usize) -> Self {
+    pub fn new(cluster: ClusterId, configured: &[NodeConfig], f: u8, hints: bool, attach: usize) -> Self {
         let node = |node: &NodeConfig| Node {
             id: node.id,
             vote_key: node.vote_key,
@@ -60,6 +65,8 @@ impl Nodes {
             list: configured.iter().map(node).collect(),
             f: f.into(),
             attach,
+            asked: None,
+            hints,
             replicas: u64::from(highest) + 1,
         }
     }
@@ -111,6 +118,18 @@ impl Nodes {
         *seen = Some(seen.map_or(view, |seen| seen.max(view)));
     }
 
+    pub fn saw_orderer(&mut self, orderer: ReplicaId) {
+        if self.hints {
+            self.asked = Some(orderer);
+        }
+    }
+
+    /// The index of the node to turn to first.
+    pub fn orderer(&self) -> Option<usize> {
+        let asked = self.asked.and_then(|asked| self.list.iter().position(|node| node.id == asked));
+        asked.filter(|node| self.list[*node].up).or_else(|| self.primary())
+    }
+
     /// The index of the node that leads the highest view which f + 1 nodes claim (fewer while fewer have spoken).
     pub fn primary(&self) -> Option<usize> {
         let mut views: Vec<u64> = self.list.iter().filter_map(|node| node.view).collect();
@@ -120,14 +139,14 @@ impl Nodes {
         self.list.iter().position(|node| u64::from(node.id.0) == id)
     }
 
-    /// The nodes in the order in which a session with this number should turn to them: the primary, then the others
+    /// The nodes in the order in which a session with this number should turn to them: who orders, then the others
     /// from a place of its own, so that sessions spread.
     fn preferred(&self, number: u64) -> impl Iterator<Item = usize> + use<> {
-        let (primary, count) = (self.primary(), self.list.len());
+        let (orderer, count) = (self.orderer(), self.list.len());
         let start = usize::try_from(number % count as u64).expect("an index");
         let others =
-            (0..count).map(move |step| (start + step) % count).filter(move |node| Some(*node) != primary);
-        primary.into_iter().chain(others)
+            (0..count).map(move |step| (start + step) % count).filter(move |node| Some(*node) != orderer);
+        orderer.into_iter().chain(others)
     }
 
     /// Hands a frame to the preferred node that is up and not among `avoid`. False when there is none.
@@ -140,6 +159,18 @@ impl Nodes {
     ) -> bool {
         let target = self.preferred(number).find(|node| self.list[*node].up && !avoid.contains(*node));
         target.is_some_and(|node| self.hand_over(node, session, flight))
+    }
+
+    /// Hands a frame to as many preferred nodes as answer a session: each of them must know when the sender wants to hear.
+    pub fn send_some(&mut self, number: u64, session: &mut Attachment<'_>, flight: &mut Flight) {
+        for node in self.preferred(number) {
+            if flight.working.len() >= self.attach {
+                return;
+            }
+            if self.list[node].up {
+                self.hand_over(node, session, flight);
+            }
+        }
     }
 
     /// Hands a frame to every node that is up.
@@ -156,7 +187,7 @@ impl Nodes {
         if !session.attached.contains(node) && !self.attach_one(node, session) {
             return false;
         }
-        let sent = self.list[node].push(Item::Frame(flight.bytes.clone()));
+        let sent = self.list[node].push(Item::Frame(flight.bytes.clone(), flight.ack));
         if sent {
             flight.sent.insert(node);
             flight.working.insert(node);
@@ -220,7 +251,7 @@ pub(crate) struct Attachment<'a> {
 
 enum Item {
     Attach(SessionAttach),
-    Frame(Bytes),
+    Frame(Bytes, Option<Ack>),
     Status(StatusRequest),
 }
 
@@ -230,7 +261,7 @@ impl Node {
         let bytes = match &item {
             Item::Attach(_) => 112,
             Item::Status(_) => 32,
-            Item::Frame(bytes) => bytes.len() + 16,
+            Item::Frame(bytes, _) => bytes.len() + 16,
         };
         if self.outbox_bytes + bytes > OUTBOX_BYTES_MAX {
             return false;
@@ -248,7 +279,17 @@ impl Node {
                 session_key: Bytes::copy_from_slice(&session_key.0),
                 signature: Bytes::copy_from_slice(&signature.0),
             }),
-            Item::Frame(bytes) => message.frames.push(bytes),
+            Item::Frame(bytes, ack) => {
+                if let Some(ack) = ack {
+                    // Those before said nothing.
+                    message.frame_acks.resize(message.frames.len(), v3::Ack::Policy.into());
+                    message.frame_acks.push(match ack {
+                        Ack::Majority => v3::Ack::Majority.into(),
+                        Ack::Anchored => v3::Ack::Anchored.into(),
+                    });
+                }
+                message.frames.push(bytes);
+            }
             Item::Status(request) => message.statuses.push(request),
         }
         *held += bytes;
@@ -273,7 +314,7 @@ mod tests {
                 incarnation: Incarnation(0),
             })
             .collect();
-        let mut nodes = Nodes::new(ClusterId([1; 32]), &configured, f, 2 * usize::from(f) + 1);
+        let mut nodes = Nodes::new(ClusterId([1; 32]), &configured, f, false, 2 * usize::from(f) + 1);
         (0..configured.len()).for_each(|node| nodes.came_up(node, [2; CHALLENGE_BYTES]));
         nodes
     }
@@ -290,6 +331,21 @@ mod tests {
         nodes.saw_view(2, 6);
         nodes.saw_view(0, 6);
         assert_eq!(nodes.primary(), Some(2));
+    }
+
+    #[test]
+    fn who_orders_is_heard_from_one_node_only_where_nobody_lies() {
+        let mut nodes = nodes(4, 1);
+        nodes.saw_view(0, 0);
+        nodes.saw_orderer(ReplicaId(2));
+        assert_eq!(nodes.orderer(), Some(0), "one of them may lie");
+        nodes.hints = true;
+        nodes.saw_orderer(ReplicaId(2));
+        assert_eq!(nodes.orderer(), Some(2));
+        nodes.went_down(2, "gone".into());
+        assert_eq!(nodes.orderer(), Some(0), "as good a guess as any");
+        nodes.saw_orderer(ReplicaId(9));
+        assert_eq!(nodes.orderer(), Some(0), "not in the client file");
     }
 
     #[test]
@@ -310,7 +366,7 @@ mod tests {
     fn messages_are_cut_at_the_soft_size_and_the_outbox_at_its_bound() {
         let mut nodes = nodes(1, 0);
         let frame = Bytes::from(vec![0; 400_000]);
-        let mut flight = Flight::new(Instant::now(), frame, Vec::new(), 1);
+        let mut flight = Flight::new(Instant::now(), frame, None, Vec::new(), 1);
         let session = Session::new(Instant::now(), [9; 32]);
         let mut attached = NodeSet::default();
         let mut attachment = Attachment { keys: &session.keys, attached: &mut attached };

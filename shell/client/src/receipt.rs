@@ -1,14 +1,14 @@
 //! What a believed result comes with: whom it trusts, where in the virtual log it stands, and in which view it was told.
 //!
-//! Label and position are the common word of the f + 1 replicas that were believed, never one replica's claim. Nothing here
-//! says what the result means.
+//! Label and position are the common word of the replicas that were believed: f + 1, or, for the label `crash` where members
+//! only crash, one. Nothing here says what the result means.
 
 use dwcp_base::{Position, View};
 use dwcp_replica::Label;
 use std::fmt;
 use std::ops::Deref;
 
-/// What f + 1 replicas said alike about a result, beside the result itself.
+/// What the believed replicas said alike about a result, beside the result itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
     /// Whom the acknowledgement trusts: `Byzantine` holds though f members lie, `Crash` as long as members only crash.
@@ -19,7 +19,7 @@ pub struct Receipt {
     pub view: View,
 }
 
-/// A result that f + 1 replicas gave alike, with its [`Receipt`]. Reads as the result itself.
+/// A believed result with its [`Receipt`]. Reads as the result itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Believed<T> {
     pub reply: T,

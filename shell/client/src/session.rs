@@ -8,7 +8,7 @@ use crate::trust::Tally;
 use bytes::Bytes;
 use dwcp_base::crypto::Ed25519;
 use dwcp_base::limits::{FRAME_BYTES_MAX, SESSION_WINDOW};
-use dwcp_base::{ClusterId, Crypto, PublicKey};
+use dwcp_base::{Ack, ClusterId, Crypto, PublicKey};
 use dwcp_state::{ClientFrame, Refusal, SessionFrame, SessionId, SessionOpen};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
@@ -56,6 +56,7 @@ pub(crate) struct Slot {
 #[derive(Debug)]
 pub(crate) struct Waiting {
     pub slot: Slot,
+    pub ack: Option<Ack>,
     pub bytes: Bytes,
 }
 
@@ -64,6 +65,8 @@ pub(crate) struct Waiting {
 pub(crate) struct Flight {
     /// Sent again as they are.
     pub bytes: Bytes,
+    /// When its sender wants to hear of it.
+    pub ack: Option<Ack>,
     pub slots: Vec<Slot>,
     /// Results a right answer has: one per command; one for an open.
     pub results: usize,
@@ -154,8 +157,10 @@ impl Session {
         let room = (low_water + SESSION_WINDOW).saturating_sub(self.next);
         let count_max = frame_max.min(usize::try_from(room).expect("the window is small"));
         let (mut slots, mut commands, mut bytes) = (Vec::new(), Vec::new(), ENVELOPE_BYTES);
+        let ack = self.waiting.front()?.ack;
         while commands.len() < count_max {
-            let Some(next) = self.waiting.front() else { break };
+            // A frame is acknowledged as a whole.
+            let Some(next) = self.waiting.front().filter(|next| next.ack == ack) else { break };
             bytes += next.bytes.len() + 4;
             if bytes > FRAME_BYTES_MAX {
                 break;
@@ -172,15 +177,16 @@ impl Session {
         let results = commands.len();
         let frame = SessionFrame { session_key: self.keys.public, low_water, first, commands };
         let bytes = ClientFrame::commands(&self.keys.crypto, cluster, &frame).encode();
-        self.flights.insert(first, Flight::new(now, bytes, slots, results));
+        self.flights.insert(first, Flight::new(now, bytes, ack, slots, results));
         Some(first)
     }
 }
 
 impl Flight {
-    pub fn new(now: Instant, bytes: Bytes, slots: Vec<Slot>, results: usize) -> Self {
+    pub fn new(now: Instant, bytes: Bytes, ack: Option<Ack>, slots: Vec<Slot>, results: usize) -> Self {
         Self {
             bytes,
+            ack,
             slots,
             results,
             tally: Tally::default(),
@@ -218,7 +224,7 @@ mod tests {
         let mut session = Session::new(now, [3; 32]);
         for index in 0..commands {
             let slot = Slot { call: 0, index: u32::try_from(index).expect("few") };
-            session.waiting.push_back(Waiting { slot, bytes: Bytes::from(vec![1; bytes]) });
+            session.waiting.push_back(Waiting { slot, ack: None, bytes: Bytes::from(vec![1; bytes]) });
         }
         (session, now)
     }
@@ -242,6 +248,17 @@ mod tests {
         assert_eq!(session.next_frame(now, CLUSTER, 256), None);
         assert_eq!((read(&session, 1).commands.len(), read(&session, 257).commands.len()), (256, 44));
         assert_eq!(read(&session, 257).low_water, 1);
+    }
+
+    #[test]
+    fn commands_that_wish_for_another_acknowledgement_travel_in_another_frame() {
+        let (mut session, now) = session(5, 10);
+        session.waiting[2].ack = Some(Ack::Anchored);
+        session.waiting[3].ack = Some(Ack::Anchored);
+        let firsts: Vec<u64> = std::iter::from_fn(|| session.next_frame(now, CLUSTER, 256)).collect();
+        assert_eq!(firsts, [1, 3, 5]);
+        let acks: Vec<Option<Ack>> = session.flights.values().map(|flight| flight.ack).collect();
+        assert_eq!(acks, [None, Some(Ack::Anchored), None]);
     }
 
     #[test]

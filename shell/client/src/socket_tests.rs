@@ -11,7 +11,7 @@ use bytes::Bytes;
 use dwcp_base::{LogTime, Position, ReplicaId};
 use dwcp_proto::v3::dwcp_server::{Dwcp, DwcpServer};
 use dwcp_proto::v3::{
-    ClientMessage, OrderReply, OrderRequest, QueryReply, QueryRequest, ServerMessage, StatusReply,
+    self, ClientMessage, OrderReply, OrderRequest, QueryReply, QueryRequest, ServerMessage, StatusReply,
     StatusRequest, order_reply, query_reply,
 };
 use dwcp_state::kv::{KvBody, KvCommand};
@@ -46,7 +46,7 @@ impl FakeNode {
         cluster.wall_ms = wall_ms();
         message.attaches.iter().for_each(|attach| cluster.attach(self.node, attach));
         for frame in message.frames {
-            for (from, answer) in cluster.frame(self.node, &frame) {
+            for (from, answer) in cluster.frame(self.node, &frame, None) {
                 streams[from].retain(|stream| stream.send(answer.clone()).is_ok());
             }
         }
@@ -63,6 +63,10 @@ impl FakeNode {
             chain: hash.clone(),
             state_digest: hash,
             vote_key: Bytes::copy_from_slice(&net.cluster.keys[self.node].public_key().0),
+            mode: v3::NetworkMode::Internet.into(),
+            trust: v3::Trust::Byzantine.into(),
+            protocol: v3::Protocol::Pbft.into(),
+            default_ack: v3::Ack::Majority.into(),
             ..StatusReply::default()
         }
     }
@@ -296,6 +300,6 @@ async fn an_answer_of_another_kind_is_no_answer() {
     assert!(Put::read(1, KvBody::Compact).is_none());
     let served = serve(1, 0).await;
     let client = Client::connect(served.config.clone()).await.expect("a session");
-    let order = client.submit_order(Bytes::new()).await.expect("answered");
+    let order = client.submit_order(None, Bytes::new()).await.expect("answered");
     assert_eq!(order, crate::OrderOutcome::Refused { reason: "not now".into() });
 }

@@ -1,13 +1,18 @@
 //! A node's status, read from its fields on the wire. One node's word about itself: show it, do not act on it.
 
-use dwcp_base::{Hash, Incarnation, Position, PublicKey, ReplicaId, Sequence, View};
-use dwcp_proto::v3::StatusReply;
-use dwcp_replica::Status;
-use dwcp_replica::io::PeerStatus;
+use dwcp_base::{
+    Ack, Epoch, Hash, Incarnation, Index, NetworkMode, Position, PublicKey, ReplicaId, Sequence, Term, Trust,
+    View,
+};
+use dwcp_proto::v3::{self, StatusReply};
+use dwcp_replica::io::{PeerStatus, ProtocolName, SegmentStatus, Status, SwitchStatus};
+
+fn replica(id: u32) -> Option<ReplicaId> {
+    u8::try_from(id).ok().map(ReplicaId)
+}
 
 /// `None` when a field is out of its range or a hash has another length.
 pub(crate) fn status(wire: StatusReply) -> Option<Status> {
-    let replica = |id: u32| u8::try_from(id).ok().map(ReplicaId);
     let hash = |bytes: &[u8]| <[u8; 32]>::try_from(bytes).ok();
     let mut peers = Vec::with_capacity(wire.peers.len());
     for peer in wire.peers {
@@ -19,6 +24,18 @@ pub(crate) fn status(wire: StatusReply) -> Option<Status> {
             silent_ms: peer.silent_ms.unwrap_or(u64::MAX),
         });
     }
+    let segment = match wire.segment {
+        Some(segment) => Some(read_segment(&segment)?),
+        None => None,
+    };
+    let last_switch = match wire.last_switch {
+        Some(switch) => Some(read_switch(switch)?),
+        None => None,
+    };
+    let orderer = match wire.orderer {
+        Some(id) => Some(replica(id)?),
+        None => None,
+    };
     Some(Status {
         replica: replica(wire.replica)?,
         incarnation: Incarnation(wire.incarnation),
@@ -44,6 +61,68 @@ pub(crate) fn status(wire: StatusReply) -> Option<Status> {
         counters: wire.counters.into_iter().map(|counter| (counter.name, counter.value)).collect(),
         peers,
         vote_key: PublicKey(hash(&wire.vote_key)?),
+        mode: match v3::NetworkMode::try_from(wire.mode).ok()? {
+            v3::NetworkMode::Unspecified => return None,
+            v3::NetworkMode::Datacenter => NetworkMode::Datacenter,
+            v3::NetworkMode::Internet => NetworkMode::Internet,
+            v3::NetworkMode::Hybrid => NetworkMode::Hybrid,
+        },
+        trust: match v3::Trust::try_from(wire.trust).ok()? {
+            v3::Trust::Unspecified => return None,
+            v3::Trust::Crash => Trust::Crash,
+            v3::Trust::Byzantine => Trust::Byzantine,
+        },
+        raft: wire.raft,
+        default_ack: match v3::Ack::try_from(wire.default_ack).ok()? {
+            v3::Ack::Policy => return None,
+            v3::Ack::Majority => Ack::Majority,
+            v3::Ack::Anchored => Ack::Anchored,
+        },
+        next_order: wire.next_order,
+        epoch: Epoch(wire.epoch),
+        protocol: protocol(wire.protocol)?,
+        orderer,
+        segment,
+        failovers: wire.failovers,
+        last_switch,
+        no_segment: wire.no_segment,
+    })
+}
+
+fn protocol(wire: i32) -> Option<ProtocolName> {
+    match v3::Protocol::try_from(wire).ok()? {
+        v3::Protocol::Unspecified => None,
+        v3::Protocol::Pbft => Some(ProtocolName::Pbft),
+        v3::Protocol::Raft => Some(ProtocolName::Raft),
+    }
+}
+
+fn read_segment(wire: &v3::SegmentStatus) -> Option<SegmentStatus> {
+    Some(SegmentStatus {
+        term: Term(wire.term),
+        leader: match wire.leader {
+            Some(id) => Some(replica(id)?),
+            None => None,
+        },
+        last: Index(wire.last),
+        committed: Index(wire.committed),
+        applied: Index(wire.applied),
+        anchored: Index(wire.anchored),
+        anchored_position: Position(wire.anchored_position),
+        sealed: wire.sealed,
+        suspecting: wire.suspecting,
+    })
+}
+
+fn read_switch(wire: v3::SwitchStatus) -> Option<SwitchStatus> {
+    Some(SwitchStatus {
+        epoch: Epoch(wire.epoch),
+        to: protocol(wire.to)?,
+        planned: wire.planned,
+        sequence: Sequence(wire.sequence),
+        gap_us: wire.gap_us,
+        at_unix_ms: wire.at_unix_ms,
+        cause: wire.cause,
     })
 }
 
@@ -59,10 +138,17 @@ mod tests {
             chain: hash.clone(),
             state_digest: hash.clone(),
             vote_key: hash,
+            mode: v3::NetworkMode::Hybrid.into(),
+            trust: v3::Trust::Crash.into(),
+            protocol: v3::Protocol::Pbft.into(),
+            default_ack: v3::Ack::Majority.into(),
             ..StatusReply::default()
         };
         assert!(status(good.clone()).is_some());
         assert!(status(StatusReply { replica: 300, ..good.clone() }).is_none());
-        assert!(status(StatusReply { chain: Bytes::from_static(b"short"), ..good }).is_none());
+        assert!(status(StatusReply { chain: Bytes::from_static(b"short"), ..good.clone() }).is_none());
+        assert!(status(StatusReply { orderer: Some(256), ..good.clone() }).is_none());
+        assert!(status(StatusReply { mode: 0, ..good.clone() }).is_none());
+        assert!(status(StatusReply { protocol: 9, ..good }).is_none());
     }
 }

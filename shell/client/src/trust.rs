@@ -1,5 +1,6 @@
 //! What the client believes: f + 1 equal answers from different replicas, each signed with the key its configuration
-//! names. Of f + 1 replicas one is honest, and an honest replica tells only what was ordered and executed.
+//! names. Of f + 1 replicas one is honest, and an honest replica tells only what was ordered and executed. Where the
+//! configuration says that members only crash, an answer labelled `crash` needs no second voice: that is what the label says.
 //!
 //! Equality is that of `leaf_hash`, which covers results, their places and the label, so answers are compared by 32 bytes;
 //! signatures are verified only once enough answers agree. A replica signs one root for all frames of a proposal, hence the memory of signatures already seen to
@@ -7,8 +8,8 @@
 
 use crate::config::NodeConfig;
 use dwcp_base::crypto::Ed25519;
-use dwcp_base::{ClusterId, Crypto, Hash, PublicKey, ReplicaId, Signature, View};
-use dwcp_replica::ExecutedReply;
+use dwcp_base::{Ack, ClusterId, Crypto, Hash, PublicKey, ReplicaId, Signature, Trust as Policy, View};
+use dwcp_replica::{ExecutedReply, Label};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Mutex;
 
@@ -21,6 +22,8 @@ pub(crate) struct Trust {
     cluster: ClusterId,
     /// Equal voices needed: f + 1.
     weak: usize,
+    /// The configuration's word, never a node's.
+    policy: Policy,
     verifier: Remembering,
 }
 
@@ -37,15 +40,17 @@ pub(crate) struct Voice {
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     voices: Vec<Voice>,
+    /// Somebody said that it was committed, which is less than the caller wants.
+    pub committed: bool,
 }
 
 impl Trust {
-    pub fn new(cluster: ClusterId, f: u8, nodes: &[NodeConfig]) -> Self {
+    pub fn new(cluster: ClusterId, policy: Policy, f: u8, nodes: &[NodeConfig]) -> Self {
         let keys: Vec<PublicKey> = nodes.iter().map(|node| node.vote_key).collect();
         // This client never signs as a replica: the seed only fills the place.
         let ed25519 = Ed25519::new([0; 32], &keys);
         let remembered = Mutex::new(Remembered { order: VecDeque::new(), good: HashSet::new() });
-        Self { cluster, weak: usize::from(f) + 1, verifier: Remembering { ed25519, remembered } }
+        Self { cluster, weak: usize::from(f) + 1, policy, verifier: Remembering { ed25519, remembered } }
     }
 
     /// Equal voices needed.
@@ -53,11 +58,19 @@ impl Trust {
         self.weak
     }
 
-    /// With f = 0 nobody lies and the link proves who spoke, so replies carry no signature. A signature that is there
-    /// must hold in any case.
+    /// Equal voices needed for a reply with this label.
+    fn needed(&self, label: Label) -> usize {
+        match (label, self.policy) {
+            (Label::Crash, Policy::Crash) => 1,
+            (Label::Crash, Policy::Byzantine) | (Label::Byzantine, _) => self.weak,
+        }
+    }
+
+    /// Where one voice is enough nobody lies and the link proves who spoke, so such replies carry no signature. A signature
+    /// that is there must hold in any case.
     fn holds(&self, voice: &Voice) -> bool {
         if voice.reply.signature.is_none() {
-            return self.weak == 1;
+            return self.needed(voice.reply.label) == 1;
         }
         voice.reply.verify(self.cluster, &voice.vote_key, &self.verifier)
     }
@@ -68,7 +81,7 @@ impl Trust {
 pub(crate) enum Verdict {
     /// Too few agree yet.
     Open,
-    /// f + 1 different replicas signed this. The view is one that an honest replica among them has reached.
+    /// As many different replicas said this as must. The view is one that an honest replica among them has reached.
     Believed(Box<ExecutedReply>, View),
 }
 
@@ -79,12 +92,18 @@ impl Tally {
     }
 
     /// Adds a voice, in place of an earlier one of the same replica. `forged` counts signatures that did not hold.
-    pub fn add(&mut self, trust: &Trust, voice: Voice, forged: &mut u64) -> Verdict {
+    pub fn add(&mut self, trust: &Trust, voice: Voice, wanted: Option<Ack>, forged: &mut u64) -> Verdict {
+        // With f = 0 no label says more than `crash`, and the node itself waited for the Anchor.
+        if voice.reply.label == Label::Crash && wanted == Some(Ack::Anchored) && trust.weak > 1 {
+            self.committed |= trust.policy == Policy::Crash;
+            return Verdict::Open;
+        }
+        let needed = trust.needed(voice.reply.label);
         let leaf = voice.leaf;
         self.voices.retain(|other| other.replica != voice.replica);
         self.voices.push(voice);
         let agree = |voices: &[Voice]| voices.iter().filter(|voice| voice.leaf == leaf).count();
-        if agree(&self.voices) < trust.weak {
+        if agree(&self.voices) < needed {
             return Verdict::Open;
         }
         // Every voice is verified before any is believed; forged ones no longer stand in the way of true ones.
@@ -94,12 +113,12 @@ impl Tally {
             keep
         });
         let mut agreeing: Vec<&Voice> = self.voices.iter().filter(|voice| voice.leaf == leaf).collect();
-        if agreeing.len() < trust.weak {
+        if agreeing.len() < needed {
             return Verdict::Open;
         }
-        // Of the f + 1 highest views one is an honest replica's, so the lowest of them was reached.
+        // Of the highest views of so many replicas one is an honest one's, so the lowest of them was reached.
         agreeing.sort_unstable_by_key(|voice| core::cmp::Reverse(voice.reply.view));
-        let view = agreeing[trust.weak - 1].reply.view;
+        let view = agreeing[needed - 1].reply.view;
         Verdict::Believed(Box::new(agreeing[0].reply.clone()), view)
     }
 }

@@ -28,10 +28,12 @@ pub(crate) fn tell(event: &Event, metrics: &Metrics, wall_ms: u64) {
             tracing::info!(target: LIFE, %sequence, %mode, "the operator ordered a mode");
         }
         Event::SegmentOpened { epoch, sequence, base, first_leader, member } => {
+            metrics.segments_opened.add(1);
             let leader = first_leader.map(|leader| leader.0);
             tracing::info!(target: LIFE, %epoch, %sequence, %base, leader, member, "a Raft segment opens");
         }
         Event::SegmentExecuted { epoch, index, position, commands, .. } => {
+            metrics.entries_executed.add(1);
             metrics.commands_executed.add(commands.len() as u64);
             metrics.batch_commands.observe(commands.len() as u64);
             metrics.last_executed_unix_ms.set(wall_ms);
@@ -42,10 +44,12 @@ pub(crate) fn tell(event: &Event, metrics: &Metrics, wall_ms: u64) {
             tracing::debug!(%sequence, %position, commands = commands.len(), "executed what was deferred");
         }
         Event::LeaderChanged { epoch, term, leader } => {
+            metrics.leader_changes.add(u64::from(leader.is_some()));
             let leader = leader.map(|leader| leader.0);
             tracing::info!(target: LIFE, %epoch, %term, leader, "who leads the segment");
         }
         Event::Suspected { epoch, reason } => {
+            metrics.suspicions.add(1);
             tracing::warn!(%epoch, reason, "complains of the segment");
         }
         Event::SegmentSealed { epoch, index, term } => {
@@ -62,12 +66,18 @@ pub(crate) fn tell(event: &Event, metrics: &Metrics, wall_ms: u64) {
             rolled_back,
             deferred,
         } => {
+            let closed =
+                if *forced { &metrics.segments_closed_forced } else { &metrics.segments_closed_planned };
+            closed.add(1);
+            metrics.entries_cut.add(*cut);
+            metrics.entries_rolled_back.add(*rolled_back);
             tracing::info!(
                 target: LIFE, %epoch, %sequence, %tail, %position, forced, marker, cut, rolled_back, deferred,
                 "the segment is closed"
             );
         }
         Event::Anchored { epoch, sequence, index, position } => {
+            metrics.anchors.add(1);
             tracing::debug!(%epoch, %sequence, %index, %position, "anchored");
         }
         Event::AnchorDiverged { epoch, index } => {

@@ -7,8 +7,11 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use dwcp_base::configuration::CALM_MS;
 use dwcp_base::configuration::{Principal, Role};
-use dwcp_base::{Genesis, Incarnation, Member, Policy, Quorum, ReplicaId, Sequence, SettingsError, Trust};
+use dwcp_base::{
+    Ack, Genesis, Incarnation, Member, NetworkMode, Policy, Quorum, ReplicaId, Sequence, SettingsError, Trust,
+};
 use serde::Deserialize;
 
 use crate::keys::{HexKey, key_hex};
@@ -45,8 +48,15 @@ struct File {
     version: u16,
     name: String,
     created_unix_ms: u64,
+    mode: ModeWord,
+    #[serde(default = "calm_ms")]
+    calm_ms: u64,
     trust: TrustWord,
     f: u8,
+    #[serde(default = "yes")]
+    raft: bool,
+    #[serde(default)]
+    default_ack: AckWord,
     checkpoint_interval: u64,
     window: u64,
     quota_bytes: u64,
@@ -54,6 +64,14 @@ struct File {
     members: Vec<MemberEntry>,
     #[serde(rename = "principal")]
     principals: Vec<PrincipalEntry>,
+}
+
+fn calm_ms() -> u64 {
+    CALM_MS
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// What parties send each other: blocks written by `dwcp keygen`, put one after the other.
@@ -64,6 +82,22 @@ struct MembersFile {
     members: Vec<MemberEntry>,
     #[serde(rename = "principal")]
     principals: Vec<PrincipalEntry>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ModeWord {
+    Datacenter,
+    Internet,
+    Hybrid,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum AckWord {
+    #[default]
+    Majority,
+    Anchored,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -122,9 +156,20 @@ pub fn parse_genesis(path: &Path, text: &str) -> Result<Genesis, GenesisError> {
         version: file.version,
         name: file.name,
         created_unix_ms: file.created_unix_ms,
-        policy: Policy::root_only(trust, quorum),
-        mode: dwcp_base::NetworkMode::Hybrid,
-        calm_ms: dwcp_base::configuration::CALM_MS,
+        policy: Policy {
+            raft: file.raft,
+            default_ack: match file.default_ack {
+                AckWord::Majority => Ack::Majority,
+                AckWord::Anchored => Ack::Anchored,
+            },
+            ..Policy::new(trust, quorum)
+        },
+        mode: match file.mode {
+            ModeWord::Datacenter => NetworkMode::Datacenter,
+            ModeWord::Internet => NetworkMode::Internet,
+            ModeWord::Hybrid => NetworkMode::Hybrid,
+        },
+        calm_ms: file.calm_ms,
         members: numbered(file.members),
         principals: file.principals.into_iter().map(principal).collect(),
         checkpoint_interval: file.checkpoint_interval,
@@ -170,19 +215,24 @@ pub(crate) fn check(path: &Path, genesis: &Genesis) -> Result<(), GenesisError> 
 
 /// The file's text for a genesis that passed `check`.
 pub fn genesis_text(genesis: &Genesis) -> String {
-    let trust = match genesis.policy.trust {
-        Trust::Crash => "crash",
-        Trust::Byzantine => "byzantine",
-    };
     let mut text = format!(
         "# Genesis of cluster {name}: the same on every node, nothing secret. The cluster's id is\n\
          # {id}\n\
          version = {version}\n\
          name = {name}\n\
          created_unix_ms = {created}\n\
-         # Who may lie: \"byzantine\" (up to f members do anything) or \"crash\" (members only stop).\n\
+         # The network it begins in: \"datacenter\" (Raft), \"internet\" (PBFT) or \"hybrid\" (Raft while it moves, else PBFT).\n\
+         # `dwcp mode set` orders another.\n\
+         mode = \"{mode}\"\n\
+         # Hybrid: milliseconds without a failed Raft segment before the next one is tried; doubles with each failure.\n\
+         calm_ms = {calm}\n\
+         # Who may lie: \"byzantine\" (up to f members do anything) or \"crash\" (members only stop). Raft needs \"crash\".\n\
          trust = \"{trust}\"\n\
          f = {f}\n\
+         # May Raft be used at all?\n\
+         raft = {raft}\n\
+         # When commands are acknowledged that do not say: \"majority\" (once committed) or \"anchored\" (once PBFT vouches for it).\n\
+         default_ack = \"{ack}\"\n\
          # Proposals between checkpoints, and how far proposals may run ahead of the last stable one.\n\
          checkpoint_interval = {interval}\n\
          window = {window}\n\
@@ -192,7 +242,12 @@ pub fn genesis_text(genesis: &Genesis) -> String {
         id = hex::encode(genesis.cluster().0),
         version = genesis.version,
         created = genesis.created_unix_ms,
+        mode = genesis.mode,
+        calm = genesis.calm_ms,
+        trust = trust_word(genesis.policy.trust),
         f = genesis.policy.quorum.f(),
+        raft = genesis.policy.raft,
+        ack = ack_word(genesis.policy.default_ack),
         interval = genesis.checkpoint_interval,
         window = genesis.window,
         quota = genesis.quota_bytes,
@@ -223,6 +278,22 @@ pub(crate) fn principal_block(principal: &Principal) -> String {
         role_word(principal.role),
         key_hex(&principal.key)
     )
+}
+
+/// As it is written everywhere.
+pub fn trust_word(trust: Trust) -> &'static str {
+    match trust {
+        Trust::Crash => "crash",
+        Trust::Byzantine => "byzantine",
+    }
+}
+
+/// As it is written everywhere.
+pub fn ack_word(ack: Ack) -> &'static str {
+    match ack {
+        Ack::Majority => "majority",
+        Ack::Anchored => "anchored",
+    }
 }
 
 pub(crate) fn role_word(role: Role) -> &'static str {
@@ -318,9 +389,13 @@ mod tests {
             version: 1,
             name: "a \"quoted\" name\n".into(),
             created_unix_ms: 1_700_000_000_000,
-            policy: Policy::root_only(trust, Quorum::new(usize::from(n), None).unwrap()),
-            mode: dwcp_base::NetworkMode::Hybrid,
-            calm_ms: dwcp_base::configuration::CALM_MS,
+            policy: Policy {
+                default_ack: Ack::Anchored,
+                raft: n > 3,
+                ..Policy::new(trust, Quorum::new(usize::from(n), None).unwrap())
+            },
+            mode: if n == 4 { NetworkMode::Internet } else { NetworkMode::Hybrid },
+            calm_ms: 77,
             members: (0..n).map(member).collect(),
             principals: vec![
                 Principal { name: "admin".into(), key: key(), role: Role::Admin },
@@ -361,6 +436,15 @@ mod tests {
         assert!(
             refusal(&good.replace("127.0.0.1:7001", "127.0.0.1")).ends_with("is no address: write HOST:PORT")
         );
+        let datacenter = refusal(&good.replace("mode = \"internet\"", "mode = \"datacenter\""));
+        assert!(
+            datacenter.ends_with("datacenter mode trusts every member: it needs trust = crash"),
+            "{datacenter}"
+        );
+        assert!(refusal(&good.replace("calm_ms = 77", "calm_ms = 3600001")).contains("calm_ms must be 0 to"));
+        assert!(
+            refusal(&good.replace("\"internet\"", "\"intranet\"")).contains("unknown variant `intranet`")
+        );
         let line = good.lines().position(|line| line.starts_with("quota_bytes")).unwrap() + 1;
         let unknown = refusal(&good.replace("quota_bytes", "quota"));
         assert!(unknown.starts_with(&format!("g.toml:{line}: unknown field `quota`")), "{unknown}");
@@ -370,6 +454,17 @@ mod tests {
             refusal(&good.replace("name = \"o'neil\"", "name = \"admin\""))
                 .contains("two principals are named")
         );
+    }
+
+    #[test]
+    fn what_a_genesis_does_not_say_of_its_policy_is_the_default() {
+        let text: String = genesis_text(&genesis(5, Trust::Crash))
+            .lines()
+            .filter(|line| !["calm_ms", "raft", "default_ack"].iter().any(|key| line.starts_with(key)))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let read = parse_genesis(Path::new("g.toml"), &text).unwrap();
+        assert_eq!((read.calm_ms, read.policy.raft, read.policy.default_ack), (CALM_MS, true, Ack::Majority));
     }
 
     #[test]

@@ -46,6 +46,8 @@ struct PeerLane {
     frames: VecDeque<Frame>,
     bytes: usize,
     link_up: bool,
+    /// The last link broke, before it came up again if `link_up` is set too.
+    link_down: bool,
 }
 
 #[derive(Debug)]
@@ -81,7 +83,7 @@ impl State {
             && self.disk.is_empty()
             && self.status.is_empty()
             && self.clients.is_empty()
-            && self.peers.iter().all(|lane| lane.frames.is_empty() && !lane.link_up)
+            && self.peers.iter().all(|lane| lane.frames.is_empty() && !lane.link_up && !lane.link_down)
     }
 }
 
@@ -146,6 +148,15 @@ impl Inbox {
         let mut state = self.lock();
         if let Some(lane) = state.peers.get_mut(usize::from(peer.0)) {
             lane.link_up = true;
+            self.wake(state);
+        }
+    }
+
+    pub(crate) fn push_link_down(&self, peer: ReplicaId) {
+        let mut state = self.lock();
+        if let Some(lane) = state.peers.get_mut(usize::from(peer.0)) {
+            // Whatever came up has gone again.
+            (lane.link_up, lane.link_down) = (false, true);
             self.wake(state);
         }
     }
@@ -247,11 +258,24 @@ impl Inbox {
         }
         burst.extend(state.status.drain(..).map(Item::Status));
         burst.extend(state.disk.drain(..).map(Item::Step));
+        for (lane, id) in state.peers.iter_mut().zip(0u8..).filter(|(lane, _)| lane.link_up) {
+            if std::mem::take(&mut lane.link_down) {
+                burst.push(Item::Step(Input::LinkDown { peer: ReplicaId(id) }));
+            }
+            lane.link_up = false;
+            burst.push(Item::Step(Input::LinkUp { peer: ReplicaId(id) }));
+        }
+        self.fill_in_turns(state, burst);
         for (lane, id) in state.peers.iter_mut().zip(0u8..) {
-            if std::mem::take(&mut lane.link_up) {
-                burst.push(Item::Step(Input::LinkUp { peer: ReplicaId(id) }));
+            // After its last word, which may be what ends the wait for it.
+            if lane.link_down && lane.frames.is_empty() {
+                lane.link_down = false;
+                burst.push(Item::Step(Input::LinkDown { peer: ReplicaId(id) }));
             }
         }
+    }
+
+    fn fill_in_turns(&self, state: &mut State, burst: &mut Vec<Item>) {
         let mut bytes = 0;
         // Clients together weigh as much as peers together.
         let clients_a_round = state.peers.len().max(1);
@@ -347,7 +371,7 @@ mod tests {
     }
 
     fn frame(length: usize) -> ClientRequest {
-        ClientRequest::Frame { bytes: Bytes::from(vec![0; length]) }
+        ClientRequest::Frame { bytes: Bytes::from(vec![0; length]), ack: None }
     }
 
     fn peer(inbox: &Inbox, from: u8, length: usize) -> bool {
@@ -447,6 +471,32 @@ mod tests {
         }
         inbox.push_link_up(ReplicaId(200));
         assert!(matches!(take(&inbox).0[..], [Item::Step(Input::LinkUp { peer: ReplicaId(3) })]));
+        for _ in 0..1000 {
+            inbox.push_link_down(ReplicaId(3));
+            inbox.push_link_up(ReplicaId(3));
+        }
+        inbox.push_link_down(ReplicaId(200));
+        let (burst, _) = take(&inbox);
+        let [Item::Step(Input::LinkDown { .. }), Item::Step(Input::LinkUp { .. })] = burst[..] else {
+            panic!("what ends up up was down before: {burst:?}")
+        };
+        inbox.push_link_up(ReplicaId(3));
+        inbox.push_link_down(ReplicaId(3));
+        assert!(matches!(take(&inbox).0[..], [Item::Step(Input::LinkDown { peer: ReplicaId(3) })]));
+        assert!(take(&inbox).0.is_empty(), "told once");
+    }
+
+    #[test]
+    fn a_peer_that_is_gone_is_heard_out_first() {
+        let bounds = Queues { burst_inputs_max: 2, ..inbox().bounds };
+        let inbox = Inbox::new(bounds, 4);
+        for _ in 0..3 {
+            assert!(peer(&inbox, 1, 10));
+        }
+        inbox.push_link_down(ReplicaId(1));
+        let is_down = |item: &Item| matches!(item, Item::Step(Input::LinkDown { .. }));
+        let bursts: Vec<Vec<bool>> = (0..2).map(|_| take(&inbox).0.iter().map(is_down).collect()).collect();
+        assert_eq!(bursts, [vec![false, false], vec![false, true]]);
     }
 
     #[test]

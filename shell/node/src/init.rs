@@ -14,8 +14,9 @@ mod trial;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use dwcp_base::configuration::CALM_MS;
 use dwcp_base::configuration::{Principal, Role};
-use dwcp_base::{Genesis, Incarnation, Member, Policy, PublicKey, Quorum, ReplicaId, Sequence};
+use dwcp_base::{Ack, Genesis, Incarnation, Member, Policy, PublicKey, Quorum, ReplicaId, Sequence, Trust};
 use dwcp_storage::{DataDir, Identity, StorageError, WalSettings};
 use dwcp_transport::TlsIdentity;
 
@@ -77,9 +78,16 @@ pub enum InitError {
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
     pub name: String,
+    /// Internet mode comes with `trust = byzantine`, the others with `trust = crash`, which Raft needs.
     pub mode: Mode,
-    /// `None`: floor((n-1)/3) in internet mode, 0 in datacenter mode.
+    /// `None`: floor((n-1)/3).
     pub faults: Option<u8>,
+    /// How long hybrid mode stays without a segment after one has failed.
+    pub calm_ms: u64,
+    /// Whether Raft segments may be opened at all.
+    pub raft: bool,
+    /// For commands that do not say themselves.
+    pub default_ack: Ack,
     pub checkpoint_interval: u64,
     pub window: u64,
     pub quota_bytes: u64,
@@ -91,6 +99,9 @@ impl Default for ClusterOptions {
             name: "dwcp".into(),
             mode: Mode::Internet,
             faults: None,
+            calm_ms: CALM_MS,
+            raft: true,
+            default_ack: Ack::Majority,
             checkpoint_interval: 128,
             window: 512,
             quota_bytes: 2 << 30,
@@ -202,10 +213,7 @@ fn prepare(
 /// A settings file with what must be set; everything else is shown as a comment with its default.
 fn config_text(genesis: &Genesis, genesis_path: &str, id: ReplicaId, listen: &Listen) -> String {
     use std::fmt::Write;
-    let mode = match genesis.policy.trust {
-        dwcp_base::Trust::Byzantine => Mode::Internet,
-        dwcp_base::Trust::Crash => Mode::Datacenter,
-    };
+    let mode = genesis.mode;
     let mut text = format!(
         "# Settings of replica {id} of cluster {name}; `dwcp server --help-settings` explains them all.\n\
          replica = {id}\n\
@@ -247,22 +255,22 @@ fn make_genesis(
     principals: Vec<Principal>,
     options: &ClusterOptions,
 ) -> Result<Genesis, InitError> {
-    let default_faults = match options.mode {
-        Mode::Internet => None,
-        Mode::Datacenter => Some(0),
+    let trust = match options.mode {
+        Mode::Internet => Trust::Byzantine,
+        Mode::Datacenter | Mode::Hybrid => Trust::Crash,
     };
     if options.mode == Mode::Internet && members.len() < 4 {
         return Err(GenesisError::TooFewForByzantine.into());
     }
-    let quorum = Quorum::new(members.len(), options.faults.or(default_faults))
-        .map_err(|error| GenesisError::impossible(named, error))?;
+    let quorum =
+        Quorum::new(members.len(), options.faults).map_err(|error| GenesisError::impossible(named, error))?;
     let genesis = Genesis {
         version: 1,
         name: options.name.clone(),
         created_unix_ms: wall_clock_ms()?,
-        policy: Policy::root_only(options.mode.trust(), quorum),
-        mode: dwcp_base::NetworkMode::Hybrid,
-        calm_ms: dwcp_base::configuration::CALM_MS,
+        policy: Policy { raft: options.raft, default_ack: options.default_ack, ..Policy::new(trust, quorum) },
+        mode: options.mode,
+        calm_ms: options.calm_ms,
         members,
         principals,
         checkpoint_interval: options.checkpoint_interval,

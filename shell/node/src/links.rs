@@ -1,10 +1,11 @@
-//! Between the links and the inbox: names the incarnation a frame comes from, tells the core when one came up.
+//! Between the links and the inbox: names the incarnation a frame comes from, tells the core when a link came up, and when
+//! the last of a peer broke: the system closes the connections of a process that dies, so its death is known at once.
 //!
 //! A link's far end proved the one key that is pinned for it, and each incarnation of a member has its own key; so the
 //! incarnation is that of the pinned key. Frames are bytes here.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use dwcp_base::{Incarnation, Member, ReplicaId};
@@ -35,8 +36,38 @@ impl Incarnations {
 
 #[derive(Debug)]
 pub(crate) struct Links {
-    pub(crate) inbox: Arc<Inbox>,
-    pub(crate) incarnations: Arc<Incarnations>,
+    inbox: Arc<Inbox>,
+    incarnations: Arc<Incarnations>,
+    /// What leads to each peer and from it. Bounded by the members.
+    ways: Mutex<Vec<Ways>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Ways {
+    outgoing: bool,
+    incoming: bool,
+}
+
+impl Links {
+    pub(crate) fn new(inbox: Arc<Inbox>, incarnations: Arc<Incarnations>) -> Self {
+        let ways = Mutex::new(vec![Ways::default(); incarnations.0.len()]);
+        Self { inbox, incarnations, ways }
+    }
+
+    fn change(&self, peer: PeerId, change: impl FnOnce(&mut Ways)) {
+        // Held until the core is told, so that it is told in the order in which it happened.
+        let mut ways = self.ways.lock().expect("no panic while the ways are held");
+        let Some(ways) = ways.get_mut(usize::from(peer.0)) else { return };
+        let before = *ways;
+        change(ways);
+        if ways.outgoing && !before.outgoing {
+            self.inbox.push_link_up(ReplicaId(peer.0));
+        }
+        let lost = before.outgoing || before.incoming;
+        if lost && !ways.outgoing && !ways.incoming {
+            self.inbox.push_link_down(ReplicaId(peer.0));
+        }
+    }
 }
 
 impl Sink for Links {
@@ -51,8 +82,55 @@ impl Sink for Links {
 
     // The transport has written its line about either already.
     fn link_up(&self, peer: PeerId, _link: LinkUp) {
-        self.inbox.push_link_up(ReplicaId(peer.0));
+        self.change(peer, |ways| ways.outgoing = true);
     }
 
-    fn link_down(&self, _peer: PeerId, _end: &LinkEnd) {}
+    fn link_down(&self, peer: PeerId, _end: &LinkEnd) {
+        self.change(peer, |ways| ways.outgoing = false);
+    }
+
+    fn incoming(&self, peer: PeerId, up: bool) {
+        self.change(peer, |ways| ways.incoming = up);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inbox::Item;
+    use dwcp_replica::Input;
+    use dwcp_transport::Reason;
+    use std::time::Duration;
+
+    #[test]
+    fn a_peer_is_gone_once_neither_way_is_left() {
+        let inbox = Arc::new(Inbox::new(crate::settings::tests_queues(), 4));
+        let incarnations = Arc::new(Incarnations((0..4).map(|_| AtomicU32::new(0)).collect()));
+        let links = Links::new(inbox.clone(), incarnations);
+        let (peer, end) =
+            (PeerId(2), LinkEnd { reason: Reason::Closed, told_by_peer: false, detail: "gone".into() });
+        let up = LinkUp { rtt_us: 1, peer_incarnation: 0, wire_version: 1 };
+        let heard = || {
+            let mut burst = Vec::new();
+            inbox.take(Duration::ZERO, &mut burst);
+            let word = |item: Item| match item {
+                Item::Step(Input::LinkUp { peer: ReplicaId(2) }) => "up",
+                Item::Step(Input::LinkDown { peer: ReplicaId(2) }) => "down",
+                other => panic!("{other:?}"),
+            };
+            burst.into_iter().map(word).collect::<Vec<_>>()
+        };
+        links.incoming(peer, true);
+        assert!(heard().is_empty(), "nothing can be sent to it yet");
+        links.link_up(peer, up);
+        assert_eq!(heard(), ["up"]);
+        links.link_down(peer, &end);
+        assert!(heard().is_empty(), "it still speaks");
+        links.link_up(peer, up);
+        links.incoming(peer, false);
+        assert_eq!(heard(), ["up"], "it can still be reached");
+        links.link_down(peer, &end);
+        assert_eq!(heard(), ["down"]);
+        links.incoming(PeerId(200), true);
+    }
 }

@@ -8,13 +8,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dwcp_replica::Status;
+use dwcp_base::{NetworkMode, Trust};
+use dwcp_replica::{ProtocolName, Status};
 use dwcp_transport::{Reason, TransportStats};
 
 use crate::exposition::{Exposition, Family, seconds};
+use crate::genesis_file::trust_word;
 use crate::inbox::Depth;
 use crate::process::ProcessFigures;
-use crate::settings::Mode;
 
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
@@ -89,6 +90,15 @@ pub(crate) struct Metrics {
     pub(crate) loops: Counter,
     pub(crate) proposals_executed: Counter,
     pub(crate) commands_executed: Counter,
+    pub(crate) entries_executed: Counter,
+    pub(crate) segments_opened: Counter,
+    pub(crate) segments_closed_planned: Counter,
+    pub(crate) segments_closed_forced: Counter,
+    pub(crate) entries_cut: Counter,
+    pub(crate) entries_rolled_back: Counter,
+    pub(crate) suspicions: Counter,
+    pub(crate) anchors: Counter,
+    pub(crate) leader_changes: Counter,
     pub(crate) last_executed_unix_ms: Counter,
     pub(crate) view_changes_started: Counter,
     pub(crate) views_entered: Counter,
@@ -124,6 +134,15 @@ impl Default for Metrics {
             loops: counter(),
             proposals_executed: counter(),
             commands_executed: counter(),
+            entries_executed: counter(),
+            segments_opened: counter(),
+            segments_closed_planned: counter(),
+            segments_closed_forced: counter(),
+            entries_cut: counter(),
+            entries_rolled_back: counter(),
+            suspicions: counter(),
+            anchors: counter(),
+            leader_changes: counter(),
             last_executed_unix_ms: counter(),
             view_changes_started: counter(),
             views_entered: counter(),
@@ -159,7 +178,6 @@ impl Metrics {
 /// Everything a scrape sees at once.
 pub(crate) struct Scrape<'a> {
     pub(crate) metrics: &'a Metrics,
-    pub(crate) mode: Mode,
     /// `None`: the core did not answer in time.
     pub(crate) status: Option<&'a Status>,
     pub(crate) links: Option<&'a TransportStats>,
@@ -175,6 +193,7 @@ impl Scrape<'_> {
             .sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
         out.gauge("dwcp_core_up", "1 when the core answered this scrape.", u8::from(self.status.is_some()));
         self.write_pbft(&mut out);
+        self.write_steering(&mut out);
         self.write_consensus(&mut out);
         self.write_storage(&mut out);
         self.write_queues(&mut out);
@@ -253,16 +272,89 @@ impl Scrape<'_> {
         }
     }
 
+    /// Mode, protocol and the open segment.
+    fn write_steering(&self, out: &mut Exposition) {
+        let Some(status) = self.status else { return };
+        let mut modes = out.gauges("dwcp_mode", "1 for the network mode that was ordered last.");
+        for mode in [NetworkMode::Internet, NetworkMode::Datacenter, NetworkMode::Hybrid] {
+            modes.sample(&[("mode", mode.word())], u8::from(mode == status.mode));
+        }
+        let mut trusts = out.gauges("dwcp_trust", "1 for the policy's trust.");
+        for trust in [Trust::Crash, Trust::Byzantine] {
+            trusts.sample(&[("trust", trust_word(trust))], u8::from(trust == status.trust));
+        }
+        let mut protocols = out.gauges("dwcp_protocol", "1 for what extends the log now.");
+        for protocol in [ProtocolName::Pbft, ProtocolName::Raft] {
+            protocols.sample(&[("protocol", protocol.word())], u8::from(protocol == status.protocol));
+        }
+        out.gauge("dwcp_epoch", "The last segment that was opened; 0 before the first.", status.epoch);
+        out.counter(
+            "dwcp_failovers_total",
+            "Segments that ended though nobody had ordered it, since the genesis: failover_count.",
+            status.failovers,
+        );
+        out.gauge(
+            "dwcp_orders_commands",
+            "1 when this replica orders commands: it leads the segment, or the root log without one.",
+            u8::from(status.orderer == Some(status.replica)),
+        );
+        out.gauge("dwcp_position", "The newest place of the virtual log executed here.", status.position);
+        let anchored = status.segment.as_ref().map_or(status.position, |segment| segment.anchored_position);
+        out.gauge("dwcp_anchored_position", "How far certificates of the root log cover it.", anchored);
+        if let Some(switch) = &status.last_switch {
+            out.gauge(
+                "dwcp_switch_gap_seconds",
+                "The longest pause between executions around the last switch of protocols; 0 while nothing ran since.",
+                seconds(Duration::from_micros(switch.gap_us)),
+            );
+        }
+        let Some(segment) = &status.segment else { return };
+        out.gauge("dwcp_segment_term", "Raft's term in the open segment.", segment.term);
+        out.gauge("dwcp_segment_last_index", "The last entry of its log here.", segment.last);
+        out.gauge("dwcp_segment_committed_index", "The last entry known to be committed.", segment.committed);
+        out.gauge("dwcp_segment_applied_index", "The last entry executed here.", segment.applied);
+        out.gauge("dwcp_segment_anchored_index", "The last entry that is anchored.", segment.anchored);
+        out.gauge(
+            "dwcp_segment_sealed",
+            "1 when this replica takes no further part in it.",
+            u8::from(segment.sealed),
+        );
+        out.gauge(
+            "dwcp_segment_suspected",
+            "1 while this replica complains of it.",
+            u8::from(segment.suspecting),
+        );
+    }
+
     fn write_consensus(&self, out: &mut Exposition) {
         let m = self.metrics;
-        let mut modes = out.gauges("dwcp_mode", "1 for the network mode this node runs in.");
-        for mode in [Mode::Internet, Mode::Datacenter] {
-            modes.sample(&[("mode", mode.word())], u8::from(mode == self.mode));
-        }
+        let mut decisions = out.counters(
+            "dwcp_consensus_total",
+            "Proposals of the root log (pbft) and entries of segments (raft) executed since start.",
+        );
+        decisions.sample(&[("protocol", "pbft")], m.proposals_executed.get());
+        decisions.sample(&[("protocol", "raft")], m.entries_executed.get());
+        let mut closed =
+            out.counters("dwcp_segments_closed_total", "Segments closed since start, as ordered or not.");
+        closed.sample(&[("cause", "planned")], m.segments_closed_planned.get());
+        closed.sample(&[("cause", "forced")], m.segments_closed_forced.get());
         let counters = [
-            ("dwcp_consensus_total", "Proposals executed since start.", &m.proposals_executed),
             ("dwcp_commands_executed_total", "Commands executed since start.", &m.commands_executed),
-            ("dwcp_failovers_total", "Views entered after the first, since start.", &m.views_entered),
+            ("dwcp_segments_opened_total", "Segments opened since start.", &m.segments_opened),
+            ("dwcp_anchors_total", "Anchors executed since start.", &m.anchors),
+            ("dwcp_suspicions_total", "Complaints of this replica about a segment.", &m.suspicions),
+            ("dwcp_leader_changes_total", "Leaders of segments this replica learnt of.", &m.leader_changes),
+            (
+                "dwcp_segment_entries_cut_total",
+                "Own entries past a segment's end that were dropped, never executed.",
+                &m.entries_cut,
+            ),
+            (
+                "dwcp_segment_entries_rolled_back_total",
+                "Executed entries that were not part of the log: a member lied.",
+                &m.entries_rolled_back,
+            ),
+            ("dwcp_pbft_views_entered_total", "Views entered after the first.", &m.views_entered),
             ("dwcp_view_changes_started_total", "Views this replica gave up on.", &m.view_changes_started),
             ("dwcp_null_slots_total", "Slots a new view filled with nothing.", &m.null_slots),
             ("dwcp_stable_checkpoints_total", "Checkpoints certified since start.", &m.stable_checkpoints),
@@ -283,7 +375,7 @@ impl Scrape<'_> {
         #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
         out.gauge(
             "dwcp_consensus_last_timestamp_seconds",
-            "When a proposal was last executed, Unix time; 0 before the first.",
+            "When a proposal or entry was last executed, Unix time; 0 before the first.",
             m.last_executed_unix_ms.get() as f64 / 1e3,
         );
         out.histogram(
@@ -291,7 +383,7 @@ impl Scrape<'_> {
             "From a client frame's arrival here to its result, sampled one frame at a time.",
             &m.consensus_us,
         );
-        out.histogram("dwcp_batch_commands", "Commands in an executed proposal.", &m.batch_commands);
+        out.histogram("dwcp_batch_commands", "Commands in an executed proposal or entry.", &m.batch_commands);
         let refused = m.refused.lock().expect("no panic while reasons are counted");
         let mut family =
             out.counters("dwcp_refused_total", "Inputs of peers and clients refused, by reason.");

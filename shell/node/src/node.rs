@@ -240,7 +240,6 @@ impl NodeHandle {
         let links = self.shared.transport.upgrade().map(|transport| transport.stats());
         let scrape = Scrape {
             metrics: &self.shared.metrics,
-            mode: self.shared.config.mode,
             status: status.as_ref(),
             links: links.as_ref(),
             depth: self.shared.inbox.depth(),

@@ -13,35 +13,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use dwcp_base::{Genesis, Micros, ReplicaId, Trust};
-use dwcp_replica::Settings;
+use dwcp_replica::{SegmentSettings, Settings};
 
 pub(crate) use self::reader::line_of;
 pub use self::table::{Allowed, Preset, SETTINGS, Setting, settings_markdown, settings_table};
 
-/// Which network lies between the nodes. It never says who may lie: that is the genesis' trust, which it must fit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// PBFT among members of which f may lie.
-    Internet,
-    /// The same root log with `trust = crash`: members may crash, none lies.
-    Datacenter,
-}
-
-impl Mode {
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Internet => "internet",
-            Self::Datacenter => "datacenter",
-        }
-    }
-
-    pub fn trust(self) -> Trust {
-        match self {
-            Self::Internet => Trust::Byzantine,
-            Self::Datacenter => Trust::Crash,
-        }
-    }
-}
+/// Which network lies between the nodes; here it only picks defaults. Which mode the cluster runs in stands in the genesis
+/// until the operator orders another, and who may lie is policy.
+pub use dwcp_base::NetworkMode as Mode;
 
 /// How much the journal says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +42,15 @@ pub struct Consensus {
     pub batch_bytes_max: usize,
     pub pending_bytes_max: usize,
     pub history_bytes_max: usize,
+}
+
+/// Timers of Raft segments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    pub election_timeout_ms: u64,
+    pub heartbeat_interval_ms: u64,
+    pub fast_path_timeout_ms: u64,
+    pub anchor_interval_ms: u64,
 }
 
 /// Bounds of what waits inside the node.
@@ -92,6 +80,7 @@ pub struct NodeConfig {
     pub http_listen: SocketAddr,
     pub log_level: LogLevel,
     pub consensus: Consensus,
+    pub segment: Segment,
     pub segment_bytes: u64,
     pub queues: Queues,
     origin: Origin,
@@ -138,10 +127,10 @@ pub enum Fault {
     #[error("`{key}` = {value} must be a multiple of {of}: set it to {remedy}")]
     NotAMultiple { key: &'static str, value: u64, of: u64, remedy: u64 },
     #[error(
-        "mode = \"{mode}\" does not fit the genesis, whose trust is {trust}: set mode = \"{fitting}\", \
-         or make another cluster with `dwcp init`"
+        "mode = \"datacenter\" does not fit the genesis, whose trust is byzantine: set mode = \"internet\" or \
+         \"hybrid\", or make another cluster with `dwcp init`"
     )]
-    ModeDiffers { mode: &'static str, trust: &'static str, fitting: &'static str },
+    DatacenterOfLiars,
     #[error("replica = {replica} is not a member: the genesis has replicas 0..={last}")]
     NoSuchReplica { replica: u8, last: usize },
     #[error("minimum 4 replicas required for Byzantine tolerance")]
@@ -191,6 +180,7 @@ impl NodeConfig {
         let mut reader = reader::Reader::new(path, text)?;
         let mode = match reader.word("mode")?.as_str() {
             "datacenter" => Mode::Datacenter,
+            "hybrid" => Mode::Hybrid,
             _ => Mode::Internet,
         };
         reader.set_mode(mode);
@@ -219,6 +209,12 @@ impl NodeConfig {
                 batch_bytes_max: reader.size("consensus.batch_bytes_max")?,
                 pending_bytes_max: reader.size("consensus.pending_bytes_max")?,
                 history_bytes_max: reader.size("consensus.history_bytes_max")?,
+            },
+            segment: Segment {
+                election_timeout_ms: reader.number("segment.election_timeout_ms")?,
+                heartbeat_interval_ms: reader.number("segment.heartbeat_interval_ms")?,
+                fast_path_timeout_ms: reader.number("segment.fast_path_timeout_ms")?,
+                anchor_interval_ms: reader.number("segment.anchor_interval_ms")?,
             },
             segment_bytes: reader.number("storage.segment_bytes")?,
             queues: Queues {
@@ -256,6 +252,12 @@ impl NodeConfig {
             let (key, other) = ("queues.clients_bytes_max", "queues.client_bytes_max");
             return Err(self.refuse(key, Fault::Below { key, value: all, other, other_value: each }));
         }
+        let election = self.segment.election_timeout_ms;
+        if election < 3 * self.segment.heartbeat_interval_ms {
+            let (key, other) = ("segment.election_timeout_ms", "3 * segment.heartbeat_interval_ms");
+            let other_value = 3 * self.segment.heartbeat_interval_ms;
+            return Err(self.refuse(key, Fault::Below { key, value: election, other, other_value }));
+        }
         if !self.segment_bytes.is_multiple_of(PAGE_BYTES) {
             let (key, value) = ("storage.segment_bytes", self.segment_bytes);
             let remedy = value.next_multiple_of(PAGE_BYTES);
@@ -267,25 +269,25 @@ impl NodeConfig {
     /// Do these settings fit this cluster?
     ///
     /// # Errors
-    /// Too few members for the mode, a mode that is not the genesis' policy, a replica that is no member.
+    /// Too few members for the mode, a mode that the genesis' policy never allows, a replica that is no member.
     pub fn check_against(&self, genesis: &Genesis) -> Result<(), SettingsError> {
         let n = genesis.members.len();
         if self.mode == Mode::Internet && n < 4 {
             return Err(self.refuse("mode", Fault::TooFewForByzantine));
         }
-        if self.mode.trust() != genesis.policy.trust {
-            let (trust, fitting) = match genesis.policy.trust {
-                Trust::Crash => ("crash", Mode::Datacenter),
-                Trust::Byzantine => ("byzantine", Mode::Internet),
-            };
-            let fault = Fault::ModeDiffers { mode: self.mode.word(), trust, fitting: fitting.word() };
-            return Err(self.refuse("mode", fault));
+        if self.mode == Mode::Datacenter && genesis.policy.trust == Trust::Byzantine {
+            return Err(self.refuse("mode", Fault::DatacenterOfLiars));
         }
         if usize::from(self.replica.0) >= n {
             let fault = Fault::NoSuchReplica { replica: self.replica.0, last: n.saturating_sub(1) };
             return Err(self.refuse("replica", fault));
         }
         Ok(())
+    }
+
+    /// The core's settings.
+    pub(crate) fn to_settings(&self) -> Settings {
+        Settings { segment: self.segment.to_settings(self.mode), ..self.consensus.to_settings(self.mode) }
     }
 
     /// The file these settings were read from.
@@ -299,10 +301,10 @@ impl NodeConfig {
 }
 
 impl Consensus {
-    /// The core's settings in this mode.
-    pub(crate) fn to_settings(&self, mode: Mode) -> Settings {
+    /// The core's settings in this mode, but for segments.
+    fn to_settings(&self, mode: Mode) -> Settings {
         let default = match mode {
-            Mode::Internet => Settings::internet(),
+            Mode::Internet | Mode::Hybrid => Settings::internet(),
             Mode::Datacenter => Settings::lan(),
         };
         let view_timeout = Micros::from_millis(self.view_timeout_ms);
@@ -321,6 +323,24 @@ impl Consensus {
         // A lost message must be found, and a frame be shown to all, well before the primary is given up on.
         settings.timing.resend_interval = default.timing.resend_interval.min(quarter);
         settings
+    }
+}
+
+impl Segment {
+    fn to_settings(&self, mode: Mode) -> SegmentSettings {
+        let default = match mode {
+            Mode::Internet | Mode::Hybrid => SegmentSettings::wan(),
+            Mode::Datacenter => SegmentSettings::lan(),
+        };
+        SegmentSettings {
+            timing: dwcp_replica::raft::Timing {
+                election_timeout: Micros::from_millis(self.election_timeout_ms),
+                heartbeat_interval: Micros::from_millis(self.heartbeat_interval_ms),
+            },
+            fast_path_timeout: Micros::from_millis(self.fast_path_timeout_ms),
+            anchor_interval: Micros::from_millis(self.anchor_interval_ms),
+            ..default
+        }
     }
 }
 

@@ -67,7 +67,7 @@ pub(crate) fn start<M: StateMachine>(
         genesis: Arc::new(genesis.clone()),
         me: config.replica,
         incarnation,
-        settings: config.consensus.to_settings(config.mode),
+        settings: config.to_settings(),
         raft: Some(Arc::new(OwnRaft)),
         seed: random_u64()?,
         mutants: Mutants::default(),
@@ -82,7 +82,7 @@ pub(crate) fn start<M: StateMachine>(
     let members = replica.control().configurations.latest().members.clone();
     check_in_force(&config, &members[usize::from(config.replica.0)], incarnation, seed.public_key())?;
     let incarnations = Arc::new(Incarnations::new(&members));
-    let links = Links { inbox: inbox.clone(), incarnations: incarnations.clone() };
+    let links = Links::new(inbox.clone(), incarnations.clone());
     let transport_config =
         transport_config(&config, genesis.cluster(), &members, incarnation, &identity, runtime)?;
     let transport = Arc::new(Transport::start(transport_config, Arc::new(links))?);
@@ -143,7 +143,7 @@ pub(crate) fn read_stopped<M: StateMachine>(
     let recovery = recovery(&wal, &Arc::new(snapshots), records)?;
     let vote_keys: Vec<PublicKey> = genesis.members.iter().map(|member| member.vote_key).collect();
     let crypto: Arc<dyn Crypto> = Arc::new(seed.signer(&vote_keys));
-    let settings = config.consensus.to_settings(config.mode);
+    let settings = config.to_settings();
     let genesis = Arc::new(genesis);
     let (me, mutants) = (config.replica, Mutants::default());
     let raft: Option<Arc<dyn RaftMaker>> = Some(Arc::new(OwnRaft));
@@ -173,7 +173,7 @@ fn say_started(node: &NodeHandle) {
     tracing::info!(
         target: LIFE,
         replica = %node.replica(), incarnation = %shared.incarnation, cluster = ?node.cluster(),
-        mode = shared.config.mode.word(), n = shared.genesis.members.len(), f = shared.genesis.policy.quorum.f(),
+        mode = shared.genesis.mode.word(), n = shared.genesis.members.len(), f = shared.genesis.policy.quorum.f(),
         peers = %shared.peer_addr, clients = %shared.config.client_listen, http = %shared.http_addr,
         "started"
     );

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dwcp_base::crypto::Ed25519;
 use dwcp_base::{ClusterId, Hash, ReplicaId};
-use dwcp_log::SignedMemberOrder;
+use dwcp_log::{OperatorOrder, SignedMemberOrder};
 use dwcp_node::init::{ClusterOptions, Ports, TrialCluster, TrialOptions, replacement, trial_cluster};
 use dwcp_node::keys::SecretSeed;
 use dwcp_node::{ClientPort, Mode, Node, NodeConfig, NodeHandle, Stop};
@@ -133,7 +133,7 @@ impl Client {
             loop {
                 for port in &ports {
                     let _ = port.send(ClientRequest::Attach { session });
-                    let _ = port.send(ClientRequest::Frame { bytes: bytes.clone() });
+                    let _ = port.send(ClientRequest::Frame { bytes: bytes.clone(), ack: None });
                 }
                 let round = tokio::time::Instant::now() + Duration::from_millis(1_000);
                 for port in &mut ports {
@@ -353,7 +353,7 @@ fn a_lost_disk_comes_back_as_the_next_incarnation() {
             admin.public_key(),
             &admin.signer(&[]),
         );
-        let bytes = Bytes::from(dwcp_base::encode(&signed));
+        let bytes = Bytes::from(dwcp_base::encode(&OperatorOrder::Member(signed)));
         let mut port = nodes[0].client().unwrap();
         port.send(ClientRequest::Order { id: 1, bytes }).unwrap();
         let answer = tokio::time::timeout(PATIENCE, port.recv()).await.unwrap().unwrap();

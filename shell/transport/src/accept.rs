@@ -167,18 +167,23 @@ async fn read_opening(shared: &Shared, stream: &mut TlsStream<TcpStream>) -> Res
 }
 
 /// Shows the peer as delivering for as long as it lives.
-struct IncomingMark<'a>(&'a Peer);
+struct IncomingMark<'a> {
+    shared: &'a Shared,
+    peer: &'a Peer,
+}
 
 impl<'a> IncomingMark<'a> {
-    fn set(peer: &'a Peer) -> Self {
+    fn set(shared: &'a Shared, peer: &'a Peer) -> Self {
         peer.incoming_up.store(true, Ordering::SeqCst);
-        Self(peer)
+        shared.sink.incoming(PeerId(peer.id), true);
+        Self { shared, peer }
     }
 }
 
 impl Drop for IncomingMark<'_> {
     fn drop(&mut self) {
-        self.0.incoming_up.store(false, Ordering::SeqCst);
+        self.peer.incoming_up.store(false, Ordering::SeqCst);
+        self.shared.sink.incoming(PeerId(self.peer.id), false);
     }
 }
 
@@ -207,7 +212,7 @@ async fn run_incoming(
         welcomed = true;
         drop(slot);
         // Declared after the slot, so dropped before it: a newer link must not see its mark erased.
-        let _mark = IncomingMark::set(&peer);
+        let _mark = IncomingMark::set(shared, &peer);
         peer.nudge.notify_one();
         tracing::info!(
             peer = peer.id, %from, incarnation = hello.incarnation, "link from replica {} is up", peer.id

@@ -48,6 +48,8 @@ pub trait Sink: Send + Sync + 'static {
     fn link_up(&self, peer: PeerId, link: LinkUp);
     /// Follows each `link_up`, once.
     fn link_down(&self, peer: PeerId, end: &LinkEnd);
+    /// Whether the peer has a link to us over which its frames come. Each call tells the other than the one before.
+    fn incoming(&self, peer: PeerId, up: bool);
 }
 
 /// Where and who a peer is.

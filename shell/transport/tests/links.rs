@@ -20,6 +20,7 @@ struct Seen {
     frames: Vec<(u8, Class, Bytes)>,
     ups: Vec<(u8, LinkUp)>,
     downs: Vec<(u8, LinkEnd)>,
+    incoming: Vec<(u8, bool)>,
 }
 
 /// Keeps all it is given; says busy while told to.
@@ -80,6 +81,10 @@ impl Sink for Recorder {
 
     fn link_down(&self, peer: PeerId, end: &LinkEnd) {
         self.note(|seen| seen.downs.push((peer.0, end.clone())));
+    }
+
+    fn incoming(&self, peer: PeerId, up: bool) {
+        self.note(|seen| seen.incoming.push((peer.0, up)));
     }
 }
 
@@ -208,6 +213,18 @@ fn raw_tls(
     let tcp = TcpStream::connect(to).unwrap();
     tcp.set_read_timeout(Some(PATIENCE)).unwrap();
     rustls::StreamOwned::new(connection, tcp)
+}
+
+/// Long before the silence that would end its links.
+#[test]
+fn a_peer_whose_connections_break_is_known_to_be_gone_in_both_directions_at_once() {
+    let (a, b) = pair();
+    a.sink.wait("frames can come", |seen| (seen.incoming == [(2, true)]).then_some(()));
+    // Dropped without a farewell: the system closes its connections, as it does for a process that is killed.
+    drop(b.transport);
+    a.sink.wait("both broke", |seen| {
+        (seen.downs.len() == 1 && seen.incoming == [(2, true), (2, false)]).then_some(())
+    });
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use crate::Target;
 use crate::keys::genesis;
-use dwcp_client::{ClientFile, NodeEntry, PrincipalConfig, PrincipalEntry, SettingsEntry};
+use dwcp_client::{ClientFile, NodeEntry, PrincipalConfig, PrincipalEntry, SettingsEntry, TrustWord};
 use dwcp_node::NodeConfig;
 use dwcp_node::genesis_file::{genesis_text, parse_genesis, read_members};
 use dwcp_node::init::read_order;
@@ -125,6 +125,7 @@ fn client_seeds() -> Vec<Vec<u8>> {
         vote_key: key.clone(),
     };
     let file = ClientFile {
+        trust: TrustWord::Crash,
         version: 1,
         cluster: key.clone(),
         f: 1,

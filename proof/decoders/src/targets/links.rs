@@ -47,6 +47,8 @@ impl Sink for Counts {
     fn link_up(&self, _: PeerId, _: LinkUp) {}
 
     fn link_down(&self, _: PeerId, _: &LinkEnd) {}
+
+    fn incoming(&self, _: PeerId, _: bool) {}
 }
 
 /// One transport (replica 0) and the liar's ends (replica 1).

@@ -4,26 +4,25 @@ use crate::Target;
 use crate::meter::bounded;
 use crate::seal::Sealer;
 use crate::story::Step;
-use crate::world::{member_order, world};
+use crate::world::{member_order, operator_orders, world};
 use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
 use dwcp_base::{ReplicaId, SigningKind, decode, encode};
-use dwcp_log::{Proposal, SignedMemberOrder};
+use dwcp_log::{OperatorOrder, Proposal};
 use dwcp_pbft::message::{Message, NewView, SignedBody, ViewChange};
 use dwcp_pbft::record::Record;
-use dwcp_replica::{ClientReply, Control, ExecutedReply, PeerMessage, SnapshotMeta};
+use dwcp_replica::{ClientReply, Control, ExecutedReply, LogRecord, PeerMessage, SnapshotMeta};
 use std::collections::BTreeMap;
 
 pub static PEER_MESSAGE: Target =
     Target::new("peer_message", run_peer_message, peer_messages).sealed(seal_peer_message).bombs(peer_bombs);
-pub static RECORD: Target =
-    Target::new("record", plain::<Record>, records).sealed(|b| Sealer::of(b).record(b));
+pub static RECORD: Target = Target::new("record", run_record, records).sealed(|b| Sealer::of(b).record(b));
 pub static VIEW_CHANGE: Target =
     Target::new("view_change", plain::<ViewChange>, view_changes).sealed(seal_view_change);
 pub static NEW_VIEW: Target = Target::new("new_view", plain::<NewView>, new_views).sealed(seal_new_view);
 pub static PROPOSAL: Target =
     Target::new("proposal", run_proposal, proposals).sealed(seal_proposal).bombs(proposal_bombs);
-pub static MEMBER_ORDER: Target = Target::new("member_order", run_order, orders).sealed(seal_order);
+pub static OPERATOR_ORDER: Target = Target::new("operator_order", run_order, orders).sealed(seal_order);
 pub static SNAPSHOT_META: Target =
     Target::new("snapshot_meta", plain::<SnapshotMeta>, metas).sealed(seal_meta);
 pub static CONTROL: Target = Target::new("control", plain::<Control>, controls);
@@ -52,6 +51,24 @@ fn run_peer_message(bytes: &[u8]) {
     }
 }
 
+fn run_record(bytes: &[u8]) {
+    let shared = Bytes::copy_from_slice(bytes);
+    if let Some(record) = bounded(bytes, || LogRecord::read(&shared)) {
+        assert!(record_bytes(&record) == bytes, "a record was accepted that is not its own encoding");
+        if let LogRecord::Segment { bytes, .. } = record {
+            let _ = bounded(&bytes, || dwcp_replica::raft::Record::from_bytes(&bytes));
+        }
+    }
+}
+
+/// A record as it is written.
+pub(crate) fn record_bytes(record: &LogRecord) -> Vec<u8> {
+    match record {
+        LogRecord::Root(record) => LogRecord::root(record),
+        LogRecord::Segment { epoch, bytes } => LogRecord::segment(*epoch, bytes),
+    }
+}
+
 fn run_proposal(bytes: &[u8]) {
     let payload = Bytes::copy_from_slice(bytes);
     if let Ok(Some(proposal)) = bounded(bytes, || Proposal::from_payload(&payload)) {
@@ -60,7 +77,7 @@ fn run_proposal(bytes: &[u8]) {
 }
 
 fn run_order(bytes: &[u8]) {
-    if let Some(order) = checked::<SignedMemberOrder>(bytes) {
+    if let Some(order) = checked::<OperatorOrder>(bytes) {
         let _ = order.signature_item(crate::keys::cluster());
     }
 }
@@ -108,8 +125,8 @@ fn seal_proposal(bytes: &mut Vec<u8>) -> bool {
 }
 
 fn seal_order(bytes: &mut Vec<u8>) -> bool {
-    let Ok(mut order) = decode::<SignedMemberOrder>(bytes) else { return false };
-    Sealer::of(bytes).order(&mut order);
+    let Ok(mut order) = decode::<OperatorOrder>(bytes) else { return false };
+    Sealer::of(bytes).operator_order(&mut order);
     *bytes = encode(&order);
     true
 }
@@ -158,14 +175,14 @@ pub(crate) fn peer_messages() -> Vec<Vec<u8>> {
         }),
         PeerMessage::Pbft(Message::FetchViewChange { hash: dwcp_base::Hash::ZERO }),
         PeerMessage::Pbft(Message::Payload { sequence: dwcp_base::Sequence(21), payload: Bytes::new() }),
-        PeerMessage::Order(member_order()),
     ];
+    let orders = operator_orders().into_iter().map(|order| encode(&PeerMessage::Order(order)));
     // A message's kind, and below it a PBFT message's kind and a vote's.
-    few_of_each(bytes.chain(rare.iter().map(encode)), 3)
+    few_of_each(bytes.chain(rare.iter().map(encode)).chain(orders), 3)
 }
 
 fn records() -> Vec<Vec<u8>> {
-    few_of_each(world().records.iter().map(|record| record.to_vec()), 1)
+    few_of_each(world().records.iter().map(|record| record.to_vec()), 2)
 }
 
 fn bodies(wanted: fn(&Message) -> Option<&SignedBody>) -> Vec<Vec<u8>> {
@@ -185,8 +202,8 @@ fn new_views() -> Vec<Vec<u8>> {
 }
 
 fn proposals() -> Vec<Vec<u8>> {
-    let payloads = world().records.iter().filter_map(|record| match decode::<Record>(record) {
-        Ok(Record::PrePrepared { payload: Some(payload), .. }) => Some(payload.to_vec()),
+    let payloads = world().records.iter().filter_map(|record| match LogRecord::read(record) {
+        Some(LogRecord::Root(Record::PrePrepared { payload: Some(payload), .. })) => Some(payload.to_vec()),
         _ => None,
     });
     let mut seeds: Vec<Vec<u8>> = payloads.filter(|payload| payload.len() < 5_000).collect();
@@ -226,7 +243,7 @@ fn peer_bombs() -> Vec<Vec<u8>> {
 }
 
 fn orders() -> Vec<Vec<u8>> {
-    vec![encode(&member_order())]
+    operator_orders().iter().map(encode).collect()
 }
 
 fn metas() -> Vec<Vec<u8>> {

@@ -19,7 +19,7 @@ pub static ALL: &[&Target] = &[
     &messages::VIEW_CHANGE,
     &messages::NEW_VIEW,
     &messages::PROPOSAL,
-    &messages::MEMBER_ORDER,
+    &messages::OPERATOR_ORDER,
     &messages::SNAPSHOT_META,
     &messages::CONTROL,
     &messages::EXECUTED_REPLY,

@@ -7,6 +7,7 @@ use crate::story::{self, Step};
 use crate::world::{member_order, world};
 use bytes::Bytes;
 use dwcp_base::{ConfigurationId, Incarnation, ReplicaId, Sequence, Signature, View, encode};
+use dwcp_log::OperatorOrder;
 use dwcp_pbft::message::{Message, NewView, SignedBody, SlotHeld, Standing};
 use dwcp_replica::{Input, Outbox, PeerMessage};
 
@@ -84,7 +85,11 @@ fn stories(told: &[&[Step]]) -> Vec<Vec<u8>> {
         story::seal(&mut told);
         seeds.push(told);
     }
-    seeds.push(story::write(&[Step::Order(encode(&member_order())), Step::Wake, Step::Status]));
+    seeds.push(story::write(&[
+        Step::Order(encode(&OperatorOrder::Member(member_order()))),
+        Step::Wake,
+        Step::Status,
+    ]));
     let ask = encode(&PeerMessage::Pbft(Message::FetchDecided { from: Sequence(1) }));
     let up =
         [Step::LinkUp(0), Step::LinkUp(2), Step::LinkUp(3), Step::Wake, Step::Peer { from: 0, bytes: ask }];
@@ -175,7 +180,7 @@ fn seal_log(bytes: &mut Vec<u8>) -> bool {
 }
 
 fn logs() -> Vec<Vec<u8>> {
-    let kinds = super::messages::few_of_each(world().records.iter().rev().map(|record| record.to_vec()), 1);
+    let kinds = super::messages::few_of_each(world().records.iter().rev().map(|record| record.to_vec()), 2);
     let mut seeds: Vec<Vec<u8>> =
         kinds.iter().map(|record| story::write(&[Step::Query(record.clone())])).collect();
     seeds.push(story::write(&kinds.into_iter().map(Step::Query).collect::<Vec<_>>()));

@@ -4,12 +4,12 @@
 use crate::Target;
 use crate::keys::START_MS;
 use crate::meter::bounded;
-use crate::world::{commands_frame, member_order, open_frame, world};
+use crate::world::{commands_frame, open_frame, operator_orders, world};
 use bytes::Bytes;
 use dwcp_base::{decode, encode};
-use dwcp_log::SignedMemberOrder;
+use dwcp_log::OperatorOrder;
 use dwcp_proto::v3::{
-    Attach, ClientMessage, OrderReply, OrderRequest, QueryReply, QueryRequest, Refused, ServerMessage,
+    self, Attach, ClientMessage, OrderReply, OrderRequest, QueryReply, QueryRequest, Refused, ServerMessage,
     StatusReply, StatusRequest, order_reply, query_reply,
 };
 use dwcp_replica::{ClientReply, ExecutedReply};
@@ -31,7 +31,7 @@ fn run_client_message(bytes: &[u8]) {
         }
     }
     for order in &message.orders {
-        let _ = bounded(&order.order, || decode::<SignedMemberOrder>(&order.order));
+        let _ = bounded(&order.order, || decode::<OperatorOrder>(&order.order));
     }
     survives(&message);
 }
@@ -57,7 +57,11 @@ fn survives<M: Message + Default + PartialEq>(message: &M) {
 }
 
 fn client_messages() -> Vec<Vec<u8>> {
-    let order = Bytes::from(encode(&member_order()));
+    let orders = operator_orders();
+    let orders = (2..)
+        .zip(&orders)
+        .map(|(id, order)| OrderRequest { id, order: Bytes::from(encode(order)) })
+        .collect();
     let query = Bytes::from_static(&[0, 1, 2]);
     let message = ClientMessage {
         attaches: vec![Attach {
@@ -65,8 +69,9 @@ fn client_messages() -> Vec<Vec<u8>> {
             signature: Bytes::from_static(&[4; 64]),
         }],
         frames: vec![open_frame(0, 7, START_MS), commands_frame(0, 9, vec![Bytes::from_static(&[3])])],
+        frame_acks: vec![v3::Ack::Policy.into(), v3::Ack::Anchored.into()],
         queries: vec![QueryRequest { id: 1, query }],
-        orders: vec![OrderRequest { id: 2, order }],
+        orders,
         statuses: vec![StatusRequest { id: 3 }],
     };
     let only = ClientMessage { frames: message.frames.clone(), ..ClientMessage::default() };
@@ -99,6 +104,14 @@ fn server_messages() -> Vec<Vec<u8>> {
             n: 4,
             f: 1,
             chain: Bytes::from_static(&[1; 32]),
+            mode: v3::NetworkMode::Hybrid.into(),
+            orderer: Some(2),
+            segment: Some(v3::SegmentStatus { term: 3, leader: Some(2), ..v3::SegmentStatus::default() }),
+            last_switch: Some(v3::SwitchStatus {
+                epoch: 4,
+                cause: "c".into(),
+                ..v3::SwitchStatus::default()
+            }),
             ..StatusReply::default()
         }],
     };

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use dwcp_storage::DataDir;
 
 use super::*;
+use crate::genesis_file::trust_word;
 use crate::settings::NodeConfig;
 
 fn folder() -> tempfile::TempDir {
@@ -75,7 +76,28 @@ fn the_defaults_shown_in_a_settings_file_are_settings() {
         NodeConfig::parse(Path::new("c.toml"), &shown).unwrap(),
     );
     assert_eq!((&plain.consensus, &plain.queues), (&shown.consensus, &shown.queues));
-    assert_eq!(plain.mode, Mode::Datacenter);
+    assert_eq!((plain.mode, &plain.segment), (Mode::Datacenter, &shown.segment));
+}
+
+#[test]
+fn a_mode_brings_the_trust_it_needs_and_liars_are_assumed_where_there_are_enough() {
+    let folder = folder();
+    let modes = [
+        (Mode::Internet, 4, Trust::Byzantine, 1),
+        (Mode::Hybrid, 4, Trust::Crash, 1),
+        (Mode::Hybrid, 3, Trust::Crash, 0),
+        (Mode::Datacenter, 5, Trust::Crash, 1),
+        (Mode::Datacenter, 1, Trust::Crash, 0),
+    ];
+    for (mode, nodes, trust, f) in modes {
+        let made = trial(nodes, &folder.path().join(format!("{mode}{nodes}")), mode).unwrap();
+        let Genesis { mode: begins, policy, .. } = &made.genesis;
+        assert_eq!((*begins, policy.trust, policy.quorum.f(), policy.raft), (mode, trust, f, true));
+        let client = std::fs::read_to_string(&made.client_file).unwrap();
+        let client: toml::Table = toml::from_str(&client).unwrap();
+        assert_eq!(client["trust"].as_str(), Some(trust_word(trust)), "what clients may believe");
+        assert_eq!(NodeConfig::load(&made.nodes[0].config_file).unwrap().mode, mode);
+    }
 }
 
 #[test]
@@ -97,6 +119,9 @@ fn an_impossible_cluster_is_refused_before_anything_is_written() {
     assert!(
         with(ClusterOptions { window: 5, ..options() }, Ports::Free).contains("window must be a multiple")
     );
+    let no_raft = ClusterOptions { mode: Mode::Datacenter, raft: false, ..options() };
+    let no_raft = with(no_raft, Ports::Free);
+    assert!(no_raft.ends_with("datacenter mode runs Raft, which the policy does not allow"), "{no_raft}");
     let ports = with(options(), Ports::From(65_530));
     assert_eq!(ports, "ports 65530..=65541 are not all there: choose a lower first port");
     assert!(!out.exists());

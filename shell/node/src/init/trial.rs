@@ -19,7 +19,7 @@ use super::{
     ClusterOptions, GENESIS_FILE, InitError, Listen, make_folder, make_genesis, make_member_keys, member,
     prepare, principal_key_file,
 };
-use crate::genesis_file::{genesis_text, quoted, role_word};
+use crate::genesis_file::{genesis_text, quoted, role_word, trust_word};
 use crate::keys::{SecretSeed, key_hex, write_new};
 
 /// Which ports a trial cluster listens on; three per node.
@@ -167,10 +167,14 @@ fn client_text(genesis: &Genesis) -> String {
     let mut text = format!(
         "# How clients reach cluster {}. Key files are relative to this file.\n\
          cluster = \"{}\"\n\
-         # A reply is believed once f + 1 different replicas signed the same.\n\
+         # Who may lie: \"byzantine\" (up to f replicas do anything) or \"crash\" (they only stop). Follows `dwcp policy set --trust`.\n\
+         trust = \"{}\"\n\
+         # A reply is believed once f + 1 different replicas signed the same; one labelled crash of a single replica, only where\n\
+         # trust is \"crash\".\n\
          f = {}\n",
         quoted(&genesis.name),
         hex::encode(genesis.cluster().0),
+        trust_word(genesis.policy.trust),
         genesis.policy.quorum.f(),
     );
     for member in &genesis.members {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dwcp_base::{Hash, Incarnation, Position, PublicKey, ReplicaId, Sequence, View};
-use dwcp_replica::PeerStatus;
+use dwcp_replica::{Event, PeerStatus};
 use dwcp_transport::{PeerId, PeerStats};
 
 use super::*;
@@ -41,6 +41,36 @@ fn status() -> Status {
         counters: vec![("forgeries".into(), 2), ("odd \"name\"".into(), 1)],
         peers: vec![peer(0, 1500), peer(1, u64::MAX)],
         vote_key: PublicKey::default(),
+        mode: dwcp_base::NetworkMode::Hybrid,
+        trust: dwcp_base::Trust::Crash,
+        raft: true,
+        default_ack: dwcp_base::Ack::Majority,
+        next_order: 1,
+        epoch: dwcp_base::Epoch(6),
+        protocol: ProtocolName::Raft,
+        orderer: Some(ReplicaId(0)),
+        segment: Some(dwcp_replica::SegmentStatus {
+            term: dwcp_base::Term(2),
+            leader: Some(ReplicaId(0)),
+            last: dwcp_base::Index(14),
+            committed: dwcp_base::Index(13),
+            applied: dwcp_base::Index(12),
+            anchored: dwcp_base::Index(11),
+            anchored_position: Position(4),
+            sealed: false,
+            suspecting: true,
+        }),
+        failovers: 7,
+        last_switch: Some(dwcp_replica::SwitchStatus {
+            epoch: dwcp_base::Epoch(6),
+            to: ProtocolName::Raft,
+            planned: true,
+            sequence: Sequence(899),
+            gap_us: 31_000,
+            at_unix_ms: 0,
+            cause: "asked".into(),
+        }),
+        no_segment: String::new(),
     }
 }
 
@@ -71,7 +101,6 @@ fn text(metrics: &Metrics) -> String {
     let (status, links) = (status(), links());
     let scrape = Scrape {
         metrics,
-        mode: Mode::Internet,
         status: Some(&status),
         links: Some(&links),
         depth: Depth::default(),
@@ -105,7 +134,21 @@ fn the_eight_pbft_figures_and_the_rest_are_told() {
         "dwcp_pbft_byzantine_tolerance 1",
         "dwcp_pbft_replicas 4",
         "dwcp_pbft_is_primary 1",
-        "dwcp_mode{mode=\"internet\"} 1",
+        "dwcp_mode{mode=\"internet\"} 0",
+        "dwcp_mode{mode=\"hybrid\"} 1",
+        "dwcp_trust{trust=\"crash\"} 1",
+        "dwcp_protocol{protocol=\"raft\"} 1",
+        "dwcp_epoch 6",
+        "dwcp_failovers_total 7",
+        "dwcp_orders_commands 0",
+        "dwcp_position 5",
+        "dwcp_anchored_position 4",
+        "dwcp_switch_gap_seconds 0.031",
+        "dwcp_segment_term 2",
+        "dwcp_segment_committed_index 13",
+        "dwcp_segment_applied_index 12",
+        "dwcp_segment_anchored_index 11",
+        "dwcp_segment_suspected 1",
         "dwcp_refused_total{reason=\"bad signature\"} 2",
         "dwcp_wal_fsync_duration_seconds_bucket{le=\"0.00005\"} 1",
         "dwcp_wal_fsync_duration_seconds_bucket{le=\"0.0001\"} 2",
@@ -128,11 +171,55 @@ fn the_eight_pbft_figures_and_the_rest_are_told() {
 }
 
 #[test]
+fn what_happens_to_segments_is_counted() {
+    let metrics = Metrics::default();
+    let (epoch, sequence) = (dwcp_base::Epoch(6), Sequence(9));
+    let (index, position, term) = (dwcp_base::Index(12), Position(5), dwcp_base::Term(2));
+    let closed = |forced| Event::SegmentClosed {
+        epoch,
+        sequence,
+        tail: index,
+        position,
+        forced,
+        marker: !forced,
+        cut: 3,
+        rolled_back: u64::from(forced),
+        deferred: 0,
+    };
+    let chain = Hash::ZERO;
+    for event in [
+        Event::SegmentOpened { epoch, sequence, base: position, first_leader: None, member: true },
+        Event::LeaderChanged { epoch, term, leader: None },
+        Event::LeaderChanged { epoch, term, leader: Some(ReplicaId(1)) },
+        Event::SegmentExecuted { epoch, index, position, chain, commands: vec![] },
+        Event::Anchored { epoch, sequence, index, position },
+        Event::Suspected { epoch, reason: "nothing commits" },
+        closed(true),
+        closed(false),
+    ] {
+        crate::events::tell(&event, &metrics, 1);
+    }
+    let text = text(&metrics);
+    for line in [
+        "dwcp_consensus_total{protocol=\"raft\"} 1",
+        "dwcp_segments_opened_total 1",
+        "dwcp_segments_closed_total{cause=\"planned\"} 1",
+        "dwcp_segments_closed_total{cause=\"forced\"} 1",
+        "dwcp_segment_entries_cut_total 6",
+        "dwcp_segment_entries_rolled_back_total 1",
+        "dwcp_anchors_total 1",
+        "dwcp_suspicions_total 1",
+        "dwcp_leader_changes_total 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is missing from\n{text}");
+    }
+}
+
+#[test]
 fn a_silent_core_still_leaves_what_is_known_without_it() {
     let metrics = worked();
     let scrape = Scrape {
         metrics: &metrics,
-        mode: Mode::Internet,
         status: None,
         links: None,
         depth: Depth::default(),
@@ -141,7 +228,7 @@ fn a_silent_core_still_leaves_what_is_known_without_it() {
     };
     let text = scrape.text();
     assert!(text.contains("dwcp_core_up 0\n") && text.contains("dwcp_wal_fsync_duration_seconds_count 3\n"));
-    assert!(!text.contains("dwcp_pbft_"));
+    assert!(!text.contains("dwcp_pbft_view ") && !text.contains("dwcp_mode"), "what only the core knows");
 }
 
 /// The linter's rules that can be broken here: HELP and TYPE once and first, counters in `_total` and nothing else,

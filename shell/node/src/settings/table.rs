@@ -24,7 +24,7 @@ pub struct Setting {
 pub enum Preset {
     Required,
     Number(u64),
-    ByMode { internet: u64, datacenter: u64 },
+    ByMode { internet: u64, datacenter: u64, hybrid: u64 },
     Word(&'static str),
 }
 
@@ -33,7 +33,8 @@ impl Preset {
         match (self, mode) {
             (Self::Number(value), _)
             | (Self::ByMode { internet: value, .. }, Mode::Internet)
-            | (Self::ByMode { datacenter: value, .. }, Mode::Datacenter) => Some(value),
+            | (Self::ByMode { datacenter: value, .. }, Mode::Datacenter)
+            | (Self::ByMode { hybrid: value, .. }, Mode::Hybrid) => Some(value),
             _ => None,
         }
     }
@@ -84,9 +85,10 @@ pub const SETTINGS: &[Setting] = &[
         key: "mode",
         unit: "",
         preset: Preset::Word("internet"),
-        allowed: Allowed::Words(&["internet", "datacenter"]),
-        what: "internet: members may lie (trust = byzantine, at least 4 replicas); datacenter: members only crash \
-               (trust = crash); must fit the genesis",
+        allowed: Allowed::Words(&["internet", "datacenter", "hybrid"]),
+        what: "which network lies between the nodes (internet: 50 to 500 ms; datacenter: below 10 ms; hybrid: changes by \
+               the hour); picks the defaults below. What the cluster does is ordered for all nodes by `dwcp mode set`, and \
+               begins with the genesis' mode",
     },
     required(
         "genesis_file",
@@ -117,7 +119,7 @@ pub const SETTINGS: &[Setting] = &[
     number(
         "consensus.view_timeout_ms",
         "ms",
-        Preset::ByMode { internet: 4_000, datacenter: 500 },
+        Preset::ByMode { internet: 4_000, datacenter: 500, hybrid: 2_000 },
         (20, 60_000),
         "how long a replica waits, while something is pending and nothing executes, before it gives up on the primary; \
          doubles while that does not help; well above the slowest round trip between members",
@@ -125,7 +127,7 @@ pub const SETTINGS: &[Setting] = &[
     number(
         "consensus.standing_interval_ms",
         "ms",
-        Preset::ByMode { internet: 1_000, datacenter: 250 },
+        Preset::ByMode { internet: 1_000, datacenter: 250, hybrid: 500 },
         (10, 60_000),
         "how often an otherwise silent replica says where it stands, which is how lost messages are found",
     ),
@@ -139,7 +141,7 @@ pub const SETTINGS: &[Setting] = &[
     number(
         "consensus.pipeline_depth",
         "proposals",
-        Preset::ByMode { internet: 16, datacenter: 4 },
+        Preset::ByMode { internet: 16, datacenter: 4, hybrid: 16 },
         (1, 64),
         "proposals under way at once; more hide the latency of long links, fewer make larger batches",
     ),
@@ -163,6 +165,37 @@ pub const SETTINGS: &[Setting] = &[
         Preset::Number(96 * MIB),
         (64 * MIB, 16 * GIB),
         "decided proposals kept in memory for replicas that lag; one that lags further fetches the whole state",
+    ),
+    number(
+        "segment.election_timeout_ms",
+        "ms",
+        Preset::ByMode { internet: 3_000, datacenter: 200, hybrid: 1_000 },
+        (10, 60_000),
+        "in a Raft segment: a follower that hears no leader for this long, or up to twice this by chance, asks to be \
+         elected; at least three heartbeats, and well above the slowest round trip between members",
+    ),
+    number(
+        "segment.heartbeat_interval_ms",
+        "ms",
+        Preset::ByMode { internet: 500, datacenter: 40, hybrid: 200 },
+        (1, 20_000),
+        "in a Raft segment: how often a leader is heard that has nothing else to say",
+    ),
+    number(
+        "segment.fast_path_timeout_ms",
+        "ms",
+        Preset::ByMode { internet: 2_000, datacenter: 300, hybrid: 500 },
+        (50, 60_000),
+        "hybrid mode: commands that wait this long while nothing commits make this node vote for leaving the segment; \
+         grows to 20 measured commits where those are slow. In datacenter mode it is three election timeouts instead",
+    ),
+    number(
+        "segment.anchor_interval_ms",
+        "ms",
+        Preset::ByMode { internet: 1_000, datacenter: 100, hybrid: 250 },
+        (10, 10_000),
+        "in a Raft segment: how often, while anything changes, its entries are anchored in the root log; an anchored \
+         acknowledgement waits about so long, more often costs signatures",
     ),
     number(
         "storage.segment_bytes",
@@ -235,8 +268,8 @@ impl Setting {
         match self.preset {
             Preset::Required => "none, must be set".into(),
             Preset::Number(value) => value.to_string(),
-            Preset::ByMode { internet, datacenter } => {
-                format!("{internet} (internet), {datacenter} (datacenter)")
+            Preset::ByMode { internet, datacenter, hybrid } => {
+                format!("{internet} (internet), {datacenter} (datacenter), {hybrid} (hybrid)")
             }
             Preset::Word(word) => format!("\"{word}\""),
         }
@@ -279,8 +312,9 @@ pub fn settings_markdown() -> String {
          `dwcp server --config FILE` reads one TOML file; `dwcp init` writes one per node. A dot means a section:\n\
          `consensus.view_timeout_ms` is `view_timeout_ms` under `[consensus]`. An unknown key, a value of the wrong type or\n\
          outside its range is refused with its line and what to write instead; nothing is silently corrected. The same list is\n\
-         printed by `dwcp server --help-settings`. What all nodes must agree on (members, trust, f, checkpoint interval,\n\
-         window, quota) is no setting: it stands in the genesis.\n\n\
+         printed by `dwcp server --help-settings`. What all nodes must agree on (members, mode, trust, f, Raft, default\n\
+         acknowledgement, calm, checkpoint interval, window, quota) is no setting: it stands in the genesis, and `dwcp mode set`\n\
+         and `dwcp policy set` change what may change.\n\n\
          This page is generated from `shell/node/src/settings/table.rs`; a test compares the two.\n\n\
          | setting | unit | default | allowed | what |\n|---|---|---|---|---|\n",
     );

@@ -97,8 +97,8 @@ fn every_bad_line_is_named_with_its_remedy() {
              set it to at least that",
         ),
         (
-            with("\"internet\"", "\"hybrid\""),
-            "etc/config.toml:3: `mode` = \"hybrid\" is not known: write one of \"internet\", \"datacenter\"",
+            with("\"internet\"", "\"intranet\""),
+            "etc/config.toml:3: `mode` = \"intranet\" is not known: write one of \"internet\", \"datacenter\", \"hybrid\"",
         ),
         (
             with("\"127.0.0.1:7001\"", "\"localhost:7001\""),
@@ -121,6 +121,15 @@ fn every_bad_line_is_named_with_its_remedy() {
         (
             with("replica = 2", "replica = 31"),
             "etc/config.toml:2: `replica` = 31 is out of range: set it within 0..=30 ",
+        ),
+        (
+            with("[consensus]", "[segment]\nheartbeat_interval_ms = 1500\n[consensus]"),
+            "etc/config.toml: `segment.election_timeout_ms` = 3000 is below `3 * segment.heartbeat_interval_ms` = 4500: \
+             set it to at least that",
+        ),
+        (
+            with("[consensus]", "[segment]\nanchor_interval_ms = 9\n[consensus]"),
+            "etc/config.toml:13: `segment.anchor_interval_ms` = 9 is out of range: set it within 10..=10000 ms",
         ),
         (
             with("[consensus]", "[storage]\nsegment_bytes = 65537\n[consensus]"),
@@ -148,7 +157,7 @@ fn the_table_is_sound_and_the_manual_shows_it() {
     for (index, setting) in SETTINGS.iter().enumerate() {
         assert!(SETTINGS[..index].iter().all(|other| other.key != setting.key), "{} twice", setting.key);
         assert!(setting.what.len() > 10 && !setting.what.contains('|'), "{}", setting.key);
-        for mode in [Mode::Internet, Mode::Datacenter] {
+        for mode in [Mode::Internet, Mode::Datacenter, Mode::Hybrid] {
             match (setting.preset, setting.allowed) {
                 (Preset::Required, _) => {}
                 (Preset::Word(word), Allowed::Words(words)) => assert!(words.contains(&word)),
@@ -185,18 +194,31 @@ fn the_defaults_are_the_cores_own_and_every_allowed_value_passes_the_core() {
     let good = good().replace("view_timeout_ms = 3000\n", "");
     for (word, core) in [("internet", Settings::internet()), ("datacenter", Settings::lan())] {
         let config = NodeConfig::parse(Path::new("c.toml"), &good.replace("internet", word)).unwrap();
-        assert_eq!(config.consensus.to_settings(config.mode), core);
+        assert_eq!(config.to_settings(), core);
     }
+    let hybrid = NodeConfig::parse(Path::new("c.toml"), &good.replace("internet", "hybrid")).unwrap();
+    assert_eq!(hybrid.to_settings().check(), Ok(()));
+    // Between the two: a network of either kind must find it bearable.
+    let (lan, wan) = (Settings::lan().segment, Settings::internet().segment);
+    let timing = hybrid.to_settings().segment.timing;
+    assert!(lan.timing.election_timeout < timing.election_timeout);
+    assert!(timing.election_timeout < wan.timing.election_timeout);
     for setting in SETTINGS {
-        let (Some(name), Allowed::Number { min, max }) =
-            (setting.key.strip_prefix("consensus."), setting.allowed)
+        let (Some((section @ ("consensus" | "segment"), name)), Allowed::Number { min, max }) =
+            (setting.key.split_once('.'), setting.allowed)
         else {
             continue;
         };
         for value in [min, max] {
-            let config =
-                NodeConfig::parse(Path::new("c.toml"), &format!("{good}{name} = {value}\n")).unwrap();
-            assert_eq!(config.consensus.to_settings(config.mode).check(), Ok(()), "{name} = {value}");
+            let mut text = good.replace("[consensus]\n", &format!("[{section}]\n{name} = {value}\n"));
+            match (name, value) {
+                // These two bound each other.
+                ("heartbeat_interval_ms", 20_000) => text.push_str("election_timeout_ms = 60000\n"),
+                ("election_timeout_ms", 10) => text.push_str("heartbeat_interval_ms = 3\n"),
+                _ => {}
+            }
+            let config = NodeConfig::parse(Path::new("c.toml"), &text).unwrap();
+            assert_eq!(config.to_settings().check(), Ok(()), "{name} = {value}");
         }
     }
 }
@@ -222,10 +244,13 @@ fn settings_that_do_not_fit_the_genesis_are_refused() {
         |config: &NodeConfig, n, trust| config.check_against(&genesis(n, trust)).unwrap_err().to_string();
     assert!(config.check_against(&genesis(4, Trust::Byzantine)).is_ok());
     assert_eq!(refusal(&config, 3, Trust::Crash), "minimum 4 replicas required for Byzantine tolerance");
+    assert!(config.check_against(&genesis(5, Trust::Crash)).is_ok(), "it only picks defaults");
+    let near = NodeConfig::parse(Path::new("c.toml"), &good().replace("internet", "datacenter")).unwrap();
+    assert!(near.check_against(&genesis(5, Trust::Crash)).is_ok());
     assert_eq!(
-        refusal(&config, 5, Trust::Crash),
-        "c.toml:3: mode = \"internet\" does not fit the genesis, whose trust is crash: set mode = \"datacenter\", or \
-         make another cluster with `dwcp init`"
+        refusal(&near, 5, Trust::Byzantine),
+        "c.toml:3: mode = \"datacenter\" does not fit the genesis, whose trust is byzantine: set mode = \"internet\" or \
+         \"hybrid\", or make another cluster with `dwcp init`"
     );
     let far = NodeConfig::parse(Path::new("c.toml"), &good().replace("replica = 2", "replica = 9")).unwrap();
     assert_eq!(

@@ -1,4 +1,0 @@
-//! See the target of this name in `decoders`.
-#![no_main]
-
-dwcp_fuzz::target!("member_order");

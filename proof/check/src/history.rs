@@ -151,6 +151,9 @@ pub struct Closed {
     pub chain: Option<[u8; 32]>,
     /// Ended by its leader's Marker, not by reports.
     pub marker: bool,
+    /// Nobody had ordered it: members complained.
+    #[serde(default)]
+    pub forced: bool,
     /// Entries that this replica had executed and that are not part of the log.
     pub rolled_back: u64,
 }
@@ -259,6 +262,10 @@ pub enum ReplicaEvent {
         epoch: u64,
         word: Word,
         order: u64,
+    },
+    /// It complained of an epoch's segment.
+    Complained {
+        epoch: u64,
     },
     Closed(Closed),
     /// Where it stands when the run is over and nothing is under way.

@@ -11,6 +11,7 @@
 //! | `digest` | do they hold the same state at the same place? |
 //! | `sign_once` | did an honest identity ever sign two things for one slot? |
 //! | `silence` | did an honest member speak in a segment before its Open, or after it had sealed it? |
+//! | `stop` | was a segment that nobody ordered to end complained of by enough members? |
 //! | `exactly_once` | was every acknowledged command executed once, with the result its client got? |
 //! | `read_back` | by the clients' journals and a final read alone: what was lost, what was doubled? |
 //! | `label` | did an acknowledgement claim more than the policy allows? |
@@ -37,6 +38,7 @@ pub mod rehearsal;
 mod sample;
 pub mod sign_once;
 pub mod silence;
+pub mod stop;
 mod text;
 mod verdict;
 
@@ -64,6 +66,8 @@ pub struct Terms {
     pub reads_are_logged: bool,
     /// Slots that a replica may hold ahead of what it has executed. None: not judged.
     pub slots_max: Option<u64>,
+    /// Voices that stop a segment. None: not judged.
+    pub quorum: Option<u32>,
     /// A member may lie (or its disk about syncs) though the policy says `crash`: what is acknowledged under that label may be
     /// lost. Lost `byzantine` ones are violations all the same.
     pub members_may_lie: bool,
@@ -84,6 +88,7 @@ impl Terms {
             has_revisions: true,
             reads_are_logged: true,
             slots_max: None,
+            quorum: None,
             members_may_lie: false,
             crash_answers: HashSet::new(),
             unfinished: Vec::new(),
@@ -159,6 +164,7 @@ pub fn judge_all(history: &History, terms: &Terms) -> Judgement {
     take(tally.as_ref().map(|tally| tally.findings.clone()).unwrap_or_default());
     take(sign_once::judge(replicas));
     take(silence::judge(replicas));
+    take(terms.quorum.map(|quorum| stop::judge(replicas, quorum)).unwrap_or_default());
     take(digest::judge(replicas));
     take(terms.calm.map(|calm| live::judge(clients, calm).findings).unwrap_or_default());
     let mut unfinished = Findings::default();

@@ -310,7 +310,15 @@ mod tests {
 
     fn close(tail: u64) -> ReplicaEvent {
         let chain = Some(chain(tail));
-        ReplicaEvent::Closed(Closed { epoch: 1, sequence: 9, tail, chain, marker: false, rolled_back: 0 })
+        ReplicaEvent::Closed(Closed {
+            epoch: 1,
+            sequence: 9,
+            tail,
+            chain,
+            marker: false,
+            forced: false,
+            rolled_back: 0,
+        })
     }
 
     fn anchored(index: u64) -> ReplicaEvent {

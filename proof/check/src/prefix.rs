@@ -80,6 +80,7 @@ fn judge_order(journal: &ReplicaJournal, findings: &mut Findings) {
             | ReplicaEvent::Sealing { .. }
             | ReplicaEvent::Sealed { .. }
             | ReplicaEvent::Spoke { .. }
+            | ReplicaEvent::Complained { .. }
             | ReplicaEvent::Closed(_)
             | ReplicaEvent::Stands { .. } => {}
         }

@@ -59,6 +59,7 @@ fn judge_identity(journal: &ReplicaJournal, findings: &mut Findings) {
             | ReplicaEvent::Sealing { .. }
             | ReplicaEvent::Sealed { .. }
             | ReplicaEvent::Spoke { .. }
+            | ReplicaEvent::Complained { .. }
             | ReplicaEvent::Closed(_)
             | ReplicaEvent::Stands { .. } => {}
         }

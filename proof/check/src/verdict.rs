@@ -14,6 +14,7 @@ pub enum Judge {
     ReadBack,
     SignOnce,
     Silence,
+    Stop,
     Digest,
     Live,
     Label,
@@ -22,13 +23,14 @@ pub enum Judge {
 }
 
 impl Judge {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Prefix,
         Self::OneLog,
         Self::ExactlyOnce,
         Self::ReadBack,
         Self::SignOnce,
         Self::Silence,
+        Self::Stop,
         Self::Digest,
         Self::Live,
         Self::Label,
@@ -44,6 +46,7 @@ impl Judge {
             Self::ReadBack => "read-back",
             Self::SignOnce => "sign-once",
             Self::Silence => "silence",
+            Self::Stop => "stop",
             Self::Digest => "digest",
             Self::Live => "live",
             Self::Label => "label",

@@ -178,6 +178,7 @@ pub const PROFILES: &[Profile] = &[
     Profile { name: "clients", about: "lying clients, retries, deaths", tweak: clients },
     Profile { name: "transfer", about: "long absences, short logs: state transfer", tweak: transfer },
     Profile { name: "switch", about: "segments in every seed", tweak: switch },
+    Profile { name: "orders", about: "segments and orders of a mode, and no faults", tweak: calm },
     Profile { name: "clocks", about: "clocks far off", tweak: clocks },
 ];
 
@@ -196,10 +197,10 @@ impl Profile {
         (self.tweak)(&mut dials, &mut chance);
         // A stream of its own: what is drawn here moves nothing else.
         let mut chance = Chance::new(seed).fork("segments");
-        if chance.per_mille(500) || self.name == "switch" {
+        if chance.per_mille(500) || matches!(self.name, "switch" | "orders") {
             switching(&mut dials, &mut chance);
         }
-        if self.name == "calm" {
+        if matches!(self.name, "calm" | "orders") {
             dials.kill_both_ms = 0;
             dials.wipe_sealed_pm = 0;
         }

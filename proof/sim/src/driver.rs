@@ -646,6 +646,7 @@ impl World {
             node.journal = journal;
             node.noted.clear();
             node.sealed.clear();
+            node.complained.clear();
             node.left_below = 0;
             node.held_max = 0;
             if self.admitted.contains(&(node.replica, incarnation)) {

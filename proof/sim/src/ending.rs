@@ -145,6 +145,8 @@ impl World {
         // A read asked again runs again, so it has no one place in the log.
         terms.reads_are_logged = false;
         terms.slots_max = Some(2 * self.genesis.window);
+        let (n, f) = (self.dials.n, self.dials.f);
+        terms.quorum = Some(u32::try_from((n + f) / 2 + 1).expect("few replicas"));
         terms.members_may_lie = self.dials.members_may_lie();
         terms.crash_answers.clone_from(&self.crash_answers);
         terms.unfinished.clone_from(&self.unfinished);

@@ -10,6 +10,7 @@ pub mod dials;
 pub mod disk;
 pub mod driver;
 pub mod ending;
+pub mod false_words;
 pub mod faults;
 pub mod keys;
 pub mod mutants;

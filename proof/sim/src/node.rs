@@ -99,6 +99,8 @@ pub struct Node {
     /// Epochs that it sealed or saw closed in this boot, and those whose seal was durable.
     pub sealing: BTreeSet<u64>,
     pub sealed: BTreeSet<u64>,
+    /// Epochs that it complained of.
+    pub complained: BTreeSet<u64>,
     /// Words noted in this boot.
     pub spoken: BTreeSet<(u64, check::history::Word)>,
     /// Closes and Anchors of the slot being executed: what their bytes say is known when it is.

@@ -144,6 +144,11 @@ impl World {
         let votes = votes_in(bytes, node.replica, node.incarnation, to);
         let journal = node.journal;
         self.observe_words(ix, bytes, order);
+        if bytes.first() == Some(&10)
+            && let Ok(PeerMessage::Suspect(signed)) = decode::<PeerMessage>(bytes)
+        {
+            self.observe_complaint(ix, signed.said.epoch.0);
+        }
         for vote in votes {
             if vote.kind == VoteKind::Sealed {
                 self.observe_sealed_word(ix, vote.epoch);

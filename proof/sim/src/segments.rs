@@ -180,8 +180,23 @@ impl World {
         }
     }
 
-    /// An honest replica says where its log of an epoch ends: now and then it loses its disk upon it.
+    /// A replica complains of an epoch's segment, in words or by itself.
+    pub fn observe_complaint(&mut self, ix: usize, epoch: u64) {
+        let node = &mut self.nodes[ix];
+        if node.complained.insert(epoch) {
+            let journal = node.journal;
+            self.journals[journal].note(self.now_us, ReplicaEvent::Complained { epoch });
+        }
+    }
+
+    /// An honest replica says where its log of an epoch ends, which binds it from then on, whatever its disk knows. Now and then
+    /// it loses its disk upon it.
     pub fn observe_sealed_word(&mut self, ix: usize, epoch: u64) {
+        let node = &mut self.nodes[ix];
+        if node.sealed.insert(epoch) {
+            let journal = node.journal;
+            self.journals[journal].note(self.now_us, ReplicaEvent::Sealed { epoch });
+        }
         if self.dials.wipe_sealed_pm > 0
             && self.segments.said.insert((ix, epoch))
             && !self.in_calm()
@@ -215,6 +230,7 @@ impl World {
                 self.journals[journal].note(at, event);
                 self.coverage.segments_opened += u64::from(self.segments.opened.insert(epoch.0));
             }
+            Event::Suspected { epoch, .. } => self.observe_complaint(ix, epoch.0),
             Event::SegmentExecuted { epoch, index, position, chain, commands } => {
                 self.note_ran(commands, epoch.0);
                 let commands = self.commands_of(commands);
@@ -300,6 +316,7 @@ impl World {
                     tail: tail.0,
                     chain: known.map(|(.., chain)| *chain),
                     marker: *marker,
+                    forced: *forced,
                     rolled_back: *rolled_back,
                 };
                 self.journals[journal].note(at, ReplicaEvent::Closed(closed));

@@ -410,6 +410,7 @@ impl World {
             decided: 0,
             sealing: BTreeSet::new(),
             sealed: BTreeSet::new(),
+            complained: BTreeSet::new(),
             spoken: BTreeSet::new(),
             borders: Vec::new(),
             slept_at_epoch: 0,

@@ -98,6 +98,10 @@ impl Puppet {
         out.push(Lie { to, bytes: told.map_or(bytes, |told| wire(&told)), extra_us: 0 });
     }
 
+    fn lies_about_ends(&self) -> bool {
+        self.has(Trick::FalseSealed) || self.has(Trick::LowSeal)
+    }
+
     /// It says it holds what it was just shown and more, and grants every vote.
     fn false_raft(&mut self, bytes: &Bytes) -> Option<Bytes> {
         let mut message = RaftMessage::from_bytes(bytes).ok()?;
@@ -119,10 +123,19 @@ impl Puppet {
         if let Some(said) = self.false_seals.get(&epoch) {
             return *said;
         }
-        let last = Place {
-            index: Index(last.index.0 + self.chance.between(0, 5)),
-            term: Term(last.term.0 + self.chance.between(0, 3)),
-            chain: Hash::of(&last.chain.0),
+        let chain = Hash::of(&last.chain.0);
+        let last = if self.has(Trick::LowSeal) {
+            // Below an Anchor with a high term; or the end of its log, with another log before it.
+            match self.chance.per_mille(500) {
+                true => Place { index: Index(last.index.0 / 2 + 1), term: Term(last.term.0 + 2), chain },
+                false => Place { chain, ..last },
+            }
+        } else {
+            Place {
+                index: Index(last.index.0 + self.chance.between(100, 200)),
+                term: Term(last.term.0 + self.chance.between(0, 3)),
+                chain,
+            }
         };
         let said = Signed::new(Sealed { epoch, speaker, last }, self.cluster, &*self.crypto);
         self.false_seals.insert(epoch, said);
@@ -175,7 +188,7 @@ impl Puppet {
             let suspect = Suspect { epoch, speaker, anchor: anchor.number + self.chance.below(2) };
             said.push(PeerMessage::Suspect(Signed::new(suspect, self.cluster, &*self.crypto)));
         }
-        if self.has(Trick::FalseSealed) && self.chance.per_mille(200) {
+        if self.lies_about_ends() && self.chance.per_mille(200) {
             let last = Place { index: anchor.index, term: anchor.term, chain: anchor.chain };
             said.push(PeerMessage::Sealed(self.false_seal(epoch, speaker, last)));
         }

@@ -427,8 +427,8 @@ fn hunt(seeds_max: u64, jobs: usize, only: Option<&str>, again: bool) -> anyhow:
     });
     bar.finish_and_clear();
     println!(
-        "not hunted here: {} rules of Raft, which no cluster of this simulator runs; see core/raft/tests",
-        Mutant::RAFT.len()
+        "not hunted here, see docs/testing.md: {}",
+        mutants::unhunted().iter().map(|mutant| format!("{mutant:?}")).collect::<Vec<_>>().join(", ")
     );
     let all = good == hunts.len();
     println!(

@@ -77,6 +77,8 @@ pub enum Trick {
     SecretProof,
     /// SEALEDs that look best, of logs that are not there, whether the segment ends or not; as the primary, Closes by them.
     FalseSealed,
+    /// SEALEDs that are best by their term and cannot be the end, or contradict the best.
+    LowSeal,
     /// Whoever asks for entries gets none, or made-up ones.
     FalseEntries,
     /// SUSPECTs of every segment, all the time.
@@ -92,7 +94,7 @@ pub enum Trick {
 }
 
 impl Trick {
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::Equivocate,
         Self::Withhold,
         Self::SplitViewChange,
@@ -119,6 +121,7 @@ impl Trick {
         Self::HideFromPrimary,
         Self::SecretProof,
         Self::FalseSealed,
+        Self::LowSeal,
         Self::FalseEntries,
         Self::Storm,
         Self::FalseAnchors,
@@ -128,8 +131,9 @@ impl Trick {
     ];
 
     /// Where segments open, a liar draws one or two of these besides.
-    const OF_SEGMENTS: [Self; 7] = [
+    const OF_SEGMENTS: [Self; 8] = [
         Self::FalseSealed,
+        Self::LowSeal,
         Self::FalseEntries,
         Self::Storm,
         Self::FalseAnchors,

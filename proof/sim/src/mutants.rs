@@ -74,14 +74,14 @@ pub fn hunts() -> Vec<Hunt> {
     all.into_iter().filter_map(hunt_for).collect()
 }
 
-/// Rules that no hunt looks for: others show what they are for.
+/// Rules that no hunt looks for; `docs/testing.md` says why.
 #[must_use]
 pub fn unhunted() -> Vec<Mutant> {
     let all = [Mutant::ALL, Mutant::RAFT, Mutant::SEGMENT].concat();
     all.into_iter().filter(|mutant| *mutant != Mutant::Harmless && hunt_for(*mutant).is_none()).collect()
 }
 
-/// None: nothing that happens to a cluster within its budget shows the rule often enough.
+/// None: nothing that was tried on a cluster shows the rule.
 fn hunt_for(mutant: Mutant) -> Option<Hunt> {
     use Mutant as M;
     let trick = |tricks: &[Trick]| ("tricks", tricks.iter().map(|trick| trick.bit()).sum::<u64>());
@@ -378,7 +378,7 @@ fn hunt_for(mutant: Mutant) -> Option<Hunt> {
                 ("calm_ms", 20_000),
             ],
         ),
-        // Figure 8 wants five turns of leaders within one epoch; the others want a second protocol's worth of luck.
+        // Not within the seeds tried; the harmless one nowhere.
         M::Harmless | M::RaftCommitOldTerm | M::RaftMarkerHolderConfirmsReads | M::CloseBelowAnchor => {
             return None;
         }

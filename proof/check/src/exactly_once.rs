@@ -1,13 +1,14 @@
 //! Exactly-once in the log: every acknowledged command was executed once by the honest replicas, with the result its client got.
 //!
 //! A command is known by (session, seq). Acknowledged: once, same result digest. Unknown outcome: at most once. Refused as not
-//! applied: never. The log is the union of what honest replicas executed, by (epoch, sequence); that they agree there is the
-//! matter of `prefix`. What clients can tell without any look at a log is the matter of `read_back`.
+//! applied: never. The log is the union of what honest replicas executed, by position; that they agree there is the matter
+//! of `prefix` and `one_log`. What clients can tell without any look at a log is the matter of `read_back`.
 
 use crate::history::{ClientJournal, Command, CommandId, Label, Outcome, ReplicaJournal};
+use crate::one_log::Branch;
 use crate::text::short;
 use crate::verdict::{Findings, Judge};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
@@ -28,22 +29,27 @@ impl Report {
 }
 
 struct Run {
-    places: BTreeSet<(u64, u64, usize)>,
+    /// Position, place within its entry.
+    places: BTreeSet<(u64, usize)>,
     result: [u8; 32],
 }
 
-/// Commands that are answered outside the log (stale reads) must be left out of `is_logged`.
+/// `discarded`: what replicas executed of segments and is not part of the log. Commands that are answered outside the log (stale reads) must be left out of `is_logged`.
 pub fn judge(
     clients: &[ClientJournal],
     replicas: &[ReplicaJournal],
+    discarded: &HashSet<Branch>,
     is_logged: impl Fn(&Command) -> bool,
 ) -> Report {
     let mut runs: HashMap<CommandId, Run> = HashMap::new();
-    for entry in replicas.iter().filter(|journal| journal.honest).flat_map(ReplicaJournal::executed) {
-        for (index, command) in entry.commands.iter().enumerate() {
+    let discards = |epoch: u64, index: u64, chain| discarded.contains(&(epoch, index, chain));
+    for (position, commands) in
+        replicas.iter().filter(|journal| journal.honest).flat_map(|journal| journal.ran_unless(discards))
+    {
+        for (index, command) in commands.iter().enumerate() {
             let fresh = || Run { places: BTreeSet::new(), result: command.result };
             let run = runs.entry(command.id).or_insert_with(fresh);
-            run.places.insert((entry.epoch, entry.sequence, index));
+            run.places.insert((position, index));
         }
     }
     let mut report = Report::default();
@@ -51,8 +57,7 @@ pub fn judge(
     doubled.sort_by_key(|(id, _)| **id);
     for (id, run) in doubled {
         report.doubled += run.places.len() as u64 - 1;
-        let places =
-            run.places.iter().map(|(epoch, sequence, _)| format!("epoch {epoch} sequence {sequence}"));
+        let places = run.places.iter().map(|(position, _)| format!("at position {position}"));
         report.findings.push(
             Judge::ExactlyOnce,
             format!("doubled: command {id} was executed {} times", run.places.len()),
@@ -102,8 +107,7 @@ fn judge_command(client: u64, command: &Command, run: Option<&Run>, report: &mut
         }
         (Outcome::Refused { returned_at_us, reason }, Some(run)) => {
             let finding = format!("command {id} was refused as not applied and was executed");
-            let place =
-                run.places.first().map(|(epoch, sequence, _)| format!("epoch {epoch} sequence {sequence}"));
+            let place = run.places.first().map(|(position, _)| format!("at position {position}"));
             let evidence = format!("client {client}, refused at {returned_at_us} us: {reason}");
             report.findings.push(Judge::ExactlyOnce, finding, place.into_iter().chain([evidence]).collect());
         }
@@ -120,7 +124,7 @@ mod tests {
     fn run(spoil: impl FnOnce(&mut History)) -> Report {
         let mut history = sample::cluster();
         spoil(&mut history);
-        judge(&history.clients, &history.replicas, |_| true)
+        judge(&history.clients, &history.replicas, &HashSet::new(), |_| true)
     }
 
     #[test]

@@ -123,7 +123,52 @@ pub struct Executed {
     pub position: u64,
     #[serde(with = "text::digest")]
     pub digest: [u8; 32],
+    /// The chain of the virtual log at `position`.
+    #[serde(with = "text::optional_digest", default)]
+    pub chain: Option<[u8; 32]>,
     pub commands: Vec<ExecutedCommand>,
+}
+
+/// An entry of the virtual log that takes one position: of a segment, or one that the root had deferred.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    pub position: u64,
+    /// The chain of the virtual log with this entry.
+    #[serde(with = "text::digest")]
+    pub chain: [u8; 32],
+    pub commands: Vec<ExecutedCommand>,
+}
+
+/// The end of a segment as a replica executed it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closed {
+    pub epoch: u64,
+    /// Of the root entry.
+    pub sequence: u64,
+    pub tail: u64,
+    /// The chain of the virtual log at the tail, where the bytes of the Close were seen.
+    #[serde(with = "text::optional_digest", default)]
+    pub chain: Option<[u8; 32]>,
+    /// Ended by its leader's Marker, not by reports.
+    pub marker: bool,
+    /// Nobody had ordered it: members complained.
+    #[serde(default)]
+    pub forced: bool,
+    /// Entries that this replica had executed and that are not part of the log.
+    pub rolled_back: u64,
+}
+
+/// What a member of a segment says to another that binds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Word {
+    /// Asks for a vote, or grants one.
+    Vote,
+    /// Acknowledges entries.
+    Ack,
+    /// Leads: entries or heartbeats.
+    Lead,
+    /// Confirms a leader, for its reads.
+    Confirm,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -175,6 +220,62 @@ pub enum ReplicaEvent {
     Holds {
         slots: u64,
     },
+    /// It executed an Open: from `base` on the log is the segment's. Noted when it is decided, before anything that
+    /// follows from it leaves.
+    Opened {
+        epoch: u64,
+        sequence: u64,
+        base: u64,
+    },
+    /// After a boot or a snapshot: the control state knows the epochs up to this one.
+    Knows {
+        epoch: u64,
+    },
+    SegmentExecuted {
+        epoch: u64,
+        index: u64,
+        entry: Entry,
+    },
+    /// The root's batch of this sequence, executed after the segment's end.
+    DeferredExecuted {
+        sequence: u64,
+        entry: Entry,
+    },
+    /// An Anchor took effect. `chain`: as its bytes say, where they were seen.
+    Anchored {
+        epoch: u64,
+        index: u64,
+        #[serde(with = "text::optional_digest", default)]
+        chain: Option<[u8; 32]>,
+    },
+    /// It decided to say that it takes no further part in an epoch. `order` counts what it decided in this boot.
+    Sealing {
+        epoch: u64,
+        order: u64,
+    },
+    /// That is durable.
+    Sealed {
+        epoch: u64,
+    },
+    /// Words of a segment left it, decided on at this place of the count.
+    Spoke {
+        epoch: u64,
+        word: Word,
+        order: u64,
+    },
+    /// It complained of an epoch's segment.
+    Complained {
+        epoch: u64,
+    },
+    Closed(Closed),
+    /// Where it stands when the run is over and nothing is under way.
+    Stands {
+        position: u64,
+        #[serde(with = "text::digest")]
+        chain: [u8; 32],
+        #[serde(with = "text::digest")]
+        state: [u8; 32],
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -207,6 +308,31 @@ impl ReplicaJournal {
     pub fn executed(&self) -> impl Iterator<Item = &Executed> {
         self.events.iter().filter_map(|stamped| match &stamped.event {
             ReplicaEvent::Executed(entry) => Some(entry),
+            _ => None,
+        })
+    }
+
+    /// Everything that ran commands, as (position, commands), in the order in which it did.
+    pub fn ran(&self) -> impl Iterator<Item = (u64, &[ExecutedCommand])> {
+        self.ran_unless(|_, _, _| false)
+    }
+
+    /// As [`Self::ran`], without the entries of segments (epoch, index, chain) that are discarded.
+    pub fn ran_unless(
+        &self,
+        discards: impl Fn(u64, u64, [u8; 32]) -> bool,
+    ) -> impl Iterator<Item = (u64, &[ExecutedCommand])> {
+        self.events.iter().filter_map(move |stamped| match &stamped.event {
+            ReplicaEvent::SegmentExecuted { epoch, index, entry }
+                if discards(*epoch, *index, entry.chain) =>
+            {
+                None
+            }
+            ReplicaEvent::Executed(Executed { position, commands, .. })
+            | ReplicaEvent::SegmentExecuted { entry: Entry { position, commands, .. }, .. }
+            | ReplicaEvent::DeferredExecuted { entry: Entry { position, commands, .. }, .. } => {
+                Some((*position, commands.as_slice()))
+            }
             _ => None,
         })
     }

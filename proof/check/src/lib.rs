@@ -6,9 +6,12 @@
 //!
 //! | judge | question |
 //! |---|---|
-//! | `prefix` | do honest replicas agree on every entry at every place? |
+//! | `prefix` | do honest replicas agree on every entry of the root at every place? |
+//! | `one_log` | is there one virtual log, whichever protocol extended it, and does it keep what Anchors cover? |
 //! | `digest` | do they hold the same state at the same place? |
 //! | `sign_once` | did an honest identity ever sign two things for one slot? |
+//! | `silence` | did an honest member speak in a segment before its Open, or after it had sealed it? |
+//! | `stop` | was a segment that nobody ordered to end complained of by enough members? |
 //! | `exactly_once` | was every acknowledged command executed once, with the result its client got? |
 //! | `read_back` | by the clients' journals and a final read alone: what was lost, what was doubled? |
 //! | `label` | did an acknowledgement claim more than the policy allows? |
@@ -25,6 +28,7 @@ pub mod linear;
 pub mod lines;
 pub mod live;
 pub mod model;
+pub mod one_log;
 pub mod operation;
 pub mod prefix;
 pub mod read_back;
@@ -33,8 +37,12 @@ pub mod rehearsal;
 #[cfg(test)]
 mod sample;
 pub mod sign_once;
+pub mod silence;
+pub mod stop;
 mod text;
 mod verdict;
+
+use std::collections::HashSet;
 
 pub use history::{ClientJournal, Command, CommandId, History, Label, Outcome, ReplicaJournal, Reply};
 pub use live::Calm;
@@ -58,6 +66,15 @@ pub struct Terms {
     pub reads_are_logged: bool,
     /// Slots that a replica may hold ahead of what it has executed. None: not judged.
     pub slots_max: Option<u64>,
+    /// Voices that stop a segment. None: not judged.
+    pub quorum: Option<u32>,
+    /// A member may lie (or its disk about syncs) though the policy says `crash`: what is acknowledged under that label may be
+    /// lost. Lost `byzantine` ones are violations all the same.
+    pub members_may_lie: bool,
+    /// Commands whose last answer, refusals included, came under the label `crash`. Looked at only if members may lie.
+    pub crash_answers: HashSet<CommandId>,
+    /// What the cluster should have come to in the calm and did not, as whoever drove it saw: judged as liveness.
+    pub unfinished: Vec<String>,
     pub budget: Budget,
 }
 
@@ -71,6 +88,10 @@ impl Terms {
             has_revisions: true,
             reads_are_logged: true,
             slots_max: None,
+            quorum: None,
+            members_may_lie: false,
+            crash_answers: HashSet::new(),
+            unfinished: Vec::new(),
             budget: Budget::default(),
         }
     }
@@ -85,6 +106,10 @@ pub struct Judgement {
     /// The larger of what the read-back and the log show.
     pub lost: u64,
     pub doubled: u64,
+    /// Commands whose `crash` acknowledgement did not hold, because a member lied. Not violations.
+    pub lost_to_liars: u64,
+    /// Entries that honest replicas executed and that are not part of the log, because a member lied.
+    pub discarded: u64,
     /// The search ended without an answer. Not a pass.
     pub undecided: bool,
 }
@@ -102,29 +127,63 @@ impl Judgement {
     }
 }
 
+/// The clients' journals with every answer under the label `crash` taken for none: it may have come of a lie.
+pub fn doubt_crash_answers(clients: &[ClientJournal], crash: &HashSet<CommandId>) -> Vec<ClientJournal> {
+    let mut clients = clients.to_vec();
+    for command in clients.iter_mut().flat_map(|journal| &mut journal.commands) {
+        let doubtful = match &command.outcome {
+            Outcome::Ok { label: Label::Crash, returned_at_us, .. } => Some(*returned_at_us),
+            Outcome::Refused { returned_at_us, .. } if crash.contains(&command.id) => Some(*returned_at_us),
+            Outcome::Ok { .. } | Outcome::Refused { .. } | Outcome::Unknown { .. } => None,
+        };
+        if let Some(at_us) = doubtful {
+            command.outcome = Outcome::Unknown { gave_up_at_us: Some(at_us) };
+        }
+    }
+    clients
+}
+
 pub fn judge_all(history: &History, terms: &Terms) -> Judgement {
     let mut judgement = Judgement::default();
     let History { clients, replicas } = history;
+    let doubted = terms.members_may_lie.then(|| doubt_crash_answers(clients, &terms.crash_answers));
+    let believed = doubted.as_ref().unwrap_or(clients);
     let mut take = |findings: Findings| judgement.findings.extend(findings.iter().cloned());
     take(prefix::judge(replicas));
+    let log = one_log::judge(replicas, terms.members_may_lie);
+    take(log.findings);
+    let discarded = log.discarded;
     let is_logged = |command: &Command| match &command.operation {
         Operation::Range { stale, .. } => !stale && terms.reads_are_logged,
         _ => true,
     };
     // Without any replica's journal there is no log to look into, and the clients' own evidence must do.
-    let once = (!replicas.is_empty()).then(|| exactly_once::judge(clients, replicas, is_logged));
+    let once = (!replicas.is_empty()).then(|| exactly_once::judge(believed, replicas, &discarded, is_logged));
     take(once.as_ref().map(|once| once.findings.clone()).unwrap_or_default());
-    let tally = terms.read_back.as_ref().map(|records| read_back::judge(clients, records));
+    let tally = terms.read_back.as_ref().map(|records| read_back::judge(believed, records));
     take(tally.as_ref().map(|tally| tally.findings.clone()).unwrap_or_default());
     take(sign_once::judge(replicas));
+    take(silence::judge(replicas));
+    take(terms.quorum.map(|quorum| stop::judge(replicas, quorum)).unwrap_or_default());
     take(digest::judge(replicas));
     take(terms.calm.map(|calm| live::judge(clients, calm).findings).unwrap_or_default());
+    let mut unfinished = Findings::default();
+    terms.unfinished.iter().for_each(|reason| unfinished.push(Judge::Live, reason.clone(), vec![]));
+    take(unfinished);
     take(label::judge(clients, terms.f));
     take(terms.slots_max.map(|slots_max| bounds::judge(replicas, slots_max)).unwrap_or_default());
-    let verdict = if terms.has_revisions {
-        linear::judge_beside_a_log(clients, &terms.start, terms.budget, replicas)
-    } else {
-        register::judge_clients(clients, &terms.start, terms.budget)
+    let find_order = |clients: &[ClientJournal]| {
+        if terms.has_revisions {
+            linear::judge_beside_a_log(clients, &terms.start, terms.budget, replicas)
+        } else {
+            register::judge_clients(clients, &terms.start, terms.budget)
+        }
+    };
+    // An order that explains every answer explains those that are beyond doubt; as a rule nobody lied with success, and with
+    // all answers it is found sooner.
+    let verdict = match find_order(clients) {
+        Verdict::Violation { .. } if doubted.is_some() => find_order(believed),
+        verdict => verdict,
     };
     match verdict {
         Verdict::Linearizable => {}
@@ -135,6 +194,11 @@ pub fn judge_all(history: &History, terms: &Terms) -> Judgement {
     }
     let is_acknowledged = |command: &&Command| matches!(command.outcome, Outcome::Ok { .. });
     judgement.acknowledged = history.honest_commands().filter(is_acknowledged).count() as u64;
+    judgement.discarded = discarded.len() as u64;
+    if terms.members_may_lie {
+        let crash = exactly_once::judge(clients, replicas, &discarded, is_logged);
+        judgement.lost_to_liars = crash.lost_crash;
+    }
     let (tally, once) = (tally.unwrap_or_default(), once.unwrap_or_default());
     judgement.lost = tally.lost.max(once.lost());
     judgement.doubled = tally.doubled.max(once.doubled);

@@ -97,14 +97,15 @@ pub fn judge_beside_a_log(
     }
 }
 
-/// Where each command stands in the log that replicas executed: epoch, sequence, index. A guess, never evidence.
-type Hints = HashMap<CommandId, (u64, u64, usize)>;
+/// Where each command stands in the log that replicas executed: position, index. A guess, never evidence.
+type Hints = HashMap<CommandId, (u64, usize)>;
 
 fn hints(replicas: &[ReplicaJournal]) -> Hints {
     let mut hints = Hints::new();
-    for entry in replicas.iter().filter(|journal| journal.honest).flat_map(ReplicaJournal::executed) {
-        for (index, command) in entry.commands.iter().enumerate() {
-            hints.entry(command.id).or_insert((entry.epoch, entry.sequence, index));
+    for (position, commands) in replicas.iter().filter(|journal| journal.honest).flat_map(ReplicaJournal::ran)
+    {
+        for (index, command) in commands.iter().enumerate() {
+            hints.entry(command.id).or_insert((position, index));
         }
     }
     hints

@@ -35,14 +35,22 @@ pub fn judge(replicas: &[ReplicaJournal]) -> Findings {
 
 fn judge_order(journal: &ReplicaJournal, findings: &mut Findings) {
     let mut last: Option<(u64, u64)> = None;
+    // A snapshot of a segment's state may leave the root where it was.
+    let mut or_last: Option<(u64, u64)> = None;
     let mut position = 0;
     for stamped in &journal.events {
         match &stamped.event {
-            ReplicaEvent::Boot => (last, position) = (None, 0),
-            ReplicaEvent::Restored { epoch, sequence } => (last, position) = (Some((*epoch, *sequence)), 0),
+            ReplicaEvent::Boot => (last, or_last, position) = (None, None, 0),
+            ReplicaEvent::Restored { epoch, sequence } => {
+                or_last = or_last.or(last);
+                (last, position) = (Some((*epoch, *sequence)), 0);
+            }
             ReplicaEvent::Executed(entry) => {
                 if let Some((epoch, sequence)) = last {
-                    let follows = entry.epoch == epoch && Some(entry.sequence) == sequence.checked_add(1);
+                    let after = |(epoch, sequence): (u64, u64)| {
+                        entry.epoch == epoch && Some(entry.sequence) == sequence.checked_add(1)
+                    };
+                    let follows = after((epoch, sequence)) || or_last.is_some_and(after);
                     if !(follows || entry.epoch > epoch) {
                         let reason = format!(
                             "{} executed sequence {} of epoch {} right after sequence {sequence} of epoch {epoch}",
@@ -57,13 +65,24 @@ fn judge_order(journal: &ReplicaJournal, findings: &mut Findings) {
                     let reason = format!("{} went back from position {position}", journal.name());
                     findings.push(Judge::Prefix, reason, vec![line(journal, entry)]);
                 }
-                last = Some((entry.epoch, entry.sequence));
+                (last, or_last) = (Some((entry.epoch, entry.sequence)), None);
                 position = entry.position;
             }
             ReplicaEvent::Admitted
             | ReplicaEvent::Checkpoint { .. }
             | ReplicaEvent::Voted(_)
-            | ReplicaEvent::Holds { .. } => {}
+            | ReplicaEvent::Holds { .. }
+            | ReplicaEvent::Opened { .. }
+            | ReplicaEvent::Knows { .. }
+            | ReplicaEvent::SegmentExecuted { .. }
+            | ReplicaEvent::DeferredExecuted { .. }
+            | ReplicaEvent::Anchored { .. }
+            | ReplicaEvent::Sealing { .. }
+            | ReplicaEvent::Sealed { .. }
+            | ReplicaEvent::Spoke { .. }
+            | ReplicaEvent::Complained { .. }
+            | ReplicaEvent::Closed(_)
+            | ReplicaEvent::Stands { .. } => {}
         }
     }
 }

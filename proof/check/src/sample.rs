@@ -21,6 +21,7 @@ fn executed(sequence: u64) -> ReplicaEvent {
         sequence,
         position,
         digest: [100 + sequence as u8; 32],
+        chain: None,
         commands,
     })
 }

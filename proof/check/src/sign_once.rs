@@ -50,7 +50,18 @@ fn judge_identity(journal: &ReplicaJournal, findings: &mut Findings) {
             | ReplicaEvent::Restored { .. }
             | ReplicaEvent::Executed(_)
             | ReplicaEvent::Checkpoint { .. }
-            | ReplicaEvent::Holds { .. } => {}
+            | ReplicaEvent::Holds { .. }
+            | ReplicaEvent::Opened { .. }
+            | ReplicaEvent::Knows { .. }
+            | ReplicaEvent::SegmentExecuted { .. }
+            | ReplicaEvent::DeferredExecuted { .. }
+            | ReplicaEvent::Anchored { .. }
+            | ReplicaEvent::Sealing { .. }
+            | ReplicaEvent::Sealed { .. }
+            | ReplicaEvent::Spoke { .. }
+            | ReplicaEvent::Complained { .. }
+            | ReplicaEvent::Closed(_)
+            | ReplicaEvent::Stands { .. } => {}
         }
     }
 }

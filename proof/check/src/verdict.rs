@@ -9,9 +9,12 @@ pub const FINDINGS_MAX: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Judge {
     Prefix,
+    OneLog,
     ExactlyOnce,
     ReadBack,
     SignOnce,
+    Silence,
+    Stop,
     Digest,
     Live,
     Label,
@@ -20,11 +23,14 @@ pub enum Judge {
 }
 
 impl Judge {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Prefix,
+        Self::OneLog,
         Self::ExactlyOnce,
         Self::ReadBack,
         Self::SignOnce,
+        Self::Silence,
+        Self::Stop,
         Self::Digest,
         Self::Live,
         Self::Label,
@@ -35,9 +41,12 @@ impl Judge {
     pub fn name(self) -> &'static str {
         match self {
             Self::Prefix => "prefix",
+            Self::OneLog => "one-log",
             Self::ExactlyOnce => "exactly-once",
             Self::ReadBack => "read-back",
             Self::SignOnce => "sign-once",
+            Self::Silence => "silence",
+            Self::Stop => "stop",
             Self::Digest => "digest",
             Self::Live => "live",
             Self::Label => "label",

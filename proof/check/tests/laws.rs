@@ -12,6 +12,7 @@ use check::register::{Action, RegisterCall, judge_clients, judge_register};
 use check::rehearsal::{Chance, Fault, Rehearsal, Shape, rehearse};
 use check::{Budget, Calm, Judge, Terms, Verdict, judge_all, linear, read_back};
 use proptest::prelude::*;
+use std::collections::HashSet;
 use todc_utils::specifications::Specification;
 use todc_utils::{Action as TodcAction, History as TodcHistory, WGLChecker};
 
@@ -114,7 +115,8 @@ fn replica_that_executed(log: &[CommandId]) -> ReplicaJournal {
     let mut journal = ReplicaJournal::new(0, 0, true, true);
     for (sequence, id) in (1..).zip(log) {
         let commands = vec![ExecutedCommand { id: *id, result: [0; 32] }];
-        let entry = Executed { epoch: 0, sequence, position: sequence, digest: [0; 32], commands };
+        let entry =
+            Executed { epoch: 0, sequence, position: sequence, digest: [0; 32], chain: None, commands };
         journal.note(0, ReplicaEvent::Executed(entry));
     }
     journal
@@ -565,6 +567,7 @@ fn cluster(seed: u64) -> (History, Terms) {
                     sequence,
                     position: sequence,
                     digest: tag,
+                    chain: None,
                     commands,
                 }),
             );
@@ -656,7 +659,7 @@ fn lost_and_doubled_come_from_the_clients_even_if_every_replica_lies_alike() {
     counter.value = (counter.version + 1).to_string().into_bytes();
     assert_eq!(read_back::judge(&rehearsal.clients, &records).doubled, 1);
     // Without replica journals everything acknowledged counts as lost: silence is no proof.
-    let report = exactly_once::judge(&rehearsal.clients, &[], |_| true);
+    let report = exactly_once::judge(&rehearsal.clients, &[], &HashSet::new(), |_| true);
     assert_eq!(report.lost(), report.acknowledged);
 }
 

@@ -10,7 +10,7 @@ use crate::node::EPOCH_MS;
 use crate::world::{Event, World};
 use bytes::Bytes;
 use check::{Answer, ClientJournal, CommandId, KeyValue, Label, Operation, Reply};
-use dwcp_base::{Chance, Crypto, Hash, PublicKey};
+use dwcp_base::{Ack, Chance, Crypto, Hash, PublicKey};
 use dwcp_replica::{ClientReply, ClientRequest, ExecutedReply};
 use dwcp_state::kv::KvReply;
 use dwcp_state::{ClientFrame, CommandResult, Outcome, Refusal, SessionFrame, SessionId, SessionOpen};
@@ -24,6 +24,8 @@ const OPEN_VALID_MS: u64 = 40_000;
 #[derive(Debug)]
 pub struct InFlight {
     pub bytes: Bytes,
+    /// Its client waits until the root covers it.
+    anchored: bool,
     /// Places in the journal, one per command; empty for the opening of a session.
     places: Vec<usize>,
     begun_at_us: u64,
@@ -67,6 +69,9 @@ pub struct Client {
     pub reader: bool,
     /// Asks only what a scenario tells it to.
     pub manual: bool,
+    /// The read that a segment's leader is asked.
+    pub asked: Option<crate::reads::Asked>,
+    pub reads_asked: u64,
     pub read: Option<Vec<KeyValue>>,
 }
 
@@ -97,6 +102,8 @@ impl Client {
             answered: Vec::new(),
             reader: false,
             manual: false,
+            asked: None,
+            reads_asked: 0,
             read: None,
         }
     }
@@ -108,7 +115,7 @@ impl Client {
 
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.stopped && self.in_flight.keys().all(|first| *first == 0)
+        self.stopped && self.asked.is_none() && self.in_flight.keys().all(|first| *first == 0)
     }
 
     /// It has waited for an answer since then or longer.
@@ -155,6 +162,7 @@ impl World {
             }
         } else {
             self.resend_overdue(ix);
+            self.follow_read(ix);
             if now_us >= self.clients[ix].next_frame_at_us {
                 self.begin_frame(ix);
             }
@@ -171,6 +179,9 @@ impl World {
         let due =
             client.in_flight.values().map(|frame| frame.sent_at_us + retry_us * frame.tries.min(4)).min();
         let mut at = due.unwrap_or(u64::MAX);
+        if client.asked.is_some() {
+            at = at.min(self.now_us + 50_000);
+        }
         if !client.stopped || client.reader {
             at = at.min(client.next_frame_at_us.max(self.now_us + 20_000));
         }
@@ -209,11 +220,17 @@ impl World {
     /// Sends a frame for the first time, through one replica; the others are asked to tell us, too.
     fn launch(&mut self, ix: usize, first: u64, bytes: Bytes, places: Vec<usize>) {
         let n = u64::from(self.genesis.policy.quorum.n());
+        let (anchored_pm, may_lie) = (self.dials.anchored_pm, self.dials.members_may_lie());
         let client = &mut self.clients[ix];
+        // Where a member may lie, nobody believes a single one that a session is open.
+        let anchored = (first == 0 && may_lie)
+            || (anchored_pm > 0 && client.chance.per_mille(anchored_pm))
+            || client.reader && may_lie;
         let Some(session) = client.session.as_ref().map(|session| session.id) else { return };
         let gateway = usize::try_from(client.chance.below(n)).expect("few replicas");
         let in_flight = InFlight {
             bytes: bytes.clone(),
+            anchored,
             places,
             begun_at_us: self.now_us,
             sent_at_us: self.now_us,
@@ -223,8 +240,8 @@ impl World {
         };
         client.in_flight.insert(first, in_flight);
         for node in 0..usize::try_from(n).expect("few replicas") {
-            if node == gateway {
-                self.request(ix, node, ClientRequest::Frame { bytes: bytes.clone() });
+            if node == gateway || anchored {
+                self.request(ix, node, ClientRequest::Frame { bytes: bytes.clone(), ack: wish(anchored) });
             } else if first <= 1 {
                 self.request(ix, node, ClientRequest::Attach { session });
             }
@@ -250,13 +267,16 @@ impl World {
             if now_us >= frame.sent_at_us + retry_us * frame.tries.min(4) {
                 frame.sent_at_us = now_us;
                 frame.tries += 1;
-                again.push(frame.bytes.clone());
+                // A replica that lags does not know a young session yet: all must say so in one round.
+                frame.strangers.clear();
+                again.push((frame.bytes.clone(), frame.anchored));
             }
         }
         self.coverage.frames_retried += again.len() as u64;
-        for bytes in again {
+        for (bytes, anchored) in again {
             for node in 0..n {
-                self.request(ix, node, ClientRequest::Frame { bytes: bytes.clone() });
+                let ack = wish(anchored);
+                self.request(ix, node, ClientRequest::Frame { bytes: bytes.clone(), ack });
             }
         }
     }
@@ -284,7 +304,7 @@ impl World {
             let n = u64::from(self.genesis.policy.quorum.n());
             let to = usize::try_from(client.chance.below(n)).expect("few replicas");
             self.coverage.frames_retried += 1;
-            self.request(ix, to, ClientRequest::Frame { bytes });
+            self.request(ix, to, ClientRequest::Frame { bytes, ack: None });
         }
         let client = &mut self.clients[ix];
         if !client.is_open()
@@ -299,6 +319,7 @@ impl World {
             self.send_lies(ix, operations);
             return;
         }
+        let Some(operations) = self.ask_leader(ix, operations) else { return };
         self.send_commands(ix, operations);
         if !calm && self.clients[ix].chance.per_mille(death_pm) {
             self.die(ix);
@@ -314,6 +335,9 @@ impl World {
             for place in frame.places {
                 client.journal.gave_up(place, now_us);
             }
+        }
+        if let Some(asked) = client.asked.take() {
+            client.journal.refused(asked.place, now_us, "the client died");
         }
         client.session = None;
         client.answered.clear();
@@ -390,14 +414,15 @@ impl World {
         }
         for bytes in sent {
             let to = usize::try_from(self.clients[ix].chance.below(n)).expect("few replicas");
-            self.request(ix, to, ClientRequest::Frame { bytes });
+            self.request(ix, to, ClientRequest::Frame { bytes, ack: None });
         }
     }
 
     pub fn on_client_reply(&mut self, ix: usize, from: usize, reply: ClientReply) {
         self.trace.mix(&[self.now_us, ix as u64, from as u64, 5000]);
         match reply {
-            ClientReply::Executed(reply) => self.on_executed(ix, reply),
+            ClientReply::Executed(reply) => self.on_executed(ix, from, reply),
+            ClientReply::Query { id, outcome } => self.on_read_answer(ix, id, outcome),
             ClientReply::Refused { session, first, refusal } => {
                 let replica = self.nodes[from].replica.0;
                 let enough = usize::from(self.genesis.policy.quorum.n() - self.genesis.policy.quorum.f());
@@ -415,28 +440,37 @@ impl World {
             ClientReply::Busy { .. }
             | ClientReply::Malformed { .. }
             | ClientReply::Order { .. }
-            | ClientReply::Query { .. }
             | ClientReply::Status { .. } => {}
         }
     }
 
-    fn on_executed(&mut self, ix: usize, reply: ExecutedReply) {
+    fn on_executed(&mut self, ix: usize, from: usize, reply: ExecutedReply) {
         let quorum = self.genesis.policy.quorum;
+        let origin = self.nodes[from].replica;
+        let trusts = self.dials.switches();
         let client = &mut self.clients[ix];
         let Some(session) = client.session.as_ref().filter(|session| session.id == reply.session) else {
             return;
         };
         let Some(frame) = client.in_flight.get_mut(&reply.first) else { return };
         let Some(key) = self.vote_keys.get(&(reply.replica, reply.incarnation)) else { return };
-        if quorum.f() > 0 && !reply.verify(self.cluster, key, &*session.signer) {
-            return;
-        }
-        let votes = frame.votes.entry(reply.leaf_hash()).or_default();
-        votes.insert(reply.replica.0);
-        if votes.len() < quorum.weak() {
-            return;
+        if quorum.f() > 0 && reply.label == dwcp_replica::Label::Crash {
+            // One member's word, proved by its link, for whoever trusts members and does not wait for more.
+            if !trusts || frame.anchored || origin != reply.replica {
+                return;
+            }
+        } else {
+            if quorum.f() > 0 && !reply.verify(self.cluster, key, &*session.signer) {
+                return;
+            }
+            let votes = frame.votes.entry(reply.leaf_hash()).or_default();
+            votes.insert(reply.replica.0);
+            if votes.len() < quorum.weak() {
+                return;
+            }
         }
         let frame = client.in_flight.remove(&reply.first).expect("just seen");
+        self.coverage.anchored_acks += u64::from(frame.anchored);
         if reply.first == 0 {
             self.on_opened(ix, &reply);
             return;
@@ -455,6 +489,10 @@ impl World {
             dwcp_replica::Label::Byzantine => Label::Byzantine,
         };
         for (place, result) in frame.places.into_iter().zip(&reply.results) {
+            let id = self.clients[ix].journal.commands[place].id;
+            if label == Label::Crash {
+                self.crash_answers.insert(id);
+            }
             self.settle(ix, place, result, label);
         }
     }
@@ -475,6 +513,7 @@ impl World {
     /// A command's outcome is believed.
     fn settle(&mut self, ix: usize, place: usize, result: &CommandResult, label: Label) {
         let now_us = self.now_us;
+        let may_lie = label == Label::Crash && self.dials.members_may_lie();
         let digest = Hash::of(&dwcp_base::encode(&result.outcome)).0;
         let client = &mut self.clients[ix];
         let operation = client.journal.commands[place].operation.clone();
@@ -485,6 +524,9 @@ impl World {
                     _ => crate::translate::answer(reply.body).map(|answer| (reply.revision, answer)),
                 });
                 let Some((revision, answer)) = decoded else {
+                    if may_lie {
+                        return client.journal.refused(place, now_us, "a lie");
+                    }
                     self.complain(format!("client {ix} cannot read the answer to {operation:?}"));
                     return;
                 };
@@ -504,4 +546,8 @@ impl World {
             }
         }
     }
+}
+
+fn wish(anchored: bool) -> Option<Ack> {
+    anchored.then_some(Ack::Anchored)
 }

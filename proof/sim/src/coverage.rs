@@ -67,6 +67,28 @@ coverage! {
     twins: 10, "replicas run twice under one key";
     equivocations: 20, "slots for which a lying primary proposed two payloads";
     wrong_clocks: 20, "replicas with a clock far off";
+    segments_opened: 1_000, "segments opened";
+    closed_by_marker: 650, "segments that ended in order, with a Marker";
+    markers_missed: 260, "segments whose ordered end fell to the collection";
+    closed_by_force: 190, "segments closed though nobody had ordered it";
+    tails_cut: 20, "replicas whose log of a segment was cut at its Close";
+    deferred_executed: 160, "batches executed after the segment during which the root had ordered them";
+    entries_executed: 0, "entries of segments executed, summed over replicas";
+    anchors: 27_000, "Anchors in effect";
+    anchored_acks: 26_500, "acknowledgements for which a client waited until an Anchor or the root covered them";
+    leader_reads: 0, "reads answered by a segment's leader";
+    modes_ordered: 0, "mode orders in effect";
+    hand_overs: 400, "of these, of the mode in force while a segment was open";
+    leaders_seen: 0, "leaders of segments, as replicas saw them come";
+    suspicions: 0, "replicas that complained of a segment";
+    slept_over_epochs: 30, "replicas that were down while three segments opened";
+    retries_across_epochs: 12_500, "retries answered in another epoch than they ran in";
+    rolled_back: 0, "replicas that took back what they had executed of a segment, for somebody lied";
+    anchors_diverged: 0, "replicas that an Anchor told that theirs is another state";
+    lost_to_liars: 0, "acknowledgements under the label crash that a liar cost";
+    discarded: 0, "entries executed that a liar kept from being part of the log";
+    both_killed: 0, "deaths of the root's primary and the segment's leader at one moment";
+    sealed_wiped: 0, "disks lost between a seal and its Close";
     real_signatures: 10, "runs with Ed25519";
 }
 

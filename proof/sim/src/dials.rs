@@ -122,6 +122,27 @@ dials! {
     pipeline_depth,
     batch_bytes_max,
     snapshot_log_bytes,
+
+    /// What the genesis says of protocols. 0: the root alone, trust by f. Else trust is `crash`, Raft is allowed, and the mode
+    /// is 1: hybrid, 2: datacenter, 3: internet.
+    mode,
+    /// Log time in the root after a segment was forced to close; doubles with each failure.
+    segment_calm_ms,
+    election_ms,
+    fast_path_ms,
+    anchor_ms,
+    /// Share of frames whose client waits for an Anchor.
+    anchored_pm,
+    /// Share of reads that are asked of the segment's leader and cost no entry.
+    leader_reads_pm,
+    /// Mean time between orders of a mode.
+    mode_order_ms,
+    /// Share of links that are cut, or whose other end dies, that say so.
+    link_down_pm,
+    /// Mean time between deaths of the root's primary and the segment's leader at one moment.
+    kill_both_ms,
+    /// Chance that a replica that has said where its log ends loses its disk then.
+    wipe_sealed_pm,
 }
 
 impl fmt::Display for Dials {
@@ -156,6 +177,8 @@ pub const PROFILES: &[Profile] = &[
     Profile { name: "disk", about: "wiped, damaged, lying, slow and full disks", tweak: disk },
     Profile { name: "clients", about: "lying clients, retries, deaths", tweak: clients },
     Profile { name: "transfer", about: "long absences, short logs: state transfer", tweak: transfer },
+    Profile { name: "switch", about: "segments in every seed", tweak: switch },
+    Profile { name: "orders", about: "segments and orders of a mode, and no faults", tweak: calm },
     Profile { name: "clocks", about: "clocks far off", tweak: clocks },
 ];
 
@@ -172,6 +195,15 @@ impl Profile {
         let mut dials = mixed(&mut chance, seconds);
         dials.ed25519 = u64::from(seed.is_multiple_of(50));
         (self.tweak)(&mut dials, &mut chance);
+        // A stream of its own: what is drawn here moves nothing else.
+        let mut chance = Chance::new(seed).fork("segments");
+        if chance.per_mille(500) || matches!(self.name, "switch" | "orders") {
+            switching(&mut dials, &mut chance);
+        }
+        if matches!(self.name, "calm" | "orders") {
+            dials.kill_both_ms = 0;
+            dials.wipe_sealed_pm = 0;
+        }
         dials.settle();
         dials
     }
@@ -192,7 +224,23 @@ impl Dials {
         self.window_checkpoints = self.window_checkpoints.max(2);
         if self.f == 0 {
             self.wipe_ms = 0;
+            self.wipe_sealed_pm = 0;
         }
+        if self.mode == 3 && self.n < 4 {
+            self.mode = 1;
+        }
+    }
+
+    /// Segments may open.
+    #[must_use]
+    pub fn switches(&self) -> bool {
+        self.mode != 0
+    }
+
+    /// A member may lie though the policy says `crash`.
+    #[must_use]
+    pub fn members_may_lie(&self) -> bool {
+        self.switches() && self.liars + self.fsync_liars > 0
     }
 }
 
@@ -260,7 +308,33 @@ fn mixed(chance: &mut Chance, seconds: u64) -> Dials {
         pipeline_depth: *chance.pick(&[1, 2, 4, 8]).expect("not empty"),
         batch_bytes_max: *chance.pick(&[2_000, 20_000, 500_000]).expect("not empty"),
         snapshot_log_bytes: *chance.pick(&[65_536, 65_536, 150_000]).expect("not empty"),
+        ..Dials::default()
     }
+}
+
+/// Segments under the root, in proportion to its own patience.
+fn switching(dials: &mut Dials, chance: &mut Chance) {
+    let view_ms = dials.view_timeout_ms;
+    dials.mode = *chance.pick(&[1, 1, 1, 2, 2, 3]).expect("not empty");
+    dials.segment_calm_ms = chance.between(500, 3_000);
+    dials.election_ms = chance.between(view_ms / 5, view_ms / 2);
+    dials.fast_path_ms = chance.between(view_ms / 4, view_ms);
+    dials.anchor_ms = chance.between(30, 500);
+    dials.anchored_pm = maybe(chance, 500, 50, 600);
+    dials.leader_reads_pm = maybe(chance, 600, 100, 900);
+    dials.mode_order_ms = maybe(chance, 600, 2_000, 12_000);
+    dials.link_down_pm = *chance.pick(&[0, 500, 900, 1_000]).expect("not empty");
+    dials.kill_both_ms = maybe(chance, 250, 5_000, 20_000);
+    dials.wipe_sealed_pm = maybe(chance, 150, 20, 200);
+}
+
+/// The liveliest of it: the root alone never for long, short calms, orders all the time.
+fn switch(dials: &mut Dials, chance: &mut Chance) {
+    dials.n = *chance.pick(&[1, 3, 3, 4, 4, 5, 7]).expect("not empty");
+    dials.f = (dials.n - 1) / 3;
+    dials.liars = dials.liars.min(dials.f);
+    dials.wrong_clocks = 0;
+    dials.think_ms = chance.between(30, 150);
 }
 
 fn calm(dials: &mut Dials, _: &mut Chance) {

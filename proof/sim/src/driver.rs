@@ -9,13 +9,17 @@ use crate::world::{Event, World};
 use check::history::{ReplicaEvent, ReplicaJournal};
 use dwcp_base::{Incarnation, Micros, Ticket};
 use dwcp_pbft::Timing;
-use dwcp_replica::{Effect, Input, Outbox, RecoveredSnapshot, Recovery, Replica, Settings, Setup};
+use dwcp_replica::{
+    Effect, Input, Outbox, RecoveredSnapshot, Recovery, Replica, SegmentSettings, Settings, Setup,
+};
 use dwcp_state::kv::Kv;
 
 /// Inputs taken at once.
 const BURST_MAX: usize = 64;
 /// Time between an input's arrival at an idle process and its handling.
 const WAKE_UP_US: u64 = 30;
+/// Times in a row that a core may ask to be woken for the past; a burst of inputs explains some of them.
+const HASTY_MAX: u64 = 3_000;
 /// How long records that nobody waits for stay unsynced.
 const FLUSH_US: u64 = 50_000;
 
@@ -151,7 +155,24 @@ impl World {
             return;
         }
         // Waking late by less than a burst is what real timers do, and it bounds a core that asks for the past.
-        let at = wake.0.saturating_add(node.booted_at_us).max(self.now_us + 100);
+        let due = wake.0.saturating_add(node.booted_at_us);
+        let breath_us = if node.hasty > HASTY_MAX { 5_000 } else { 100 };
+        let at = due.max(self.now_us + breath_us);
+        node.hasty = if due <= self.now_us { node.hasty + 1 } else { 0 };
+        if node.hasty == HASTY_MAX && node.honest {
+            let now = node.now(self.now_us);
+            let status = core.status(now);
+            let text = format!(
+                "{node:?} asks to be woken at once, {HASTY_MAX} times in a row: {} us ago, the root alone {:?}; leads {}, ending {:?}, {:?}",
+                self.now_us.saturating_sub(due),
+                core.protocol().next_wakeup().0.checked_sub(now.mono.0),
+                status.segment.as_ref().is_some_and(|s| s.leader == Some(node.replica)),
+                core.control().steering.ending,
+                status.segment,
+            );
+            self.complain(text);
+        }
+        let node = &mut self.nodes[ix];
         if at < node.wake_at_us {
             node.wake_at_us = at;
             let boot = node.boot;
@@ -178,8 +199,19 @@ impl World {
         let effects = self.nodes[ix].outbox.drain();
         for effect in effects {
             let node = &mut self.nodes[ix];
+            node.decided += 1;
+            let order = node.decided;
+            // Discriminant 12: what it has promised by the time it says where its log ends.
+            if let Effect::Send { bytes, .. } = &effect
+                && bytes.first() == Some(&12)
+            {
+                let bytes = bytes.clone();
+                self.observe_sealing(ix, &bytes, order);
+            }
+            let node = &mut self.nodes[ix];
             let after = match effect {
-                Effect::Persist { ticket, record } => {
+                Effect::Persist { ticket, record, prompt } => {
+                    node.prompt |= prompt;
                     if node.disk.full {
                         let at = self.now_us;
                         self.coverage.disks_full += 1;
@@ -202,23 +234,23 @@ impl World {
                 Effect::Event(ref event) => {
                     let after = node.disk.last_ticket();
                     let event = event.clone();
-                    self.observe_at_once(ix, &event);
+                    self.observe_at_once(ix, &event, order);
                     after
                 }
                 _ => node.disk.last_ticket(),
             };
             if after <= self.nodes[ix].disk.claimed() {
-                self.carry_out(ix, effect);
+                self.carry_out(ix, effect, order);
                 if !self.nodes[ix].is_up() {
                     return;
                 }
             } else {
-                self.nodes[ix].waiting.push_back((after, effect));
+                self.nodes[ix].waiting.push_back((after, order, effect));
             }
         }
         let node = &self.nodes[ix];
         let last = node.disk.last_ticket();
-        if let Some((after, _)) = node.waiting.iter().find(|(after, _)| *after > last) {
+        if let Some((after, ..)) = node.waiting.iter().find(|(after, ..)| *after > last) {
             let text = format!("{node:?} waits for {after:?}, which was never written");
             self.complain(text);
         }
@@ -241,10 +273,10 @@ impl World {
             return;
         }
         let claimed = node.disk.claimed();
-        let is_waited_for = node.waiting.iter().any(|(after, effect)| {
+        let is_waited_for = node.waiting.iter().any(|(after, _, effect)| {
             *after > claimed && matches!(effect, Effect::Send { .. } | Effect::Reply { .. })
         });
-        if !is_waited_for {
+        if !is_waited_for && !node.prompt {
             if !node.flush_scheduled {
                 node.flush_scheduled = true;
                 let boot = node.boot;
@@ -268,6 +300,7 @@ impl World {
     fn sync_now(&mut self, ix: usize) {
         let node = &mut self.nodes[ix];
         node.syncing = true;
+        node.prompt = false;
         let (ticket, boot) = (node.disk.last_ticket(), node.boot);
         let base = if node.disk.slow { self.dials.sync_us * 100 } else { self.dials.sync_us };
         let after = base / 2 + self.chances.disk.below(base + 1);
@@ -286,7 +319,7 @@ impl World {
         node.disk.sync(ticket, &mut self.chances.disk);
         let claimed = node.disk.claimed();
         let (free, waiting): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut node.waiting).into_iter().partition(|(after, _)| *after <= claimed);
+            std::mem::take(&mut node.waiting).into_iter().partition(|(after, ..)| *after <= claimed);
         node.waiting = waiting.into();
         let mut dies_after = usize::MAX;
         if self.crashes_here() {
@@ -294,7 +327,7 @@ impl World {
             dies_after = usize::try_from(self.chances.crash.below(free.len() as u64 + 1)).unwrap_or(0);
             self.coverage.crashes_between_effects += u64::from(dies_after > 0 && dies_after < free.len());
         }
-        for (count, (_, effect)) in free.into_iter().enumerate() {
+        for (count, (_, order, effect)) in free.into_iter().enumerate() {
             if count >= dies_after {
                 // What is durable happened, though nobody was told.
                 if let Effect::Event(event) = effect {
@@ -302,7 +335,7 @@ impl World {
                 }
                 continue;
             }
-            self.carry_out(ix, effect);
+            self.carry_out(ix, effect, order);
             if !self.nodes[ix].is_up() {
                 return;
             }
@@ -311,17 +344,26 @@ impl World {
             self.crash(ix, Down::Crashed);
             return;
         }
-        self.begin_sync(ix);
-        if !self.nodes[ix].inbox.is_empty() {
-            self.schedule_burst(ix);
+        let now = self.nodes[ix].now(self.now_us);
+        for input in [Input::Durable { through: claimed }, Input::Settle] {
+            if !self.step(ix, |core, out| core.step(now, input, out)) {
+                return;
+            }
+        }
+        self.drain(ix);
+        if self.nodes[ix].is_up() {
+            if !self.nodes[ix].inbox.is_empty() {
+                self.schedule_burst(ix);
+            }
+            self.schedule_wake(ix);
         }
     }
 
-    fn carry_out(&mut self, ix: usize, effect: Effect) {
+    fn carry_out(&mut self, ix: usize, effect: Effect, order: u64) {
         match effect {
             Effect::Persist { .. } => unreachable!("persists are appended when drained"),
             Effect::Send { to, class, bytes, .. } => {
-                self.observe_send(ix, &bytes);
+                self.observe_send(ix, to, &bytes, order);
                 if self.nodes[ix].puppet.is_some() {
                     self.send_as_puppet(ix, to, class, bytes);
                 } else {
@@ -426,6 +468,8 @@ impl World {
         self.trace.line(at, || format!("{:?} dies ({down:?})", self.nodes[ix]));
         self.trace.mix(&[at, ix as u64, 2000]);
         let node = &mut self.nodes[ix];
+        node.slept_at_epoch =
+            node.core.as_ref().map_or(node.slept_at_epoch, |core| core.control().fold.epoch().0);
         node.core = None;
         node.down = Some(down);
         node.down_since_us = at;
@@ -437,8 +481,10 @@ impl World {
         let waiting = std::mem::take(&mut node.waiting);
         node.syncing = false;
         node.flush_scheduled = false;
+        node.prompt = false;
         node.jobs.clear();
         node.connections.clear();
+        node.borders.clear();
         node.paused_until_us = 0;
         let damage = node.disk.crash(self.dials.torn_pm, &mut self.chances.disk);
         self.coverage.records_lost += damage.records_lost;
@@ -449,12 +495,15 @@ impl World {
         }
         // What is on the disk after all happened: it is executed again in silence, as known to the world.
         let survives = node.disk.last_ticket();
-        for (after, effect) in waiting {
+        for (after, _, effect) in waiting {
             if let Effect::Event(event) = effect
                 && after <= survives
             {
                 self.observe_event(ix, event);
             }
+        }
+        for peer in 0..self.nodes.len() {
+            self.link_down(peer, ix, 500);
         }
         if down == Down::Crashed {
             let boot = self.nodes[ix].boot;
@@ -486,6 +535,8 @@ impl World {
             me: node.replica,
             incarnation: node.incarnation,
             settings: settings(&self.dials),
+            raft: Some(std::sync::Arc::new(dwcp_replica::raft::OwnRaft)),
+            seed: self.seed.wrapping_mul(1_000).wrapping_add(ix as u64 * 40).wrapping_add(node.boot),
             mutants: self.mutants,
         };
         let identity =
@@ -509,9 +560,16 @@ impl World {
         match made {
             Ok(Ok(core)) => {
                 let node = &mut self.nodes[ix];
+                let epoch = core.control().fold.epoch().0;
                 node.core = Some(core);
                 node.outbox = outbox;
+                node.decided = 0;
+                node.hasty = 0;
+                node.sealing.clear();
+                node.spoken.clear();
                 self.journals[journal].note(at, ReplicaEvent::Boot);
+                self.journals[journal].note(at, ReplicaEvent::Knows { epoch });
+                self.wakes_up(ix);
                 self.trace.line(at, || format!("{:?} starts", self.nodes[ix]));
                 self.drain(ix);
                 self.links_up(ix);
@@ -559,6 +617,19 @@ impl World {
         }
     }
 
+    /// One end of a link learns that the other is gone; more often than not, as the dial says.
+    pub fn link_down(&mut self, here: usize, there: usize, after_us: u64) {
+        let peer = self.nodes[there].replica;
+        let told = self.dials.link_down_pm > 0
+            && self.nodes[here].is_up()
+            && self.nodes[here].replica != peer
+            && self.chances.link.per_mille(self.dials.link_down_pm);
+        if told {
+            let boot = self.nodes[here].boot;
+            self.schedule(after_us, Event::Input { node: here, boot, input: Input::LinkDown { peer } });
+        }
+    }
+
     /// A blank disk takes the place of the old one, under the next incarnation.
     pub fn replace_disk(&mut self, ix: usize, incarnation: Incarnation) {
         let node = &mut self.nodes[ix];
@@ -574,6 +645,8 @@ impl World {
             let node = &mut self.nodes[ix];
             node.journal = journal;
             node.noted.clear();
+            node.sealed.clear();
+            node.complained.clear();
             node.left_below = 0;
             node.held_max = 0;
             if self.admitted.contains(&(node.replica, incarnation)) {
@@ -615,6 +688,15 @@ fn settings(dials: &crate::dials::Dials) -> Settings {
         pipeline_depth: dials.pipeline_depth,
         batch_bytes_max: size(dials.batch_bytes_max),
         relay_after: Micros::from_millis((dials.view_timeout_ms / 4).max(1)),
+        segment: SegmentSettings {
+            timing: dwcp_replica::raft::Timing {
+                election_timeout: Micros::from_millis(dials.election_ms.max(20)),
+                heartbeat_interval: Micros::from_millis((dials.election_ms / 5).max(4)),
+            },
+            fast_path_timeout: Micros::from_millis(dials.fast_path_ms.max(50)),
+            anchor_interval: Micros::from_millis(dials.anchor_ms.max(10)),
+            ..SegmentSettings::lan()
+        },
         snapshot_log_bytes: dials.snapshot_log_bytes,
         history_bytes_max: size(dials.snapshot_log_bytes * 2),
         ..Settings::lan()

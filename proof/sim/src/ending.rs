@@ -5,8 +5,9 @@ use crate::client::Client;
 use crate::coverage::Coverage;
 use crate::dials::Dials;
 use crate::world::{EXPIRIES, Event, Phase, World};
+use check::history::ReplicaEvent;
 use check::{Calm, History, Judge, Terms};
-use dwcp_base::{Mutants, Sequence};
+use dwcp_base::{Mutants, NetworkMode, Sequence};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
@@ -87,10 +88,13 @@ pub fn run(seed: u64, dials: &Dials, mutants: Mutants) -> Report {
 /// The search again, with the unanswered commands that no honest replica executed left out: an order that explains the
 /// rest explains all, for what was never answered need not have happened.
 fn is_linear_when_pruned(mut history: History, terms: &Terms) -> bool {
+    if terms.members_may_lie {
+        history.clients = check::doubt_crash_answers(&history.clients, &terms.crash_answers);
+    }
     let ran: HashSet<check::CommandId> = history
         .honest_replicas()
-        .flat_map(check::ReplicaJournal::executed)
-        .flat_map(|entry| entry.commands.iter().map(|command| command.id))
+        .flat_map(check::ReplicaJournal::ran)
+        .flat_map(|(_, commands)| commands.iter().map(|command| command.id))
         .collect();
     // What the cluster revokes by itself stands in no log.
     let theirs = |client: &&mut check::ClientJournal| client.honest && client.client != EXPIRIES;
@@ -141,8 +145,15 @@ impl World {
         // A read asked again runs again, so it has no one place in the log.
         terms.reads_are_logged = false;
         terms.slots_max = Some(2 * self.genesis.window);
+        let (n, f) = (self.dials.n, self.dials.f);
+        terms.quorum = Some(u32::try_from((n + f) / 2 + 1).expect("few replicas"));
+        terms.members_may_lie = self.dials.members_may_lie();
+        terms.crash_answers.clone_from(&self.crash_answers);
+        terms.unfinished.clone_from(&self.unfinished);
         terms.read_back = self.clients.iter().find_map(|client| client.read.clone());
         let judgement = check::judge_all(&history, &terms);
+        self.coverage.lost_to_liars = judgement.lost_to_liars;
+        self.coverage.discarded = judgement.discarded;
         let mut found: Vec<Found> = judgement
             .findings
             .iter()
@@ -190,6 +201,48 @@ impl World {
         self.honest_nodes()
             .map(|ix| (ix, self.nodes[ix].core.as_ref().map(|core| core.control().executed)))
             .collect()
+    }
+
+    /// What is still to come about segments, with all honest replicas at one sequence of the root.
+    fn segments_missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        let cores: Vec<_> =
+            self.honest_nodes().filter_map(|ix| Some((ix, self.nodes[ix].core.as_ref()?))).collect();
+        let highest = cores.iter().map(|(_, core)| core.head().position).max();
+        let behind: Vec<String> = cores
+            .iter()
+            .filter(|(_, core)| Some(core.head().position) != highest)
+            .map(|(ix, core)| format!("{:?} at {:?}", self.nodes[*ix], core.head().position))
+            .collect();
+        if !behind.is_empty() {
+            missing.push(format!("replicas lag in the segment, of {highest:?}: {behind:?}"));
+        }
+        // A liar may lead, and fail, again and again.
+        let Some((ix, core)) =
+            cores.first().filter(|_| self.dials.switches() && !self.dials.members_may_lie())
+        else {
+            return missing;
+        };
+        let (steering, fold) = (&core.control().steering, &core.control().fold);
+        let wall_ms = self.nodes[*ix].now(self.now_us).wall_ms;
+        let ends_ms = crate::node::EPOCH_MS + (self.dials.safety_ms + self.dials.calm_ms);
+        let calm = steering.mode == NetworkMode::Hybrid && steering.calm_until.0 + 10_000 > ends_ms;
+        if steering.mode != NetworkMode::Internet && fold.segment().is_none() && !calm {
+            let after = steering.calm_until.0.saturating_sub(wall_ms);
+            missing.push(format!("no segment is open in {} mode ({after} ms of calm left)", steering.mode));
+        }
+        missing
+    }
+
+    /// Where honest replicas stand, for the judges.
+    fn note_standing(&mut self) {
+        for ix in self.honest_nodes().collect::<Vec<_>>() {
+            let Some(core) = self.nodes[ix].core.as_ref() else { continue };
+            let (head, state) = (core.head(), core.state().clone().digest());
+            let journal = self.nodes[ix].journal;
+            let (position, chain, state) = (head.position.0, head.chain.0, state.0);
+            self.journals[journal].note(self.now_us, ReplicaEvent::Stands { position, chain, state });
+        }
     }
 
     fn add_reader(&mut self) {
@@ -283,7 +336,14 @@ impl Ending {
                 let standings = world.standings();
                 let highest = standings.iter().filter_map(|(_, executed)| *executed).max();
                 if standings.iter().all(|(_, executed)| *executed == highest) {
-                    self.stage = Stage::Done;
+                    let missing = world.segments_missing();
+                    if missing.is_empty() {
+                        world.note_standing();
+                        self.stage = Stage::Done;
+                    } else if late {
+                        world.unfinished.extend(missing);
+                        self.stage = Stage::Done;
+                    }
                 } else if late {
                     let text: Vec<String> = standings
                         .iter()

@@ -27,6 +27,12 @@ pub enum Fault {
     Blackout,
     Pause,
     Wipe,
+    /// The root's primary and the segment's leader die at one moment.
+    KillBoth,
+    /// A replica that has just said where its log of an epoch ends loses its disk.
+    WipeSealed {
+        node: usize,
+    },
     CalmBegins,
     /// Clients stop beginning new work.
     LastOrders,
@@ -47,6 +53,7 @@ impl World {
             (Fault::Blackout, dials.blackout_ms),
             (Fault::Pause, dials.pause_ms),
             (Fault::Wipe, dials.wipe_ms),
+            (Fault::KillBoth, dials.kill_both_ms),
         ];
         let calm_us = dials.safety_ms * 1000;
         for (fault, mean_ms) in beats {
@@ -138,6 +145,31 @@ impl World {
                 self.wipe();
                 self.beat(fault, dials.wipe_ms);
             }
+            Fault::KillBoth => {
+                let up = |ix: &usize| self.nodes[*ix].is_up();
+                let seen = self.honest_nodes().filter(up).find_map(|ix| {
+                    let core = self.nodes[ix].core.as_ref()?;
+                    let leader = core.status(self.nodes[ix].now(at)).segment?.leader?;
+                    Some([core.protocol().primary(), leader])
+                });
+                for victim in seen.into_iter().flatten() {
+                    let node = usize::from(victim.0);
+                    if self.nodes[node].is_up() {
+                        self.crash(node, Down::Crashed);
+                    }
+                }
+                self.coverage.both_killed += u64::from(seen.is_some());
+                self.beat(fault, dials.kill_both_ms);
+            }
+            Fault::WipeSealed { node } => {
+                if self.faults_in_force() < self.dials.f
+                    && self.nodes[node].honest
+                    && self.nodes[node].down != Some(Down::DiskLost)
+                {
+                    self.coverage.sealed_wiped += 1;
+                    self.lose_disk(node);
+                }
+            }
             Fault::CalmBegins => self.begin_calm(),
             Fault::LastOrders => {
                 self.last_orders = true;
@@ -172,6 +204,8 @@ impl World {
             for to in 0..sides.len() {
                 if sides[from] != sides[to] && (!one_way || sides[from]) {
                     self.net.cut(from, to);
+                    self.link_down(from, to, 20_000);
+                    self.link_down(to, from, 20_000);
                 }
             }
         }

@@ -136,7 +136,8 @@ fn parse_dial(text: &str) -> Result<(String, u64), String> {
 }
 
 fn parse_mutant(name: &str) -> anyhow::Result<Mutants> {
-    let found = Mutant::ALL.iter().find(|mutant| format!("{mutant:?}").eq_ignore_ascii_case(name));
+    let all = [Mutant::ALL, Mutant::RAFT, Mutant::SEGMENT].concat();
+    let found = all.iter().find(|mutant| format!("{mutant:?}").eq_ignore_ascii_case(name));
     let mutant = found.with_context(|| format!("no mutant is called {name}"))?;
     Ok(Mutants::default().with(*mutant))
 }
@@ -426,8 +427,8 @@ fn hunt(seeds_max: u64, jobs: usize, only: Option<&str>, again: bool) -> anyhow:
     });
     bar.finish_and_clear();
     println!(
-        "not hunted here: {} rules of Raft, which no cluster of this simulator runs; see core/raft/tests",
-        Mutant::RAFT.len()
+        "not hunted here, see docs/testing.md: {}",
+        mutants::unhunted().iter().map(|mutant| format!("{mutant:?}")).collect::<Vec<_>>().join(", ")
     );
     let all = good == hunts.len();
     println!(

@@ -67,9 +67,11 @@ pub struct Node {
     pub burst_scheduled: bool,
     pub wake_at_us: u64,
     pub outbox: Outbox,
-    /// Effects and the ticket each waits for, in order. Bounded by what one core emits between two syncs.
-    pub waiting: VecDeque<(Ticket, Effect)>,
+    /// Effects, the ticket each waits for and its place in the count of this boot, in order. Bounded by what one core emits between two syncs.
+    pub waiting: VecDeque<(Ticket, u64, Effect)>,
     pub syncing: bool,
+    /// The core itself waits for what was appended since the last sync began.
+    pub prompt: bool,
     pub jobs: BTreeMap<u64, Job>,
     pub disk: Disk,
     pub clock: Clock,
@@ -83,13 +85,28 @@ pub struct Node {
     pub known: BTreeSet<(ReplicaId, Incarnation)>,
     /// The last bytes seen leaving.
     pub last_sent: Bytes,
-    /// Votes of this life already in the journal: kind, view, sequence, digest.
-    pub noted: HashSet<(u16, u64, u64, [u8; 32])>,
+    /// Votes of this life already in the journal: kind, epoch, view, sequence, digest.
+    pub noted: HashSet<(u16, u64, u64, u64, [u8; 32])>,
     /// The view of its latest VIEW-CHANGE.
     pub left_below: u64,
     /// The most slots it was seen to hold in this life.
     pub held_max: u64,
     pub flush_scheduled: bool,
+    /// Times in a row that the core asked to be woken for the past.
+    pub hasty: u64,
+    /// Effects of this boot.
+    pub decided: u64,
+    /// Epochs that it sealed or saw closed in this boot, and those whose seal was durable.
+    pub sealing: BTreeSet<u64>,
+    pub sealed: BTreeSet<u64>,
+    /// Epochs that it complained of.
+    pub complained: BTreeSet<u64>,
+    /// Words noted in this boot.
+    pub spoken: BTreeSet<(u64, check::history::Word)>,
+    /// Closes and Anchors of the slot being executed: what their bytes say is known when it is.
+    pub borders: Vec<dwcp_replica::Event>,
+    /// The last epoch it knew when it went down.
+    pub slept_at_epoch: u64,
 }
 
 impl Node {

@@ -16,8 +16,12 @@ use std::fmt::Write as _;
 const DESCRIPTION_MAX: usize = 180;
 
 /// The votes of one identity that these bytes carry.
-fn votes_in(bytes: &Bytes, me: ReplicaId, incarnation: Incarnation) -> Vec<Noted> {
-    let Ok(PeerMessage::Pbft(message)) = decode::<PeerMessage>(bytes) else { return Vec::new() };
+fn votes_in(bytes: &Bytes, me: ReplicaId, incarnation: Incarnation, to: ReplicaId) -> Vec<Noted> {
+    let message = match decode::<PeerMessage>(bytes) {
+        Ok(PeerMessage::Pbft(message)) => message,
+        Ok(other) => return crate::segments::promises(&other, me, incarnation, to).into_iter().collect(),
+        Err(_) => return Vec::new(),
+    };
     let own = |signed: &Signed| {
         let statement = signed.statement;
         let kind = match statement.claim.vote {
@@ -112,6 +116,7 @@ pub fn describe(bytes: &Bytes) -> String {
             }
             Err(_) => "NewView (malformed)".into(),
         },
+        Ok(PeerMessage::Segment { epoch, bytes }) => crate::segments::describe(epoch, &bytes),
         Ok(PeerMessage::Request { frame, .. }) => format!("Request {} B", frame.len()),
         Ok(other) => cut(format!("{other:?}")),
         Err(_) => format!("garbage, {} B", bytes.len()),
@@ -126,7 +131,7 @@ pub fn describe_input(input: &Input) -> String {
 
 impl World {
     /// Bytes leave a node for a peer.
-    pub fn observe_send(&mut self, ix: usize, bytes: &Bytes) {
+    pub fn observe_send(&mut self, ix: usize, to: ReplicaId, bytes: &Bytes, order: u64) {
         let node = &mut self.nodes[ix];
         if !node.honest {
             return;
@@ -136,12 +141,21 @@ impl World {
             return;
         }
         node.last_sent = bytes.clone();
-        let votes = votes_in(bytes, node.replica, node.incarnation);
+        let votes = votes_in(bytes, node.replica, node.incarnation, to);
         let journal = node.journal;
+        self.observe_words(ix, bytes, order);
+        if bytes.first() == Some(&10)
+            && let Ok(PeerMessage::Suspect(signed)) = decode::<PeerMessage>(bytes)
+        {
+            self.observe_complaint(ix, signed.said.epoch.0);
+        }
         for vote in votes {
+            if vote.kind == VoteKind::Sealed {
+                self.observe_sealed_word(ix, vote.epoch);
+            }
             let slot = (vote.kind, vote.view, vote.sequence);
             // What was already noted is not noted again; another digest for it always is.
-            if self.nodes[ix].noted.insert((slot_number(slot.0), slot.1, slot.2, vote.digest)) {
+            if self.nodes[ix].noted.insert((slot_number(slot.0), vote.epoch, slot.1, slot.2, vote.digest)) {
                 self.journals[journal].note(self.now_us, ReplicaEvent::Voted(vote));
             } else if matches!(vote.kind, VoteKind::PrePrepare | VoteKind::Prepare | VoteKind::Commit)
                 && vote.view < self.nodes[ix].left_below
@@ -168,10 +182,11 @@ impl World {
     }
 
     /// What must be known before anything that follows it leaves the replica: who has a vote.
-    pub fn observe_at_once(&mut self, ix: usize, event: &Event) {
+    pub fn observe_at_once(&mut self, ix: usize, event: &Event, order: u64) {
         if !self.nodes[ix].honest {
             return;
         }
+        self.observe_segment_at_once(ix, event, order);
         match event {
             Event::StableCheckpoint { sequence, .. } => self.admit_up_to(*sequence),
             Event::MemberReplaced { id, incarnation, votes_after }
@@ -192,6 +207,9 @@ impl World {
         }
         self.spot(ix, &event);
         let honest = self.nodes[ix].honest;
+        if honest {
+            self.observe_segment_event(ix, &event);
+        }
         let journal = self.nodes[ix].journal;
         match event {
             Event::Executed { sequence, position, payload_digest, chain, commands, .. } => {
@@ -207,6 +225,7 @@ impl World {
                     sequence: sequence.0,
                     position: position.0,
                     digest: hasher.finish().0,
+                    chain: Some(chain.0),
                     commands: commands
                         .iter()
                         .filter(|command| {
@@ -259,7 +278,20 @@ impl World {
                     self.divergences.push(text);
                 }
             }
-            Event::MemberReplaced { .. }
+            Event::SegmentExecuted { epoch, index, chain, .. } => {
+                self.trace.mix(&[at, ix as u64, epoch.0, index.0]);
+                self.trace.mix_bytes(&chain.0);
+            }
+            Event::ModeOrdered { .. }
+            | Event::SegmentOpened { .. }
+            | Event::DeferredExecuted { .. }
+            | Event::LeaderChanged { .. }
+            | Event::Suspected { .. }
+            | Event::SegmentSealed { .. }
+            | Event::SegmentClosed { .. }
+            | Event::Anchored { .. }
+            | Event::AnchorDiverged { .. }
+            | Event::MemberReplaced { .. }
             | Event::MemberReadmitted { .. }
             | Event::StateTransferStarted { .. } => {}
         }
@@ -288,7 +320,33 @@ impl World {
             }
             Event::MemberReadmitted { id, incarnation } => format!("counts {id:?}.{incarnation:?} again"),
             Event::Diverged { sequence, .. } => format!("diverged at {sequence:?}"),
-            Event::Digest { .. } | Event::RetryAnswered { .. } | Event::Refused { .. } => return,
+            Event::ModeOrdered { mode, .. } => format!("takes the order of {mode} mode"),
+            Event::SegmentOpened { epoch, base, first_leader, .. } => {
+                format!("opens segment {epoch} at position {base}, first led by {first_leader:?}")
+            }
+            Event::DeferredExecuted { sequence, commands, .. } => {
+                format!("executes the deferred batch of {sequence} ({} commands)", commands.len())
+            }
+            Event::LeaderChanged { epoch, term, leader } => {
+                format!("sees {leader:?} lead segment {epoch} in term {term}")
+            }
+            Event::Suspected { epoch, reason } => format!("complains of segment {epoch}: {reason}"),
+            Event::SegmentSealed { epoch, index, term } => {
+                format!("seals segment {epoch} at index {index} of term {term}")
+            }
+            Event::SegmentClosed { epoch, tail, forced, marker, cut, deferred, .. } => format!(
+                "closes segment {epoch} at {tail}{}{}: {cut} cut, {deferred} deferred",
+                if *forced { ", by force" } else { "" },
+                if *marker { ", by Marker" } else { "" }
+            ),
+            Event::AnchorDiverged { epoch, index } => {
+                format!("diverged from segment {epoch}'s Anchor at {index}")
+            }
+            Event::SegmentExecuted { .. }
+            | Event::Anchored { .. }
+            | Event::Digest { .. }
+            | Event::RetryAnswered { .. }
+            | Event::Refused { .. } => return,
         };
         seen.push(format!("{:?} {text}", self.nodes[ix]));
     }
@@ -323,6 +381,9 @@ fn slot_number(kind: VoteKind) -> u16 {
         VoteKind::Checkpoint => 4,
         VoteKind::ViewChange => 5,
         VoteKind::NewView => 6,
-        VoteKind::AnchorVote | VoteKind::Suspect | VoteKind::Sealed | VoteKind::Other(_) => 7,
+        VoteKind::AnchorVote => 7,
+        VoteKind::Suspect => 8,
+        VoteKind::Sealed => 9,
+        VoteKind::Other(number) => 10 + number,
     }
 }

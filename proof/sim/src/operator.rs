@@ -1,15 +1,17 @@
-//! The operator: replaces members whose disks are lost, as `dwcp member replace` does. Orders are signed with the
+//! The operator: replaces members whose disks are lost, as `dwcp member replace` does, and orders modes, as `dwcp mode` does. Orders are signed with the
 //! admin's key and sent to every replica until f + 1 have said that it is in force; then the new disk is started.
 
 use crate::keys::Identity;
 use crate::world::{Event, OPERATOR, World};
 use bytes::Bytes;
-use dwcp_base::{Incarnation, PublicKey, encode};
-use dwcp_log::{MemberOrder, SignedMemberOrder};
+use dwcp_base::{Incarnation, NetworkMode, PublicKey, ReplicaId, encode};
+use dwcp_log::{MemberOrder, ModeOrder, OperatorOrder, SignedMemberOrder, SignedModeOrder};
 use dwcp_replica::{ClientReply, ClientRequest, OrderOutcome};
 use std::collections::{BTreeMap, BTreeSet};
 
 const RESEND_US: u64 = 700_000;
+/// Numbers of requests for mode orders lie above this.
+const MODE_ORDERS: u64 = 1 << 32;
 
 /// One member being replaced.
 #[derive(Debug)]
@@ -27,6 +29,10 @@ pub struct Operator {
     pub replacements: BTreeMap<u64, Replacement>,
     next_id: u64,
     awake: bool,
+    /// The mode order under way: its number and bytes.
+    mode: Option<(u64, Bytes)>,
+    /// What each replica last said the next order's number is.
+    next_numbers: BTreeMap<usize, u64>,
     /// The last refusal heard, for people.
     pub last_refusal: String,
 }
@@ -40,7 +46,7 @@ impl Operator {
 
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.replacements.is_empty()
+        self.replacements.is_empty() && self.mode.is_none()
     }
 }
 
@@ -104,11 +110,92 @@ impl World {
         };
         let admin = Identity::Principal { number: 0 };
         let signer = self.keys.signer(admin, &[]);
-        Bytes::from(encode(&SignedMemberOrder::new(order, self.cluster, public(admin), &*signer)))
+        let signed = SignedMemberOrder::new(order, self.cluster, public(admin), &*signer);
+        Bytes::from(encode(&OperatorOrder::Member(signed)))
+    }
+
+    /// The operator's beat of mode orders begins.
+    pub fn begin_mode_orders(&mut self) {
+        if self.dials.mode_order_ms > 0 {
+            self.plan_mode_order();
+            self.schedule(RESEND_US, Event::ModeLook);
+        }
+    }
+
+    fn plan_mode_order(&mut self) {
+        let mean_ms = self.dials.mode_order_ms;
+        let after = self.chances.operator.between(mean_ms * 500, mean_ms * 1500);
+        self.schedule(after, Event::ModeWanted);
+    }
+
+    /// The operator wants a mode: any that the cluster can run in, the one in force too.
+    pub fn on_mode_wanted(&mut self) {
+        if self.in_calm() {
+            return;
+        }
+        self.plan_mode_order();
+        if self.operator.mode.is_some() {
+            return;
+        }
+        // As many replicas as may lie are not believed.
+        let mut said: Vec<u64> = self.operator.next_numbers.values().copied().collect();
+        said.sort_unstable_by(|a, b| b.cmp(a));
+        let number = said.get(usize::try_from(self.dials.f).expect("few liars")).copied().unwrap_or(1);
+        let n = self.genesis.policy.quorum.n();
+        let mut modes = vec![NetworkMode::Hybrid, NetworkMode::Hybrid, NetworkMode::Datacenter];
+        modes.extend((n >= 4).then_some(NetworkMode::Internet));
+        let chance = &mut self.chances.operator;
+        let mode = *chance.pick(&modes).expect("not empty");
+        let leader = u8::try_from(chance.below(u64::from(n))).expect("few replicas");
+        let first_leader = chance.per_mille(500).then_some(ReplicaId(leader));
+        let order = ModeOrder { number, mode, first_leader };
+        let at = self.now_us;
+        self.trace.line(at, || format!("## the operator orders {order:?}"));
+        let admin = Identity::Principal { number: 0 };
+        let signer = self.keys.signer(admin, &[]);
+        let signed = SignedModeOrder::new(order, self.cluster, self.keys.public(admin), &*signer);
+        self.operator.mode = Some((number, Bytes::from(encode(&OperatorOrder::Mode(signed)))));
+        self.say_mode();
+    }
+
+    fn say_mode(&mut self) {
+        let Some((number, bytes)) = self.operator.mode.clone() else { return };
+        for to in 0..self.nodes.len() {
+            let id = MODE_ORDERS + number;
+            self.request(OPERATOR, to, ClientRequest::Order { id, bytes: bytes.clone() });
+        }
+    }
+
+    /// Looks how replicas stand and says again what is not done.
+    pub fn on_mode_look(&mut self) {
+        if self.last_orders && self.operator.mode.is_none() {
+            return;
+        }
+        for to in 0..self.nodes.len() {
+            self.request(OPERATOR, to, ClientRequest::Status { id: 0 });
+        }
+        self.say_mode();
+        self.schedule(RESEND_US, Event::ModeLook);
+    }
+
+    fn on_status(&mut self, from: usize, next_order: u64) {
+        let replica = usize::from(self.nodes[from].replica.0);
+        self.operator.next_numbers.insert(replica, next_order);
+        let Some((number, _)) = self.operator.mode else { return };
+        let past = self.operator.next_numbers.values().filter(|next| **next > number).count();
+        if past as u64 > self.dials.f {
+            self.operator.mode = None;
+        }
     }
 
     pub fn on_operator_reply(&mut self, from: usize, reply: ClientReply) {
+        if let ClientReply::Status { status, .. } = reply {
+            return self.on_status(from, status.next_order);
+        }
         let ClientReply::Order { id, outcome } = reply else { return };
+        if id >= MODE_ORDERS {
+            return;
+        }
         match outcome {
             OrderOutcome::Done { .. } => {
                 let enough = usize::try_from(self.dials.f).expect("few liars") + 1;

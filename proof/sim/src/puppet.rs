@@ -5,12 +5,14 @@
 //! disk or core is nobody's concern; what matters is what honest replicas and clients see.
 
 use crate::dials::Dials;
+use crate::false_words::OpenSegment;
 use crate::keys::Identity;
 use crate::world::{Event, World};
 use bytes::Bytes;
 use dwcp_base::{
-    Chance, ClusterId, Crypto, Hash, LogTime, ReplicaId, Sequence, Signature, View, decode, encode,
+    Chance, ClusterId, Crypto, Epoch, Hash, LogTime, ReplicaId, Sequence, Signature, View, decode, encode,
 };
+use dwcp_log::seal::{self, Sealed};
 use dwcp_log::{Proposal, RootEntry};
 use dwcp_pbft::{Message, NewView, PrePrepared, PreparedCertificate, Signed, SignedBody, ViewChange, Vote};
 use dwcp_replica::{Class, ClientReply, ClientRequest, Input, PeerMessage};
@@ -73,10 +75,26 @@ pub enum Trick {
     /// Several liars keep a proof to themselves: of a slot that no honest replica can prepare they collect the prepares,
     /// are silent about it when the view changes, and show it a view later. Goes with `liars_first` of 2.
     SecretProof,
+    /// SEALEDs that look best, of logs that are not there, whether the segment ends or not; as the primary, Closes by them.
+    FalseSealed,
+    /// SEALEDs that are best by their term and cannot be the end, or contradict the best.
+    LowSeal,
+    /// Whoever asks for entries gets none, or made-up ones.
+    FalseEntries,
+    /// SUSPECTs of every segment, all the time.
+    Storm,
+    /// Words about Ticks that say another state or log; as the primary, Anchors that do.
+    FalseAnchors,
+    /// What members said in earlier epochs, again, as it was and as if it were of the open one.
+    OldEpochs,
+    /// Garbage between members of a segment.
+    SegmentGarbage,
+    /// Acknowledges entries that it does not hold, and votes for everybody.
+    FalseRaft,
 }
 
 impl Trick {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 33] = [
         Self::Equivocate,
         Self::Withhold,
         Self::SplitViewChange,
@@ -102,6 +120,26 @@ impl Trick {
         Self::Dawdle,
         Self::HideFromPrimary,
         Self::SecretProof,
+        Self::FalseSealed,
+        Self::LowSeal,
+        Self::FalseEntries,
+        Self::Storm,
+        Self::FalseAnchors,
+        Self::OldEpochs,
+        Self::SegmentGarbage,
+        Self::FalseRaft,
+    ];
+
+    /// Where segments open, a liar draws one or two of these besides.
+    const OF_SEGMENTS: [Self; 8] = [
+        Self::FalseSealed,
+        Self::LowSeal,
+        Self::FalseEntries,
+        Self::Storm,
+        Self::FalseAnchors,
+        Self::OldEpochs,
+        Self::SegmentGarbage,
+        Self::FalseRaft,
     ];
 
     /// The tricks a liar draws by itself, the first ones of `ALL`; the others are for those who ask for them.
@@ -139,16 +177,19 @@ pub struct Lie {
 }
 
 pub struct Puppet {
-    me: ReplicaId,
-    n: u8,
+    pub(crate) me: ReplicaId,
+    pub(crate) n: u8,
     tricks: u64,
-    chance: Chance,
-    crypto: Arc<dyn Crypto>,
-    cluster: ClusterId,
+    pub(crate) chance: Chance,
+    pub(crate) crypto: Arc<dyn Crypto>,
+    pub(crate) cluster: ClusterId,
     notebook: Notebook,
     view_timeout_us: u64,
     /// Messages seen or sent, to be replayed.
     memory: VecDeque<Bytes>,
+    /// The same of segments, and what it said last of where one ends.
+    pub(crate) old_epochs: VecDeque<Bytes>,
+    pub(crate) false_seals: BTreeMap<Epoch, seal::Signed<Sealed>>,
     highest: (View, Sequence),
     silent_until_us: u64,
     censored: Option<dwcp_state::SessionId>,
@@ -180,6 +221,13 @@ impl Puppet {
             chance.shuffle(&mut all);
             let count = usize::try_from(chance.between(2, 5)).expect("few tricks");
             tricks = all[..count].iter().map(|trick| trick.bit()).sum();
+            if dials.switches() {
+                let mut chance = chance.fork("of segments");
+                let mut all = Trick::OF_SEGMENTS;
+                chance.shuffle(&mut all);
+                let count = usize::try_from(chance.between(1, 2)).expect("few tricks");
+                tricks |= all[..count].iter().map(|trick| trick.bit()).sum::<u64>();
+            }
         }
         let earlier = world.nodes.iter().find_map(|node| node.puppet.as_ref());
         Self {
@@ -192,6 +240,8 @@ impl Puppet {
             notebook: earlier.map(|puppet| Arc::clone(&puppet.notebook)).unwrap_or_default(),
             view_timeout_us: dials.view_timeout_ms * 1000,
             memory: VecDeque::new(),
+            old_epochs: VecDeque::new(),
+            false_seals: BTreeMap::new(),
             highest: (View::ZERO, Sequence::ZERO),
             silent_until_us: 0,
             censored: None,
@@ -247,6 +297,7 @@ impl Puppet {
         match &input {
             Input::Peer { bytes, .. } => {
                 self.remember(bytes);
+                self.remember_epoch(bytes);
                 if self.has(Trick::OldProofs) {
                     self.hoard(bytes);
                 }
@@ -256,7 +307,7 @@ impl Puppet {
                     return (!self.censors(&frame)).then_some(input);
                 }
             }
-            Input::Client { request: ClientRequest::Frame { bytes }, .. } if self.has(Trick::Censor) => {
+            Input::Client { request: ClientRequest::Frame { bytes, .. }, .. } if self.has(Trick::Censor) => {
                 return (!self.censors(&bytes.clone())).then_some(input);
             }
             _ => {}
@@ -300,6 +351,9 @@ impl Puppet {
             Ok(PeerMessage::Pbft(message)) => message,
             Ok(PeerMessage::Request { to_all, frame }) if self.has(Trick::HideFromPrimary) => {
                 return self.hide(to, to_all, frame, out);
+            }
+            Ok(message) if Trick::OF_SEGMENTS.iter().any(|trick| self.has(*trick)) => {
+                return self.speak_in_segment(to, bytes, message, out);
             }
             _ => {
                 out.push(plain(bytes));
@@ -387,6 +441,8 @@ impl Puppet {
         } else if self.has(Trick::WrongTime) && self.chance.per_mille(300) {
             let ahead = self.chance.between(600, 1_000_000);
             altered(&payload, |proposal| proposal.time = LogTime(proposal.time.0 + ahead))
+        } else if self.has(Trick::FalseSealed) || self.has(Trick::FalseAnchors) {
+            self.false_border(&payload)
         } else {
             None
         };
@@ -798,8 +854,13 @@ impl World {
 
     pub fn on_puppet_wake(&mut self, node: usize) {
         let mut lies = Vec::new();
+        let me = self.nodes[node].replica;
+        let open = self.nodes[node].core.as_ref().and_then(|core| OpenSegment::seen_by(core.control(), me));
         let Some(puppet) = self.nodes[node].puppet.as_mut() else { return };
         puppet.invent(&mut lies);
+        if let Some(open) = open {
+            puppet.invent_in_segment(open, &mut lies);
+        }
         if self.nodes[node].is_up() {
             self.tell(node, lies);
         }

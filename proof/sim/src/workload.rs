@@ -60,7 +60,8 @@ impl World {
             // right it comes no sooner than the lease has run, as far as clocks and log time may be apart.
             let apart_us =
                 2 * self.dials.skew_ms * 1000 + dwcp_base::limits::CLOCK_AHEAD_MAX_MS * 1000 + 300_000;
-            let runs_us = if self.dials.wrong_clocks == 0 { expires_us } else { 0 };
+            let clocks_hold = self.dials.wrong_clocks == 0 && !self.dials.members_may_lie();
+            let runs_us = if clocks_hold { expires_us } else { 0 };
             let earliest_us = self.now_us + runs_us.saturating_sub(apart_us);
             let id = check::CommandId { session: 0, seq: lease };
             let place = self.expiries.invoked(id, earliest_us, Operation::LeaseRevoke { lease });

@@ -20,12 +20,12 @@ use check::ClientJournal;
 use check::history::ReplicaJournal;
 use dwcp_base::configuration::{Principal, Role};
 use dwcp_base::{
-    Chance, ClusterId, Genesis, Incarnation, Member, Mutants, Policy, PublicKey, Quorum, ReplicaId, Sequence,
-    Ticket, Trust,
+    Chance, ClusterId, Genesis, Hash, Incarnation, Member, Mutants, NetworkMode, Policy, PublicKey, Quorum,
+    ReplicaId, Sequence, Ticket, Trust,
 };
 use dwcp_replica::{ClientId, ClientReply, ClientRequest, Input, Outbox};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Something that is going to happen.
@@ -80,6 +80,10 @@ pub enum Event {
         request: ClientRequest,
     },
     OperatorWake,
+    /// The operator wants a mode.
+    ModeWanted,
+    /// The operator looks at every replica's status.
+    ModeLook,
     Fault(Fault),
     PuppetWake {
         node: usize,
@@ -118,6 +122,8 @@ pub struct Chances {
     pub driver: Chance,
     pub client: Chance,
     pub puppet: Chance,
+    pub link: Chance,
+    pub operator: Chance,
 }
 
 /// Whether faults go on.
@@ -174,6 +180,13 @@ pub struct World {
     pub expiries: ClientJournal,
     /// Messages that a scenario loses on purpose.
     pub losses: Vec<crate::scenario::Loss>,
+    /// What proposals hold about segments, by their digest.
+    pub slots: HashMap<Hash, crate::segments::Slot>,
+    pub segments: crate::segments::Seen,
+    /// Commands whose last answer was labelled `crash`.
+    pub crash_answers: HashSet<check::CommandId>,
+    /// What did not come about in the calm.
+    pub unfinished: Vec<String>,
     /// What replicas report, for a scenario.
     pub spotlight: Option<Vec<String>>,
 }
@@ -210,14 +223,20 @@ fn genesis(dials: &Dials, keys: &Keys) -> Genesis {
     for number in 1..=dials.clients + dials.lying_clients + 1 {
         principals.push(principal(number, format!("client-{number}"), Role::Writer));
     }
-    let trust = if dials.f > 0 { Trust::Byzantine } else { Trust::Crash };
+    let trust = if dials.f > 0 && !dials.switches() { Trust::Byzantine } else { Trust::Crash };
+    let policy = if dials.switches() { Policy::new(trust, quorum) } else { Policy::root_only(trust, quorum) };
+    let mode = match dials.mode {
+        2 => NetworkMode::Datacenter,
+        3 => NetworkMode::Internet,
+        _ => NetworkMode::Hybrid,
+    };
     Genesis {
         version: 1,
         name: "sim".into(),
         created_unix_ms: crate::node::EPOCH_MS,
-        policy: Policy::root_only(trust, quorum),
-        mode: dwcp_base::NetworkMode::Hybrid,
-        calm_ms: dwcp_base::configuration::CALM_MS,
+        policy,
+        mode,
+        calm_ms: dials.segment_calm_ms,
         members,
         principals,
         checkpoint_interval: dials.checkpoint_interval,
@@ -260,6 +279,8 @@ impl World {
                 driver: root.fork("driver"),
                 client: root.fork("client"),
                 puppet: root.fork("puppet"),
+                link: root.fork("link"),
+                operator: root.fork("operator"),
             },
             next_connection: 1,
             vote_keys,
@@ -274,6 +295,10 @@ impl World {
             refusals: BTreeMap::new(),
             expiries: ClientJournal::new(EXPIRIES),
             losses: Vec::new(),
+            slots: HashMap::new(),
+            segments: crate::segments::Seen::default(),
+            crash_answers: HashSet::new(),
+            unfinished: Vec::new(),
             spotlight: None,
         };
         world.coverage.real_signatures = dials.ed25519;
@@ -343,6 +368,7 @@ impl World {
             let at = self.chances.driver.below(20_000);
             self.schedule(at, Event::Start { node, boot: 0 });
         }
+        self.begin_mode_orders();
         self.begin_faults();
     }
 
@@ -367,6 +393,7 @@ impl World {
             outbox: Outbox::default(),
             waiting: std::collections::VecDeque::new(),
             syncing: false,
+            prompt: false,
             jobs: BTreeMap::new(),
             disk: Disk::new(),
             clock,
@@ -379,6 +406,14 @@ impl World {
             left_below: 0,
             held_max: 0,
             flush_scheduled: false,
+            hasty: 0,
+            decided: 0,
+            sealing: BTreeSet::new(),
+            sealed: BTreeSet::new(),
+            complained: BTreeSet::new(),
+            spoken: BTreeSet::new(),
+            borders: Vec::new(),
+            slept_at_epoch: 0,
         });
         self.nodes.len() - 1
     }
@@ -425,6 +460,8 @@ impl World {
             Event::ClientWake { client } => self.on_client_wake(client),
             Event::Request { node, from, request } => self.on_request(node, from, request),
             Event::OperatorWake => self.on_operator_wake(),
+            Event::ModeWanted => self.on_mode_wanted(),
+            Event::ModeLook => self.on_mode_look(),
             Event::Fault(fault) => self.on_fault(fault),
             Event::PuppetWake { node } => self.on_puppet_wake(node),
         }
@@ -455,6 +492,7 @@ impl World {
             self.complaints.push(format!("{:?} sent to {to:?}, which does not exist", self.nodes[from]));
             return;
         }
+        self.read_slots(&bytes);
         let sender = self.nodes[from].replica;
         if self.losses.iter().any(|loss| loss.matches(sender, to, &bytes)) {
             return;

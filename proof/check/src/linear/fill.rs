@@ -35,7 +35,7 @@ struct Candidate {
     place: Option<LogPlace>,
 }
 
-type LogPlace = (u64, u64, usize);
+type LogPlace = (u64, usize);
 
 /// One free revision on the current path.
 struct Frame {
@@ -199,8 +199,8 @@ impl<'a> Search<'a> {
         let above = self.places.range(revision..).next().map(|(_, place)| *place);
         let by_the_log = |index: &usize| match self.candidates[*index].place {
             Some(place) if Some(place) > below && above.is_none_or(|above| place < above) => (0, place),
-            None => (1, (0, 0, 0)),
-            Some(_) => (2, (0, 0, 0)),
+            None => (1, (0, 0)),
+            Some(_) => (2, (0, 0)),
         };
         candidates.sort_by_key(|index| (by_the_log(index), most_recent(index)));
         let mut classes = HashSet::new();

@@ -103,6 +103,8 @@ impl Cluster {
             me: ReplicaId(id),
             incarnation: Incarnation(0),
             settings: self.settings,
+            raft: None,
+            seed: u64::from(id),
             mutants: self.mutants,
         };
         let disk = &self.nodes[usize::from(id)].disk;
@@ -171,7 +173,9 @@ impl Cluster {
         for effect in out.drain() {
             let node = &mut self.nodes[usize::from(id)];
             match effect {
-                Effect::Persist { ticket, record } => node.disk.records.push((ticket, Bytes::from(record))),
+                Effect::Persist { ticket, record, .. } => {
+                    node.disk.records.push((ticket, Bytes::from(record)))
+                }
                 Effect::Send { to, bytes, .. } => self.carry(id, to.0, bytes),
                 Effect::Reply { reply, .. } => self.replies.push((id, reply)),
                 Effect::SaveSnapshot { sequence, meta, frozen } => {
@@ -270,7 +274,7 @@ impl Cluster {
     }
 
     pub fn send_bytes(&mut self, to: u8, bytes: Bytes) {
-        let input = Input::Client { client: ClientId(7), request: ClientRequest::Frame { bytes } };
+        let input = Input::Client { client: ClientId(7), request: ClientRequest::Frame { bytes, ack: None } };
         self.node(to).inbox.push_back(input);
     }
 
@@ -314,7 +318,7 @@ impl Cluster {
     pub fn agreed(&mut self, ids: &[u8]) -> bool {
         let log = |id: &u8| {
             let control = self.replica(*id).control();
-            (control.executed, control.log)
+            (control.executed, control.fold.log())
         };
         let logs: Vec<_> = ids.iter().map(log).collect();
         let digests = self.digests(ids);

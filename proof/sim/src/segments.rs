@@ -1,0 +1,360 @@
+//! What the world sees of segments: the words between their members, read off the wire, what proposals hold about them, and
+//! what replicas report, noted for the judges and counted.
+
+use crate::world::World;
+use bytes::Bytes;
+use check::history::{Closed, Entry, ExecutedCommand, ReplicaEvent, Vote, VoteKind, Word};
+use dwcp_base::{Hasher, Incarnation, NetworkMode, ReplicaId, decode, encode};
+use dwcp_log::entry::payload_digest;
+use dwcp_log::{Proposal, RootEntry};
+use dwcp_pbft::Message;
+use dwcp_replica::raft::{Message as RaftMessage, Said};
+use dwcp_replica::{Event, PeerMessage};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// A member grants its vote in a term to one candidate.
+pub const RAFT_VOTE: VoteKind = VoteKind::Other(1);
+
+/// What one proposal holds about segments: epoch, index, chain.
+#[derive(Clone, Debug, Default)]
+pub struct Slot {
+    anchors: Vec<(u64, u64, [u8; 32])>,
+    closes: Vec<(u64, u64, [u8; 32])>,
+}
+
+/// What was counted already.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub opened: BTreeSet<u64>,
+    closed: BTreeSet<u64>,
+    anchors: BTreeSet<(u64, u64)>,
+    deferred: BTreeSet<u64>,
+    orders: BTreeMap<u64, NetworkMode>,
+    mode: Option<NetworkMode>,
+    /// Where commands ran first; 0: in the root.
+    ran_in: HashMap<(u128, u64), u64>,
+    /// Replicas that said where an epoch ends, once each.
+    said: BTreeSet<(usize, u64)>,
+}
+
+/// The binding word that a message is, if it is one.
+fn word(said: &Said) -> Option<Word> {
+    match said {
+        Said::Vote { .. } | Said::VoteReply { granted: true } => Some(Word::Vote),
+        Said::Accepted { .. } => Some(Word::Ack),
+        Said::Append { .. } | Said::Heartbeat { .. } | Said::Committed { .. } | Said::TimeoutNow => {
+            Some(Word::Lead)
+        }
+        Said::HeartbeatReply { .. } => Some(Word::Confirm),
+        Said::PreVote { .. }
+        | Said::PreVoteReply { .. }
+        | Said::VoteReply { granted: false }
+        | Said::Refused(_)
+        | Said::Stale => None,
+    }
+}
+
+/// What a message binds its sender to once and for all, beside the root's votes.
+pub fn promises(
+    message: &PeerMessage,
+    me: ReplicaId,
+    incarnation: Incarnation,
+    to: ReplicaId,
+) -> Option<Vote> {
+    let own = |speaker: dwcp_log::seal::Speaker| speaker.id == me && speaker.incarnation == incarnation;
+    let digest = |bytes: &[u8]| {
+        let mut hasher = Hasher::new("sim promise");
+        hasher.update(bytes);
+        hasher.finish().0
+    };
+    match message {
+        PeerMessage::Sealed(signed) if own(signed.said.speaker) => Some(Vote {
+            kind: VoteKind::Sealed,
+            epoch: signed.said.epoch.0,
+            view: 0,
+            sequence: 0,
+            digest: digest(&encode(&signed.said.last)),
+        }),
+        PeerMessage::AnchorVote(signed) if own(signed.said.speaker) => Some(Vote {
+            kind: VoteKind::AnchorVote,
+            epoch: signed.said.held.epoch.0,
+            view: 0,
+            sequence: signed.said.held.index.0,
+            digest: digest(&encode(&signed.said.held)),
+        }),
+        PeerMessage::Segment { epoch, bytes } => {
+            let message = RaftMessage::from_bytes(bytes).ok()?;
+            let candidate = match message.said {
+                Said::Vote { .. } => me,
+                Said::VoteReply { granted: true } => to,
+                _ => return None,
+            };
+            Some(Vote {
+                kind: RAFT_VOTE,
+                epoch: epoch.0,
+                view: message.term.0,
+                sequence: 0,
+                digest: digest(&[candidate.0]),
+            })
+        }
+        _ => None,
+    }
+}
+
+/// Words of a segment for people.
+#[must_use]
+pub fn describe(epoch: dwcp_base::Epoch, bytes: &Bytes) -> String {
+    match RaftMessage::from_bytes(bytes) {
+        Ok(RaftMessage { term, said: Said::Append { prev, commit, entries }, .. }) => {
+            let entries: Vec<String> = entries.iter().map(|e| format!("{:?}t{}", e.body, e.term)).collect();
+            format!("e{epoch} t{term} Append prev {}t{} commit {commit} {entries:?}", prev.index, prev.term)
+        }
+        Ok(message) => format!("e{epoch} t{} {:?}", message.term, message.said),
+        Err(_) => format!("e{epoch} garbage, {} B", bytes.len()),
+    }
+}
+
+impl World {
+    /// Remembers what a proposal on its way holds about segments, whoever sends it.
+    pub fn read_slots(&mut self, bytes: &Bytes) {
+        // The discriminants of a message of the root and, within, of a proposal.
+        if !self.dials.switches() || bytes.first() != Some(&1) {
+            return;
+        }
+        let Ok(PeerMessage::Pbft(Message::PrePrepare { payload, .. })) = decode::<PeerMessage>(bytes) else {
+            return;
+        };
+        let digest = payload_digest(&payload);
+        if self.slots.contains_key(&digest) {
+            return;
+        }
+        let Ok(Some(proposal)) = Proposal::from_payload(&payload) else { return };
+        let mut slot = Slot::default();
+        for entry in &proposal.entries {
+            match entry {
+                RootEntry::Anchor(anchor) => {
+                    let held = anchor.held;
+                    slot.anchors.push((held.epoch.0, held.index.0, held.chain.0));
+                }
+                RootEntry::Switch(switch) => {
+                    slot.closes.extend(
+                        switch
+                            .close
+                            .iter()
+                            .map(|close| (close.epoch.0, close.tail.index.0, close.tail.chain.0)),
+                    );
+                }
+                _ => {}
+            }
+        }
+        self.slots.insert(digest, slot);
+    }
+
+    fn commands_of(&self, commands: &[dwcp_replica::ExecutedCommand]) -> Vec<ExecutedCommand> {
+        commands
+            .iter()
+            .map(|command| (u128::from_be_bytes(command.session.0), command))
+            .filter(|(session, command)| !self.reads.contains(&(*session, command.sequence)))
+            .map(|(session, command)| ExecutedCommand {
+                id: check::CommandId { session, seq: command.sequence },
+                result: command.result.0,
+            })
+            .collect()
+    }
+
+    /// A segment's words leave an honest replica.
+    pub fn observe_words(&mut self, ix: usize, bytes: &Bytes, order: u64) {
+        if bytes.first() != Some(&9) {
+            return;
+        }
+        let Ok(PeerMessage::Segment { epoch, bytes }) = decode::<PeerMessage>(bytes) else { return };
+        let Some(word) = RaftMessage::from_bytes(&bytes).ok().and_then(|message| word(&message.said)) else {
+            return;
+        };
+        let node = &mut self.nodes[ix];
+        let late = node.sealing.contains(&epoch.0) || node.sealed.contains(&epoch.0);
+        if node.spoken.insert((epoch.0, word)) || late {
+            let journal = node.journal;
+            let event = ReplicaEvent::Spoke { epoch: epoch.0, word, order };
+            self.journals[journal].note(self.now_us, event);
+        }
+    }
+
+    /// A replica complains of an epoch's segment, in words or by itself.
+    pub fn observe_complaint(&mut self, ix: usize, epoch: u64) {
+        let node = &mut self.nodes[ix];
+        if node.complained.insert(epoch) {
+            let journal = node.journal;
+            self.journals[journal].note(self.now_us, ReplicaEvent::Complained { epoch });
+        }
+    }
+
+    /// An honest replica says where its log of an epoch ends, which binds it from then on, whatever its disk knows. Now and then
+    /// it loses its disk upon it.
+    pub fn observe_sealed_word(&mut self, ix: usize, epoch: u64) {
+        let node = &mut self.nodes[ix];
+        if node.sealed.insert(epoch) {
+            let journal = node.journal;
+            self.journals[journal].note(self.now_us, ReplicaEvent::Sealed { epoch });
+        }
+        if self.dials.wipe_sealed_pm > 0
+            && self.segments.said.insert((ix, epoch))
+            && !self.in_calm()
+            && self.chances.link.per_mille(self.dials.wipe_sealed_pm)
+        {
+            let fault = crate::faults::Fault::WipeSealed { node: ix };
+            self.schedule(1_000, crate::world::Event::Fault(fault));
+        }
+    }
+
+    /// A replica is about to say where its log of an epoch ends: nothing that it decides on after this may bind it there. (What its
+    /// node of the segment had decided on before the seal may still stand before this in the order of effects.)
+    pub fn observe_sealing(&mut self, ix: usize, bytes: &Bytes, order: u64) {
+        let node = &mut self.nodes[ix];
+        let Ok(PeerMessage::Sealed(signed)) = decode::<PeerMessage>(bytes) else { return };
+        let epoch = signed.said.epoch.0;
+        if node.honest && signed.said.speaker.id == node.replica && node.sealing.insert(epoch) {
+            let journal = node.journal;
+            self.journals[journal].note(self.now_us, ReplicaEvent::Sealing { epoch, order });
+        }
+    }
+
+    /// What must be known of segments before anything that follows leaves the replica, and what it has executed in memory: its
+    /// answers may leave before its disk knows.
+    pub fn observe_segment_at_once(&mut self, ix: usize, event: &Event, order: u64) {
+        let at = self.now_us;
+        let journal = self.nodes[ix].journal;
+        match event {
+            Event::SegmentOpened { epoch, sequence, base, .. } => {
+                let event = ReplicaEvent::Opened { epoch: epoch.0, sequence: sequence.0, base: base.0 };
+                self.journals[journal].note(at, event);
+                self.coverage.segments_opened += u64::from(self.segments.opened.insert(epoch.0));
+            }
+            Event::Suspected { epoch, .. } => self.observe_complaint(ix, epoch.0),
+            Event::SegmentExecuted { epoch, index, position, chain, commands } => {
+                self.note_ran(commands, epoch.0);
+                let commands = self.commands_of(commands);
+                let entry = Entry { position: position.0, chain: chain.0, commands };
+                let event = ReplicaEvent::SegmentExecuted { epoch: epoch.0, index: index.0, entry };
+                self.journals[journal].note(at, event);
+                self.coverage.entries_executed += 1;
+            }
+            Event::DeferredExecuted { sequence, position, chain, commands } => {
+                if !commands.is_empty() && self.segments.deferred.insert(sequence.0) {
+                    self.coverage.deferred_executed += 1;
+                }
+                self.note_ran(commands, 0);
+                let commands = self.commands_of(commands);
+                let entry = Entry { position: position.0, chain: chain.0, commands };
+                self.journals[journal]
+                    .note(at, ReplicaEvent::DeferredExecuted { sequence: sequence.0, entry });
+            }
+            Event::SegmentClosed { epoch, .. } => {
+                self.nodes[ix].sealing.insert(epoch.0);
+                self.journals[journal].note(at, ReplicaEvent::Sealing { epoch: epoch.0, order });
+                self.nodes[ix].borders.push(event.clone());
+            }
+            Event::Anchored { .. } => self.nodes[ix].borders.push(event.clone()),
+            Event::Executed { payload_digest, commands, .. } => {
+                self.note_ran(commands, 0);
+                let slot = self.slots.get(payload_digest).cloned().unwrap_or_default();
+                for border in std::mem::take(&mut self.nodes[ix].borders) {
+                    self.note_border(ix, &border, &slot);
+                }
+            }
+            Event::StateTransferFinished { sequence } => {
+                // What it executes of a segment from there is noted at once, so this is, too.
+                self.journals[journal].note(at, ReplicaEvent::Restored { epoch: 0, sequence: sequence.0 });
+                let epoch = self.nodes[ix].core.as_ref().map_or(0, |core| core.control().fold.epoch().0);
+                self.journals[journal].note(at, ReplicaEvent::Knows { epoch });
+            }
+            Event::ModeOrdered { sequence, mode } => {
+                let before = self.segments.mode;
+                if self.segments.orders.insert(sequence.0, *mode).is_none() {
+                    self.coverage.modes_ordered += 1;
+                    let open = self.segments.opened.len() > self.segments.closed.len();
+                    let before = before.unwrap_or(self.genesis.mode);
+                    self.coverage.hand_overs += u64::from(open && before == *mode);
+                    self.segments.mode = Some(*mode);
+                }
+            }
+            Event::RetryAnswered { session, first } => {
+                let session = u128::from_be_bytes(session.0);
+                let open = self.nodes[ix].core.as_ref().and_then(|core| core.control().fold.segment());
+                let now_in = open.map_or(0, |segment| segment.epoch.0);
+                if let Some(ran) = self.segments.ran_in.get(&(session, *first)) {
+                    self.coverage.retries_across_epochs += u64::from(*ran != now_in);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn note_ran(&mut self, commands: &[dwcp_replica::ExecutedCommand], epoch: u64) {
+        if self.dials.switches() {
+            for command in commands {
+                let id = (u128::from_be_bytes(command.session.0), command.sequence);
+                self.segments.ran_in.entry(id).or_insert(epoch);
+            }
+        }
+    }
+
+    fn note_border(&mut self, ix: usize, border: &Event, slot: &Slot) {
+        let at = self.now_us;
+        let journal = self.nodes[ix].journal;
+        match border {
+            Event::Anchored { epoch, index, .. } => {
+                let known = slot.anchors.iter().find(|(of, at, _)| (*of, *at) == (epoch.0, index.0));
+                let chain = known.map(|(.., chain)| *chain);
+                self.coverage.anchors += u64::from(self.segments.anchors.insert((epoch.0, index.0)));
+                let event = ReplicaEvent::Anchored { epoch: epoch.0, index: index.0, chain };
+                self.journals[journal].note(at, event);
+            }
+            Event::SegmentClosed { epoch, sequence, tail, forced, marker, cut, rolled_back, .. } => {
+                let known = slot.closes.iter().find(|(of, at, _)| (*of, *at) == (epoch.0, tail.0));
+                let closed = Closed {
+                    epoch: epoch.0,
+                    sequence: sequence.0,
+                    tail: tail.0,
+                    chain: known.map(|(.., chain)| *chain),
+                    marker: *marker,
+                    forced: *forced,
+                    rolled_back: *rolled_back,
+                };
+                self.journals[journal].note(at, ReplicaEvent::Closed(closed));
+                self.coverage.tails_cut += u64::from(*cut > 0);
+                self.coverage.rolled_back += u64::from(*rolled_back > 0);
+                if self.segments.closed.insert(epoch.0) {
+                    self.coverage.closed_by_marker += u64::from(*marker);
+                    self.coverage.markers_missed += u64::from(!marker && !forced);
+                    self.coverage.closed_by_force += u64::from(*forced);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The same of what is durable.
+    pub fn observe_segment_event(&mut self, ix: usize, event: &Event) {
+        let journal = self.nodes[ix].journal;
+        match event {
+            Event::SegmentSealed { epoch, .. } => {
+                self.nodes[ix].sealed.insert(epoch.0);
+                self.journals[journal].note(self.now_us, ReplicaEvent::Sealed { epoch: epoch.0 });
+            }
+            Event::Suspected { .. } => self.coverage.suspicions += 1,
+            Event::LeaderChanged { leader: Some(_), .. } => self.coverage.leaders_seen += 1,
+            Event::AnchorDiverged { .. } => self.coverage.anchors_diverged += 1,
+            _ => {}
+        }
+    }
+
+    /// A replica that slept is awake.
+    pub fn wakes_up(&mut self, ix: usize) {
+        let latest = self.segments.opened.last().copied().unwrap_or(0);
+        if self.nodes[ix].honest && self.nodes[ix].slept_at_epoch + 3 <= latest {
+            self.coverage.slept_over_epochs += 1;
+            self.nodes[ix].slept_at_epoch = latest;
+        }
+    }
+}

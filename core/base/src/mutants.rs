@@ -145,8 +145,8 @@ impl Mutant {
         Self::RelayNotForwarded,
     ];
 
-    /// Those of the segment protocol, which no simulator of whole clusters plays yet: the tests of `core/raft` show what
-    /// each of them breaks.
+    /// Those of the segment protocol. The tests of `core/raft` show what each of them breaks, the simulator some of them in
+    /// whole clusters.
     pub const RAFT: &'static [Self] = &[
         Self::RaftVoteBeforeSync,
         Self::RaftAckBeforeSync,

@@ -487,17 +487,28 @@ impl<M: StateMachine> Replica<M> {
         if reports.len() < needed {
             reports = failover.reports.values().copied().collect();
         }
-        if reports.len() < needed {
-            return None;
+        while reports.len() >= needed {
+            let best = reports.iter().map(|report| (report.said.last.term, report.said.last.index)).max()?;
+            let at_best = |report: &Signed<Sealed>| (report.said.last.term, report.said.last.index) == best;
+            let places: Vec<Place> = reports.iter().filter(|r| at_best(r)).map(|r| r.said.last).collect();
+            let holds_anchor = |place: &&Place| segment.may_hold_anchor(place);
+            // An honest log that is the best of q holds what q anchored, and two honest logs do not differ at one place:
+            // whoever says otherwise is left out while enough others remain.
+            let shown =
+                places.iter().filter(holds_anchor).find(|place| self.court().holds_tail(segment, place));
+            let Some(tail) = shown.or_else(|| places.iter().find(holds_anchor)).copied() else {
+                reports.retain(|report| !at_best(report));
+                continue;
+            };
+            reports.retain(|report| !at_best(report) || report.said.last == tail);
+            if reports.len() >= needed {
+                return Some(Close { epoch, tail, proof: CloseProof::Reports(reports) });
+            }
         }
-        let tail = match choose(&reports) {
-            Ok(Some(tail)) => tail,
-            Ok(None) | Err(_) => return None,
-        };
-        Some(Close { epoch, tail, proof: CloseProof::Reports(reports) })
+        None
     }
 
-    /// A report whose log nobody can show, or that lies below the last Anchor, is left out when others suffice.
+    /// A report whose log nobody can show is left out when others suffice.
     fn doubt_who_shows_nothing(&mut self, now: Now) {
         let patience = self.setup.settings.timing.resend_interval.times(12);
         let needed = self.control.fold.segment().map_or(1, |segment| self.court().reports_needed(segment));

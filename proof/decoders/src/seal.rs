@@ -189,6 +189,7 @@ impl Sealer {
                         reports.iter_mut().for_each(Self::said);
                     }
                 }
+                RootEntry::Decide(decide) => Self::said(&mut decide.sealed),
                 RootEntry::Anchor(anchor) => anchor.votes.iter_mut().for_each(Self::said),
                 RootEntry::Member(order) => self.order(order),
                 RootEntry::Mode(order) => self.order(order),

@@ -91,14 +91,15 @@ impl Operator {
             }
             let order = ModeOrder { number: next, mode, first_leader };
             numbered = Some(next);
-            let first = turn(&seen, attempt);
+            let first = turn(&seen, next, attempt);
             attempt += 1;
             match self.hand_in(order, first, until).await {
                 Ok(OrderOutcome::Done { .. }) => return Ok(Ordered { number: next, mode }),
                 Ok(OrderOutcome::Refused { reason }) => {
-                    if !self.was_overtaken(next, until).await {
+                    if is_final(&words(&self.client.status_all().await), next) {
                         return Err(OrderError::Refused(reason));
                     }
+                    tokio::time::sleep(PAUSE).await;
                     last = reason;
                 }
                 Err(error) => {
@@ -108,22 +109,6 @@ impl Operator {
             }
         }
         Err(OrderError::Unknown { seconds: self.patience.as_secs(), last })
-    }
-
-    /// Whether a refused order was overtaken by another, or by itself where an answer was lost: then some node has gone on
-    /// to a larger number, and enough of them will.
-    async fn was_overtaken(&self, number: u64, until: Instant) -> bool {
-        while Instant::now() < until {
-            let seen = words(&self.client.status_all().await);
-            if next_number(&seen, self.f).is_some_and(|next| next > number) {
-                return true;
-            }
-            if !seen.is_empty() && seen.iter().all(|(_, next, _)| *next <= number) {
-                return false;
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-        true
     }
 
     async fn hand_in(
@@ -154,9 +139,17 @@ fn words(reports: &[NodeReport]) -> Vec<Word> {
     reports.iter().filter_map(word).collect()
 }
 
-/// Whom to hand the order first: one of those that answer, another one with each attempt.
-fn turn(words: &[Word], attempt: usize) -> Option<ReplicaId> {
-    words.get(attempt % words.len().max(1)).map(|(id, ..)| *id)
+/// Whom to hand the order first: one of those that wait for this number, another one with each attempt.
+fn turn(words: &[Word], number: u64, attempt: usize) -> Option<ReplicaId> {
+    let ready: Vec<ReplicaId> =
+        words.iter().filter(|(_, next, _)| *next == number).map(|(id, ..)| *id).collect();
+    ready.get(attempt % ready.len().max(1)).copied()
+}
+
+/// Whether a refusal tells of the order itself. While some node is behind, it may be that node's, which cannot judge an order
+/// before the one that precedes it; where some node is ahead, another order was first, or this one was and its answer lost.
+fn is_final(words: &[Word], number: u64) -> bool {
+    !words.is_empty() && words.iter().all(|(_, next, _)| *next == number)
 }
 
 /// The number that f + 1 nodes say the next order must have at least: one of them is honest, so one liar cannot push it up.
@@ -203,10 +196,19 @@ mod tests {
     }
 
     #[test]
-    fn each_attempt_goes_to_another_node_that_answers() {
-        let seen = said(&[1, 1], NetworkMode::Hybrid);
-        let turns: Vec<_> = (0..3).map(|attempt| turn(&seen, attempt).map(|id| id.0)).collect();
-        assert_eq!(turns, [Some(0), Some(1), Some(0)]);
-        assert_eq!(turn(&[], 5), None);
+    fn each_attempt_goes_to_another_node_that_waits_for_this_number() {
+        let seen = said(&[4, 5, 5, 6], NetworkMode::Hybrid);
+        let turns: Vec<_> = (0..3).map(|attempt| turn(&seen, 5, attempt).map(|id| id.0)).collect();
+        assert_eq!(turns, [Some(1), Some(2), Some(1)]);
+        assert_eq!((turn(&seen, 9, 0), turn(&[], 5, 5)), (None, None));
+    }
+
+    #[test]
+    fn a_refusal_is_final_when_nobody_is_behind_or_ahead() {
+        let hybrid = NetworkMode::Hybrid;
+        assert!(is_final(&said(&[5, 5, 5], hybrid), 5));
+        assert!(!is_final(&said(&[5, 4, 5], hybrid), 5), "perhaps the word of the one that is behind");
+        assert!(!is_final(&said(&[5, 5, 6], hybrid), 5), "overtaken");
+        assert!(!is_final(&[], 5));
     }
 }

@@ -113,7 +113,7 @@ fn operators_who_order_at_once_are_both_obeyed_one_after_the_other() {
             nodes[1].set_mode(NetworkMode::Datacenter),
             nodes[2].set_mode(NetworkMode::Internet),
         );
-        (one.unwrap(), two.unwrap(), three.unwrap());
+        [one, two, three].into_iter().for_each(|ordered| ordered.expect("it is taken"));
         let until = Instant::now() + PATIENCE;
         let after = loop {
             let mut seen = Vec::new();

@@ -459,7 +459,8 @@ fn wrong_usage_ends_with_code_2_and_says_what_is_right() {
         assert!(ran.err.contains("--help"), "{args:?}: {ran:?}");
     }
     dwcp(folder.path(), &["demo", "--nodes", "2"]).refused(2, &["--nodes must be at least 3"]);
-    dwcp(folder.path(), &["demo", "--nodes", "3"])
+    dwcp(folder.path(), &["demo", "--nodes", "3"]).refused(2, &["--nodes must be at least 4 in hybrid mode"]);
+    dwcp(folder.path(), &["demo", "--nodes", "3", "--mode", "internet"])
         .refused(1, &["minimum 4 replicas required for Byzantine tolerance"]);
 }
 

@@ -70,8 +70,15 @@ fn with(dials: &[(&'static str, u64)], besides: &[(&'static str, u64)]) -> Vec<(
 /// One hunt per mutant, in the order of `Mutant::ALL`; the harmless one is in every hunt.
 #[must_use]
 pub fn hunts() -> Vec<Hunt> {
-    let all = [Mutant::ALL, Mutant::RAFT, Mutant::SEGMENT].concat();
-    all.into_iter().filter_map(hunt_for).collect()
+    // The root's own rules are looked for where nothing but the root is at work.
+    let root = Mutant::ALL.iter().copied().filter_map(hunt_for).map(|mut hunt| {
+        if hunt.overrides.iter().all(|(name, _)| *name != "mode") {
+            hunt.overrides.push(("mode", 0));
+        }
+        hunt
+    });
+    let segments = [Mutant::RAFT, Mutant::SEGMENT].concat();
+    root.chain(segments.into_iter().filter_map(hunt_for)).collect()
 }
 
 /// Rules that no hunt looks for; `docs/testing.md` says why.

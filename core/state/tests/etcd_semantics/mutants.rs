@@ -42,7 +42,8 @@ fn a_snapshot_without_sessions_forgets_who_was_answered() {
 #[test]
 fn a_digest_without_sessions_does_not_tell_them_apart() {
     let mut state = opened(Mutant::DigestWithoutSessions);
-    let before = state.digest();
+    // Beside the session table only the count of commands has changed, which is in the first chunk.
+    let before = state.chunk_digests();
     state.execute(&frame(50, 1, 1, &[dwcp_state::Command::Nothing.encode()]));
-    assert_eq!(state.digest(), before);
+    assert_eq!(state.chunk_digests()[1..], before[1..]);
 }

@@ -72,7 +72,9 @@ fn a_core_without_deduplication_is_caught_as_not_exactly_once() {
 #[test]
 fn every_mutant_has_a_place_to_be_looked_for() {
     // The harmless one is part of every hunt.
-    assert_eq!(hunts().len() + 1, Mutant::ALL.len());
+    let all = Mutant::ALL.len() + Mutant::RAFT.len() + Mutant::SEGMENT.len();
+    assert_eq!(hunts().len() + sim::mutants::unhunted().len() + 1, all);
+    assert!(sim::mutants::unhunted().iter().all(|mutant| !Mutant::ALL.contains(mutant)));
     for hunt in hunts() {
         let recipe = hunt.recipe(Mutants::default());
         let dials = recipe.dials(0);

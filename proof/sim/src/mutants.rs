@@ -73,7 +73,7 @@ pub fn hunts() -> Vec<Hunt> {
     // The root's own rules are looked for where nothing but the root is at work.
     let root = Mutant::ALL.iter().copied().filter_map(hunt_for).map(|mut hunt| {
         if hunt.overrides.iter().all(|(name, _)| *name != "mode") {
-            hunt.overrides.push(("mode", 0));
+            hunt.overrides.extend([("mode", 0), ("leader_reads_pm", 0)]);
         }
         hunt
     });

@@ -68,6 +68,10 @@ pub(crate) struct Chain {
     pub(crate) handed: u64,
     pub(crate) proof: Option<Proof>,
     pub(crate) cut: Option<Cut>,
+    /// The store holds something of it that the cut leaves out.
+    pub(crate) off_branch: bool,
+    /// Somebody showed a frame that fits the cut as well as what is here, and not both can. Over when the cut is reached.
+    pub(crate) is_suspect: bool,
 }
 
 impl Chain {
@@ -113,13 +117,11 @@ impl Chain {
 
     /// The frame that ends at a counter, if its header is still here.
     pub(crate) fn ending_at(&self, counter: u64) -> Option<(&SignedHeader, Hash)> {
-        if let Some(kept) = self.kept.get(self.place(counter)) {
-            return (kept.last() == counter).then_some((&kept.signed, kept.hash));
+        if let Some((signed, hash)) = self.base.as_ref().filter(|(base, _)| base.header.last == counter) {
+            return Some((signed, *hash));
         }
-        self.base
-            .as_ref()
-            .filter(|(signed, _)| signed.header.last == counter)
-            .map(|(signed, hash)| (signed, *hash))
+        let kept = self.kept.get(self.place(counter)).filter(|kept| kept.last() == counter)?;
+        Some((&kept.signed, kept.hash))
     }
 
     /// Its last frame whose record has a ticket up to this one.
@@ -235,6 +237,12 @@ impl Chain {
         stretches
     }
 
+    /// Does a decision leave this frame out?
+    pub(crate) fn is_cut_off(&self, header: &Header, hash: Hash) -> bool {
+        let beyond = |cut: Cut| header.last > cut.last || (header.last == cut.last && hash != cut.hash);
+        self.cut.is_some_and(beyond)
+    }
+
     /// Begins anew at this frame. Frames that follow it stay; what is handed to the store again begins after it.
     pub(crate) fn rebase(&mut self, base: Option<(SignedHeader, Hash)>) {
         let last = base.map_or(0, |(signed, _)| signed.header.last);
@@ -252,6 +260,11 @@ impl Chain {
         }
         self.base = base;
         self.handed = last;
+        (self.off_branch, self.is_suspect) = (false, false);
+        while self.kept.back().is_some_and(|kept| self.is_cut_off(&kept.signed.header, kept.hash)) {
+            let kept = self.kept.pop_back().expect("just seen");
+            self.kept_bytes -= kept.bytes.len();
+        }
         let early: Vec<u64> = self.waiting.range(..=last).map(|(first, _)| *first).collect();
         for first in early {
             self.unwait(first);

@@ -153,7 +153,7 @@ impl Sync {
                 let proof = Proof::of(other, *hint).expect("the two contradict each other");
                 self.freeze(&proof, Some(from));
             }
-            Verdict::OtherBranch => self.need(Need::Branch, self.peers.keys().copied().collect()),
+            Verdict::OtherBranch => self.suspect(origin),
             Verdict::Known | Verdict::Next | Verdict::Ahead | Verdict::Frozen | Verdict::BeyondCut => {}
         }
     }

@@ -235,16 +235,20 @@ impl Sync {
             return Err(FloorRefused::Early { number, next });
         }
         self.out.persist(&Record::Floor(floor.clone()));
-        let is_here = |(origin, _): (Origin, &[dwcp_crdt::Interval])| {
-            self.chains.get(&origin).is_some_and(|chain| chain.last() >= floor.seen.last(origin))
-        };
-        let is_below = !floor.seen.iter().all(is_here);
         self.floors.note(floor);
         self.raise_floors();
-        if is_below {
-            self.need(Need::BelowFloor, self.peers.keys().copied().collect());
-        }
+        self.find_needs();
         Ok(())
+    }
+
+    /// Does a committed floor cover what is not in line here? All acknowledged it, so this replica was not among them, or
+    /// its disk was replaced.
+    pub(crate) fn is_below_floor(&self) -> bool {
+        let is_here = |(origin, _): (Origin, &[dwcp_crdt::Interval]), floor: &Floor| {
+            self.chains.get(&origin).is_some_and(|chain| chain.last() >= floor.seen.last(origin))
+        };
+        let unraised = self.floors.list().filter(|floor| floor.number > self.floors.raised);
+        unraised.into_iter().any(|floor| !floor.seen.iter().all(|each| is_here(each, floor)))
     }
 
     /// Tells the store of each floor that it can take, in order.
@@ -310,6 +314,7 @@ impl Sync {
             heads: Vec::new(),
             proofs: self.chains.values().filter_map(|chain| chain.proof).collect(),
             cuts: self.chains.values().filter_map(|chain| chain.cut).collect(),
+            off_branch: self.chains.iter().filter(|(_, chain)| chain.off_branch).map(|(o, _)| *o).collect(),
             floor,
             floors: self.floors.list().filter(|f| f.number > floor).cloned().collect(),
             floor_last: self.floors.last().filter(|last| last.number <= floor).cloned(),

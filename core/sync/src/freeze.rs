@@ -12,7 +12,7 @@ use crate::record::Record;
 use crate::state::Sync;
 use alloc::vec::Vec;
 use dwcp_base::Ticket;
-use dwcp_crdt::OriginId;
+use dwcp_crdt::{Origin, OriginId};
 
 impl Sync {
     /// Takes note of a proof that holds, once, and tells of it.
@@ -51,18 +51,42 @@ impl Sync {
     /// because the operator excludes it from the floor, or because its node came back as the next incarnation. The first
     /// decision about an origin stands.
     pub fn set_cut(&mut self, cut: Cut) {
-        let Some(chain) = self.chains.get(&cut.origin).filter(|chain| chain.cut.is_none()) else { return };
-        let on_branch = match chain.last().cmp(&cut.last) {
-            core::cmp::Ordering::Less => true,
-            core::cmp::Ordering::Equal => chain.hash() == cut.hash,
-            core::cmp::Ordering::Greater => false,
-        };
+        if self.chains.get(&cut.origin).is_none_or(|chain| chain.cut.is_some()) {
+            return;
+        }
         self.note_cut(&cut);
         self.out.persist(&Record::Cut(cut));
         self.out.push(Action::EndOrigin { origin: cut.origin, last: cut.last });
-        if !on_branch {
-            self.need(Need::Branch, self.peers.keys().copied().collect());
-        }
         self.refresh_peers();
+        self.find_needs();
+    }
+
+    /// Is there something here that a decision took back, or missing here that a decision presumes? Asked after each
+    /// decision, and after a restart.
+    pub(crate) fn find_needs(&mut self) {
+        let everybody: Vec<OriginId> = self.peers.keys().copied().collect();
+        let applied = &self.applied;
+        let mut is_off = false;
+        for (origin, chain) in &mut self.chains {
+            let Some(cut) = chain.cut else { continue };
+            chain.off_branch |= chain.is_past_cut() || applied.last(*origin) > cut.last;
+            chain.is_suspect &= !chain.has_ended();
+            is_off |= chain.off_branch || chain.is_suspect;
+        }
+        if is_off {
+            self.need(Need::Branch, everybody.clone());
+        } else {
+            self.needs.remove(&Need::Branch);
+        }
+        if self.is_below_floor() {
+            self.need(Need::BelowFloor, everybody);
+        }
+    }
+    /// A frame came with a good signature that fits an origin's cut and does not fit what is here.
+    pub(crate) fn suspect(&mut self, origin: Origin) {
+        if let Some(chain) = self.chains.get_mut(&origin) {
+            chain.is_suspect = true;
+            self.find_needs();
+        }
     }
 }

@@ -6,7 +6,7 @@
 use crate::chain::Chain;
 use crate::floor::Floors;
 use crate::frame::SignedHeader;
-use crate::output::Action;
+use crate::output::{Action, Need};
 use crate::record::Base;
 use crate::state::Sync;
 use alloc::collections::BTreeMap;
@@ -61,9 +61,15 @@ impl fmt::Display for InstallError {
 impl core::error::Error for InstallError {}
 
 impl Sync {
-    /// What goes beside a snapshot of the store, taken at the same moment: `applied` and `floor` are the store's.
+    /// What goes beside a snapshot of the store, taken at the same moment: `applied` and `floor` are the store's. Nothing
+    /// while the store holds own changes that are not durable: whoever saw them in a snapshot would see their dots used
+    /// again after a crash, and convict an honest replica. Nor while the store holds what a cut leaves out.
     #[must_use]
-    pub fn base(&self, applied: &VersionVector, floor: u64) -> Base {
+    pub fn base(&self, applied: &VersionVector, floor: u64) -> Option<Base> {
+        let durable = self.chains.get(&self.me).map_or(0, |mine| mine.durable_last(self.durable));
+        if applied.last(self.me) > durable || self.needs.contains_key(&Need::Branch) {
+            return None;
+        }
         let head = |(origin, chain): (&Origin, &Chain)| {
             let through = applied.prefix(*origin);
             let place = chain.kept.partition_point(|kept| kept.last() <= through);
@@ -72,7 +78,7 @@ impl Sync {
                 None => chain.base.map(|(signed, _)| signed).filter(|signed| signed.header.last <= through),
             }
         };
-        Base { heads: self.chains.iter().filter_map(head).collect(), ..self.decisions(floor) }
+        Some(Base { heads: self.chains.iter().filter_map(head).collect(), ..self.decisions(floor) })
     }
 
     /// Goes on from a snapshot: the caller has checked the store that came with it (its digest against `f + 1` members'),

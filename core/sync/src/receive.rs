@@ -4,7 +4,7 @@
 use crate::chain::{Chain, Verdict};
 use crate::frame::{Frame, FrameError, Header, Received, verify};
 use crate::limits::HOPS_MAX;
-use crate::output::{Action, Need, Reason};
+use crate::output::{Action, Reason};
 use crate::proof::Proof;
 use crate::record::Record;
 use crate::state::Sync;
@@ -132,8 +132,7 @@ impl Sync {
             Verdict::Frozen => Err(Reason::Frozen),
             Verdict::BeyondCut => Err(Reason::BeyondCut),
             Verdict::OtherBranch => {
-                let donors = self.peers.keys().copied().collect();
-                self.need(Need::Branch, donors);
+                self.suspect(origin);
                 Err(Reason::OtherBranch)
             }
             Verdict::Contradicts(other) => {
@@ -146,6 +145,9 @@ impl Sync {
                 self.link(frame)?;
                 self.link_waiting(origin);
                 self.hand_over(origin);
+                if self.chains.get(&origin).is_some_and(|chain| chain.is_suspect && chain.has_ended()) {
+                    self.find_needs();
+                }
                 Ok(())
             }
         }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
 use dwcp_base::{CodecError, decode, encode};
-use dwcp_crdt::Floor;
+use dwcp_crdt::{Floor, Origin};
 
 /// Where a snapshot of the store stands, and all that earlier records said beside the frames above it. Each head is signed
 /// by its origin, so a donor cannot invent one.
@@ -18,6 +18,8 @@ pub struct Base {
     pub proofs: Vec<Proof>,
     /// Origins that ended, ascending.
     pub cuts: Vec<Cut>,
+    /// Origins of which the store holds something that a cut leaves out; it must be replaced.
+    pub off_branch: Vec<Origin>,
     /// The newest floor that the snapshot's store has taken note of.
     pub floor: u64,
     /// Floors after that one, in order; and the last one known, if it is no later.

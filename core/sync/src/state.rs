@@ -179,7 +179,8 @@ impl Sync {
         }
         for (origin, chain) in &sync.chains {
             let (log, store) = (chain.last(), restored.applied.last(*origin));
-            if log < store && !sync.mutants.any() {
+            // What a decision left out is in nobody's log; a snapshot makes that good.
+            if log < store && chain.cut.is_none() && !sync.mutants.any() {
                 return Err(OpenError::LogBehindStore { origin: *origin, log, store });
             }
         }
@@ -189,6 +190,7 @@ impl Sync {
         sync.refresh_peers();
         sync.hand_over_all();
         sync.raise_floors();
+        sync.find_needs();
         Ok(sync)
     }
 
@@ -233,6 +235,7 @@ impl Sync {
                 // Frames below the base, or of a branch that was given up, follow nothing.
                 if let Some(chain) = self.chains.get_mut(&frame.header().origin)
                     && chain.continues(frame.header())
+                    && !chain.is_cut_off(frame.header(), frame.hash())
                 {
                     chain.link(frame, Ticket(place as u64 + 1));
                 }
@@ -254,6 +257,9 @@ impl Sync {
         }
         base.proofs.iter().for_each(|proof| self.note_proof(proof));
         base.cuts.iter().for_each(|cut| self.note_cut(cut));
+        for origin in &base.off_branch {
+            self.chains.entry(*origin).and_modify(|chain| chain.off_branch = true);
+        }
         self.floors.adopt(base);
     }
 
@@ -363,9 +369,18 @@ impl Sync {
         self.chains.get(&origin)?.proof.as_ref()
     }
 
-    /// What this replica has of an origin: the place to cut it at, if this replica's branch is to count.
+    /// The place to cut an origin at if this replica's branch is to count: all it has of it. Nothing while some of that
+    /// could still be lost: a cut must lie where somebody honest stands and can give the others what is before it.
     #[must_use]
     pub fn standing(&self, origin: Origin) -> Option<Cut> {
+        let is_durable =
+            self.chains.get(&origin)?.durable_last(self.durable) == self.chains.get(&origin)?.last();
+        self.head(origin).filter(|_| is_durable)
+    }
+
+    /// The last frame of an origin that is in line here, durable or not.
+    #[must_use]
+    pub fn head(&self, origin: Origin) -> Option<Cut> {
         let chain = self.chains.get(&origin)?;
         Some(Cut { origin, last: chain.last(), hash: chain.hash() })
     }

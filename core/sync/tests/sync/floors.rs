@@ -229,7 +229,7 @@ fn a_donor_cannot_invent_what_nobody_signed() {
     let now = net.now(0);
     net.nodes[0].put(now, "k", "v");
     settle(&mut net);
-    let (snapshot, base) = net.nodes[1].donate();
+    let (snapshot, base) = net.nodes[1].donate().expect("it has one");
     let refuses = |node: &mut Node, change: &dyn Fn(&mut dwcp_sync::Base)| {
         let mut base = base.clone();
         change(&mut base);
@@ -247,7 +247,7 @@ fn a_donor_cannot_invent_what_nobody_signed() {
     net.nodes[2].put(now, "k", "v");
     net.nodes[2].sync.set_cut(cut);
     net.nodes[2].run();
-    let (snapshot, base) = net.nodes[1].donate();
+    let (snapshot, base) = net.nodes[1].donate().expect("it has one");
     assert_eq!(
         net.nodes[2].install(&snapshot, &base),
         Err(dwcp_sync::InstallError::Branch { origin: origin(0) }),

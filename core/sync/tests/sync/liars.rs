@@ -210,10 +210,11 @@ pub fn play(seed: u64, mutants: Mutants) -> u64 {
                 }
             }
         }
-        let is_proved = (0..honest).any(|who| !net.nodes[who].evidence.is_empty());
-        if is_proved && !decided && chance.per_mille(60) {
+        let who = chance.below(honest as u64) as usize;
+        let standing = net.nodes[who].sync.standing(origin(count - 1));
+        let is_frozen = net.nodes[who].sync.proof(origin(count - 1)).is_some();
+        if let Some(cut) = standing.filter(|_| is_frozen && !decided && chance.per_mille(60)) {
             decided = true;
-            let cut = net.nodes[chance.below(honest as u64) as usize].standing(origin(count - 1));
             decide(&mut net, cut);
         }
     }

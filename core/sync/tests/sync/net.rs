@@ -338,7 +338,7 @@ impl Net {
             if self.down.contains(&donor) || self.down.contains(&who) {
                 continue;
             }
-            let (snapshot, base) = self.nodes[donor].donate();
+            let Some((snapshot, base)) = self.nodes[donor].donate() else { continue };
             if self.nodes[who].install(&snapshot, &base).is_ok() {
                 self.seen.installed += 1;
             }
@@ -385,7 +385,10 @@ impl Net {
         let digest = self.nodes[first].store.digest();
         for who in up {
             let node = &mut self.nodes[who];
-            assert_eq!(*node.store.applied(), applied, "changes of node {who}");
+            let (needs, refused) = (&node.needs, node.refused.iter().rev().take(12).collect::<Vec<_>>());
+            let told =
+                format!("{needs:?}, missing {:?}, last refused {refused:?}", node.store.missing().next());
+            assert_eq!(*node.store.applied(), applied, "changes of node {who}: {told}");
             assert_eq!(node.store.held_count(), 0, "node {who} holds back nothing");
             assert_eq!(node.store.floor_number(), floor, "floor of node {who}");
             assert_eq!(node.store.digest(), digest, "state of node {who}");

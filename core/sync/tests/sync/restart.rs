@@ -20,6 +20,7 @@ fn a_frame_leaves_only_when_it_is_durable() {
     let mut node = node(0);
     node.put(at(0), "k", "v");
     assert!(node.outbox.is_empty());
+    assert_eq!(node.sync.base(node.store.applied(), 0), None, "no snapshot shows it either");
     // Nor is it mentioned.
     node.time(at(10_000));
     let (_, ask) = node.outbox.pop().expect("it asks");

@@ -273,8 +273,10 @@ impl Node {
     }
 
     /// A donor's store, and what goes beside it.
-    pub fn donate(&self) -> (Snapshot, Base) {
-        (Snapshot::of(&self.store), self.sync.base(self.store.applied(), self.store.floor_number()))
+    pub fn donate(&mut self) -> Option<(Snapshot, Base)> {
+        self.sync_disk();
+        let base = self.sync.base(self.store.applied(), self.store.floor_number())?;
+        Some((Snapshot::of(&self.store), base))
     }
 
     pub fn install(&mut self, snapshot: &Snapshot, base: &Base) -> Result<(), dwcp_sync::InstallError> {
@@ -303,7 +305,7 @@ impl Node {
     }
 
     pub fn standing(&self, origin: Origin) -> Cut {
-        self.sync.standing(origin).expect("a member")
+        self.sync.head(origin).expect("a member")
     }
 }
 

@@ -19,6 +19,7 @@ use crate::output::{Action, Need, Reason};
 use crate::proof::Proof;
 use crate::receive::{Road, Taken};
 use crate::state::{Ack, PeerHead, Sync};
+use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use dwcp_base::{Now, Ticket};
@@ -300,7 +301,7 @@ impl Sync {
         }
         self.spend(to, bytes);
         for proof in proofs {
-            self.send(to, Message::Contradiction { proof }.to_bytes(), Ticket::ZERO);
+            self.send(to, Message::Contradiction { proof: Box::new(proof) }.to_bytes(), Ticket::ZERO);
         }
         load
     }

@@ -10,6 +10,7 @@ use crate::output::{Action, Need, Reason};
 use crate::proof::{Cut, Proof};
 use crate::record::Record;
 use crate::state::Sync;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use dwcp_base::Ticket;
 use dwcp_crdt::{Origin, OriginId};
@@ -23,9 +24,9 @@ impl Sync {
         }
         self.note_proof(proof);
         self.out.persist(&Record::Proof(*proof));
-        self.out.push(Action::Evidence(*proof));
+        self.out.push(Action::Evidence(Box::new(*proof)));
         // To everybody: it is 400 bytes, and happens once per liar.
-        let message = Message::Contradiction { proof: *proof }.to_bytes();
+        let message = Message::Contradiction { proof: Box::new(*proof) }.to_bytes();
         let peers: Vec<OriginId> = self.peers.keys().filter(|id| Some(**id) != from).copied().collect();
         for to in peers {
             self.send(to, message.clone(), Ticket::ZERO);

@@ -5,6 +5,7 @@ use crate::audit::Work;
 use crate::frame::SignedHeader;
 use crate::limits::{HEAD_STRETCHES_MAX, HEADS_MAX, HINTS_MAX, MESSAGE_BYTES_MAX, MESSAGE_FRAMES_MAX};
 use crate::proof::Proof;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
@@ -114,7 +115,7 @@ pub enum Message {
     /// What the answer's sender lacked.
     Rest { load: Load } = 4,
     /// An origin contradicted itself.
-    Contradiction { proof: Proof } = 5,
+    Contradiction { proof: Box<Proof> } = 5,
     /// A step of an audit.
     Audit { work: Work } = 6,
 }

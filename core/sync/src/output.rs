@@ -4,6 +4,7 @@ use crate::audit::Work;
 use crate::proof::Proof;
 use crate::record::Record;
 use crate::state::Figures;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use core::fmt;
@@ -27,7 +28,7 @@ pub enum Action {
     /// Something that came was dropped. `from` is nothing for what came by the log.
     Refused { from: Option<OriginId>, reason: Reason },
     /// An origin contradicted itself; the log should decide where it ends. Nothing of it is taken until then.
-    Evidence(Proof),
+    Evidence(Box<Proof>),
     /// What is missing cannot be had frame by frame: fetch a snapshot and `install` it. Said again while it lasts.
     NeedSnapshot { need: Need, donors: Vec<OriginId> },
     /// A member has not acknowledged for `ack_patience` what is here: nothing is collected until it does or is cut.

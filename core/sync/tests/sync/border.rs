@@ -70,7 +70,7 @@ fn each_kind_of_nonsense_is_dropped_under_its_name() {
     let other = Liar::new(origin(1)).put(at(1), "another", "v");
     let mut third = Liar::new(origin(2));
     let proof = dwcp_sync::Proof::of(*frame.signed(), *other.signed()).expect("a contradiction");
-    let mut forged = dwcp_base::encode(&Message::Contradiction { proof });
+    let mut forged = dwcp_base::encode(&Message::Contradiction { proof: Box::new(proof) });
     let last = forged.len() - 1;
     forged[last] ^= 1;
     say(PEER, &Bytes::from(forged), Reason::FalseProof);

@@ -195,7 +195,7 @@ pub fn play(seed: u64, mutants: Mutants) -> u64 {
                 let put = Write::new(format!("k{}", chance.below(3)), Op::PutMulti(text(&value)));
                 if same && chance.per_mille(500) {
                     for b in 0..2 {
-                        frames[b].push(branches[b].write(now, &[put.clone()]));
+                        frames[b].push(branches[b].write(now, std::slice::from_ref(&put)));
                     }
                 } else {
                     let frame = branches[which].write(now, &[put]);

@@ -203,7 +203,7 @@ impl Node {
                         applied = true;
                     }
                     Action::Refused { reason, .. } => self.refused.push(reason),
-                    Action::Evidence(proof) => self.evidence.push(proof),
+                    Action::Evidence(proof) => self.evidence.push(*proof),
                     Action::NeedSnapshot { need, donors } => {
                         self.needs.insert(need, donors);
                     }
@@ -223,7 +223,7 @@ impl Node {
         self.runs += 1;
         // Checking looks at everything, which adds up where there is much.
         let (kept, waiting) = self.sync.frames_count();
-        if kept + waiting < 200 || self.runs % 256 == 0 {
+        if kept + waiting < 200 || self.runs.is_multiple_of(256) {
             self.sync.check();
             self.store.check();
         }

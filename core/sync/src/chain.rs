@@ -67,6 +67,8 @@ pub(crate) struct Chain {
     /// The last counter handed to the store.
     pub(crate) handed: u64,
     pub(crate) proof: Option<Proof>,
+    /// The record of the proof; zero when it was replayed.
+    pub(crate) proof_ticket: Ticket,
     pub(crate) cut: Option<Cut>,
     /// The store holds something of it that the cut leaves out.
     pub(crate) off_branch: bool,

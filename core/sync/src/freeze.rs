@@ -23,7 +23,10 @@ impl Sync {
             return;
         }
         self.note_proof(proof);
-        self.out.persist(&Record::Proof(*proof));
+        let ticket = self.out.persist(&Record::Proof(*proof));
+        if let Some(chain) = self.chains.get_mut(&proof.origin()) {
+            chain.proof_ticket = ticket;
+        }
         self.out.push(Action::Evidence(Box::new(*proof)));
         // To everybody: it is 400 bytes, and happens once per liar.
         let message = Message::Contradiction { proof: Box::new(*proof) }.to_bytes();

@@ -159,7 +159,8 @@ impl Sync {
         let mine = self.chains.get(&self.me).expect("a replica has a chain");
         let (last, needed) = (last_of(self.me), mine.base_last());
         let is_here = last > mine.last() || last == 0 || mine.ending_at(last).is_some();
-        if last < needed || !is_here {
+        let is_whole = applied.last(self.me) <= mine.last().max(last);
+        if last < needed || !is_here || !is_whole {
             return Err(InstallError::LacksOwn { last, needed });
         }
         Ok(heads)

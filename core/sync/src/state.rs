@@ -178,7 +178,10 @@ impl Sync {
             mine.kept.pop_back();
         }
         for (origin, chain) in &sync.chains {
-            let (log, store) = (chain.last(), restored.applied.last(*origin));
+            // A snapshot taken from a peer may hold later changes of others behind a gap; of our own nothing is beyond the log.
+            let applied = restored.applied;
+            let store = if *origin == setup.me { applied.last(*origin) } else { applied.prefix(*origin) };
+            let log = chain.last();
             // What a decision left out is in nobody's log; a snapshot makes that good.
             if log < store && chain.cut.is_none() && !sync.mutants.any() {
                 return Err(OpenError::LogBehindStore { origin: *origin, log, store });
@@ -369,13 +372,14 @@ impl Sync {
         self.chains.get(&origin)?.proof.as_ref()
     }
 
-    /// The place to cut an origin at if this replica's branch is to count: all it has of it. Nothing while some of that
-    /// could still be lost: a cut must lie where somebody honest stands and can give the others what is before it.
+    /// The place to cut an origin at if this replica's branch is to count: all it has of it. Nothing while some of that, or
+    /// that the origin is frozen, could still be lost: a cut must lie where somebody honest stands, stays, and can give the
+    /// others what is before it.
     #[must_use]
     pub fn standing(&self, origin: Origin) -> Option<Cut> {
-        let is_durable =
-            self.chains.get(&origin)?.durable_last(self.durable) == self.chains.get(&origin)?.last();
-        self.head(origin).filter(|_| is_durable)
+        let chain = self.chains.get(&origin)?;
+        let stays = chain.durable_last(self.durable) == chain.last() && chain.proof_ticket <= self.durable;
+        self.head(origin).filter(|_| stays)
     }
 
     /// The last frame of an origin that is in line here, durable or not.

@@ -102,6 +102,7 @@ pub enum SigningKind {
     Suspect = 15,
     AnchorVote = 16,
     ModeOrder = 17,
+    SyncFrame = 18,
 }
 
 /// The 32 bytes that are signed: cluster, kind, body. The body carries view, sequence, configuration and incarnation.

@@ -105,6 +105,18 @@ pub enum Mutant {
     LiveCheckpoint,
     /// Commands that come back from a segment's end are forgotten.
     PoolForgetsAtClose,
+    /// Sync: frames are put in line by their numbers; whether they name their predecessor's hash is not looked at.
+    SyncHashIgnored,
+    /// Sync: the first half of a frame is applied.
+    SyncFrameInPart,
+    /// Sync: a restarted replica forgets the last frame it made, and uses its dots again.
+    SyncDotsReused,
+    /// Sync: frames are dropped as soon as this replica has applied them, whatever the others acknowledged.
+    SyncCollectsWithoutFloor,
+    /// Sync: frames of an origin that contradicted itself are still applied.
+    SyncLiarNotFrozen,
+    /// Sync: a frame leaves before it is durable.
+    SyncPushBeforeSync,
 }
 
 impl Mutant {
@@ -169,6 +181,16 @@ impl Mutant {
         Self::DeferredFirst,
         Self::LiveCheckpoint,
         Self::PoolForgetsAtClose,
+    ];
+
+    /// Those of state sync: the tests of `core/sync` show what each of them breaks.
+    pub const SYNC: &'static [Self] = &[
+        Self::SyncHashIgnored,
+        Self::SyncFrameInPart,
+        Self::SyncDotsReused,
+        Self::SyncCollectsWithoutFloor,
+        Self::SyncLiarNotFrozen,
+        Self::SyncPushBeforeSync,
     ];
 }
 

@@ -9,6 +9,7 @@ use crate::store::{Entry, Store};
 use crate::wire::Reader;
 use alloc::vec::Vec;
 use bytes::Bytes;
+use core::ops::Bound;
 use dwcp_base::Hash;
 
 impl Store {
@@ -21,6 +22,20 @@ impl Store {
     /// The hashes worked out anew from what is in memory now, not from what was there when a key last changed.
     pub fn key_hashes_anew(&self) -> impl Iterator<Item = (&Bytes, Hash)> {
         self.entries.iter().map(|(key, entry)| (key, entry.hash(key)))
+    }
+
+    /// The same for the keys after `after` (from the start without one) up to and including `until` (to the end).
+    pub fn key_hashes_between<'a>(
+        &'a self,
+        after: Option<&[u8]>,
+        until: Option<&[u8]>,
+    ) -> impl Iterator<Item = (&'a Bytes, Hash)> + use<'a> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let end = until.map_or(Bound::Unbounded, Bound::Included);
+        // An empty range would panic.
+        let is_empty = matches!((after, until), (Some(after), Some(until)) if after >= until);
+        let range = (!is_empty).then(|| self.entries.range::<[u8], _>((start, end)));
+        range.into_iter().flatten().map(|(key, entry)| (key, entry.hash(key)))
     }
 
     /// One key's value and metadata.

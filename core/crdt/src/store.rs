@@ -13,7 +13,7 @@ use crate::delta::{Bundle, Change, Delta};
 use crate::dots::{Dot, Origin, VersionVector};
 use crate::held::{Held, Missing};
 use crate::history::{Conflict, History, Outcome};
-use crate::limits::{DEPTH_MAX, INTERVALS_MAX, ORIGINS_MAX};
+use crate::limits::{COUNTER_MAX, DEPTH_MAX, INTERVALS_MAX, ORIGINS_MAX};
 use crate::node::{Node, Step};
 use crate::register::{Register, Version};
 use crate::resolver::{Resolved, Resolvers};
@@ -178,6 +178,8 @@ pub struct Store {
     /// Keys with something that waits for collection.
     graves: BTreeSet<Bytes>,
     held: Held,
+    /// Origins whose changes end somewhere by decision: what is named beyond that will never exist. At most one per origin.
+    ends: BTreeMap<Origin, u64>,
     history: History,
     resolvers: Resolvers,
     resolutions_impure: u64,
@@ -199,6 +201,7 @@ impl Store {
             conflicts_open: 0,
             graves: BTreeSet::new(),
             held: Held::default(),
+            ends: BTreeMap::new(),
             history: History::default(),
             resolvers,
             resolutions_impure: 0,
@@ -383,7 +386,7 @@ impl Store {
             if let Some(counter) = self.applied.first_gap(origin, 1, bundle.first() - 1) {
                 return Some(Missing::Dot(Dot::new(origin, counter)));
             }
-            if let Some(dot) = self.applied.first_missing(seen) {
+            if let Some(dot) = self.first_missing(seen) {
                 return Some(Missing::Dot(dot));
             }
         }
@@ -391,12 +394,39 @@ impl Store {
         for delta in bundle.deltas() {
             delta.each_need(&mut |dot| {
                 let here = dot.origin == origin && dot.counter >= bundle.first();
-                if missing.is_none() && !here && !self.applied.contains(dot) {
+                if missing.is_none() && !here && !self.applied.contains(dot) && !self.is_void(dot) {
                     missing = Some(dot);
                 }
             });
         }
         missing.map(Missing::Dot)
+    }
+
+    /// Will never exist, by decision?
+    fn is_void(&self, dot: Dot) -> bool {
+        self.ends.get(&dot.origin).is_some_and(|last| dot.counter > *last)
+    }
+
+    /// The lowest dot of these that is not here and may still come.
+    fn first_missing(&self, seen: &VersionVector) -> Option<Dot> {
+        if self.ends.is_empty() {
+            return self.applied.first_missing(seen);
+        }
+        let missing = seen.without(&self.applied);
+        let firsts = missing.iter().flat_map(|(origin, list)| list.iter().map(move |i| (origin, i.first)));
+        let mut dots = firsts.map(|(origin, first)| Dot::new(origin, first));
+        dots.find(|dot| !self.is_void(*dot))
+    }
+
+    /// Takes note that the changes of an origin end at this counter, by decision of all, and applies what waited for one
+    /// beyond it. Whoever built upon such a change had seen what nobody will see; for everybody it counts as a change that
+    /// did nothing. Not part of a snapshot: whoever restores one says it again.
+    ///
+    /// The store must hold none of the origin's changes beyond the counter; one that does is reset from a snapshot.
+    pub fn end_origin(&mut self, origin: Origin, last: u64) -> Vec<Dot> {
+        self.ends.insert(origin, last);
+        let waiting = self.held.release_dots(origin, last.saturating_add(1), COUNTER_MAX);
+        self.take_all(waiting)
     }
 
     /// Applies what has stopped waiting, and what waited for that.

@@ -201,3 +201,36 @@ fn collecting_before_or_after_a_write_ends_in_the_same_bytes() {
     b.receive(&other_kind);
     settle(&mut [&mut a, &mut b]);
 }
+
+#[test]
+fn nobody_waits_for_a_change_that_was_decided_never_to_exist() {
+    let (mut a, mut b, mut lost) = (Replica::new(1), Replica::new(2), Replica::new(3));
+    let first = lost.put("k", "counts");
+    a.receive(&first);
+    b.receive(&first);
+    let second = lost.put("k", "was cut off");
+    // Somebody wrote over the second, and emptied a set having seen it; the store that did is gone.
+    let mut builder = Replica::new(4);
+    builder.receive(&first);
+    builder.receive(&second);
+    let over = builder.put("k", "built upon");
+    builder.write("s", Op::Add(text("x")));
+    let cleared = builder.write("s", Op::Delete);
+    for replica in [&mut a, &mut b] {
+        let missing = Missing::Dot(Dot::new(lost.store.me(), 2));
+        assert_eq!(replica.receive(&over), Applied::Held { missing });
+    }
+    let released = a.store.end_origin(lost.store.me(), 1);
+    assert_eq!(released, [Dot::new(builder.store.me(), 1)]);
+    for bundle in builder.log.iter().filter(|b| b.origin() == builder.store.me()) {
+        a.receive(bundle);
+    }
+    // Told first, or told last: the same.
+    b.receive(&cleared);
+    b.store.end_origin(lost.store.me(), 1);
+    for bundle in builder.log.iter().filter(|b| b.origin() == builder.store.me()) {
+        b.receive(bundle);
+    }
+    assert_eq!(a.siblings("k").len(), 2, "the first still stands beside what was built upon the second");
+    settle(&mut [&mut a, &mut b]);
+}

@@ -1,0 +1,275 @@
+//! One origin's frames: a line without gaps, each frame naming the hash of the one before, and a few that came early.
+//!
+//! ```text
+//!   dropped ──▶ base │ kept kept kept kept │   gap   │ waiting waiting
+//!                    └ a prefix is handed to the store
+//! ```
+
+use crate::frame::{Frame, Header, SignedHeader};
+use crate::limits::HEAD_STRETCHES_MAX;
+use crate::proof::{Cut, Proof, contradict};
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+use bytes::Bytes;
+use dwcp_base::{Hash, Ticket};
+use dwcp_crdt::{Bundle, Interval};
+
+/// A frame in line.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    pub(crate) signed: SignedHeader,
+    pub(crate) hash: Hash,
+    pub(crate) bytes: Bytes,
+    /// Until it is handed to the store. Shares the memory of `bytes`.
+    pub(crate) bundle: Option<Bundle>,
+    pub(crate) ticket: Ticket,
+}
+
+impl Kept {
+    pub(crate) fn first(&self) -> u64 {
+        self.signed.header.first
+    }
+
+    pub(crate) fn last(&self) -> u64 {
+        self.signed.header.last
+    }
+}
+
+/// What a chain makes of a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is in line, waits, or lies before what is kept.
+    Known,
+    /// It comes next.
+    Next,
+    /// Frames before it are missing.
+    Ahead,
+    /// It cannot stand in one chain with this one, which is here.
+    Contradicts(SignedHeader),
+    /// The origin contradicted itself and its end is not decided.
+    Frozen,
+    /// It is past the origin's end, or ends there as another frame.
+    BeyondCut,
+    /// The origin's end is decided and it does not fit what is here.
+    OtherBranch,
+}
+
+/// See the module. Memory: `kept` within the log's bound, `waiting` within an origin's share.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Chain {
+    /// The last frame that is no longer kept, with its hash; nothing at the beginning.
+    pub(crate) base: Option<(SignedHeader, Hash)>,
+    pub(crate) kept: VecDeque<Kept>,
+    pub(crate) kept_bytes: usize,
+    /// By first counter.
+    pub(crate) waiting: BTreeMap<u64, Frame>,
+    pub(crate) waiting_bytes: usize,
+    /// The last counter handed to the store.
+    pub(crate) handed: u64,
+    pub(crate) proof: Option<Proof>,
+    /// The record of the proof; zero when it was replayed.
+    pub(crate) proof_ticket: Ticket,
+    pub(crate) cut: Option<Cut>,
+    /// The store holds something of it that the cut leaves out.
+    pub(crate) off_branch: bool,
+    /// Somebody showed a frame that fits the cut as well as what is here, and not both can. Over when the cut is reached.
+    pub(crate) is_suspect: bool,
+}
+
+impl Chain {
+    pub(crate) fn base_last(&self) -> u64 {
+        self.base.map_or(0, |(signed, _)| signed.header.last)
+    }
+
+    /// The last frame in line.
+    pub(crate) fn head(&self) -> Option<(&SignedHeader, Hash)> {
+        match self.kept.back() {
+            Some(kept) => Some((&kept.signed, kept.hash)),
+            None => self.base.as_ref().map(|(signed, hash)| (signed, *hash)),
+        }
+    }
+
+    pub(crate) fn last(&self) -> u64 {
+        self.head().map_or(0, |(signed, _)| signed.header.last)
+    }
+
+    pub(crate) fn hash(&self) -> Hash {
+        self.head().map_or(Hash::ZERO, |(_, hash)| hash)
+    }
+
+    /// Frozen and not yet cut.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.proof.is_some() && self.cut.is_none()
+    }
+
+    /// Cut, and here up to the cut.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.cut.is_some_and(|cut| cut.last == self.last() && cut.hash == self.hash())
+    }
+
+    /// Cut, and here on another branch or beyond the cut.
+    pub(crate) fn is_past_cut(&self) -> bool {
+        self.cut.is_some_and(|cut| self.last() >= cut.last) && !self.has_ended()
+    }
+
+    /// The place in `kept` of the first frame that ends at or after a counter.
+    pub(crate) fn place(&self, counter: u64) -> usize {
+        self.kept.partition_point(|kept| kept.last() < counter)
+    }
+
+    /// The frame that ends at a counter, if its header is still here.
+    pub(crate) fn ending_at(&self, counter: u64) -> Option<(&SignedHeader, Hash)> {
+        if let Some((signed, hash)) = self.base.as_ref().filter(|(base, _)| base.header.last == counter) {
+            return Some((signed, *hash));
+        }
+        let kept = self.kept.get(self.place(counter)).filter(|kept| kept.last() == counter)?;
+        Some((&kept.signed, kept.hash))
+    }
+
+    /// Its last frame whose record has a ticket up to this one.
+    pub(crate) fn durable(&self, ticket: Ticket) -> Option<(&SignedHeader, Hash)> {
+        // Tickets of a chain ascend.
+        match self.kept.partition_point(|kept| kept.ticket <= ticket).checked_sub(1) {
+            Some(place) => self.kept.get(place).map(|kept| (&kept.signed, kept.hash)),
+            None => self.base.as_ref().map(|(signed, hash)| (signed, *hash)),
+        }
+    }
+
+    pub(crate) fn durable_last(&self, ticket: Ticket) -> u64 {
+        self.durable(ticket).map_or(0, |(signed, _)| signed.header.last)
+    }
+
+    /// Does the header come next, by number and hash?
+    pub(crate) fn continues(&self, header: &Header) -> bool {
+        header.first == self.last() + 1 && header.prev == self.hash()
+    }
+
+    fn knows(&self, header: &Header, hash: Hash) -> bool {
+        if let Some(waiting) = self.waiting.get(&header.first) {
+            return waiting.hash() == hash;
+        }
+        let in_line = self.kept.get(self.place(header.last)).is_some_and(|kept| kept.hash == hash);
+        // What is dropped cannot be compared but for the last of it.
+        let is_base = self.base.is_some_and(|(_, base)| base == hash);
+        in_line || is_base || header.last < self.base_last()
+    }
+
+    /// Something here that the header cannot stand with. Neighbours are enough: frames here fit each other.
+    fn contradiction(&self, header: &Header) -> Option<SignedHeader> {
+        let place = self.place(header.first);
+        let before = match place.checked_sub(1) {
+            Some(before) => self.kept.get(before).map(|kept| &kept.signed),
+            None => self.base.as_ref().map(|(signed, _)| signed),
+        };
+        let at = self.kept.get(place).map(|kept| &kept.signed);
+        let waiting_before = self.waiting.range(..header.first).next_back().map(|(_, frame)| frame.signed());
+        let waiting_at = self.waiting.range(header.first..).next().map(|(_, frame)| frame.signed());
+        let neighbours = [before, at, waiting_before, waiting_at, self.head().map(|(signed, _)| signed)];
+        neighbours.into_iter().flatten().find(|other| contradict(header, &other.header)).copied()
+    }
+
+    /// What to do with a frame. The answer `Contradicts` means something only if its signature holds.
+    pub(crate) fn judge(&self, header: &Header, hash: Hash) -> Verdict {
+        if self.knows(header, hash) {
+            return Verdict::Known;
+        }
+        if let Some(cut) = self.cut {
+            let is_last = header.last == cut.last && hash == cut.hash;
+            if self.has_ended() || (header.last >= cut.last && !is_last) {
+                return Verdict::BeyondCut;
+            }
+            if self.contradiction(header).is_some() {
+                return Verdict::OtherBranch;
+            }
+        } else if self.proof.is_some() {
+            return Verdict::Frozen;
+        } else if let Some(other) = self.contradiction(header) {
+            return Verdict::Contradicts(other);
+        }
+        if header.first > self.last() + 1 { Verdict::Ahead } else { Verdict::Next }
+    }
+
+    /// Puts the next frame in line.
+    pub(crate) fn link(&mut self, frame: Frame, ticket: Ticket) {
+        let (signed, hash, bytes, bundle) = frame.into_parts();
+        self.kept_bytes += bytes.len();
+        self.kept.push_back(Kept { signed, hash, bytes, bundle: Some(bundle), ticket });
+    }
+
+    pub(crate) fn wait(&mut self, frame: Frame) {
+        self.waiting_bytes += frame.bytes().len();
+        self.waiting.insert(frame.header().first, frame);
+    }
+
+    pub(crate) fn unwait(&mut self, first: u64) -> Option<Frame> {
+        let frame = self.waiting.remove(&first)?;
+        self.waiting_bytes -= frame.bytes().len();
+        Some(frame)
+    }
+
+    pub(crate) fn forget_waiting(&mut self) {
+        self.waiting.clear();
+        self.waiting_bytes = 0;
+    }
+
+    /// Drops the oldest frame kept.
+    pub(crate) fn drop_front(&mut self) {
+        if let Some(kept) = self.kept.pop_front() {
+            self.kept_bytes -= kept.bytes.len();
+            self.base = Some((kept.signed, kept.hash));
+        }
+    }
+
+    /// The stretches behind the first gap.
+    pub(crate) fn stretches(&self) -> Vec<Interval> {
+        let mut stretches: Vec<Interval> = Vec::new();
+        for frame in self.waiting.values() {
+            let Header { first, last, .. } = *frame.header();
+            if let Some(stretch) = stretches.last_mut()
+                && stretch.last + 1 == first
+            {
+                stretch.last = last;
+                continue;
+            }
+            if stretches.len() == HEAD_STRETCHES_MAX {
+                break;
+            }
+            stretches.push(Interval { first, last });
+        }
+        stretches
+    }
+
+    /// Does a decision leave this frame out?
+    pub(crate) fn is_cut_off(&self, header: &Header, hash: Hash) -> bool {
+        let beyond = |cut: Cut| header.last > cut.last || (header.last == cut.last && hash != cut.hash);
+        self.cut.is_some_and(beyond)
+    }
+
+    /// Begins anew at this frame. Frames that follow it stay; what is handed to the store again begins after it.
+    pub(crate) fn rebase(&mut self, base: Option<(SignedHeader, Hash)>) {
+        let last = base.map_or(0, |(signed, _)| signed.header.last);
+        let hash = base.map_or(Hash::ZERO, |(_, hash)| hash);
+        let stays =
+            self.ending_at(last).is_some_and(|(_, ours)| ours == hash) || (last == 0 && self.base.is_none());
+        if stays {
+            while self.kept.front().is_some_and(|kept| kept.last() <= last) {
+                self.drop_front();
+            }
+        } else {
+            self.kept.clear();
+            self.kept_bytes = 0;
+            self.forget_waiting();
+        }
+        self.base = base;
+        self.handed = last;
+        (self.off_branch, self.is_suspect) = (false, false);
+        while self.kept.back().is_some_and(|kept| self.is_cut_off(&kept.signed.header, kept.hash)) {
+            let kept = self.kept.pop_back().expect("just seen");
+            self.kept_bytes -= kept.bytes.len();
+        }
+        let early: Vec<u64> = self.waiting.range(..=last).map(|(first, _)| *first).collect();
+        for first in early {
+            self.unwait(first);
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What is written to the node's log before sync speaks, and therefore what a restart remembers.
+
+use crate::frame::SignedHeader;
+use crate::proof::{Cut, Proof};
+use alloc::vec::Vec;
+use borsh::{BorshDeserialize, BorshSerialize};
+use bytes::Bytes;
+use dwcp_base::{CodecError, decode, encode};
+use dwcp_crdt::{Floor, Origin};
+
+/// Where a snapshot of the store stands, and all that earlier records said beside the frames above it. Each head is signed
+/// by its origin, so a donor cannot invent one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Base {
+    /// The last frame of each origin that the snapshot holds with all before it. Ascending by origin.
+    pub heads: Vec<SignedHeader>,
+    /// Origins that contradicted themselves, ascending.
+    pub proofs: Vec<Proof>,
+    /// Origins that ended, ascending.
+    pub cuts: Vec<Cut>,
+    /// Origins of which the store holds something that a cut leaves out; it must be replaced.
+    pub off_branch: Vec<Origin>,
+    /// The newest floor that the snapshot's store has taken note of.
+    pub floor: u64,
+    /// Floors after that one, in order; and the last one known, if it is no later.
+    pub floors: Vec<Floor>,
+    pub floor_last: Option<Floor>,
+}
+
+/// One record. Discriminants are part of the format and are never reused.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(use_discriminant = true)]
+#[repr(u8)]
+pub enum Record {
+    /// The next frame of its origin's chain.
+    Frame(Bytes) = 1,
+    /// An origin contradicted itself.
+    Proof(Proof) = 2,
+    /// An origin ends.
+    Cut(Cut) = 3,
+    /// All members acknowledged this.
+    Floor(Floor) = 4,
+    /// Chains begin here. Frames written before count if they follow.
+    Base(Base) = 5,
+}
+
+impl Record {
+    #[must_use]
+    pub fn to_bytes(&self) -> Bytes {
+        Bytes::from(encode(self))
+    }
+
+    /// # Errors
+    /// Bytes that are no record.
+    pub fn read(bytes: &[u8]) -> Result<Self, CodecError> {
+        decode(bytes)
+    }
+}

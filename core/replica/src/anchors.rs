@@ -183,7 +183,8 @@ impl<M: StateMachine> Replica<M> {
             if let Some(segment) = &mut self.segment {
                 segment.anchors.votes.entry(word.held.index).or_default().insert(speaker.id, signed);
             }
-            self.send_all(&PeerMessage::AnchorVote(signed), Class::Vote, Ticket::ZERO, out);
+            // "I hold this" also means whatever the segments before it left.
+            self.send_all(&PeerMessage::AnchorVote(signed), Class::Vote, self.body_ticket, out);
         }
     }
 

@@ -14,7 +14,7 @@ use alloc::collections::BTreeSet;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Ack, Epoch, Hash, Hasher, LogTime, Mutant, Now, Position, Sequence, Ticket, View, encode};
+use dwcp_base::{Ack, Epoch, Hash, Hasher, LogTime, Mutant, Now, Position, Sequence, View, encode};
 use dwcp_log::fold::BatchFate;
 use dwcp_log::{OperatorOrder, Place, Proposal, RootEntry, SignedMemberOrder};
 use dwcp_pbft::Decided;
@@ -220,13 +220,13 @@ impl<M: StateMachine> Replica<M> {
             let reply = self.reply(outcome, Label::Crash, Proof::none());
             for client in clients {
                 let reply = ClientReply::Executed(reply.clone());
-                out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
+                out.push(Effect::Reply { client, after: self.body_ticket, reply });
             }
         }
         if covered.is_empty() {
             return;
         }
-        let after = self.pbft.vote_ticket();
+        let after = self.pbft.vote_ticket().max(self.body_ticket);
         let label = label(f);
         let tree = (f > 0).then(|| tree_of(covered.iter().map(|(outcome, _)| outcome), label));
         let leaf_count = u32::try_from(covered.len()).expect("a proposal's frames are few");

@@ -1,27 +1,36 @@
 //! Entries of a segment that this replica lacks when the segment ends: fetched from whoever holds them and believed only
 //! when their chain leads from a place we trust, through the last Anchor, to the tail. Also the other side: serving them.
 
-use crate::io::Class;
+//!
+//! What was fetched is a record of the log before it is used: a Close that others decided may be executed on the strength
+//! of it, and what is acknowledged after that must not hang on the one disk it came from.
+
+use crate::io::{Class, Effect};
 use crate::replica::{Outbox, Replica};
-use crate::wire::PeerMessage;
+use crate::wire::{FetchedEntries, LogRecord, PeerMessage};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
-use dwcp_base::{Epoch, Index, Micros, Now, ReplicaId};
+use dwcp_base::{Epoch, Index, Micros, Now, ReplicaId, Ticket};
 use dwcp_log::{Close, Place, Segment, VirtualLog};
 use dwcp_raft::Entry;
 use dwcp_state::StateMachine;
 
 /// Bytes of entries in one answer.
 const ANSWER_BYTES: usize = 1 << 20;
+/// Bodies of one epoch kept beside the one in use.
+const BODIES_MAX: usize = 4;
 /// Bytes of entries fetched at most; a tail further away comes with a snapshot.
 const BODY_BYTES_MAX: usize = 512 << 20;
 
 /// Entries behind `from`, verified to lead to `tail`.
+#[derive(Clone)]
 pub(crate) struct Body {
     pub from: VirtualLog,
     pub from_index: Index,
     pub entries: Vec<Entry>,
     pub tail: Place,
+    /// The first record that holds it; the log is kept from there.
+    pub first_ticket: Ticket,
 }
 
 /// A tail on its way.
@@ -63,6 +72,9 @@ impl<M: StateMachine> Replica<M> {
         let same =
             |fetch: &Fetch| fetch.epoch == epoch && fetch.tail == tail && fetch.from_index <= from_index;
         if self.fetch.as_ref().is_some_and(same) || from_index >= tail.index {
+            return;
+        }
+        if self.recall_body(epoch, from_index, &tail) {
             return;
         }
         self.fetch = Some(Fetch {
@@ -216,9 +228,65 @@ impl<M: StateMachine> Replica<M> {
             self.count("entries that do not lead to the tail");
             return self.ask_entries(now, out);
         }
-        let Some(Fetch { from, from_index, entries, tail, .. }) = self.fetch.take() else { return };
-        if let Some(segment) = &mut self.segment {
-            segment.body = Some(Body { from, from_index, entries, tail });
+        let Some(Fetch { epoch, from, from_index, entries, tail, .. }) = self.fetch.take() else { return };
+        let mut body = Body { from, from_index, entries, tail, first_ticket: Ticket::ZERO };
+        self.write_body(now, epoch, &mut body, out);
+        self.keep_body(epoch, body);
+    }
+
+    /// Writes down what was fetched, in records of bounded size.
+    fn write_body(&mut self, now: Now, epoch: Epoch, body: &mut Body, out: &mut Outbox) {
+        self.carry_out(now, out);
+        let Body { mut from, mut from_index, tail, .. } = *body;
+        while from_index < tail.index {
+            let entries = body.part(from_index.next(), ANSWER_BYTES);
+            let record = FetchedEntries { epoch, tail, from, from_index, entries };
+            let ticket = self.protocol.allocate();
+            out.push(Effect::Persist { ticket, record: LogRecord::fetched(&record), prompt: false });
+            for entry in &record.entries {
+                from.append(&entry.digest());
+            }
+            from_index = Index(from_index.0 + record.entries.len() as u64);
+            if body.first_ticket == Ticket::ZERO {
+                body.first_ticket = ticket;
+            }
+            self.body_ticket = ticket;
+        }
+    }
+
+    /// The body in use now; the one before it stays at hand, for a Close that needs it may have been prepared.
+    fn keep_body(&mut self, epoch: Epoch, body: Body) {
+        let Some(segment) = self.segment.as_mut().filter(|segment| segment.epoch == epoch) else { return };
+        if let Some(before) = segment.body.replace(body) {
+            let others = self.bodies.entry(epoch).or_default();
+            if others.len() >= BODIES_MAX {
+                others.remove(0);
+            }
+            others.push(before);
+        }
+    }
+
+    /// Takes up again what was fetched earlier, maybe in an earlier life. False when nothing leads from there to this tail.
+    fn recall_body(&mut self, epoch: Epoch, from_index: Index, tail: &Place) -> bool {
+        let Some(others) = self.bodies.get_mut(&epoch) else { return false };
+        let fits = |body: &Body| body.tail == *tail && body.from_index <= from_index && body.leads_to_tail();
+        let Some(place) = others.iter().position(fits) else { return false };
+        let body = others.remove(place);
+        self.keep_body(epoch, body);
+        true
+    }
+
+    /// A record of the log is taken back.
+    pub(crate) fn replay_fetched(&mut self, ticket: Ticket, record: FetchedEntries) {
+        let FetchedEntries { epoch, tail, from, from_index, entries } = record;
+        let bodies = self.bodies.entry(epoch).or_default();
+        if let Some(body) = bodies.last_mut()
+            && body.tail == tail
+            && body.from_index.0 + body.entries.len() as u64 == from_index.0
+        {
+            body.entries.extend(entries);
+        } else {
+            bodies.push(Body { from, from_index, entries, tail, first_ticket: ticket });
         }
     }
 
@@ -286,6 +354,11 @@ impl<M: StateMachine> Replica<M> {
 }
 
 impl Body {
+    /// Whether all of it is there: records at the end of a log may be torn off.
+    fn leads_to_tail(&self) -> bool {
+        self.place_chain(self.tail.index) == Some(self.tail.chain)
+    }
+
     /// Entries from `first` on, which lies behind `from_index`: at least one if there is one, then as many as fit.
     fn part(&self, first: Index, bytes_max: usize) -> Vec<Entry> {
         let skip = usize::try_from(first.0 - self.from_index.0 - 1).unwrap_or(usize::MAX);

@@ -123,6 +123,7 @@ impl<M: StateMachine> Replica<M> {
         pbft.start_from(control.executed, control.configurations.clone(), certificate);
         let records = recovery.records.len() as u64;
         let mut remembered: BTreeMap<Epoch, Vec<(Ticket, Bytes)>> = BTreeMap::new();
+        let mut fetched = Vec::new();
         for (ticket, bytes) in recovery.records {
             match LogRecord::read(&bytes).ok_or(RecoverError::Record { ticket })? {
                 LogRecord::Root(record) => pbft.replay(ticket, record),
@@ -130,7 +131,8 @@ impl<M: StateMachine> Replica<M> {
                 LogRecord::Segment { epoch, bytes } if epoch >= covered => {
                     remembered.entry(epoch).or_default().push((ticket, bytes));
                 }
-                LogRecord::Segment { .. } => {}
+                LogRecord::Fetched(record) if record.epoch >= covered => fetched.push((ticket, record)),
+                LogRecord::Segment { .. } | LogRecord::Fetched(_) => {}
             }
         }
         let inside_view_change = !pbft.is_active();
@@ -148,6 +150,8 @@ impl<M: StateMachine> Replica<M> {
             retired: BTreeMap::new(),
             remembered,
             early: crate::segment::Early::default(),
+            bodies: BTreeMap::new(),
+            body_ticket: Ticket::ZERO,
             fetch: None,
             blocked: VecDeque::new(),
             kept: VecDeque::new(),
@@ -178,6 +182,9 @@ impl<M: StateMachine> Replica<M> {
             newborn: true,
             setup,
         };
+        for (ticket, record) in fetched {
+            replica.replay_fetched(ticket, record);
+        }
         replica.begin_segment(now, out);
         replica.pbft.replayed(now, &mut replica.protocol);
         replica.carry_out(now, out);

@@ -1,7 +1,7 @@
 //! The replica: its parts, the dispatch of inputs, and the translation of the protocol's actions into effects.
 
 use crate::admit::{Clients, Judge};
-use crate::bodies::Fetch;
+use crate::bodies::{Body, Fetch};
 use crate::config::Setup;
 use crate::control::Control;
 use crate::court::Court;
@@ -84,6 +84,11 @@ pub struct Replica<M: StateMachine> {
     /// Records of segments that the disk remembers and that have not opened again yet.
     pub(crate) remembered: BTreeMap<Epoch, Vec<(Ticket, Bytes)>>,
     pub(crate) early: Early,
+    /// Ends of segments that were fetched and are on disk, beside those in use; what the disk remembers of them comes here
+    /// first. At most `BODIES_MAX` for each epoch that no durable snapshot covers.
+    pub(crate) bodies: BTreeMap<Epoch, Vec<Body>>,
+    /// The newest record of one: nothing that may rest on it leaves before.
+    pub(crate) body_ticket: Ticket,
     /// Entries that a Close needs and we lack.
     pub(crate) fetch: Option<Fetch>,
     /// Decided slots that cannot be executed yet: the first ends a segment whose entries are on their way. At most what the
@@ -379,12 +384,17 @@ impl<M: StateMachine> Replica<M> {
                 && let Some(close) = &switch.close
                 && self.court().judge_close(&segment, close).is_ok()
             {
+                // What is asked for may be at hand already, from an earlier life.
                 if !self.court().holds_tail(&segment, &close.tail) {
                     self.fetch_tail(now, close.tail, out);
+                }
+                if !self.court().holds_tail(&segment, &close.tail) {
                     return true;
                 }
                 if !self.can_execute_to(&close.tail) {
                     self.fetch_to_execute(now, close.tail, out);
+                }
+                if !self.can_execute_to(&close.tail) {
                     return true;
                 }
             }

@@ -136,9 +136,14 @@ impl<M: StateMachine> Replica<M> {
         let anchored = Place { index: anchor.index, term: anchor.term, chain: anchor.chain };
         let position = segment.position(anchored.index).expect("the fold has seen to it");
         self.live = VirtualLog { position, chain: anchored.chain };
-        let (mut raft, tickets) = match self.retired.remove(&epoch) {
-            Some(Retired { raft: Some(raft), tickets, .. }) => (Some(raft), tickets),
-            _ => self.make_raft(now, &segment, out),
+        let retired = self.retired.remove(&epoch);
+        let (mut raft, tickets) = match retired {
+            Some(Retired { raft, tickets, body }) => {
+                // What was fetched of it is still on disk and at hand.
+                self.bodies.entry(epoch).or_default().extend(body);
+                (raft, tickets)
+            }
+            None => self.make_raft(now, &segment, out),
         };
         if let Some(raft) = &mut raft
             && anchored.index > raft.commit()
@@ -567,6 +572,7 @@ impl<M: StateMachine> Replica<M> {
             |epoch: Epoch| epoch < snapshot_epoch || (epoch == snapshot_epoch && open_there.is_none());
         self.retired.retain(|epoch, _| !is_over(*epoch));
         self.remembered.retain(|epoch, _| !is_over(*epoch));
+        self.bodies.retain(|epoch, _| !is_over(*epoch));
         for retired in self.retired.values_mut() {
             if let Some(raft) = &retired.raft {
                 need(retired.tickets.forget_before(raft.needed_from()));
@@ -579,6 +585,11 @@ impl<M: StateMachine> Replica<M> {
                 raft.discard(place.index);
             }
             need(segment.tickets.forget_before(raft.needed_from()));
+        }
+        let in_use = self.segment.as_ref().and_then(|segment| segment.body.as_ref());
+        let retired = self.retired.values().filter_map(|retired| retired.body.as_ref());
+        for body in in_use.into_iter().chain(retired).chain(self.bodies.values().flatten()) {
+            need(Some(body.first_ticket));
         }
         for records in self.remembered.values() {
             need(records.first().map(|(ticket, _)| *ticket));

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use dwcp_base::{Epoch, Hash, Index, Sequence};
 use dwcp_log::anchor::AnchorVote;
 use dwcp_log::seal::{Sealed, Signed, StopCert, Suspect};
-use dwcp_log::{OperatorOrder, SignedMemberOrder};
+use dwcp_log::{OperatorOrder, Place, SignedMemberOrder, VirtualLog};
 use dwcp_pbft::{Certificate, Message, Record};
 use dwcp_raft::Entry;
 
@@ -87,10 +87,25 @@ pub enum PeerMessage {
 pub enum LogRecord {
     Root(Record),
     Segment { epoch: Epoch, bytes: Bytes },
+    Fetched(FetchedEntries),
+}
+
+/// Entries of a segment that came from others because its end was not in this replica's own log: all of them, or a part
+/// that goes on where the record before it ended.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct FetchedEntries {
+    pub epoch: Epoch,
+    /// Where they lead, in the end.
+    pub tail: Place,
+    /// The virtual log before the first of them, and the segment's index there.
+    pub from: VirtualLog,
+    pub from_index: Index,
+    pub entries: Vec<Entry>,
 }
 
 const ROOT_RECORD: u8 = 1;
 const SEGMENT_RECORD: u8 = 2;
+const FETCHED_RECORD: u8 = 3;
 
 impl LogRecord {
     #[must_use]
@@ -109,6 +124,13 @@ impl LogRecord {
         bytes
     }
 
+    #[must_use]
+    pub fn fetched(record: &FetchedEntries) -> Vec<u8> {
+        let mut bytes = Vec::from([FETCHED_RECORD]);
+        record.serialize(&mut bytes).expect("writing to memory cannot fail");
+        bytes
+    }
+
     /// `None` for bytes that are no record of this version.
     #[must_use]
     pub fn read(bytes: &Bytes) -> Option<Self> {
@@ -118,6 +140,7 @@ impl LogRecord {
                 let epoch = bytes.get(1..9)?.try_into().ok().map(u64::from_le_bytes)?;
                 Some(Self::Segment { epoch: Epoch(epoch), bytes: bytes.slice(9..) })
             }
+            FETCHED_RECORD => dwcp_base::decode(&bytes[1..]).ok().map(Self::Fetched),
             _ => None,
         }
     }

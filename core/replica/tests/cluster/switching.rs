@@ -355,6 +355,17 @@ fn a_lying_sealer_costs_only_what_no_anchor_covers() {
     assert_eq!((cluster.events(0, rolled), cluster.events(2, rolled)), (1, 1));
     cluster.run(2_000);
     cluster.assert_one_log(&[0, 1, 2]);
+    // What was fetched to execute the Close is on each disk: alone, a replica comes back to where it stood.
+    let executed = |cluster: &Cluster, id: u8| {
+        cluster.nodes[usize::from(id)].replica.as_ref().unwrap().control().executed
+    };
+    for id in [0, 1, 2] {
+        let before = executed(&cluster, id);
+        cluster.stop(id);
+        cluster.start(id);
+        assert!(executed(&cluster, id) == before, "replica {id} stands at the Close again");
+    }
+    cluster.run(2_000);
     // What was anchored is there, and the cluster goes on.
     cluster.load(&mut session, 0, 5);
     cluster.start(3);

@@ -96,9 +96,8 @@ pub fn run(args: &DemoArgs, json: bool) -> Outcome {
     }
     let mode = args.mode.into();
     if mode == Mode::Hybrid && args.nodes < 4 {
-        return Err(Failure::usage(
-            "--nodes must be at least 4 in hybrid mode: it falls back to PBFT, which needs them",
-        ));
+        // Such a cluster can be, but it could not be switched to PBFT and back.
+        return Err(Failure::refused(dwcp_base::SettingsError::TooFewForByzantine));
     }
     let options = ClusterOptions { mode, calm_ms: switching::CALM_MS, ..ClusterOptions::default() };
     let mut cluster = LocalCluster::create(args.nodes, options, "demo", args.keep, args.dir.as_deref())?;

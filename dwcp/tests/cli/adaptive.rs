@@ -101,7 +101,7 @@ fn what_is_proposed_through_one_node_is_there_for_all_and_measured_by_its_protoc
 }
 
 #[test]
-fn operators_who_order_at_once_are_both_obeyed_one_after_the_other() {
+fn operators_who_order_at_once_are_all_obeyed_one_after_the_other() {
     let folder = tempfile::tempdir().expect("a folder");
     let trial = trial(folder.path(), 4, Mode::Hybrid);
     runtime().block_on(async {
@@ -111,7 +111,7 @@ fn operators_who_order_at_once_are_both_obeyed_one_after_the_other() {
         let (one, two, three) = tokio::join!(
             nodes[0].set_mode(NetworkMode::Internet),
             nodes[1].set_mode(NetworkMode::Datacenter),
-            nodes[2].set_mode(NetworkMode::Internet),
+            nodes[2].set_mode(NetworkMode::Hybrid),
         );
         [one, two, three].into_iter().for_each(|ordered| ordered.expect("it is taken"));
         let until = Instant::now() + PATIENCE;

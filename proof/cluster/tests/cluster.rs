@@ -11,7 +11,8 @@ use cluster::campaign::read_everything;
 use cluster::judgement::judge;
 use cluster::load::{Pulse, Scribe};
 use cluster::watch::Watch;
-use cluster::{Campaign, Cluster, Fault, Options, Plan};
+use cluster::{Campaign, Cluster, Fault, Options, Plan, Soak, soak};
+use dwcp::ProtocolName;
 use dwcp_client::Client;
 use tokio::runtime::Runtime;
 
@@ -92,6 +93,41 @@ fn a_single_node_finds_all_it_acknowledged_after_each_kill() {
 #[test]
 fn a_member_whose_disk_was_lost_comes_back_only_as_its_next_incarnation_and_votes() {
     judged(4, Options::new(PROGRAM), plan(Fault::Wipe, 2, 5));
+}
+
+#[test]
+fn modes_ordered_one_after_another_serve_every_epoch_and_lose_nothing() {
+    let _alone = alone();
+    runtime().block_on(async {
+        let mut cluster = Cluster::start(4, Options::hybrid(PROGRAM)).unwrap();
+        let plan = soak::Plan {
+            switches: 8,
+            faults: false,
+            seed: 7,
+            clients: 8,
+            think_ms: 15,
+            spread: Duration::ZERO,
+            calm: Duration::from_secs(1),
+        };
+        let mut soaked = Soak::new(&mut cluster, plan).run(&mut |_| {}).await.unwrap();
+        let judgement = soak::judge(&soaked);
+        assert!(judgement.is_clean(), "{judgement:#?}");
+        assert!(judgement.epochs >= 8 && judgement.base.acknowledged > 20, "{judgement:#?}");
+        let (raft, pbft) = (ProtocolName::Raft, ProtocolName::Pbft);
+        for (from, to) in [(raft, pbft), (pbft, raft), (raft, raft)] {
+            let gaps = soak::gaps(&soaked, from, to);
+            assert!(gaps.count >= 3 && gaps.max_ms >= gaps.p50_ms, "{from:?} to {to:?}: {gaps:?}");
+        }
+        // The same judge, shown a cluster that did not follow, fell over, or served nobody in an epoch.
+        soaked.epochs_after[2] = soaked.epochs_before[2] + 7;
+        assert!(!soak::judge(&soaked).is_clean(), "one node lags");
+        soaked.epochs_after[2] = soaked.epochs_after[0];
+        soaked.failovers = 1;
+        assert!(!soak::judge(&soaked).is_clean(), "a segment failed without a fault");
+        soaked.failovers = 0;
+        soaked.switches[3].label = None;
+        assert_eq!(soak::judge(&soaked).unproved, 1);
+    });
 }
 
 #[test]

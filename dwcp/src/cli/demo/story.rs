@@ -91,13 +91,16 @@ impl<'a> Story<'a> {
         self.restart_dead(dead, &link, &load).await?;
         let outage = self.kill_all(&link).await?;
         self.restart_all(&link, &load, outage).await?;
-        if self.cluster.mode != Mode::Internet {
-            self.close_segment(&link, &load).await?;
+        if self.cluster.mode == Mode::Hybrid {
+            self.end_in_root(&link, &load).await?;
         }
         let ended_us = self.now_us();
         self.begin("verify", None);
         self.stage.tick("clients finish what they are at".into());
         let journal = load.stop().await?;
+        if self.cluster.mode == Mode::Datacenter {
+            self.hand_over(&link).await?;
+        }
         let (agreed, nodes) = self.read_back().await?;
         let digest = nodes.first().map(|node| node.digest.0).unwrap_or_default();
         self.end(format!(

@@ -24,8 +24,7 @@ const PLANNED: usize = 2;
 impl Story<'_> {
     /// From the start to a segment that has been opened again after its leader died. Returns the dead node.
     pub async fn tell_switches(&mut self, link: &Link, load: &Load) -> Outcome<usize> {
-        let admin = ClientConfig::read(&self.cluster.trial.client_file, Some("admin"))?;
-        let operator = Operator::start(admin)?;
+        let operator = self.operator()?;
         self.begin("raft", Some(self.stretch));
         self.all_under(link, ProtocolName::Raft).await?;
         self.watch(load, self.stretch, 1).await?;
@@ -49,19 +48,22 @@ impl Story<'_> {
         Ok(dead)
     }
 
-    /// Everything that was acknowledged comes to stand behind a Close, so that every disk has it whole: what a follower of
-    /// an open segment holds may be more than it knows to be committed.
-    pub async fn close_segment(&mut self, link: &Link, load: &Load) -> Outcome {
-        let admin = ClientConfig::read(&self.cluster.trial.client_file, Some("admin"))?;
-        let operator = Operator::start(admin)?;
-        match self.cluster.mode {
-            NetworkMode::Datacenter => {
-                self.order("hand over", NetworkMode::Datacenter, &operator, link, load).await
-            }
-            NetworkMode::Internet | NetworkMode::Hybrid => {
-                self.order("to pbft", NetworkMode::Internet, &operator, link, load).await
-            }
-        }
+    /// Hybrid mode, under load: the end is in the root log, where all nodes are compared at one sequence.
+    pub async fn end_in_root(&mut self, link: &Link, load: &Load) -> Outcome {
+        let operator = self.operator()?;
+        self.order("to pbft", NetworkMode::Internet, &operator, link, load).await
+    }
+
+    /// Datacenter mode, when the clients are done: what was acknowledged comes to stand behind a Close, so that every disk
+    /// has it whole. What a follower of an open segment holds may be more than it knows to be committed.
+    pub async fn hand_over(&mut self, link: &Link) -> Outcome {
+        self.stage.tick("the segment hands over".into());
+        let operator = self.operator()?;
+        self.follow(NetworkMode::Datacenter, &operator, link).await
+    }
+
+    fn operator(&self) -> Outcome<Operator> {
+        Ok(Operator::start(ClientConfig::read(&self.cluster.trial.client_file, Some("admin"))?)?)
     }
 
     /// The operator orders a mode under load; over when every node has followed and something new was acknowledged.
@@ -74,36 +76,40 @@ impl Story<'_> {
         load: &Load,
     ) -> Outcome {
         self.begin(name, Some(self.stretch));
-        let until = Instant::now() + PATIENCE;
-        let to = if mode == NetworkMode::Internet { ProtocolName::Pbft } else { ProtocolName::Raft };
-        let before = statuses(link).await;
-        let from = protocol_of(&before);
-        let epoch = before.iter().map(|status| status.epoch.0).max().unwrap_or(0);
+        let to = ordered_by(mode);
+        let from = protocol_of(&statuses(link).await);
         let began_us = self.now_us();
         self.stage.tick(format!("the operator orders {mode}"));
-        let ordered = operator.order_mode(mode, None).await.map_err(Failure::refused)?;
-        loop {
-            let seen = statuses(link).await;
-            // Where a segment is wanted it is a fresh one: an order hands over even if the mode stays.
-            let opened = |status: &Status| to == ProtocolName::Pbft || status.epoch.0 > epoch;
-            let follows = |status: &Status| {
-                status.next_order > ordered.number && status.protocol == to && opened(status)
-            };
-            if seen.len() == self.cluster.nodes.len() && seen.iter().all(follows) {
-                break;
-            }
-            self.check(until, &format!("the nodes do not follow the order of {mode} mode"))?;
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-        self.wait_for_more(load, until).await?;
-        if from.is_some_and(|from| from != to) {
-            let from = from.map_or("", ProtocolName::word);
-            self.note_switch(from, to.word(), true, "ordered", began_us);
+        self.follow(mode, operator, link).await?;
+        self.wait_for_more(load, Instant::now() + PATIENCE).await?;
+        if let Some(from) = from.filter(|from| *from != to) {
+            self.note_switch(from.word(), to.word(), true, "ordered", began_us);
         }
         self.watch(load, self.stretch, 1).await?;
         self.note_view(link).await;
         self.end_counted(load, &format!("ordered: {mode}"));
         Ok(())
+    }
+
+    /// Orders a mode; over when every node has followed. Where a segment is wanted that is a fresh one: an order hands over
+    /// even if the mode stays.
+    async fn follow(&mut self, mode: NetworkMode, operator: &Operator, link: &Link) -> Outcome {
+        let until = Instant::now() + PATIENCE;
+        let to = ordered_by(mode);
+        let epoch = statuses(link).await.iter().map(|status| status.epoch.0).max().unwrap_or(0);
+        let ordered = operator.order_mode(mode, None).await.map_err(Failure::refused)?;
+        loop {
+            let seen = statuses(link).await;
+            let follows = |status: &Status| {
+                let is_fresh = to == ProtocolName::Pbft || status.epoch.0 > epoch;
+                status.next_order > ordered.number && status.protocol == to && is_fresh
+            };
+            if seen.len() == self.cluster.nodes.len() && seen.iter().all(follows) {
+                return Ok(());
+            }
+            self.check(until, &format!("the nodes do not follow the order of {mode} mode"))?;
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// SIGKILL the leader of the segment while commands are under way. Over when the others acknowledge again: in hybrid
@@ -199,6 +205,11 @@ impl Story<'_> {
         let ended_us = self.now_us();
         self.switches.push(Switch { from, to, planned, cause, began_us, ended_us });
     }
+}
+
+/// What extends the log in this mode, while nothing fails.
+fn ordered_by(mode: NetworkMode) -> ProtocolName {
+    if mode == NetworkMode::Internet { ProtocolName::Pbft } else { ProtocolName::Raft }
 }
 
 /// What most nodes say extends the log.

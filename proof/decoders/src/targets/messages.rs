@@ -66,6 +66,7 @@ pub(crate) fn record_bytes(record: &LogRecord) -> Vec<u8> {
     match record {
         LogRecord::Root(record) => LogRecord::root(record),
         LogRecord::Segment { epoch, bytes } => LogRecord::segment(*epoch, bytes),
+        LogRecord::Fetched(record) => LogRecord::fetched(record),
     }
 }
 

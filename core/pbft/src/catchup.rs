@@ -258,7 +258,8 @@ impl Pbft {
                 break;
             }
             if payload_digest(&one.payload) != claim.digest {
-                return self.refuse(from, "a decided slot whose digest is not its payload's", out);
+                self.refuse(from, "a decided slot whose digest is not its payload's", out);
+                break; // What came before it was taken, and is settled below.
             }
             // Only our own decision on the very digest spares the certificate, and then it is ours that counts.
             let own = self.slots.get(&claim.sequence).and_then(|slot| slot.decided.clone());
@@ -266,7 +267,8 @@ impl Pbft {
             let known = own.is_some();
             let one = Decided { certificate: own.unwrap_or(one.certificate), payload: one.payload };
             if !known && let Err(reason) = self.verifier().certificate(&one.certificate, Vote::Commit) {
-                return self.refuse(from, reason, out);
+                self.refuse(from, reason, out);
+                break;
             }
             let ticket = out.persist(Record::Decided(one.clone()));
             self.kept_tickets.entry(claim.sequence).or_insert(ticket);

@@ -249,6 +249,7 @@ impl Pbft {
         if self.held {
             return; // The caller cannot execute more; it is asked for again.
         }
+        let mut refused = None;
         for one in decided {
             let claim = one.certificate.claim;
             if claim.sequence <= self.delivered {
@@ -258,8 +259,8 @@ impl Pbft {
                 break;
             }
             if payload_digest(&one.payload) != claim.digest {
-                self.refuse(from, "a decided slot whose digest is not its payload's", out);
-                break; // What came before it was taken, and is settled below.
+                refused = Some("a decided slot whose digest is not its payload's");
+                break;
             }
             // Only our own decision on the very digest spares the certificate, and then it is ours that counts.
             let own = self.slots.get(&claim.sequence).and_then(|slot| slot.decided.clone());
@@ -267,7 +268,7 @@ impl Pbft {
             let known = own.is_some();
             let one = Decided { certificate: own.unwrap_or(one.certificate), payload: one.payload };
             if !known && let Err(reason) = self.verifier().certificate(&one.certificate, Vote::Commit) {
-                self.refuse(from, reason, out);
+                refused = Some(reason);
                 break;
             }
             let ticket = out.persist(Record::Decided(one.clone()));
@@ -280,8 +281,13 @@ impl Pbft {
             }
             self.deliver_one(now, one, out);
         }
+        // What came before a bad slot was taken and settles as any other.
         self.deliver_ready(now, out);
         self.forget_settled();
+        if let Some(reason) = refused {
+            // The timers ask again, and others too: at once would let a liar keep us busy at the speed of the link.
+            return self.refuse(from, reason, out);
+        }
         let more = self.standings.get(&from).is_some_and(|(_, standing)| standing.executed > self.delivered);
         self.timers.catching_up_until = Micros::ZERO;
         if more && (self.delivered < self.stable_sequence() || self.slots.is_empty()) {

@@ -386,7 +386,7 @@ impl<M: StateMachine> Replica<M> {
             {
                 // What is asked for may be at hand already, from an earlier life.
                 if !self.court().holds_tail(&segment, &close.tail) {
-                    self.fetch_tail(now, close.tail, out);
+                    self.fetch_tail(now, close.tail, true, out);
                 }
                 if !self.court().holds_tail(&segment, &close.tail) {
                     return true;

@@ -64,7 +64,10 @@ impl<M: StateMachine> Transfer<M> {
 impl<M: StateMachine> Replica<M> {
     pub(crate) fn start_transfer(&mut self, now: Now, at_least: Sequence, forced: bool, out: &mut Outbox) {
         if let Some(transfer) = &mut self.transfer {
-            transfer.forced |= forced;
+            if forced {
+                transfer.forced = true;
+                transfer.at_least = transfer.at_least.min(at_least);
+            }
             return;
         }
         out.event(Event::StateTransferStarted { sequence: at_least });
@@ -419,9 +422,7 @@ impl<M: StateMachine> Replica<M> {
     fn is_of_our_segment(&self, control: &Control) -> bool {
         match (control.fold.segment(), self.control.fold.segment()) {
             (Some(theirs), Some(ours)) => {
-                theirs.epoch == ours.epoch
-                    && theirs.anchor.index <= ours.anchor.index
-                    && self.blocked.is_empty()
+                theirs.epoch == ours.epoch && theirs.anchor.index <= ours.anchor.index
             }
             _ => false,
         }
@@ -430,12 +431,19 @@ impl<M: StateMachine> Replica<M> {
     /// Takes the state of a snapshot of the open segment and goes on from its Anchor.
     fn rejoin_segment(&mut self, now: Now, snapshot: &Control, state: State<M>, out: &mut Outbox) {
         let Some(anchored) = snapshot.fold.segment().map(|segment| segment.anchor) else { return };
+        let last = self.control.fold.segment().map(|segment| segment.anchor.index);
         self.park_segment();
+        self.fetch = None;
         self.state = state;
         self.diverged = false;
         self.found_diverged = None;
         self.pbft.unmute();
         self.begin_segment_at(now, anchored, out);
+        if let Some(open) = self.segment.as_mut().filter(|_| last > Some(anchored.index)) {
+            open.anchors.begins_behind(snapshot.executed);
+        }
+        // A Close may have waited for nothing but this.
+        self.execute_ready(now, out);
     }
 
     /// The leader has discarded what we need of its segment: a snapshot of it is needed.

@@ -378,14 +378,14 @@ impl<M: StateMachine> Replica<M> {
             return; // Slots brought us here sooner; the snapshot serves others.
         }
         let Some(certificate) = self.donor.certificate(sequence) else { return };
+        out.event(Event::StateTransferFinished { sequence });
+        self.count("state transfers finished");
         if sequence <= self.control.executed && self.is_of_our_segment(&control) {
             // The root is where it was; only what the segment did to the state was wrong or out of reach.
             self.rejoin_segment(now, &control, state, out);
         } else {
             self.install_all(now, control, state, certificate, out);
         }
-        out.event(Event::StateTransferFinished { sequence });
-        self.count("state transfers finished");
         self.carry_out(now, out);
         self.settle_pool(out);
     }

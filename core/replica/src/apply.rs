@@ -135,14 +135,17 @@ impl<M: StateMachine> Replica<M> {
         let verifies = in_segment && self.pbft.quorum().f() > 0;
         let mut commands = Vec::new();
         let mut outcomes = Vec::with_capacity(frames.len());
+        let mut waited = None;
         for bytes in frames {
             let Ok(frame) = ClientFrame::decode(bytes.clone()) else { continue };
             let hash = Hash::of(bytes);
+            let since = self.pool.waits_since(&hash);
+            waited = [waited, since].into_iter().flatten().min();
             if let Some(segment) = &mut self.segment {
                 if verifies && !self.pool.holds(&hash) {
                     segment.anchors.unverified.push(frame.signature_item(self.cluster));
                 }
-                if let Some(since) = self.pool.waits_since(&hash) {
+                if let Some(since) = since {
                     segment.failover.note_round(now.mono.since(since));
                 }
                 segment.failover.unserved.served(&hash);
@@ -159,7 +162,7 @@ impl<M: StateMachine> Replica<M> {
             outcomes.push((outcome, ours));
         }
         if !frames.is_empty() {
-            self.switches.executed(now);
+            self.switches.executed(now, waited);
         }
         if self.recovering {
             return commands;

@@ -3,6 +3,7 @@
 
 use crate::io::{Class, ClientId, Event};
 use crate::replica::{Outbox, Replica};
+use crate::transfer::Purpose;
 use crate::wire::PeerMessage;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -337,7 +338,7 @@ impl<M: StateMachine> Replica<M> {
         out.event(Event::AnchorDiverged { epoch, index });
         self.diverged = true;
         self.pbft.mute();
-        self.start_transfer(now, opened_at, true, out);
+        self.start_transfer(now, opened_at, Purpose::Wrong, out);
     }
 
     /// Whether a certificate of the root covers this position.

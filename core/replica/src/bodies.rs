@@ -7,6 +7,7 @@
 
 use crate::io::{Class, Effect};
 use crate::replica::{Outbox, Replica};
+use crate::transfer::Purpose;
 use crate::wire::{FetchedEntries, LogRecord, PeerMessage};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
@@ -170,7 +171,9 @@ impl<M: StateMachine> Replica<M> {
                 .as_ref()
                 .zip(anchored)
                 .and_then(|(open, anchored)| open.anchors.ahead_of(open.applied.index, anchored));
-            self.start_transfer(now, ahead.unwrap_or(closes), ahead.is_some(), out);
+            let epoch = self.control.fold.epoch();
+            let purpose = ahead.map_or(Purpose::Old, |_| Purpose::Segment(epoch));
+            self.start_transfer(now, ahead.unwrap_or(closes), purpose, out);
         }
     }
 

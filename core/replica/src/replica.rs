@@ -9,7 +9,7 @@ use crate::io::{Class, ClientReply, ClientRequest, Effect, Event, Input};
 use crate::pool::Pool;
 use crate::segment::{Early, Retired, SegmentNode};
 use crate::serve::Donor;
-use crate::transfer::Transfer;
+use crate::transfer::{Purpose, Transfer};
 use crate::wire::{LogRecord, PeerMessage};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
@@ -89,6 +89,8 @@ pub struct Replica<M: StateMachine> {
     pub(crate) bodies: BTreeMap<Epoch, Vec<Body>>,
     /// The newest record of one: nothing that may rest on it leaves before.
     pub(crate) body_ticket: Ticket,
+    /// The first epoch whose records are still on our disk, if we took part in it.
+    pub(crate) remembers_from: Epoch,
     /// Entries that a Close needs and we lack.
     pub(crate) fetch: Option<Fetch>,
     /// Decided slots that cannot be executed yet: the first ends a segment whose entries are on their way. At most what the
@@ -439,7 +441,7 @@ impl<M: StateMachine> Replica<M> {
                 out.event(Event::Diverged { sequence, own, certified });
                 self.diverged = true;
                 self.pbft.mute();
-                self.start_transfer(now, sequence, true, out);
+                self.start_transfer(now, sequence, Purpose::Wrong, out);
             }
             Action::ViewChangeStarted { view, reason } => {
                 self.count("view changes started");
@@ -449,7 +451,9 @@ impl<M: StateMachine> Replica<M> {
                 out.event(Event::ViewEntered { view, primary, gaps, carried });
                 self.on_view_entered(now, view, primary, out);
             }
-            Action::NeedSnapshot { from: _, at_least } => self.start_transfer(now, at_least, false, out),
+            Action::NeedSnapshot { from: _, at_least } => {
+                self.start_transfer(now, at_least, Purpose::Old, out)
+            }
             Action::Refused { from, reason } => self.refuse_peer(from, reason, out),
             Action::Halt { reason } => {
                 self.halted = true;

@@ -234,6 +234,11 @@ impl<M: StateMachine> Replica<M> {
             self.kept.push_back((from, message));
             return;
         }
+        self.judged(|pbft, judge, protocol| pbft.on_message(now, from, message, judge, protocol));
+    }
+
+    /// Calls the root protocol together with who judges proposals for it.
+    fn judged(&mut self, call: impl FnOnce(&mut Pbft, &mut Judge<'_, M>, &mut Output)) {
         let quorum = self.pbft.quorum();
         let mut judge = Judge {
             pool: &self.pool,
@@ -247,7 +252,7 @@ impl<M: StateMachine> Replica<M> {
                 segment: self.segment.as_ref(),
             },
         };
-        self.pbft.on_message(now, from, message, &mut judge, &mut self.protocol);
+        call(&mut self.pbft, &mut judge, &mut self.protocol);
     }
 
     /// Proposals that waited are looked at again.
@@ -296,20 +301,7 @@ impl<M: StateMachine> Replica<M> {
         self.relay_due(now, out);
         self.settle_oldest(out);
         self.pbft.set_waiting(self.root_waits_since(now));
-        let quorum = self.pbft.quorum();
-        let mut judge = Judge {
-            pool: &self.pool,
-            log_time: self.state.log_time(),
-            court: Court {
-                cluster: self.cluster,
-                crypto: &*self.crypto,
-                quorum,
-                mutants: self.setup.mutants,
-                control: &self.control,
-                segment: self.segment.as_ref(),
-            },
-        };
-        self.pbft.on_time(now, &mut judge, &mut self.protocol);
+        self.judged(|pbft, judge, protocol| pbft.on_time(now, judge, protocol));
         self.carry_out(now, out);
         self.transfer_on_time(now, out);
         // Whose state is wrong takes no part until it is replaced.

@@ -242,6 +242,12 @@ impl<M: StateMachine> Replica<M> {
             let moved = failover.leader_at_ending.is_none() || leader != failover.leader_at_ending;
             seal = (now.mono >= deadline || moved) && segment.raft.is_some();
         }
+        // Somebody sealed, maybe before the end was ordered: who is sealed waits for no Marker and may not prepare a Close by
+        // one, so the collection needs us too.
+        seal |= ending.is_some()
+            && failover.sealing.is_none()
+            && !failover.reports.is_empty()
+            && segment.raft.is_some();
         let resend = now.mono >= failover.next_send;
         if failover.sealing.is_none() && !seal {
             let fresh = failover.suspecting.is_none();
@@ -456,7 +462,6 @@ impl<M: StateMachine> Replica<M> {
         segment.failover.reports.insert(from, signed);
         segment.failover.first_report.get_or_insert(now.mono);
         if self.control.steering.ending.is_some() {
-            // Somebody waits for no Marker any more and may not prepare a Close by one: the collection needs us too.
             self.seal_segment(now, out);
         }
     }

@@ -112,6 +112,15 @@ impl<M: StateMachine> Application for Judge<'_, M> {
                         if self.pool.holds(&Hash::of(frame)) {
                             continue;
                         }
+                        if crate::sync::is_sync(frame) {
+                            signatures.push(crate::sync::signature_item(
+                                self.court.control,
+                                cluster,
+                                now,
+                                frame,
+                            )?);
+                            continue;
+                        }
                         let checked = ClientFrame::decode(frame.clone())
                             .map_err(|_| "a proposal with a malformed frame")?;
                         signatures.push(checked.signature_item(cluster));

@@ -45,7 +45,11 @@ impl<M: StateMachine> Replica<M> {
             }
             let frames_max =
                 if self.setup.mutants.on(Mutant::FixedBatch) { 1 } else { settings.batch_frames_max };
-            return self.pool.next_batch(settings.batch_bytes_max, frames_max);
+            let bytes_max = settings.batch_bytes_max;
+            let mut frames = self.pool.next_batch(bytes_max, frames_max);
+            let left = bytes_max.saturating_sub(frames.iter().map(Bytes::len).sum());
+            frames.extend(self.sync_batch(left, frames_max - frames.len()));
+            return frames;
         };
         let patience = settings.segment.fast_path_timeout.times(ESCAPE_FACTOR);
         if now.mono < segment.failover.next_escape || now.mono < patience {

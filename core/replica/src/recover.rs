@@ -59,6 +59,10 @@ pub enum RecoverError {
         sequence: Sequence,
         reason: String,
     },
+    /// Convergent state.
+    Sync {
+        reason: String,
+    },
 }
 
 impl fmt::Display for RecoverError {
@@ -74,6 +78,7 @@ impl fmt::Display for RecoverError {
                 f,
                 "the snapshot at sequence {sequence} cannot be read ({reason}): the disk is damaged, run `dwcp member replace`"
             ),
+            Self::Sync { reason } => f.write_str(&crate::sync::lost(reason)),
         }
     }
 }
@@ -95,6 +100,9 @@ impl<M: StateMachine> Replica<M> {
     ) -> Result<Self, RecoverError> {
         setup.genesis.check().map_err(RecoverError::Settings)?;
         setup.settings.check().map_err(RecoverError::Settings)?;
+        if let Some(sync) = &setup.sync {
+            sync.check().map_err(RecoverError::Settings)?;
+        }
         let cluster = setup.genesis.cluster();
         let mut pbft = Pbft::new(&PbftSetup {
             genesis: Arc::clone(&setup.genesis),
@@ -124,6 +132,7 @@ impl<M: StateMachine> Replica<M> {
         let records = recovery.records.len() as u64;
         let mut remembered: BTreeMap<Epoch, Vec<(Ticket, Bytes)>> = BTreeMap::new();
         let mut fetched = Vec::new();
+        let mut convergent = crate::sync::Disk::default();
         for (ticket, bytes) in recovery.records {
             match LogRecord::read(&bytes).ok_or(RecoverError::Record { ticket })? {
                 LogRecord::Root(record) => pbft.replay(ticket, record),
@@ -133,6 +142,10 @@ impl<M: StateMachine> Replica<M> {
                 }
                 LogRecord::Fetched(record) if record.epoch >= covered => fetched.push((ticket, record)),
                 LogRecord::Segment { .. } | LogRecord::Fetched(_) => {}
+                LogRecord::Sync { number, bytes } => convergent.remember(ticket, number, bytes),
+                LogRecord::SyncSnapshot { id, part, parts, bytes } => {
+                    convergent.remember_part(ticket, id, part, parts, bytes);
+                }
             }
         }
         let inside_view_change = !pbft.is_active();
@@ -162,6 +175,7 @@ impl<M: StateMachine> Replica<M> {
             segment_at_snapshot: (0, 0),
             switches: crate::status::Switches::default(),
             pool: Pool::default(),
+            sync: None,
             clients: Clients::default(),
             donor,
             transfer: None,
@@ -185,9 +199,11 @@ impl<M: StateMachine> Replica<M> {
         for (ticket, record) in fetched {
             replica.replay_fetched(ticket, record);
         }
+        replica.begin_sync(now, convergent)?;
         replica.begin_segment(now, out);
         replica.pbft.replayed(now, &mut replica.protocol);
         replica.carry_out(now, out);
+        replica.drive_sync(now, out);
         replica.recovering = false;
         // What was being fetched and is no longer ahead of us will not be asked for again.
         let executed = replica.control.executed;

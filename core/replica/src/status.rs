@@ -116,6 +116,7 @@ impl<M: StateMachine> Replica<M> {
             failovers: self.control.steering.failovers,
             last_switch: self.switches.last.clone(),
             no_segment: self.why_no_segment(now),
+            sync: self.sync.as_ref().map(|room| room.status(now)),
         }
     }
 

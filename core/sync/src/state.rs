@@ -46,6 +46,8 @@ pub struct Figures {
     pub bytes_out: u64,
     /// Dots that are acknowledged here and not there.
     pub lag_dots: u64,
+    /// Frames kept here that hold some of those.
+    pub lag_frames: u64,
     /// For how long it has lacked something that is acknowledged here.
     pub lag: Micros,
     /// The newest floor it knows.
@@ -387,6 +389,30 @@ impl Sync {
     pub fn head(&self, origin: Origin) -> Option<Cut> {
         let chain = self.chains.get(&origin)?;
         Some(Cut { origin, last: chain.last(), hash: chain.hash() })
+    }
+
+    /// Frames kept for peers, each with the ticket of its record: for whoever moves records within a log.
+    pub fn kept(&self) -> impl Iterator<Item = (Ticket, &Bytes)> {
+        self.chains.values().flat_map(|chain| &chain.kept).map(|kept| (kept.ticket, &kept.bytes))
+    }
+
+    /// The newest ticket that was said to be durable.
+    #[must_use]
+    pub fn durable(&self) -> Ticket {
+        self.durable
+    }
+
+    /// How many peers have said that an own change is durable there and part of their state.
+    #[must_use]
+    pub fn acked_by(&self, last: u64) -> usize {
+        let has = |peer: &&Peer| peer.ack.as_ref().is_some_and(|ack| ack.vector.prefix(self.me) >= last);
+        self.peers.values().filter(has).count()
+    }
+
+    /// Begins an exchange with every peer now, for somebody who waits to hear what they have.
+    pub fn ask_everybody(&mut self) {
+        let peers: Vec<OriginId> = self.peers.keys().copied().collect();
+        peers.into_iter().for_each(|peer| self.ask(peer));
     }
 
     /// Bytes of frames kept for peers.

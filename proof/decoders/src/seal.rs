@@ -263,7 +263,10 @@ impl Sealer {
             | PeerMessage::Segment { .. }
             | PeerMessage::FetchEntries { .. }
             | PeerMessage::Entries { .. }
-            | PeerMessage::Behind { .. } => {}
+            | PeerMessage::Behind { .. }
+            | PeerMessage::Sync(_)
+            | PeerMessage::SyncOrder { .. }
+            | PeerMessage::SyncStand { .. } => {}
         }
         replace(bytes, &message)
     }

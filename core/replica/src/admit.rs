@@ -181,6 +181,11 @@ impl<M: StateMachine> Replica<M> {
             let reply = ClientReply::Busy { session, first };
             return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
         }
+        if let Some(refusal) = self.sync_refuses(&frame) {
+            self.clients.take_wish(client, session, first);
+            let reply = ClientReply::Refused { session, first, refusal };
+            return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
+        }
         match self.state.admit(&frame) {
             Ok(Admission::AllExecuted(results)) => {
                 out.event(Event::RetryAnswered { session, first });

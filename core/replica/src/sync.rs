@@ -18,10 +18,10 @@ mod figures;
 mod ordered;
 mod write;
 
-pub use face::{Road, SyncReply, SyncRequest, SyncSetup, SyncWritten};
-pub use figures::{SyncPeerStatus, SyncStatus};
 pub(crate) use disk::Disk;
 pub(crate) use engine::lost;
+pub use face::{Road, SyncReply, SyncRequest, SyncSetup, SyncWritten};
+pub use figures::{SyncPeerStatus, SyncStatus};
 pub(crate) use ordered::{TAG, is_sync, signature_item};
 
 /// The types of convergent values, for whoever asks for them.
@@ -155,7 +155,8 @@ impl SyncRoom {
             return;
         }
         for watch in &self.watches {
-            let below = changed.range(watch.prefix.clone()..).take_while(|key| key.starts_with(&watch.prefix));
+            let below =
+                changed.range(watch.prefix.clone()..).take_while(|key| key.starts_with(&watch.prefix));
             let items: Vec<_> = below.map(|key| (key.clone(), open.store.get(key))).collect();
             if !items.is_empty() {
                 Self::reply(watch.client, watch.id, SyncReply::Changed { items }, out);
@@ -181,7 +182,8 @@ impl SyncRoom {
 /// Every origin there ever was, with its key: members of the genesis, and those that replaced a lost disk.
 pub(crate) fn origins(setup: &Setup, control: &Control) -> BTreeMap<Origin, PublicKey> {
     let born = setup.genesis.members.iter();
-    let born = born.map(|member| (Origin::new(u32::from(member.id.0), member.incarnation.0), member.vote_key));
+    let born =
+        born.map(|member| (Origin::new(u32::from(member.id.0), member.incarnation.0), member.vote_key));
     let replaced = control.orders.iter().map(|(_, signed)| {
         let order = &signed.order;
         (Origin::new(u32::from(order.id.0), order.incarnation.0), order.vote_key)

@@ -97,12 +97,23 @@ pub enum PeerMessage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogRecord {
     Root(Record),
-    Segment { epoch: Epoch, bytes: Bytes },
+    Segment {
+        epoch: Epoch,
+        bytes: Bytes,
+    },
     Fetched(FetchedEntries),
     /// One of convergent state. The same number again is the same record, moved.
-    Sync { number: u64, bytes: Bytes },
+    Sync {
+        number: u64,
+        bytes: Bytes,
+    },
     /// Part of a snapshot of the convergent store.
-    SyncSnapshot { id: u64, part: u32, parts: u32, bytes: Bytes },
+    SyncSnapshot {
+        id: u64,
+        part: u32,
+        parts: u32,
+        bytes: Bytes,
+    },
 }
 
 /// Entries of a segment that came from others because its end was not in this replica's own log: all of them, or a part

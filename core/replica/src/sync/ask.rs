@@ -93,8 +93,7 @@ impl SyncRoom {
             let bytes = Bytes::from(encode(&PeerMessage::SyncStand { token, digest: None }));
             out.push(Effect::Send { to: *to, class: Class::Request, after: Ticket::ZERO, bytes });
         }
-        let until =
-            now.mono.plus(crate::sync::engine::at_most(timeout_ms, COMPARE_MS.0, COMPARE_MS.1));
+        let until = now.mono.plus(crate::sync::engine::at_most(timeout_ms, COMPARE_MS.0, COMPARE_MS.1));
         let (level, differs) = (Vec::new(), Vec::new());
         let comparison = Comparison { client, id, waits_for: peers, level, differs, until };
         self.comparisons.insert(token, comparison);
@@ -120,7 +119,8 @@ impl SyncRoom {
 
     pub(super) fn end_comparisons(&mut self, now: Now, out: &mut Outbox) {
         let over = |c: &Comparison| c.waits_for.is_empty() || c.until <= now.mono;
-        let over: Vec<u64> = self.comparisons.iter().filter(|(_, c)| over(c)).map(|(token, _)| *token).collect();
+        let over: Vec<u64> =
+            self.comparisons.iter().filter(|(_, c)| over(c)).map(|(token, _)| *token).collect();
         for comparison in over.into_iter().filter_map(|token| self.comparisons.remove(&token)) {
             let Comparison { client, id, waits_for, level, differs, .. } = comparison;
             let silent = waits_for.into_iter().collect();

@@ -2,8 +2,8 @@
 
 use crate::control::Control;
 use crate::io::{Class, ClientId, Effect, Event};
-use crate::replica::{Outbox, Replica};
 use crate::recover::RecoverError;
+use crate::replica::{Outbox, Replica};
 use crate::sync::{Disk, Open, SyncRoom, origins};
 use crate::wire::PeerMessage;
 use alloc::collections::BTreeMap;
@@ -14,11 +14,14 @@ use bytes::Bytes;
 use dwcp_base::{Micros, Now, PublicKey, ReplicaId, Ticket, encode};
 use dwcp_crdt::{Origin, OriginId};
 use dwcp_pbft::Output;
-use dwcp_state::StateMachine;
+use dwcp_state::{CheckedFrame, FrameContent, MachineRefusal, Refusal, StateMachine};
 use dwcp_sync::{Action, Restored, Sync, audit};
 
 /// Messages above this wait behind everything else on a link.
 const BULK_BYTES: usize = 64 * 1024;
+
+/// The number under which a command on convergent keys is refused; machines count from 1.
+const CONVERGENT_CODE: u16 = u16::MAX;
 
 /// What the room needs to know of the node it is part of.
 pub(crate) struct Surroundings<'a> {
@@ -136,8 +139,8 @@ impl SyncRoom {
     ) -> bool {
         match action {
             Action::Persist { ticket, record } => {
-                let prompt = !self.writing.is_empty();
-                self.disk.persist(ticket, &record, prompt, protocol, out);
+                // Somebody waits for it: a writer here, or one elsewhere who wants it durable on several nodes.
+                self.disk.persist(ticket, &record, true, protocol, out);
             }
             Action::Send { to, message, after } => {
                 let Some(to) = replica_of(to) else { return false };
@@ -269,6 +272,21 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
+    /// Why a client's frame is not taken: one of its commands orders keys that are convergent.
+    pub(crate) fn sync_refuses(&self, frame: &CheckedFrame) -> Option<Refusal> {
+        let room = self.sync.as_ref().filter(|room| !room.setup.convergent.is_empty())?;
+        let FrameContent::Commands(frame) = frame.content() else { return None };
+        // A machine's command has tag 0 before its own bytes.
+        let commands = frame.commands.iter().filter_map(|command| command.strip_prefix(&[0]));
+        let orders = |command: &[u8], prefix: &Bytes| self.state.machine().orders_below(command, prefix);
+        let mut pairs = commands.flat_map(|c| room.setup.convergent.iter().map(move |prefix| (c, prefix)));
+        let (_, prefix) = pairs.find(|(command, prefix)| orders(command, prefix))?;
+        let reason = alloc::format!(
+            "keys below {prefix:?} are convergent, so nothing about them can be compared or ordered: use `dwcp sync`"
+        );
+        Some(Refusal::Machine(MachineRefusal::new(CONVERGENT_CODE, reason)))
+    }
+
     /// The bytes of a frame that the log holds, for the room.
     pub(crate) fn sync_ordered(&mut self, frame: &Bytes) {
         if let Some(room) = &mut self.sync {
@@ -310,7 +328,9 @@ impl<M: StateMachine> Replica<M> {
 
 /// What to tell whoever runs a node whose convergent state cannot be read back.
 pub(crate) fn lost(reason: &str) -> String {
-    alloc::format!("convergent state cannot be read back ({reason}): the disk is damaged, run `dwcp member replace`")
+    alloc::format!(
+        "convergent state cannot be read back ({reason}): the disk is damaged, run `dwcp member replace`"
+    )
 }
 
 /// Long enough for whoever asks for nothing more.

@@ -21,6 +21,8 @@ pub struct SyncSetup {
     pub resolvers: Resolvers,
     /// Keys below one of these belong to the ordered store alone; all others may be written here.
     pub ordered: Vec<Bytes>,
+    /// Commands of the ordered store that write or compare keys below one of these are refused.
+    pub convergent: Vec<Bytes>,
 }
 
 impl SyncSetup {
@@ -29,9 +31,15 @@ impl SyncSetup {
     pub fn check(&self) -> Result<(), SettingsError> {
         self.timing.check()?;
         self.limits.check()?;
-        let long = self.ordered.iter().any(|prefix| prefix.is_empty() || prefix.len() > PREFIX_BYTES_MAX);
-        if long || self.ordered.len() > PREFIXES_MAX {
-            return Err(SettingsError::Genesis("ordered prefixes are at most 64, of 1 to 1024 bytes"));
+        for prefixes in [&self.ordered, &self.convergent] {
+            let long = prefixes.iter().any(|prefix| prefix.is_empty() || prefix.len() > PREFIX_BYTES_MAX);
+            if long || prefixes.len() > PREFIXES_MAX {
+                return Err(SettingsError::Genesis("prefixes of keys are at most 64, of 1 to 1024 bytes"));
+            }
+        }
+        let meets = |a: &Bytes, b: &Bytes| a.starts_with(b) || b.starts_with(a);
+        if self.ordered.iter().any(|a| self.convergent.iter().any(|b| meets(a, b))) {
+            return Err(SettingsError::Genesis("a prefix of keys is either ordered or convergent, not both"));
         }
         Ok(())
     }
@@ -48,18 +56,36 @@ impl SyncSetup {
 pub enum SyncRequest {
     /// One frame: all of these or none. `wait`: on how many nodes, this one included, it must be durable before it is
     /// answered, where it goes by gossip; 0 and 1 are the same.
-    Write { writes: Vec<Write>, wait: u8, timeout_ms: u32 },
-    Get { key: Bytes, path: Vec<Bytes> },
+    Write {
+        writes: Vec<Write>,
+        wait: u8,
+        timeout_ms: u32,
+    },
+    Get {
+        key: Bytes,
+        path: Vec<Bytes>,
+    },
     /// Keys below a prefix, after one of them.
-    List { prefix: Bytes, after: Option<Bytes>, limit: u32 },
+    List {
+        prefix: Bytes,
+        after: Option<Bytes>,
+        limit: u32,
+    },
     /// From now on every change below the prefix, until the client is gone.
-    Watch { prefix: Bytes },
+    Watch {
+        prefix: Bytes,
+    },
     /// The newest conflicts that this node saw.
-    Conflicts { limit: u32 },
+    Conflicts {
+        limit: u32,
+    },
     /// Where this node stands, and the digest of all it holds.
     Stand,
     /// Do these peers hold exactly the same? None: all of them.
-    Compare { peers: Vec<ReplicaId>, timeout_ms: u32 },
+    Compare {
+        peers: Vec<ReplicaId>,
+        timeout_ms: u32,
+    },
 }
 
 impl SyncRequest {
@@ -134,15 +160,41 @@ pub struct SyncWritten {
 pub enum SyncReply {
     Written(SyncWritten),
     /// `kinds`: more than one while a clash of types waits to be settled.
-    Value { view: Option<View>, kinds: Vec<Kind>, siblings: u32 },
-    Keys { items: Vec<(Bytes, View)>, more: bool },
-    Changed { items: Vec<(Bytes, Option<View>)> },
-    Conflicts { count: u64, open: u64, events: Vec<Conflict> },
-    Stand { digest: Hash, applied: VersionVector, floor: u64, conflicts: u64, keys: u64 },
+    Value {
+        view: Option<View>,
+        kinds: Vec<Kind>,
+        siblings: u32,
+    },
+    Keys {
+        items: Vec<(Bytes, View)>,
+        more: bool,
+    },
+    Changed {
+        items: Vec<(Bytes, Option<View>)>,
+    },
+    Conflicts {
+        count: u64,
+        open: u64,
+        events: Vec<Conflict>,
+    },
+    Stand {
+        digest: Hash,
+        applied: VersionVector,
+        floor: u64,
+        conflicts: u64,
+        keys: u64,
+    },
     /// Peers that hold the same, that hold something else, and that said nothing.
-    Compared { level: Vec<ReplicaId>, differs: Vec<ReplicaId>, silent: Vec<ReplicaId> },
+    Compared {
+        level: Vec<ReplicaId>,
+        differs: Vec<ReplicaId>,
+        silent: Vec<ReplicaId>,
+    },
     /// `definite`: nothing was written and nothing will be.
-    Refused { reason: String, definite: bool },
+    Refused {
+        reason: String,
+        definite: bool,
+    },
 }
 
 impl SyncReply {

@@ -7,8 +7,8 @@ use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use dwcp_base::{Micros, Now, ReplicaId};
 use dwcp_crdt::{Origin, OriginId};
-use dwcp_sync::output::Need;
 use dwcp_sync::Reason;
+use dwcp_sync::output::Need;
 
 /// Counted since this node started.
 #[derive(Clone, Debug, Default)]
@@ -103,7 +103,8 @@ impl Figures {
             return SyncStatus { not_open: super::write::NOT_A_MEMBER.to_string(), ..SyncStatus::default() };
         };
         let (kept, waiting) = open.sync.frames_count();
-        let refused = Reason::ALL.iter().map(|reason| (reason.word().to_string(), open.sync.refused(*reason)));
+        let refused =
+            Reason::ALL.iter().map(|reason| (reason.word().to_string(), open.sync.refused(*reason)));
         let peers = open.sync.peers().filter_map(|(id, figures)| {
             let since = |at: Micros| now.mono.since(at).0 / 1_000;
             Some(SyncPeerStatus {

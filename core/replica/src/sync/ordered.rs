@@ -173,12 +173,7 @@ impl Ordering {
     }
 
     /// Oldest first, what was not proposed in this turn.
-    pub(crate) fn next_batch(
-        &mut self,
-        turn: (u64, u64),
-        bytes_max: usize,
-        frames_max: usize,
-    ) -> Vec<Bytes> {
+    pub(crate) fn next_batch(&mut self, turn: (u64, u64), bytes_max: usize, frames_max: usize) -> Vec<Bytes> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         let ready = |frame: &&mut Waiting| frame.unsynced.is_none() && frame.proposed_in != Some(turn);
         for frame in self.frames.values_mut().filter(ready) {
@@ -215,12 +210,7 @@ impl Ordering {
 
 impl SyncRoom {
     /// See [`Ordering::next_batch`].
-    pub(crate) fn next_batch(
-        &mut self,
-        turn: (u64, u64),
-        bytes_max: usize,
-        frames_max: usize,
-    ) -> Vec<Bytes> {
+    pub(crate) fn next_batch(&mut self, turn: (u64, u64), bytes_max: usize, frames_max: usize) -> Vec<Bytes> {
         self.ordering.next_batch(turn, bytes_max, frames_max)
     }
 

@@ -53,10 +53,6 @@ pub(crate) struct Writing {
 }
 
 impl Writing {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.pending.is_empty()
-    }
-
     pub(crate) fn gone(&mut self, client: ClientId) {
         self.pending.retain(|_, pending| pending.client != client);
     }
@@ -221,8 +217,7 @@ impl SyncRoom {
     }
 }
 
-pub(super) const NOT_A_MEMBER: &str =
-    "this node's incarnation is not in force yet: wait until `dwcp status` shows it as a member, or ask another";
+pub(super) const NOT_A_MEMBER: &str = "this node's incarnation is not in force yet: wait until `dwcp status` shows it as a member, or ask another";
 
 fn late(pending: &Pending, nodes: u8) -> SyncReply {
     let reason = if pending.wants_log {
@@ -238,4 +233,3 @@ fn late(pending: &Pending, nodes: u8) -> SyncReply {
     };
     SyncReply::Refused { reason, definite: false }
 }
-

@@ -195,7 +195,11 @@ fn the_log_is_shortened_and_loses_nothing_convergent() {
     );
     let mut session = Session::open(&mut cluster, 1);
     for round in 0..120_u64 {
-        cluster.write(round as u8 % 4, 100 + round, vec![put(&format!("c{}", round % 30), &round.to_string())]);
+        cluster.write(
+            round as u8 % 4,
+            100 + round,
+            vec![put(&format!("c{}", round % 30), &round.to_string())],
+        );
         let frame = session.put(&format!("k{round}"), &[7; 8_000]);
         cluster.send(1, &frame);
         cluster.run(20);

@@ -3,6 +3,7 @@
 
 use crate::io::{Class, ClientId, Event};
 use crate::replica::{Outbox, Replica};
+use crate::transfer::Purpose;
 use crate::wire::PeerMessage;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -69,6 +70,8 @@ pub(crate) struct Anchors<M: StateMachine> {
     next_resend: Micros,
     /// Where our execution stood at the last Anchor, and since when.
     stuck_at: Option<(Index, Micros)>,
+    /// The first root sequence whose snapshots are of an Anchor that our execution had not reached.
+    ahead_of_us: Option<Sequence>,
 }
 
 impl<M: StateMachine> Anchors<M> {
@@ -86,7 +89,18 @@ impl<M: StateMachine> Anchors<M> {
             waiting: VecDeque::new(),
             next_resend: now.mono,
             stuck_at: None,
+            ahead_of_us: None,
         }
+    }
+
+    /// Snapshots from this root sequence on are further in this segment than our execution; none before any other is.
+    pub(crate) fn ahead_of(&self, applied: Index, anchored: Index) -> Option<Sequence> {
+        self.ahead_of_us.filter(|_| applied < anchored)
+    }
+
+    /// The state now in use is of an earlier Anchor than the root's last: snapshots behind this one may be further.
+    pub(crate) fn begins_behind(&mut self, snapshot: Sequence) {
+        self.ahead_of_us = Some(snapshot.next());
     }
 
     /// Since when our oldest word waits for its Anchor.
@@ -275,6 +289,11 @@ impl<M: StateMachine> Replica<M> {
         out.event(Event::Anchored { epoch, sequence, index, position });
         let Some(segment) = &mut self.segment else { return };
         let anchors = &mut segment.anchors;
+        if segment.applied.index >= index {
+            anchors.ahead_of_us = None;
+        } else if anchors.ahead_of_us.is_none() {
+            anchors.ahead_of_us = Some(sequence);
+        }
         let own = anchors.ticks.get(&index).map(|tick| (tick.place, tick.state));
         let mut view = if unchecked { OwnView::Behind } else { compare(anchor, own) };
         // What was executed past it without being remembered must at least be the same log.
@@ -319,7 +338,7 @@ impl<M: StateMachine> Replica<M> {
         out.event(Event::AnchorDiverged { epoch, index });
         self.diverged = true;
         self.pbft.mute();
-        self.start_transfer(now, opened_at, true, out);
+        self.start_transfer(now, opened_at, Purpose::Wrong, out);
     }
 
     /// Whether a certificate of the root covers this position.

@@ -138,6 +138,7 @@ impl<M: StateMachine> Replica<M> {
         let verifies = in_segment && self.pbft.quorum().f() > 0;
         let mut commands = Vec::new();
         let mut outcomes = Vec::with_capacity(frames.len());
+        let mut waited = None;
         for bytes in frames {
             if crate::sync::is_sync(bytes) {
                 self.sync_ordered(bytes);
@@ -145,11 +146,13 @@ impl<M: StateMachine> Replica<M> {
             }
             let Ok(frame) = ClientFrame::decode(bytes.clone()) else { continue };
             let hash = Hash::of(bytes);
+            let since = self.pool.waits_since(&hash);
+            waited = [waited, since].into_iter().flatten().min();
             if let Some(segment) = &mut self.segment {
                 if verifies && !self.pool.holds(&hash) {
                     segment.anchors.unverified.push(frame.signature_item(self.cluster));
                 }
-                if let Some(since) = self.pool.waits_since(&hash) {
+                if let Some(since) = since {
                     segment.failover.note_round(now.mono.since(since));
                 }
                 segment.failover.unserved.served(&hash);
@@ -166,7 +169,7 @@ impl<M: StateMachine> Replica<M> {
             outcomes.push((outcome, ours));
         }
         if !frames.is_empty() {
-            self.switches.executed(now);
+            self.switches.executed(now, waited);
         }
         if self.recovering {
             return commands;

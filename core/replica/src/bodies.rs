@@ -7,6 +7,7 @@
 
 use crate::io::{Class, Effect};
 use crate::replica::{Outbox, Replica};
+use crate::transfer::Purpose;
 use crate::wire::{FetchedEntries, LogRecord, PeerMessage};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
@@ -33,6 +34,9 @@ pub(crate) struct Body {
     pub first_ticket: Ticket,
 }
 
+/// Tails that gave way to another and are remembered.
+const EARLIER_MAX: usize = 8;
+
 /// A tail on its way.
 pub(crate) struct Fetch {
     pub epoch: Epoch,
@@ -45,7 +49,13 @@ pub(crate) struct Fetch {
     /// Donors whose entries did not lead to the tail, or who have none.
     useless: BTreeSet<ReplicaId>,
     pub deadline: Micros,
+    /// Since when somebody who claims this tail has shown nothing; goes on where it stood when a tail is taken up again.
     pub since: Micros,
+    begun: Micros,
+    /// A decided Close waits for it; otherwise one that may be proposed or prepared.
+    decided: bool,
+    /// Tails that gave way to this one, and their `since`.
+    earlier: Vec<(Place, Micros)>,
     /// How often everybody was asked in vain.
     rounds: u32,
 }
@@ -53,30 +63,55 @@ pub(crate) struct Fetch {
 impl<M: StateMachine> Replica<M> {
     /// Asks for what is missing up to this tail of the open segment: from its last Anchor, which is what it takes to judge and
     /// to show it.
-    pub(crate) fn fetch_tail(&mut self, now: Now, tail: Place, out: &mut Outbox) {
+    pub(crate) fn fetch_tail(&mut self, now: Now, tail: Place, decided: bool, out: &mut Outbox) {
         let Some(segment) = self.control.fold.segment() else { return };
         let anchored = segment.anchored();
         let from = segment.ends(&anchored).expect("the fold has seen to it");
-        self.fetch_from(now, from, anchored.index, tail, out);
+        self.fetch_from(now, (from, anchored.index), tail, decided, out);
     }
 
-    /// Asks for all that it takes to execute up to this tail.
+    /// Asks for all that it takes to execute up to this tail of a decided Close.
     pub(crate) fn fetch_to_execute(&mut self, now: Now, tail: Place, out: &mut Outbox) {
         let Some(open) = &self.segment else { return };
         let (from, from_index) = (self.live, open.applied.index);
-        self.fetch_from(now, from, from_index, tail, out);
+        self.fetch_from(now, (from, from_index), tail, true, out);
     }
 
-    fn fetch_from(&mut self, now: Now, from: VirtualLog, from_index: Index, tail: Place, out: &mut Outbox) {
+    fn fetch_from(
+        &mut self,
+        now: Now,
+        (from, from_index): (VirtualLog, Index),
+        tail: Place,
+        decided: bool,
+        out: &mut Outbox,
+    ) {
         let Some(epoch) = self.control.fold.segment().map(|segment| segment.epoch) else { return };
-        let same =
-            |fetch: &Fetch| fetch.epoch == epoch && fetch.tail == tail && fetch.from_index <= from_index;
-        if self.fetch.as_ref().is_some_and(same) || from_index >= tail.index {
+        let patience = self.setup.settings.timing.resend_interval.times(4);
+        if let Some(fetch) = self.fetch.as_mut().filter(|fetch| fetch.epoch == epoch) {
+            if fetch.tail == tail && fetch.from_index <= from_index {
+                fetch.decided |= decided;
+                return;
+            }
+            // Several tails may be wanted at once, for one of the claims is a lie. What is decided goes first, and the
+            // others take turns: each change begins with a question to somebody.
+            let busy = fetch.tail != tail && now.mono.since(fetch.begun) < patience;
+            if if fetch.decided == decided { busy } else { fetch.decided } {
+                return;
+            }
+        }
+        if from_index >= tail.index || self.recall_body(epoch, from_index, &tail) {
             return;
         }
-        if self.recall_body(epoch, from_index, &tail) {
-            return;
+        let mut earlier = Vec::new();
+        if let Some(gone) = self.fetch.take().filter(|fetch| fetch.epoch == epoch) {
+            earlier = gone.earlier;
+            earlier.push((gone.tail, gone.since));
+            if earlier.len() > EARLIER_MAX {
+                earlier.remove(0);
+            }
         }
+        let known = earlier.iter().position(|(place, _)| *place == tail);
+        let since = known.map_or(now.mono, |place| earlier.remove(place).1);
         self.fetch = Some(Fetch {
             epoch,
             tail,
@@ -87,7 +122,10 @@ impl<M: StateMachine> Replica<M> {
             donor: None,
             useless: BTreeSet::new(),
             deadline: now.mono,
-            since: now.mono,
+            since,
+            begun: now.mono,
+            decided,
+            earlier,
             rounds: 0,
         });
         self.ask_entries(now, out);
@@ -124,9 +162,18 @@ impl<M: StateMachine> Replica<M> {
             self.send_one(donor, &message, Class::Vote, out);
         }
         if in_vain && let Some((decided, _)) = self.blocked.front() {
-            // Nobody keeps these entries any more: there are snapshots behind the Close, or of the segment's last Anchor.
-            let at_least = decided.certificate.claim.sequence;
-            self.start_transfer(now, at_least, false, out);
+            // Nobody keeps these entries any more. Whoever discarded them has a snapshot of the segment that covers them; one
+            // behind the Close may never come, for a checkpoint may take our own voice.
+            let closes = decided.certificate.claim.sequence;
+            let anchored = self.control.fold.segment().map(|segment| segment.anchored().index);
+            let ahead = self
+                .segment
+                .as_ref()
+                .zip(anchored)
+                .and_then(|(open, anchored)| open.anchors.ahead_of(open.applied.index, anchored));
+            let epoch = self.control.fold.epoch();
+            let purpose = ahead.map_or(Purpose::Old, |_| Purpose::Segment(epoch));
+            self.start_transfer(now, ahead.unwrap_or(closes), purpose, out);
         }
     }
 

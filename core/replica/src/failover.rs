@@ -569,7 +569,7 @@ impl<M: StateMachine> Replica<M> {
         }
         let close = self.best_close(&segment)?;
         if !self.court().holds_tail(&segment, &close.tail) {
-            self.fetch_tail(now, close.tail, out);
+            self.fetch_tail(now, close.tail, false, out);
             return None;
         }
         if self.court().judge_close(&segment, &close).is_err() {
@@ -620,7 +620,7 @@ impl<M: StateMachine> Replica<M> {
                 && self.court().judge_close(&segment, close).is_ok()
                 && !self.court().holds_tail(&segment, &close.tail)
             {
-                self.fetch_tail(now, close.tail, out);
+                self.fetch_tail(now, close.tail, false, out);
             }
             return true;
         }

@@ -518,8 +518,8 @@ pub struct SwitchStatus {
     pub to: ProtocolName,
     pub planned: bool,
     pub sequence: Sequence,
-    /// The longest interval between two executions of commands around it, as seen here, in microseconds; 0 while nothing
-    /// was executed since.
+    /// How long a command waited around it at most, as seen here, in microseconds: the interval between two executions,
+    /// less the time in which nothing waited here. 0 while nothing was executed since.
     pub gap_us: u64,
     /// This replica's clock when it happened, Unix milliseconds.
     pub at_unix_ms: u64,

@@ -127,6 +127,7 @@ impl<M: StateMachine> Replica<M> {
             }
         };
         let covered = control.fold.epoch();
+        let remembers_from = if control.fold.segment().is_some() { covered } else { Epoch(covered.0 + 1) };
         let certificate = donor.certificate(control.executed);
         pbft.start_from(control.executed, control.configurations.clone(), certificate);
         let records = recovery.records.len() as u64;
@@ -165,6 +166,7 @@ impl<M: StateMachine> Replica<M> {
             early: crate::segment::Early::default(),
             bodies: BTreeMap::new(),
             body_ticket: Ticket::ZERO,
+            remembers_from,
             fetch: None,
             blocked: VecDeque::new(),
             kept: VecDeque::new(),

@@ -9,7 +9,7 @@ use crate::io::{Class, ClientReply, ClientRequest, Effect, Event, Input};
 use crate::pool::Pool;
 use crate::segment::{Early, Retired, SegmentNode};
 use crate::serve::Donor;
-use crate::transfer::Transfer;
+use crate::transfer::{Purpose, Transfer};
 use crate::wire::{LogRecord, PeerMessage};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
@@ -89,6 +89,8 @@ pub struct Replica<M: StateMachine> {
     pub(crate) bodies: BTreeMap<Epoch, Vec<Body>>,
     /// The newest record of one: nothing that may rest on it leaves before.
     pub(crate) body_ticket: Ticket,
+    /// The first epoch whose records are still on our disk, if we took part in it.
+    pub(crate) remembers_from: Epoch,
     /// Entries that a Close needs and we lack.
     pub(crate) fetch: Option<Fetch>,
     /// Decided slots that cannot be executed yet: the first ends a segment whose entries are on their way. At most what the
@@ -245,6 +247,11 @@ impl<M: StateMachine> Replica<M> {
             self.kept.push_back((from, message));
             return;
         }
+        self.judged(|pbft, judge, protocol| pbft.on_message(now, from, message, judge, protocol));
+    }
+
+    /// Calls the root protocol together with who judges proposals for it.
+    fn judged(&mut self, call: impl FnOnce(&mut Pbft, &mut Judge<'_, M>, &mut Output)) {
         let quorum = self.pbft.quorum();
         let mut judge = Judge {
             pool: &self.pool,
@@ -258,7 +265,7 @@ impl<M: StateMachine> Replica<M> {
                 segment: self.segment.as_ref(),
             },
         };
-        self.pbft.on_message(now, from, message, &mut judge, &mut self.protocol);
+        call(&mut self.pbft, &mut judge, &mut self.protocol);
     }
 
     /// Proposals that waited are looked at again.
@@ -308,20 +315,7 @@ impl<M: StateMachine> Replica<M> {
         self.relay_due(now, out);
         self.settle_oldest(out);
         self.pbft.set_waiting(self.root_waits_since(now));
-        let quorum = self.pbft.quorum();
-        let mut judge = Judge {
-            pool: &self.pool,
-            log_time: self.state.log_time(),
-            court: Court {
-                cluster: self.cluster,
-                crypto: &*self.crypto,
-                quorum,
-                mutants: self.setup.mutants,
-                control: &self.control,
-                segment: self.segment.as_ref(),
-            },
-        };
-        self.pbft.on_time(now, &mut judge, &mut self.protocol);
+        self.judged(|pbft, judge, protocol| pbft.on_time(now, judge, protocol));
         self.carry_out(now, out);
         self.transfer_on_time(now, out);
         // Whose state is wrong takes no part until it is replaced.
@@ -402,7 +396,7 @@ impl<M: StateMachine> Replica<M> {
             {
                 // What is asked for may be at hand already, from an earlier life.
                 if !self.court().holds_tail(&segment, &close.tail) {
-                    self.fetch_tail(now, close.tail, out);
+                    self.fetch_tail(now, close.tail, true, out);
                 }
                 if !self.court().holds_tail(&segment, &close.tail) {
                     return true;
@@ -455,7 +449,7 @@ impl<M: StateMachine> Replica<M> {
                 out.event(Event::Diverged { sequence, own, certified });
                 self.diverged = true;
                 self.pbft.mute();
-                self.start_transfer(now, sequence, true, out);
+                self.start_transfer(now, sequence, Purpose::Wrong, out);
             }
             Action::ViewChangeStarted { view, reason } => {
                 self.count("view changes started");
@@ -465,7 +459,9 @@ impl<M: StateMachine> Replica<M> {
                 out.event(Event::ViewEntered { view, primary, gaps, carried });
                 self.on_view_entered(now, view, primary, out);
             }
-            Action::NeedSnapshot { from: _, at_least } => self.start_transfer(now, at_least, false, out),
+            Action::NeedSnapshot { from: _, at_least } => {
+                self.start_transfer(now, at_least, Purpose::Old, out)
+            }
             Action::Refused { from, reason } => self.refuse_peer(from, reason, out),
             Action::Halt { reason } => {
                 self.halted = true;

@@ -199,6 +199,11 @@ impl<M: StateMachine> Replica<M> {
         if !mine || !segment.open.members.contains(&self.setup.me) {
             return (None, tickets);
         }
+        if epoch < self.remembers_from && !self.setup.mutants.any() {
+            // A node that remembers nothing could sign another end of a log than the one it signed before.
+            self.count("segments of which nothing is remembered any more");
+            return (None, tickets);
+        }
         let setup = SegmentSetup {
             epoch,
             me: self.setup.me,
@@ -578,6 +583,8 @@ impl<M: StateMachine> Replica<M> {
         };
         let is_over =
             |epoch: Epoch| epoch < snapshot_epoch || (epoch == snapshot_epoch && open_there.is_none());
+        let first = if open_there.is_some() { snapshot_epoch } else { Epoch(snapshot_epoch.0 + 1) };
+        self.remembers_from = self.remembers_from.max(first);
         self.retired.retain(|epoch, _| !is_over(*epoch));
         self.remembered.retain(|epoch, _| !is_over(*epoch));
         self.bodies.retain(|epoch, _| !is_over(*epoch));

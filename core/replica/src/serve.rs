@@ -63,6 +63,10 @@ impl Donor {
         self.snapshots.get(&sequence).map(|meta| meta.certificate.clone())
     }
 
+    pub(crate) fn newest_sequence(&self) -> Option<Sequence> {
+        self.snapshots.keys().next_back().copied()
+    }
+
     fn newest(&self) -> Option<&SnapshotMeta> {
         self.snapshots.values().next_back()
     }

@@ -45,12 +45,14 @@ impl Switches {
         self.growing = true;
     }
 
-    /// Commands were executed.
-    pub(crate) fn executed(&mut self, now: Now) {
+    /// Commands were executed; the first of them that came here has waited since `waited`. Time in which nobody waited
+    /// is no gap, as far as this replica can tell: of what came to others it knows only when it ran.
+    pub(crate) fn executed(&mut self, now: Now, waited: Option<Micros>) {
         if self.growing
             && let (Some(last), Some(before)) = (&mut self.last, self.last_executed)
         {
-            last.gap_us = last.gap_us.max(now.mono.since(before).0);
+            let since = waited.map_or(before, |waited| waited.max(before));
+            last.gap_us = last.gap_us.max(now.mono.since(since).0);
             self.growing = false;
         }
         self.last_executed = Some(now.mono);

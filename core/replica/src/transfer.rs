@@ -37,11 +37,21 @@ struct Target<M: StateMachine> {
     in_flight: BTreeMap<u32, InFlight>,
 }
 
+/// What a snapshot is fetched for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Our state is old: slots that come sooner serve as well.
+    Old,
+    /// Entries of this segment are out of our reach: one of a later Anchor replaces the segment's state while it is open.
+    Segment(Epoch),
+    /// Our state is wrong: whatever we have is replaced.
+    Wrong,
+}
+
 /// A state transfer under way.
 pub(crate) struct Transfer<M: StateMachine> {
     at_least: Sequence,
-    /// Our own state is wrong, not merely old: whatever we have is replaced.
-    forced: bool,
+    purpose: Purpose,
     target: Option<Target<M>>,
     /// Whole and verified, waiting to be durable.
     ready: Option<(Control, State<M>)>,
@@ -62,22 +72,61 @@ impl<M: StateMachine> Transfer<M> {
 }
 
 impl<M: StateMachine> Replica<M> {
-    pub(crate) fn start_transfer(&mut self, now: Now, at_least: Sequence, forced: bool, out: &mut Outbox) {
+    pub(crate) fn start_transfer(
+        &mut self,
+        now: Now,
+        at_least: Sequence,
+        purpose: Purpose,
+        out: &mut Outbox,
+    ) {
+        let at_least = at_least.max(self.donor.newest_sequence().unwrap_or_default());
         if let Some(transfer) = &mut self.transfer {
-            transfer.forced |= forced;
+            match (transfer.purpose, purpose) {
+                (_, Purpose::Old) => {}
+                (Purpose::Wrong, Purpose::Segment(_)) => {}
+                (_, purpose) => {
+                    transfer.purpose = purpose;
+                    transfer.at_least = transfer.at_least.min(at_least);
+                }
+            }
             return;
         }
         out.event(Event::StateTransferStarted { sequence: at_least });
         self.count("state transfers started");
         self.transfer = Some(Transfer {
             at_least,
-            forced,
+            purpose,
             target: None,
             ready: None,
             dropped: BTreeSet::new(),
             next_ask: now.mono,
         });
         self.transfer_on_time(now, out);
+    }
+
+    /// Whether a snapshot of this sequence would be of use to the transfer under way. None is that is older than what we
+    /// have on disk: the records behind an older one are gone, what we signed since among them.
+    fn is_useful(&self, sequence: Sequence) -> bool {
+        let Some(transfer) = &self.transfer else { return false };
+        let open = self.control.fold.segment().map(|segment| segment.epoch);
+        let replaces = match transfer.purpose {
+            Purpose::Old => false,
+            Purpose::Segment(epoch) => open == Some(epoch),
+            Purpose::Wrong => true,
+        };
+        let newest = self.donor.newest_sequence();
+        sequence > self.control.executed || (replaces && newest.is_none_or(|newest| sequence >= newest))
+    }
+
+    /// Our state is still wrong, and what was looked for is older by now than what is on our own disk.
+    fn look_for_newer(&mut self, out: &mut Outbox) {
+        let newest = self.donor.newest_sequence().unwrap_or_default();
+        let Some(transfer) = &mut self.transfer else { return };
+        transfer.at_least = transfer.at_least.max(newest);
+        let old = transfer.target.take_if(|target| target.meta.certificate.claim.sequence < newest);
+        if let Some(old) = old {
+            self.drop_partial(old.meta.certificate.claim.sequence, out);
+        }
     }
 
     pub(crate) fn abandon_transfer(&mut self, out: &mut Outbox) {
@@ -104,9 +153,14 @@ impl<M: StateMachine> Replica<M> {
             .target
             .as_ref()
             .map_or(transfer.at_least, |target| target.meta.certificate.claim.sequence);
-        if !transfer.forced && transfer.ready.is_none() && self.control.executed >= obsolete {
-            return self.abandon_transfer(out);
+        let is_ready = transfer.ready.is_some();
+        if !is_ready && !self.is_useful(obsolete) {
+            if self.transfer.as_ref().is_none_or(|transfer| transfer.purpose != Purpose::Wrong) {
+                return self.abandon_transfer(out);
+            }
+            self.look_for_newer(out);
         }
+        let Some(transfer) = &mut self.transfer else { return };
         if now.mono >= transfer.next_ask {
             transfer.next_ask = now.mono.plus(patience);
             let at_least = transfer.at_least;
@@ -143,10 +197,12 @@ impl<M: StateMachine> Replica<M> {
     pub(crate) fn on_offer(&mut self, now: Now, from: ReplicaId, meta: SnapshotMeta, out: &mut Outbox) {
         let Some(transfer) = &mut self.transfer else { return };
         let sequence = meta.certificate.claim.sequence;
-        let useless = sequence < transfer.at_least || (sequence <= self.control.executed && !transfer.forced);
-        if useless || transfer.ready.is_some() || transfer.dropped.contains(&from) {
+        let useless =
+            sequence < transfer.at_least || transfer.ready.is_some() || transfer.dropped.contains(&from);
+        if useless || !self.is_useful(sequence) {
             return;
         }
+        let Some(transfer) = &mut self.transfer else { return };
         if let Some(target) = &mut transfer.target {
             if target.meta.certificate.claim == meta.certificate.claim && target.meta.digests == meta.digests
             {
@@ -364,6 +420,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// The fetched snapshot is durable: it becomes our state.
     pub(crate) fn install_fetched(&mut self, now: Now, sequence: Sequence, out: &mut Outbox) {
+        let useful = self.is_useful(sequence);
         let Some(transfer) = self.transfer.take() else { return };
         let Some((control, state)) = transfer.ready else {
             self.transfer = Some(transfer);
@@ -371,18 +428,22 @@ impl<M: StateMachine> Replica<M> {
         };
         let covered = (control.fold.epoch(), control.fold.segment().map(dwcp_log::Segment::anchored));
         self.snapshot_is_durable(sequence, covered, out);
-        if sequence <= self.control.executed && !transfer.forced {
-            return; // Slots brought us here sooner; the snapshot serves others.
+        if !useful {
+            // Slots brought us here sooner, or past it; the snapshot serves others.
+            if transfer.purpose == Purpose::Wrong {
+                self.start_transfer(now, sequence, Purpose::Wrong, out);
+            }
+            return;
         }
         let Some(certificate) = self.donor.certificate(sequence) else { return };
+        out.event(Event::StateTransferFinished { sequence });
+        self.count("state transfers finished");
         if sequence <= self.control.executed && self.is_of_our_segment(&control) {
             // The root is where it was; only what the segment did to the state was wrong or out of reach.
             self.rejoin_segment(now, &control, state, out);
         } else {
             self.install_all(now, control, state, certificate, out);
         }
-        out.event(Event::StateTransferFinished { sequence });
-        self.count("state transfers finished");
         self.carry_out(now, out);
         self.settle_pool(out);
     }
@@ -420,9 +481,7 @@ impl<M: StateMachine> Replica<M> {
     fn is_of_our_segment(&self, control: &Control) -> bool {
         match (control.fold.segment(), self.control.fold.segment()) {
             (Some(theirs), Some(ours)) => {
-                theirs.epoch == ours.epoch
-                    && theirs.anchor.index <= ours.anchor.index
-                    && self.blocked.is_empty()
+                theirs.epoch == ours.epoch && theirs.anchor.index <= ours.anchor.index
             }
             _ => false,
         }
@@ -431,12 +490,19 @@ impl<M: StateMachine> Replica<M> {
     /// Takes the state of a snapshot of the open segment and goes on from its Anchor.
     fn rejoin_segment(&mut self, now: Now, snapshot: &Control, state: State<M>, out: &mut Outbox) {
         let Some(anchored) = snapshot.fold.segment().map(|segment| segment.anchor) else { return };
+        let last = self.control.fold.segment().map(|segment| segment.anchor.index);
         self.park_segment();
+        self.fetch = None;
         self.state = state;
         self.diverged = false;
         self.found_diverged = None;
         self.pbft.unmute();
         self.begin_segment_at(now, anchored, out);
+        if let Some(open) = self.segment.as_mut().filter(|_| last > Some(anchored.index)) {
+            open.anchors.begins_behind(snapshot.executed);
+        }
+        // A Close may have waited for nothing but this.
+        self.execute_ready(now, out);
     }
 
     /// The leader has discarded what we need of its segment: a snapshot of it is needed.
@@ -446,7 +512,7 @@ impl<M: StateMachine> Replica<M> {
         };
         let opened_at = segment.opened_at;
         self.count("too far behind in a segment");
-        self.start_transfer(now, opened_at, true, out);
+        self.start_transfer(now, opened_at, Purpose::Segment(epoch), out);
     }
 
     /// Links must follow members that were replaced while we were away.

@@ -254,7 +254,8 @@ impl World {
                 self.journals[journal].note(at, ReplicaEvent::Restored { epoch: 0, sequence: sequence.0 });
             }
             Event::StableCheckpoint { .. } => self.coverage.checkpoints += 1,
-            Event::Recovered { inside_view_change, records, .. } => {
+            Event::Recovered { executed, inside_view_change, records, .. } => {
+                self.journals[journal].note(at, ReplicaEvent::Restored { epoch: 0, sequence: executed.0 });
                 self.coverage.restarts += u64::from(records > 0);
                 self.coverage.restarts_in_view_change += u64::from(inside_view_change);
             }

@@ -21,6 +21,8 @@ pub struct Replacement {
     /// Replicas that said it is done.
     pub done: BTreeSet<usize>,
     pub started: bool,
+    /// The cluster counts it already; nobody told the operator so far that it may be started.
+    pub admitted: bool,
 }
 
 #[derive(Debug, Default)]
@@ -62,9 +64,10 @@ impl World {
         operator.replacements.retain(|_, replacement| replacement.node != node);
         operator.next_id += 1;
         let id = operator.next_id;
-        operator
-            .replacements
-            .insert(id, Replacement { node, incarnation, done: BTreeSet::new(), started: false });
+        operator.replacements.insert(
+            id,
+            Replacement { node, incarnation, done: BTreeSet::new(), started: false, admitted: false },
+        );
         let replica = self.nodes[node].replica;
         let key = self.keys.public(Identity::Vote { replica: replica.0, incarnation: incarnation.0 });
         self.vote_keys.insert((replica, incarnation), key);
@@ -205,6 +208,9 @@ impl World {
                 if replacement.done.len() >= enough && !replacement.started {
                     replacement.started = true;
                     let (node, incarnation) = (replacement.node, replacement.incarnation);
+                    self.operator
+                        .replacements
+                        .retain(|_, replacement| !(replacement.started && replacement.admitted));
                     self.replace_disk(node, incarnation);
                 }
             }
@@ -214,8 +220,9 @@ impl World {
 
     /// The cluster counts the new incarnation again: the budget has room.
     pub fn replacement_is_admitted(&mut self, node: usize, incarnation: Incarnation) {
-        self.operator
-            .replacements
-            .retain(|_, replacement| replacement.node != node || replacement.incarnation != incarnation);
+        for replacement in self.operator.replacements.values_mut() {
+            replacement.admitted |= replacement.node == node && replacement.incarnation == incarnation;
+        }
+        self.operator.replacements.retain(|_, replacement| !(replacement.started && replacement.admitted));
     }
 }

@@ -1,0 +1,125 @@
+//! Histories that went wrong once, each with all its dials, so that what later seeds draw does not change them.
+
+use dwcp_base::Mutants;
+use sim::dials::Dials;
+use sim::ending::run;
+use sim::runner::quiet_panics;
+
+struct Once {
+    seed: u64,
+    what: &'static str,
+    dials: &'static str,
+}
+
+const ONCE_WRONG: &[Once] = &[
+    Once {
+        seed: 218,
+        what: "an answer with a bad slot left the good ones before it unsettled",
+        dials: "n=7 f=1 safety_ms=48000 calm_ms=240000 answer_ms=120000 clients=5 think_ms=142 commands_max=2 \
+                in_flight_max=1 retry_pm=71 death_pm=4 retry_ms=1120 value_bytes_max=300 delay_us=30000 \
+                jitter_us=45938 drop_pm=57 stray_pm=25 partition_ms=16609 partition_long_ms=4039 one_way_pm=14 \
+                slow_link_ms=7909 sync_us=3000 slow_disk_ms=17964 full_disk_ms=33129 down_ms=5572 pause_long_ms=1075 \
+                torn_pm=152 damage_pm=604 skew_ms=142 liars_first=1 checkpoint_interval=4 window_checkpoints=4 \
+                view_timeout_ms=500 pipeline_depth=4 batch_bytes_max=2000 snapshot_log_bytes=150000 mode=2 \
+                segment_calm_ms=1875 election_ms=137 fast_path_ms=127 anchor_ms=201 leader_reads_pm=645 \
+                link_down_pm=1000 kill_both_ms=8501 wipe_sealed_pm=141",
+    },
+    Once {
+        seed: 278,
+        what: "a Close was executed before the state transfer that made it possible was told",
+        dials: "n=4 f=1 safety_ms=48000 calm_ms=240000 answer_ms=120000 clients=4 think_ms=207 commands_max=1 \
+                in_flight_max=3 retry_pm=83 death_pm=4 retry_ms=564 value_bytes_max=3000 leases_pm=30 delay_us=300 \
+                jitter_us=526 drop_pm=57 stray_pm=21 partition_ms=17835 partition_long_ms=7928 one_way_pm=343 \
+                sync_us=3000 pipelined_sync=1 crash_ticket_ppm=299 crash_ms=15672 blackout_ms=23405 down_ms=4419 \
+                pause_ms=19702 pause_long_ms=5539 torn_pm=267 wipe_ms=13740 damage_pm=164 checkpoint_interval=64 \
+                window_checkpoints=2 view_timeout_ms=2000 pipeline_depth=8 batch_bytes_max=20000 \
+                snapshot_log_bytes=150000 mode=1 segment_calm_ms=2328 election_ms=474 fast_path_ms=1457 \
+                anchor_ms=164 leader_reads_pm=200 mode_order_ms=5394 link_down_pm=1000",
+    },
+    Once {
+        seed: 350,
+        what: "two tails displaced each other in the one fetch with every message",
+        dials: "n=7 f=2 safety_ms=48000 calm_ms=240000 answer_ms=120000 ed25519=1 clients=5 lying_clients=1 \
+                think_ms=216 commands_max=4 in_flight_max=3 retry_pm=80 retry_ms=678 value_bytes_max=16 \
+                delay_us=30000 jitter_us=24338 drop_pm=55 duplicate_pm=7 partition_long_ms=4904 one_way_pm=450 \
+                sync_us=100 slow_disk_ms=15416 crash_ticket_ppm=621 crash_ms=15594 down_ms=188 pause_long_ms=4957 \
+                torn_pm=394 wipe_ms=10727 damage_pm=66 checkpoint_interval=8 window_checkpoints=4 \
+                view_timeout_ms=500 pipeline_depth=2 batch_bytes_max=500000 snapshot_log_bytes=65536 mode=1 \
+                segment_calm_ms=892 election_ms=164 fast_path_ms=168 anchor_ms=337",
+    },
+    Once {
+        seed: 574,
+        what: "a liar's tail and a decided one displaced each other in the one fetch",
+        dials: "n=4 f=1 safety_ms=48000 calm_ms=240000 answer_ms=120000 clients=4 lying_clients=1 think_ms=298 \
+                commands_max=1 in_flight_max=3 retry_pm=82 death_pm=3 retry_ms=721 value_bytes_max=16 leases_pm=8 \
+                delay_us=30000 jitter_us=49438 drop_pm=27 duplicate_pm=28 stray_pm=2 partition_long_ms=7285 \
+                one_way_pm=243 sync_us=3000 pipelined_sync=1 full_disk_ms=17319 down_ms=5854 pause_ms=8676 \
+                pause_long_ms=2803 torn_pm=187 damage_pm=393 skew_ms=48 liars=1 liars_first=1 checkpoint_interval=4 \
+                window_checkpoints=2 view_timeout_ms=2000 pipeline_depth=8 batch_bytes_max=500000 \
+                snapshot_log_bytes=65536 mode=2 segment_calm_ms=517 election_ms=938 fast_path_ms=1023 anchor_ms=500 \
+                anchored_pm=447 leader_reads_pm=110 mode_order_ms=5044 kill_both_ms=5107 wipe_sealed_pm=148",
+    },
+    Once {
+        seed: 584,
+        what: "a learner that had only a segment's base waited for a snapshot behind the Close that waited for it",
+        dials: "n=4 f=1 safety_ms=48000 calm_ms=240000 answer_ms=120000 clients=4 think_ms=379 commands_max=4 \
+                in_flight_max=1 retry_pm=102 retry_ms=1347 value_bytes_max=16 delay_us=10000 jitter_us=5340 \
+                partition_ms=9882 partition_long_ms=1771 one_way_pm=420 slow_link_ms=4040 sync_us=3000 \
+                pipelined_sync=1 crash_ticket_ppm=81 blackout_ms=13178 down_ms=6321 pause_long_ms=1266 torn_pm=210 \
+                wipe_ms=13226 damage_pm=203 skew_ms=33 liars_first=1 checkpoint_interval=4 window_checkpoints=3 \
+                view_timeout_ms=1000 pipeline_depth=2 batch_bytes_max=500000 snapshot_log_bytes=65536 mode=2 \
+                segment_calm_ms=2291 election_ms=274 fast_path_ms=535 anchor_ms=179 anchored_pm=565 \
+                leader_reads_pm=433 link_down_pm=900 kill_both_ms=8041",
+    },
+    Once {
+        seed: 57,
+        what: "a new incarnation was counted before the operator had heard that it may start",
+        dials: "n=7 f=2 safety_ms=48000 calm_ms=240000 answer_ms=120000 clients=4 think_ms=45 commands_max=8 \
+                in_flight_max=1 retry_pm=128 retry_ms=452 value_bytes_max=6000 delay_us=300 jitter_us=481 drop_pm=20 \
+                duplicate_pm=23 stray_pm=25 partition_long_ms=4687 one_way_pm=125 sync_us=3000 slow_disk_ms=15124 \
+                full_disk_ms=32559 crash_ticket_ppm=557 crash_ms=9631 down_ms=8246 pause_long_ms=1007 torn_pm=490 \
+                wipe_ms=9915 damage_pm=181 skew_ms=40 liars=1 tricks=64 checkpoint_interval=4 window_checkpoints=2 \
+                view_timeout_ms=2000 pipeline_depth=4 batch_bytes_max=500000 snapshot_log_bytes=65536",
+    },
+    Once {
+        seed: 292,
+        what: "a transfer begun in one segment ended in the next and took the replica behind its own snapshot: SEALED twice",
+        dials: "n=5 f=1 safety_ms=48000 calm_ms=240000 answer_ms=120000 clients=5 lying_clients=1 think_ms=57 \
+                commands_max=4 in_flight_max=1 retry_pm=179 retry_ms=1206 value_bytes_max=6000 delay_us=10000 \
+                jitter_us=15961 drop_pm=60 stray_pm=26 partition_ms=4760 partition_long_ms=5149 one_way_pm=203 \
+                slow_link_ms=13850 sync_us=100 pipelined_sync=1 crash_ms=7231 down_ms=11502 pause_ms=14942 \
+                pause_long_ms=5213 torn_pm=333 wipe_ms=12563 damage_pm=130 liars=1 tricks=64 checkpoint_interval=4 \
+                window_checkpoints=2 view_timeout_ms=2000 pipeline_depth=1 batch_bytes_max=500000 \
+                snapshot_log_bytes=65536 mode=2 segment_calm_ms=1921 election_ms=720 fast_path_ms=756 anchor_ms=187 \
+                anchored_pm=74 mode_order_ms=11909 wipe_sealed_pm=70",
+    },
+];
+
+fn dials_of(text: &str) -> Dials {
+    let mut dials = Dials::default();
+    for word in text.split_whitespace() {
+        let (name, value) = word.split_once('=').expect("name=value");
+        assert!(dials.set(name, value.parse().expect("a number")), "{name} is no dial");
+    }
+    assert_eq!(dials.to_string(), text.split_whitespace().collect::<Vec<_>>().join(" "));
+    dials
+}
+
+fn plays_well(nth: usize) {
+    quiet_panics();
+    let Once { seed, what, dials } = &ONCE_WRONG[nth];
+    let report = run(*seed, &dials_of(dials), Mutants::default());
+    let found: Vec<_> = report.found.iter().map(|found| found.text.clone()).collect();
+    assert!(report.is_clean(), "seed {seed} ({what}): {found:?}");
+    assert!(report.acknowledged > 0, "seed {seed}: nothing was asked");
+}
+
+#[test]
+fn what_went_wrong_once_goes_right_in_the_even_places() {
+    (0..ONCE_WRONG.len()).step_by(2).for_each(plays_well);
+}
+
+#[test]
+fn what_went_wrong_once_goes_right_in_the_odd_places() {
+    (1..ONCE_WRONG.len()).step_by(2).for_each(plays_well);
+}

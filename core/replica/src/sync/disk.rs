@@ -150,7 +150,10 @@ impl Disk {
     /// The log is on disk so far. The newest ticket of `dwcp_sync`'s that became durable by it.
     pub(crate) fn durable(&mut self, through: Ticket) -> Option<Ticket> {
         let mut newest = None;
-        while let Some((sync, _)) = self.unsynced.pop_front_if(|(_, log)| *log <= through) {
+        while let Some((sync, log)) = self.unsynced.front().copied()
+            && log <= through
+        {
+            self.unsynced.pop_front();
             newest = Some(sync);
         }
         newest

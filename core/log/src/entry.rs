@@ -48,6 +48,9 @@ pub enum RootEntry {
     Member(SignedMemberOrder) = 8,
     /// Nothing: it only moves the window on. (Log time passes with a batch, which may be empty.)
     Noop = 10,
+    /// What all members have acknowledged of convergent state, so that what lies below may be forgotten. Its bytes are state
+    /// sync's; it is no part of the virtual log.
+    Floor(Bytes) = 11,
 }
 
 /// What the primary proposes for one sequence: its clock and the entries to execute.

@@ -13,7 +13,7 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::limits::CLOCK_AHEAD_MAX_MS;
-use dwcp_base::{Ack, Hash, LogTime, Micros, Mutant, NetworkMode, Now, ReplicaId, Ticket, decode};
+use dwcp_base::{Ack, Hash, LogTime, Micros, Mutant, NetworkMode, Now, ReplicaId, Ticket, Trust, decode};
 use dwcp_log::{OperatorOrder, Proposal, RootEntry, SignedOrder};
 use dwcp_pbft::Application;
 use dwcp_state::{
@@ -88,6 +88,7 @@ impl Clients {
 /// What a backup checks before it prepares.
 pub(crate) struct Judge<'a, M: StateMachine> {
     pub pool: &'a Pool,
+    pub sync: Option<&'a crate::sync::SyncRoom>,
     pub log_time: LogTime,
     pub court: Court<'a, M>,
 }
@@ -139,6 +140,17 @@ impl<M: StateMachine> Application for Judge<'_, M> {
                 RootEntry::Mode(order) => signatures.push(order.signature_item(cluster)),
                 RootEntry::Policy(order) => signatures.push(order.signature_item(cluster)),
                 RootEntry::Member(order) => signatures.push(order.signature_item(cluster)),
+                RootEntry::Floor(floor) => {
+                    if floor.len() > crate::sync::FLOOR_BYTES_MAX {
+                        return Err("a floor that is too long");
+                    }
+                    // Where members only crash a primary proposes what it was told.
+                    if self.court.control.steering.policy.trust == Trust::Byzantine
+                        && let Some(room) = self.sync
+                    {
+                        room.judges(floor)?;
+                    }
+                }
                 RootEntry::Noop => {}
             }
         }

@@ -144,8 +144,8 @@ impl<M: StateMachine> Replica<M> {
                 LogRecord::Fetched(record) if record.epoch >= covered => fetched.push((ticket, record)),
                 LogRecord::Segment { .. } | LogRecord::Fetched(_) => {}
                 LogRecord::Sync { number, bytes } => convergent.remember(ticket, number, bytes),
-                LogRecord::SyncSnapshot { id, part, parts, bytes } => {
-                    convergent.remember_part(ticket, id, part, parts, bytes);
+                LogRecord::SyncSnapshot { id, part, parts, needs, bytes } => {
+                    convergent.remember_part(ticket, id, (part, parts), needs, bytes);
                 }
             }
         }

@@ -229,7 +229,12 @@ impl<M: StateMachine> Replica<M> {
                 self.on_entries(now, from, epoch, first, entries, out);
             }
             PeerMessage::Behind { epoch } => self.on_behind(now, epoch, out),
-            PeerMessage::Sync(_) | PeerMessage::SyncOrder { .. } | PeerMessage::SyncStand { .. } => {
+            PeerMessage::Sync(_)
+            | PeerMessage::SyncOrder { .. }
+            | PeerMessage::SyncStand { .. }
+            | PeerMessage::SyncFetch { .. }
+            | PeerMessage::SyncOffer { .. }
+            | PeerMessage::SyncPart { .. } => {
                 self.on_sync_message(now, from, message, out);
             }
         }
@@ -255,6 +260,7 @@ impl<M: StateMachine> Replica<M> {
         let quorum = self.pbft.quorum();
         let mut judge = Judge {
             pool: &self.pool,
+            sync: self.sync.as_ref(),
             log_time: self.state.log_time(),
             court: Court {
                 cluster: self.cluster,

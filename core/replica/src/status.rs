@@ -139,6 +139,13 @@ impl<M: StateMachine> Replica<M> {
         })
     }
 
+    /// Whether as many replicas were heard lately as a quorum needs.
+    pub(crate) fn hears_quorum(&self, now: Now) -> bool {
+        let patience = self.setup.settings.timing.standing_interval.times(4);
+        let heard = self.last_heard.values().filter(|heard| now.mono.since(**heard) <= patience).count();
+        heard + 1 >= self.pbft.quorum().q()
+    }
+
     /// Why this replica should not be sent work.
     fn not_ready(&self, now: Now) -> Vec<String> {
         let mut reasons = Vec::new();

@@ -14,7 +14,9 @@ mod ask;
 mod disk;
 mod engine;
 pub mod face;
+mod fetch;
 mod figures;
+mod floor;
 mod ordered;
 mod write;
 
@@ -22,6 +24,7 @@ pub(crate) use disk::Disk;
 pub(crate) use engine::lost;
 pub use face::{Road, SyncReply, SyncRequest, SyncSetup, SyncWritten};
 pub use figures::{SyncPeerStatus, SyncStatus};
+pub(crate) use floor::FLOOR_BYTES_MAX;
 pub(crate) use ordered::{TAG, is_sync, signature_item};
 
 /// The types of convergent values, for whoever asks for them.
@@ -45,7 +48,9 @@ use bytes::Bytes;
 use dwcp_base::{Crypto, Micros, Now, PublicKey, ReplicaId, Ticket};
 use dwcp_crdt::{Origin, Store};
 use dwcp_sync::Sync;
+use fetch::{Fetched, Transfer};
 use figures::Figures;
+use floor::Collecting;
 use ordered::Ordering;
 use write::Writing;
 
@@ -92,6 +97,10 @@ pub(crate) struct SyncRoom {
     /// Keys changed since watchers were last told.
     changed: BTreeSet<Bytes>,
     figures: Figures,
+    transfer: Transfer,
+    /// Came whole, and is put in place by the next `drive`.
+    fetched: Option<Fetched>,
+    collecting: Collecting,
 }
 
 /// Clients that watch, all together.
@@ -115,6 +124,9 @@ impl SyncRoom {
             next_token: 0,
             changed: BTreeSet::new(),
             figures: Figures::default(),
+            transfer: Transfer::default(),
+            fetched: None,
+            collecting: Collecting::default(),
         }
     }
 
@@ -144,6 +156,7 @@ impl SyncRoom {
             .next_wakeup()
             .min(self.writing.next_wakeup())
             .min(self.ordering.next_wakeup())
+            .min(self.transfer.next_wakeup())
             .min(compared.unwrap_or(Micros::NEVER))
     }
 

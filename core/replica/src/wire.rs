@@ -91,6 +91,22 @@ pub enum PeerMessage {
         token: u64,
         digest: Option<Hash>,
     } = 19,
+    /// Asks for the convergent store as it stands (`id` 0), or for a part of what was offered.
+    SyncFetch {
+        id: u64,
+        part: u32,
+    } = 20,
+    SyncOffer {
+        id: u64,
+        parts: u32,
+        digest: Hash,
+        base: Bytes,
+    } = 21,
+    SyncPart {
+        id: u64,
+        part: u32,
+        bytes: Bytes,
+    } = 22,
 }
 
 /// One record of the node's log: the root protocol's, or a segment's. Discriminants are part of the format.
@@ -112,6 +128,8 @@ pub enum LogRecord {
         id: u64,
         part: u32,
         parts: u32,
+        /// It counts only beside the record with this number; 0 for none.
+        needs: u64,
         bytes: Bytes,
     },
 }
@@ -169,12 +187,13 @@ impl LogRecord {
     }
 
     #[must_use]
-    pub fn sync_snapshot(id: u64, part: u32, parts: u32, piece: &[u8]) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(17 + piece.len());
+    pub fn sync_snapshot(id: u64, part: u32, parts: u32, needs: u64, piece: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(25 + piece.len());
         bytes.push(SYNC_SNAPSHOT_RECORD);
         bytes.extend_from_slice(&id.to_le_bytes());
         bytes.extend_from_slice(&part.to_le_bytes());
         bytes.extend_from_slice(&parts.to_le_bytes());
+        bytes.extend_from_slice(&needs.to_le_bytes());
         bytes.extend_from_slice(piece);
         bytes
     }
@@ -197,7 +216,8 @@ impl LogRecord {
                 let id = bytes.get(1..9)?.try_into().ok().map(u64::from_le_bytes)?;
                 let part = bytes.get(9..13)?.try_into().ok().map(u32::from_le_bytes)?;
                 let parts = bytes.get(13..17)?.try_into().ok().map(u32::from_le_bytes)?;
-                Some(Self::SyncSnapshot { id, part, parts, bytes: bytes.slice(17..) })
+                let needs = bytes.get(17..25)?.try_into().ok().map(u64::from_le_bytes)?;
+                Some(Self::SyncSnapshot { id, part, parts, needs, bytes: bytes.slice(25..) })
             }
             _ => None,
         }

@@ -415,6 +415,12 @@ impl Sync {
         peers.into_iter().for_each(|peer| self.ask(peer));
     }
 
+    /// Origins known, those of past incarnations included.
+    #[must_use]
+    pub fn origins_count(&self) -> usize {
+        self.chains.len()
+    }
+
     /// Bytes of frames kept for peers.
     #[must_use]
     pub fn log_bytes(&self) -> usize {

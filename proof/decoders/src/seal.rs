@@ -194,7 +194,7 @@ impl Sealer {
                 RootEntry::Member(order) => self.order(order),
                 RootEntry::Mode(order) => self.order(order),
                 RootEntry::Policy(order) => self.order(order),
-                RootEntry::Noop => {}
+                RootEntry::Floor(_) | RootEntry::Noop => {}
             }
         }
         *payload = proposal.to_payload();
@@ -266,7 +266,10 @@ impl Sealer {
             | PeerMessage::Behind { .. }
             | PeerMessage::Sync(_)
             | PeerMessage::SyncOrder { .. }
-            | PeerMessage::SyncStand { .. } => {}
+            | PeerMessage::SyncStand { .. }
+            | PeerMessage::SyncFetch { .. }
+            | PeerMessage::SyncOffer { .. }
+            | PeerMessage::SyncPart { .. } => {}
         }
         replace(bytes, &message)
     }

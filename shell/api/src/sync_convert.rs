@@ -126,6 +126,8 @@ pub(crate) fn status(status: SyncStatus) -> v3::SyncStatus {
         bundles_refused: status.bundles_refused,
         frozen_origins: status.frozen_origins,
         needs_snapshot: status.needs_snapshot,
+        snapshots_installed: status.snapshots_installed,
+        snapshots_refused: status.snapshots_refused,
         refused: status.refused.into_iter().map(|(name, value)| v3::Counter { name, value }).collect(),
         peers: status.peers.into_iter().map(peer).collect(),
     }

@@ -361,7 +361,7 @@ impl Shared {
         let settled = timeout(self.connect_timeout, settled).await;
         match settled.map_err(|_| NodeError::TimedOut(self.connect_timeout.as_millis()))? {
             Ok(link) => match &*link {
-                Link::Up(client) => Ok(client.clone()),
+                Link::Up(client) => Ok(client.as_ref().clone()),
                 Link::Down(reason) => Err(NodeError::Unreachable(reason.clone())),
                 Link::Dialling => Err(NodeError::Unreachable("still dialling".into())),
             },

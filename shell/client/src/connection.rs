@@ -59,7 +59,7 @@ pub(crate) enum Happening {
 pub(crate) enum Link {
     /// The first attempt is under way.
     Dialling,
-    Up(NodeClient),
+    Up(Box<NodeClient>),
     Down(String),
 }
 
@@ -122,7 +122,7 @@ impl Connection {
                 return (format!("{}: no answer within {} ms", self.node.address, waited.as_millis()), false);
             }
         };
-        self.link.send_replace(Link::Up(client));
+        self.link.send_replace(Link::Up(Box::new(client)));
         if self.happenings.send((self.index, Happening::Connected { wire, challenge })).await.is_err() {
             return (String::new(), true);
         }

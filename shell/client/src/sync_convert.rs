@@ -128,6 +128,8 @@ pub(crate) fn status(wire: v3::SyncStatus) -> Option<SyncStatus> {
         bundles_refused: wire.bundles_refused,
         frozen_origins: wire.frozen_origins,
         needs_snapshot: wire.needs_snapshot,
+        snapshots_installed: wire.snapshots_installed,
+        snapshots_refused: wire.snapshots_refused,
         refused: wire.refused.into_iter().map(|counter| (counter.name, counter.value)).collect(),
         peers,
     })

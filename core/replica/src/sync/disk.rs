@@ -23,6 +23,11 @@ use dwcp_sync::Record;
 const PART_BYTES: usize = 256 * 1024;
 /// The first byte of a record that says what all before it said.
 const BASE_RECORD: u8 = 5;
+/// Is it a record that stands for all before it?
+pub(super) fn is_base(record: &[u8]) -> bool {
+    record.first() == Some(&BASE_RECORD)
+}
+
 /// A store is saved anew when this many root snapshots' worth of log could be discarded for each byte it takes.
 const WORTH: u64 = 4;
 
@@ -38,8 +43,8 @@ struct Live {
 struct Saving {
     first: Ticket,
     last: Ticket,
-    applied: VersionVector,
-    floor: u64,
+    /// What it holds and the floor it knows; nothing where that was said already.
+    applied: Option<(VersionVector, u64)>,
     bytes: u64,
 }
 
@@ -47,6 +52,8 @@ struct Saving {
 #[derive(Debug, Default)]
 struct Parts {
     parts: u32,
+    /// It came from a peer, and counts only beside this record.
+    needs: u64,
     first: Ticket,
     bytes: BTreeMap<u32, Bytes>,
 }
@@ -75,6 +82,7 @@ pub(crate) struct Disk {
     wish: Ticket,
     /// Root snapshots since the store was last saved.
     wishes: u64,
+    bytes_since_wish: u64,
 }
 
 impl Disk {
@@ -83,12 +91,19 @@ impl Disk {
         self.records.insert(number, (ticket, bytes));
     }
 
-    pub(crate) fn remember_part(&mut self, ticket: Ticket, id: u64, part: u32, parts: u32, bytes: Bytes) {
+    pub(crate) fn remember_part(
+        &mut self,
+        ticket: Ticket,
+        id: u64,
+        (part, parts): (u32, u32),
+        needs: u64,
+        bytes: Bytes,
+    ) {
         let snapshot = self.snapshots.entry(id).or_default();
         if snapshot.bytes.is_empty() {
             snapshot.first = ticket;
         }
-        snapshot.parts = parts;
+        (snapshot.parts, snapshot.needs) = (parts, needs);
         snapshot.bytes.insert(part, bytes);
     }
 
@@ -102,8 +117,12 @@ impl Disk {
         resolvers: &Resolvers,
     ) -> Result<(Store, Vec<Bytes>), String> {
         self.next_snapshot = self.snapshots.keys().next_back().map_or(1, |last| last + 1);
-        let whole = |parts: &Parts| parts.bytes.len() == parts.parts as usize && parts.parts > 0;
-        let newest = core::mem::take(&mut self.snapshots).into_iter().rev().find(|(_, parts)| whole(parts));
+        let records = &self.records;
+        let counts = |parts: &Parts| {
+            let whole = parts.bytes.len() == parts.parts as usize && parts.parts > 0;
+            whole && (parts.needs == 0 || records.contains_key(&parts.needs))
+        };
+        let newest = core::mem::take(&mut self.snapshots).into_iter().rev().find(|(_, parts)| counts(parts));
         let store = match newest {
             None => Store::new(me, resolvers.clone()),
             Some((_, parts)) => {
@@ -135,7 +154,8 @@ impl Disk {
         let (log, number) = (protocol.allocate(), ticket.0 + self.offset);
         self.live.insert(ticket, Live { number, log });
         self.unsynced.push_back((ticket, log));
-        if record.first() == Some(&BASE_RECORD) {
+        self.bytes_since_wish += record.len() as u64;
+        if is_base(record) {
             self.base = Some((ticket, log));
         }
         out.push(Effect::Persist { ticket: log, record: LogRecord::sync(number, record), prompt });
@@ -170,7 +190,9 @@ impl Disk {
         if let Some(saved) = self.saving.take_if(|saving| saving.last <= through) {
             self.saved_first = Some(saved.first);
             self.saved_bytes = saved.bytes;
-            open.sync.on_saved(&saved.applied, saved.floor);
+            if let Some((applied, floor)) = saved.applied {
+                open.sync.on_saved(&applied, floor);
+            }
         }
         if let Some((base, _)) = self.base.take_if(|(_, log)| *log <= through) {
             self.move_frames(base, open, protocol, out);
@@ -199,6 +221,7 @@ impl Disk {
     pub(crate) fn wish(&mut self, wish: Ticket) -> Ticket {
         self.wish = self.wish.max(wish);
         self.wishes += 1;
+        self.bytes_since_wish = 0;
         self.may_discard()
     }
 
@@ -207,6 +230,11 @@ impl Disk {
         let parts = self.snapshots.values().map(|parts| parts.first);
         let live = self.live.values().map(|live| live.log);
         live.chain(self.saved_first).chain(remembered).chain(parts).fold(self.wish, Ticket::min)
+    }
+
+    /// Whether so much was written that the root should save a snapshot for its sake. `unit`: bytes of log between snapshots.
+    pub(crate) fn is_heavy(&self, unit: u64) -> bool {
+        self.bytes_since_wish > unit.saturating_mul(2)
     }
 
     /// Whether the store should be saved now, so that the log can be discarded. `unit`: bytes of log between snapshots.
@@ -233,7 +261,33 @@ impl Disk {
     }
 
     fn save(&mut self, open: &mut Open, protocol: &mut Output, out: &mut Outbox) {
-        let parts = parts_of(&open.store);
+        let parts: Vec<Bytes> = parts_of(&open.store).into_iter().map(Bytes::from).collect();
+        let Some((first, last, bytes)) = self.write_parts(&parts, 0, protocol, out) else { return };
+        let (applied, floor) = (open.store.applied().clone(), open.store.floor_number());
+        self.saving = Some(Saving { first, last, applied: Some((applied, floor)), bytes });
+    }
+
+    /// Writes a store that came from a peer. It counts once the base, which is the record with this ticket, stands behind it.
+    pub(crate) fn save_fetched(
+        &mut self,
+        parts: &[Bytes],
+        base: Ticket,
+        protocol: &mut Output,
+        out: &mut Outbox,
+    ) {
+        let needs = base.0 + self.offset;
+        if let Some((first, last, bytes)) = self.write_parts(parts, needs, protocol, out) {
+            self.saving = Some(Saving { first, last, applied: None, bytes });
+        }
+    }
+
+    fn write_parts(
+        &mut self,
+        parts: &[Bytes],
+        needs: u64,
+        protocol: &mut Output,
+        out: &mut Outbox,
+    ) -> Option<(Ticket, Ticket, u64)> {
         let (id, count) = (self.next_snapshot, u32::try_from(parts.len()).expect("parts are few"));
         self.next_snapshot += 1;
         self.wishes = 0;
@@ -242,13 +296,11 @@ impl Disk {
         for (part, piece) in (0..).zip(parts) {
             let ticket = protocol.allocate();
             bytes += piece.len() as u64;
-            let record = LogRecord::sync_snapshot(id, part, count, &piece);
+            let record = LogRecord::sync_snapshot(id, part, count, needs, piece);
             out.push(Effect::Persist { ticket, record, prompt: true });
             tickets.push(ticket);
         }
-        let (Some(first), Some(last)) = (tickets.first().copied(), tickets.last().copied()) else { return };
-        let (applied, floor) = (open.store.applied().clone(), open.store.floor_number());
-        self.saving = Some(Saving { first, last, applied, floor, bytes });
+        Some((*tickets.first()?, *tickets.last()?, bytes))
     }
 
     /// Whether every record has its own place. For `check`.

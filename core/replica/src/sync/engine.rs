@@ -4,6 +4,8 @@ use crate::control::Control;
 use crate::io::{Class, ClientId, Effect, Event};
 use crate::recover::RecoverError;
 use crate::replica::{Outbox, Replica};
+use crate::sync::disk::is_base;
+use crate::sync::fetch::Fetched;
 use crate::sync::{Disk, Open, SyncRoom, origins};
 use crate::wire::PeerMessage;
 use alloc::collections::BTreeMap;
@@ -90,6 +92,7 @@ impl SyncRoom {
     }
 
     pub(crate) fn on_time(&mut self, now: Now) {
+        self.transfer.on_time(now);
         if let Some(open) = &mut self.open
             && now.mono >= open.sync.next_wakeup()
         {
@@ -106,6 +109,8 @@ impl SyncRoom {
         out: &mut Outbox,
     ) {
         let Some(mut open) = self.open.take() else { return };
+        self.install_fetched(now, &mut open, protocol, out);
+        self.commit_floors(&mut open);
         self.deliver_ordered(now, &mut open);
         loop {
             let actions = open.sync.take();
@@ -124,8 +129,36 @@ impl SyncRoom {
         self.open = Some(open);
         self.settle_writes(now, out);
         self.send_for_ordering(now, around.orderer, out);
+        self.begin_fetch(now, out);
         self.tell_watchers(out);
         self.end_comparisons(now, out);
+    }
+
+    /// A snapshot that came from a peer takes the place of the store.
+    fn install_fetched(&mut self, now: Now, open: &mut Open, protocol: &mut Output, out: &mut Outbox) {
+        let Some(Fetched { store, base, parts }) = self.fetched.take() else { return };
+        for action in open.sync.take() {
+            self.carry_out(now, action, open, protocol, out);
+        }
+        if open.sync.install(&base, store.applied(), store.floor_number()).is_err() {
+            self.figures.snapshots_refused += 1;
+            return;
+        }
+        open.store = store;
+        self.figures.snapshots_installed += 1;
+        let actions = open.sync.take();
+        let base = actions.iter().find_map(|action| match action {
+            Action::Persist { ticket, record } if is_base(record) => Some(*ticket),
+            _ => None,
+        });
+        let base = base.expect("an install writes down where it stands");
+        self.disk.save_fetched(&parts, base, protocol, out);
+        for action in actions {
+            self.carry_out(now, action, open, protocol, out);
+        }
+        open.sync.on_applied(open.store.applied());
+        // Nobody can say what differs from before: whoever watches everything reads everything.
+        self.changed.extend(open.store.keys(b"").cloned());
     }
 
     /// True when the store changed.
@@ -178,9 +211,7 @@ impl SyncRoom {
                 out.event(Event::Refused { from, reason: reason.word() });
             }
             Action::Evidence(proof) => self.figures.frozen.push(proof.origin()),
-            Action::NeedSnapshot { need, donors } => {
-                self.figures.needs = Some((need, donors.len()));
-            }
+            Action::NeedSnapshot { .. } => self.transfer.wanted = true,
             Action::Withholds { member } => self.figures.withholds(member, now),
             Action::Audit { peer, work } => {
                 let step = audit::step(&open.store, work.as_ref());
@@ -213,6 +244,11 @@ impl<M: StateMachine> Replica<M> {
             orderer: self.orderer(),
         };
         room.drive(now, &around, &mut self.protocol, out);
+        // Idle otherwise, the root would never let the log be shortened.
+        let heavy = room.disk.is_heavy(self.setup.settings.snapshot_log_bytes);
+        if heavy && !self.recovering && self.hears_quorum(now) {
+            self.snapshot_wanted = true;
+        }
         self.sync = Some(room);
     }
 
@@ -261,6 +297,19 @@ impl<M: StateMachine> Replica<M> {
                 Ok(())
             }
             PeerMessage::SyncOrder { frame } => room.on_order(now, control, cluster, frame),
+            PeerMessage::SyncFetch { id, part } => {
+                room.on_fetch(now, from, id, part, out);
+                Ok(())
+            }
+            PeerMessage::SyncOffer { id, parts, digest, base } => {
+                let faults = usize::from(self.pbft.quorum().f());
+                room.on_offer(now, from, (id, parts), digest, base, faults, out);
+                Ok(())
+            }
+            PeerMessage::SyncPart { id, part, bytes } => {
+                room.on_part(now, from, (id, part), bytes, out);
+                Ok(())
+            }
             PeerMessage::SyncStand { token, digest } => {
                 room.on_stand(from, token, digest, out);
                 Ok(())

@@ -8,7 +8,6 @@ use borsh::{BorshDeserialize, BorshSerialize};
 use dwcp_base::{Micros, Now, ReplicaId};
 use dwcp_crdt::{Origin, OriginId};
 use dwcp_sync::Reason;
-use dwcp_sync::output::Need;
 
 /// Counted since this node started.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +22,8 @@ pub(crate) struct Figures {
     pub(crate) keys_damaged: u64,
     /// Origins that contradicted themselves. At most one entry for each.
     pub(crate) frozen: Vec<Origin>,
-    pub(crate) needs: Option<(Need, usize)>,
+    pub(crate) snapshots_refused: u64,
+    pub(crate) snapshots_installed: u64,
     exchanges: u64,
     withholding: BTreeMap<OriginId, Micros>,
     sync_count: u64,
@@ -62,6 +62,9 @@ pub struct SyncStatus {
     pub bundles_refused: u64,
     pub frozen_origins: u64,
     pub needs_snapshot: bool,
+    /// Snapshots that came from peers: put in place, and refused.
+    pub snapshots_installed: u64,
+    pub snapshots_refused: u64,
     /// Dropped, by reason; those with none are left out.
     pub refused: Vec<(String, u64)>,
     pub peers: Vec<SyncPeerStatus>,
@@ -141,6 +144,8 @@ impl Figures {
             bundles_refused: self.bundles_refused,
             frozen_origins: self.frozen.len() as u64,
             needs_snapshot: open.sync.needs().next().is_some(),
+            snapshots_installed: self.snapshots_installed,
+            snapshots_refused: self.snapshots_refused,
             refused: refused.filter(|(_, count)| *count > 0).collect(),
             peers: peers.collect(),
         }

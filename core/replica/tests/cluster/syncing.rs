@@ -268,3 +268,142 @@ fn rubbish_from_a_peer_is_dropped_and_counted() {
     cluster.run(100);
     assert!(cluster.events(0, |event| matches!(event, Event::Refused { .. })) >= 6);
 }
+
+impl Cluster {
+    fn sync_status(&self, id: u8) -> dwcp_replica::SyncStatus {
+        self.nodes[usize::from(id)].replica.as_ref().unwrap().status(self.now()).sync.expect("it is on")
+    }
+}
+
+/// Writes and deletes enough that all of it is collected, with ordered commands in between so that snapshots are taken.
+fn collected(policy: Policy, n: u8, mode: NetworkMode) -> (Cluster, Session) {
+    let mut cluster = Cluster::with(n, policy, mode);
+    cluster.run(500);
+    let mut session = Session::open(&mut cluster, 1);
+    for round in 0..40_u64 {
+        let node = (round % u64::from(n)) as u8;
+        cluster.write(node, 100 + round, vec![put(&format!("c{}", round % 10), &round.to_string())]);
+        cluster.run(500);
+    }
+    for key in 0..5 {
+        cluster.write(0, 200 + key, vec![Write::new(format!("c{key}"), Op::Delete)]);
+    }
+    for round in 0..60_u64 {
+        let frame = session.put(&format!("k{round}"), &[7; 8_000]);
+        cluster.send(1, &frame);
+        cluster.run(3_000);
+    }
+    (cluster, session)
+}
+
+#[test]
+fn what_everybody_has_is_collected() {
+    let byzantine = Policy::root_only(Trust::Byzantine, Quorum::new(4, None).unwrap());
+    for (policy, n, mode) in [(byzantine, 4, NetworkMode::Internet), (raft(), 3, NetworkMode::Hybrid)] {
+        let (mut cluster, mut session) = collected(policy, n, mode);
+        for id in 0..n {
+            let sync = cluster.sync_status(id);
+            assert!(sync.floor >= 3, "{sync:?}");
+            assert!(sync.frames_kept <= 5, "{sync:?}");
+            assert_eq!(sync.keys, 5, "tombstones are gone");
+            let views = cluster.events(id, |event| matches!(event, Event::ViewChangeStarted { .. }));
+            assert_eq!(views, 0, "a floor costs no view");
+        }
+        cluster.assert_converged(0);
+        let before = cluster.stands();
+        (0..n).for_each(|id| cluster.stop(id));
+        (0..n).for_each(|id| cluster.start(id));
+        cluster.run(100);
+        assert_eq!(cluster.stands(), before);
+        cluster.write(2, 1, vec![put("after", "1")]);
+        let frame = session.put("after", b"all");
+        cluster.send(1, &frame);
+        cluster.run(5_000);
+        cluster.assert_converged(0);
+        assert_eq!(cluster.read(0, "after"), json("1"));
+    }
+}
+
+#[test]
+fn who_lost_what_was_collected_fetches_a_snapshot_and_keeps_it() {
+    let policy = Policy::root_only(Trust::Byzantine, Quorum::new(4, None).unwrap());
+    let (mut cluster, _session) = collected(policy, 4, NetworkMode::Internet);
+    cluster.stop(3);
+    // Its convergent state alone, so that it may still vote: the kinds of records are those of docs/durable.md.
+    cluster.nodes[3].disk.records.retain(|(_, record)| !matches!(record[0], 4 | 5));
+    cluster.run(1_000);
+    cluster.start(3);
+    cluster.run(20_000);
+    let sync = cluster.sync_status(3);
+    assert!(sync.snapshots_installed >= 1 && sync.snapshots_refused == 0, "{sync:?}");
+    assert!(!sync.needs_snapshot, "{sync:?}");
+    cluster.assert_converged(0);
+    let before = cluster.stands();
+    cluster.stop(3);
+    cluster.start(3);
+    cluster.run(100);
+    assert_eq!(cluster.stands(), before, "its own disk has it now");
+    cluster.write(3, 1, vec![put("mine", "1")]);
+    cluster.run(3_000);
+    assert_eq!(cluster.road(3, 1), Some(Road::Gossip), "{:?}", cluster.told(3, 1));
+    assert_eq!(cluster.read(0, "mine"), json("1"));
+    cluster.assert_converged(0);
+}
+
+#[test]
+fn a_log_that_only_grows_by_convergent_writes_is_shortened_too() {
+    let policy = Policy::root_only(Trust::Byzantine, Quorum::new(4, None).unwrap());
+    let mut cluster = Cluster::with(4, policy, NetworkMode::Internet);
+    let long = format!("\"{}\"", "x".repeat(4_000));
+    for round in 0..200_u64 {
+        cluster.write((round % 4) as u8, 100 + round, vec![put(&format!("c{}", round % 10), &long)]);
+        cluster.run(200);
+    }
+    cluster.run(60_000);
+    for id in 0..4_u8 {
+        let first = cluster.nodes[usize::from(id)].disk.records.first().unwrap().0;
+        assert!(first.0 > 100, "node {id}: {first:?}");
+    }
+    let before = cluster.stands();
+    (0..4).for_each(|id| cluster.stop(id));
+    (0..4).for_each(|id| cluster.start(id));
+    cluster.run(10);
+    assert_eq!(cluster.stands(), before);
+}
+
+#[test]
+fn who_missed_floors_because_he_took_a_snapshot_of_the_root_goes_on_from_one_of_the_store() {
+    let policy = Policy::root_only(Trust::Byzantine, Quorum::new(4, None).unwrap());
+    let mut cluster = Cluster::with(4, policy, NetworkMode::Internet);
+    let mut session = Session::open(&mut cluster, 1);
+    cluster.write(3, 1, vec![put("mine", "1")]);
+    cluster.run(30_000);
+    cluster.stop(3);
+    for round in 0..100_u64 {
+        cluster.write(
+            (round % 3) as u8,
+            100 + round,
+            vec![put(&format!("c{}", round % 10), &round.to_string())],
+        );
+        let frame = session.put(&format!("k{round}"), &[7; 8_000]);
+        cluster.send(1, &frame);
+        cluster.run(1_000);
+    }
+    assert!(cluster.sync_status(0).floor >= 3, "{:?}", cluster.sync_status(0));
+    cluster.start(3);
+    cluster.run(10_000);
+    assert_eq!(cluster.events(3, |event| matches!(event, Event::StateTransferFinished { .. })), 1);
+    // The next floor tells that some were missed.
+    cluster.write(0, 2, vec![put("later", "1")]);
+    cluster.run(120_000);
+    let sync = cluster.sync_status(3);
+    assert!(sync.snapshots_installed >= 1, "{sync:?}");
+    assert_eq!(sync.floor, cluster.sync_status(0).floor);
+    cluster.assert_converged(0);
+    cluster.stop(3);
+    cluster.start(3);
+    cluster.write(3, 3, vec![put("mine", "2")]);
+    cluster.run(3_000);
+    assert_eq!(cluster.road(3, 3), Some(Road::Gossip), "{:?}", cluster.told(3, 3));
+    cluster.assert_converged(0);
+}

@@ -68,8 +68,8 @@ pub(crate) fn record_bytes(record: &LogRecord) -> Vec<u8> {
         LogRecord::Segment { epoch, bytes } => LogRecord::segment(*epoch, bytes),
         LogRecord::Fetched(record) => LogRecord::fetched(record),
         LogRecord::Sync { number, bytes } => LogRecord::sync(*number, bytes),
-        LogRecord::SyncSnapshot { id, part, parts, bytes } => {
-            LogRecord::sync_snapshot(*id, *part, *parts, bytes)
+        LogRecord::SyncSnapshot { id, part, parts, needs, bytes } => {
+            LogRecord::sync_snapshot(*id, *part, *parts, *needs, bytes)
         }
     }
 }

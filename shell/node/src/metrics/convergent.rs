@@ -49,6 +49,16 @@ pub(super) fn write(sync: &SyncStatus, out: &mut Exposition) {
     out.gauge("dwcp_sync_floor", "The newest collection floor.", sync.floor);
     out.gauge("dwcp_sync_frozen_origins", "Origins that contradicted themselves.", sync.frozen_origins);
     out.counter("dwcp_sync_damaged_keys_total", "Keys that an audit found to differ.", sync.keys_damaged);
+    out.counter(
+        "dwcp_sync_snapshots_installed_total",
+        "Snapshots of peers that took the place of the convergent store.",
+        sync.snapshots_installed,
+    );
+    out.counter(
+        "dwcp_sync_snapshots_refused_total",
+        "Snapshots of peers that were not taken.",
+        sync.snapshots_refused,
+    );
     let mut family = out.counters("dwcp_sync_refused_total", "What came and was dropped, by reason.");
     for (reason, count) in &sync.refused {
         family.sample(&[("reason", reason)], count);

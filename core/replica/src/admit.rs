@@ -140,6 +140,11 @@ impl<M: StateMachine> Application for Judge<'_, M> {
                 RootEntry::Mode(order) => signatures.push(order.signature_item(cluster)),
                 RootEntry::Policy(order) => signatures.push(order.signature_item(cluster)),
                 RootEntry::Member(order) => signatures.push(order.signature_item(cluster)),
+                RootEntry::Evidence(cut) => {
+                    if let Some(room) = self.sync {
+                        room.judges_end(cut)?;
+                    }
+                }
                 RootEntry::Floor(floor) => {
                     if floor.len() > crate::sync::FLOOR_BYTES_MAX {
                         return Err("a floor that is too long");

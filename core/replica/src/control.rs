@@ -4,6 +4,7 @@
 use crate::steering::Steering;
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
+use bytes::Bytes;
 use dwcp_base::{
     ClusterId, Configuration, ConfigurationId, Crypto, Genesis, Hash, Member, ReplicaId, Sequence, encode,
 };
@@ -30,6 +31,9 @@ pub struct Control {
     /// What has been executed since the genesis, in bytes of log. Replicas with equal settings derive from it equal
     /// sequences to take snapshots at.
     pub bytes_executed: u64,
+    /// Where origins of convergent state end, as it was decided, in that order: a replica that missed decisions learns them
+    /// from a snapshot. State sync's own bytes; at most one for each incarnation there ever was.
+    pub ends: Vec<Bytes>,
 }
 
 impl Control {
@@ -43,6 +47,7 @@ impl Control {
             configurations: Configurations::new(Configuration::of(genesis)),
             orders: Vec::new(),
             bytes_executed: 0,
+            ends: Vec::new(),
         }
     }
 

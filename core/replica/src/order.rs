@@ -23,6 +23,7 @@ impl<M: StateMachine> Replica<M> {
             entries.extend(self.next_anchor());
             entries.extend(self.next_decision(now));
             entries.extend(self.next_floor(now));
+            entries.extend(self.next_end(now));
             let frames = self.next_frames(now);
             if !frames.is_empty() {
                 entries.push(RootEntry::Batch(frames));

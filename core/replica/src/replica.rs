@@ -317,6 +317,18 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
+    /// Why this replica, as a backup, would not prepare a proposal. For tests and tools.
+    #[must_use]
+    pub fn would_refuse(&self, now: Now, payload: &Bytes) -> Option<&'static str> {
+        let mut judge = Judge {
+            pool: &self.pool,
+            sync: self.sync.as_ref(),
+            log_time: self.state.log_time(),
+            court: self.court(),
+        };
+        dwcp_pbft::Application::check(&mut judge, now, payload).err()
+    }
+
     fn on_wake(&mut self, now: Now, out: &mut Outbox) {
         self.relay_due(now, out);
         self.settle_oldest(out);

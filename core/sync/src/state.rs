@@ -7,6 +7,7 @@ use crate::chain::Chain;
 use crate::config::{Limits, Setup, Timing};
 use crate::floor::Floors;
 use crate::frame::{FrameError, Received};
+use crate::message::ShortHash;
 use crate::output::{Action, Need, Output, Reason};
 use crate::proof::{Cut, Proof};
 use crate::record::{Base, Record};
@@ -33,6 +34,7 @@ pub(crate) struct Ack {
 pub(crate) struct PeerHead {
     pub(crate) base: u64,
     pub(crate) last: u64,
+    pub(crate) hash: ShortHash,
 }
 
 /// How things stand with a peer.
@@ -413,12 +415,6 @@ impl Sync {
     pub fn ask_everybody(&mut self) {
         let peers: Vec<OriginId> = self.peers.keys().copied().collect();
         peers.into_iter().for_each(|peer| self.ask(peer));
-    }
-
-    /// Origins known, those of past incarnations included.
-    #[must_use]
-    pub fn origins_count(&self) -> usize {
-        self.chains.len()
     }
 
     /// Bytes of frames kept for peers.

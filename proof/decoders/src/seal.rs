@@ -194,7 +194,7 @@ impl Sealer {
                 RootEntry::Member(order) => self.order(order),
                 RootEntry::Mode(order) => self.order(order),
                 RootEntry::Policy(order) => self.order(order),
-                RootEntry::Floor(_) | RootEntry::Noop => {}
+                RootEntry::Evidence(_) | RootEntry::Floor(_) | RootEntry::Noop => {}
             }
         }
         *payload = proposal.to_payload();

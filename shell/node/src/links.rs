@@ -115,7 +115,8 @@ mod tests {
     #[test]
     fn a_peer_is_gone_once_neither_way_is_left() {
         let inbox = Arc::new(Inbox::new(crate::settings::tests_queues(), 4));
-        let incarnations = Arc::new(Incarnations((0..4).map(|_| AtomicU32::new(0)).collect()));
+        let incarnations =
+            Arc::new(Incarnations { of: (0..4).map(|_| AtomicU32::new(0)).collect(), via: BTreeMap::new() });
         let links = Links::new(inbox.clone(), incarnations);
         let (peer, end) =
             (PeerId(2), LinkEnd { reason: Reason::Closed, told_by_peer: false, detail: "gone".into() });

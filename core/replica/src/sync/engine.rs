@@ -110,6 +110,7 @@ impl SyncRoom {
     ) {
         let Some(mut open) = self.open.take() else { return };
         self.install_fetched(now, &mut open, protocol, out);
+        self.end_origins(&mut open);
         self.commit_floors(&mut open);
         self.deliver_ordered(now, &mut open);
         loop {
@@ -261,6 +262,7 @@ impl<M: StateMachine> Replica<M> {
         let mut room = SyncRoom::new(setup, &self.setup, Arc::clone(&self.crypto), disk);
         let opened = room.open_if_member(now, &self.surroundings());
         self.sync = Some(room);
+        self.tell_ends();
         opened.map_err(|reason| RecoverError::Sync { reason })
     }
 
@@ -357,6 +359,7 @@ impl<M: StateMachine> Replica<M> {
             out.push(Effect::Halt { reason: lost(&reason) });
         }
         self.sync = Some(room);
+        self.tell_ends();
     }
 
     /// Frames of convergent state that wait to be ordered, for the next proposal.

@@ -407,3 +407,88 @@ fn who_missed_floors_because_he_took_a_snapshot_of_the_root_goes_on_from_one_of_
     assert_eq!(cluster.road(3, 3), Some(Road::Gossip), "{:?}", cluster.told(3, 3));
     cluster.assert_converged(0);
 }
+
+#[test]
+fn an_origin_that_contradicts_itself_is_frozen_and_ended_by_the_log() {
+    use dwcp_crdt::{Origin, Store};
+    use dwcp_sync::{Frame, Message};
+    let policy = Policy::root_only(Trust::Byzantine, Quorum::new(4, None).unwrap());
+    let mut cluster = Cluster::with(4, policy, NetworkMode::Internet);
+    cluster.write(0, 1, vec![put("before", "1")]);
+    cluster.run(10_000);
+    cluster.stop(3);
+    let crypto = Ed25519::new(seed(1, 3), &[]);
+    let wall_ms = cluster.now().wall_ms;
+    let mut frames = [put("lie", "\"one\""), put("lie", "\"other\"")].map(|write| {
+        let mut store = Store::new(Origin::new(3, 0), dwcp_crdt::Resolvers::default());
+        let bundle = store.write(&[write], 0, wall_ms).unwrap().unwrap();
+        Frame::seal(&bundle, dwcp_base::Hash::ZERO, cluster.genesis.cluster(), &crypto).bytes().clone()
+    });
+    frames.reverse();
+    let push = |cluster: &mut Cluster, to: usize, frame: &Bytes| {
+        let message = Message::Push { hops: 0, frame: frame.clone() }.to_bytes();
+        let bytes = dwcp_base::encode(&dwcp_replica::PeerMessage::Sync(message)).into();
+        let input = Input::Peer { from: ReplicaId(3), incarnation: Incarnation(0), bytes };
+        cluster.nodes[to].inbox.push_back(input);
+    };
+    (0..3).for_each(|to| push(&mut cluster, to, &frames[0]));
+    cluster.run(5_000);
+    push(&mut cluster, 1, &frames[1]);
+    cluster.run(5_000);
+    for id in 0..3 {
+        assert_eq!(cluster.sync_status(id).frozen_origins, 1, "node {id} has the proof within an exchange");
+        assert_eq!(cluster.read(id, "lie"), json("\"other\""), "what everybody had stays");
+    }
+    cluster.run(120_000);
+    let mut session = Session::open(&mut cluster, 1);
+    for round in 0..100_u64 {
+        let frame = session.put(&format!("k{round}"), &[7; 8_000]);
+        cluster.send(1, &frame);
+        cluster.run(50);
+    }
+    let views = cluster.events(0, |event| matches!(event, Event::ViewChangeStarted { .. }));
+    assert_eq!(views, 0, "nobody proposes what is not agreed to");
+    cluster.start(3);
+    cluster.run(30_000);
+    // It did not see the decision itself.
+    assert_eq!(cluster.events(3, |event| matches!(event, Event::StateTransferFinished { .. })), 1);
+    cluster.write(3, 2, vec![put("mine", "1")]);
+    cluster.run(1_000);
+    let Some(SyncReply::Refused { reason, definite: true }) = cluster.told(3, 2) else {
+        panic!("it goes on: {:?}", cluster.told(3, 2))
+    };
+    assert!(reason.contains("excluded"), "{reason}");
+    cluster.write(1, 3, vec![put("after", "1")]);
+    cluster.run(60_000);
+    assert!(cluster.sync_status(0).floor >= 3, "collection goes on without it: {:?}", cluster.sync_status(0));
+    cluster.assert_converged(0);
+    // A restart remembers the decision.
+    (0..4).for_each(|id| cluster.stop(id));
+    (0..4).for_each(|id| cluster.start(id));
+    cluster.run(3_000);
+    cluster.assert_converged(0);
+}
+
+#[test]
+fn ends_and_floors_that_rest_on_nothing_are_not_prepared() {
+    use dwcp_log::{Proposal, RootEntry};
+    let policy = Policy::root_only(Trust::Byzantine, Quorum::new(4, None).unwrap());
+    let mut cluster = Cluster::with(4, policy, NetworkMode::Internet);
+    cluster.write(0, 1, vec![put("a", "1")]);
+    cluster.run(60_000);
+    let before = cluster.stands();
+    // A primary that was bought: what it proposes is well-formed and not true.
+    let cut = dwcp_sync::Cut { origin: dwcp_crdt::Origin::new(0, 0), last: 0, hash: dwcp_base::Hash::ZERO };
+    for entry in [
+        RootEntry::Evidence(dwcp_base::encode(&cut).into()),
+        RootEntry::Evidence(Bytes::from_static(b"rubbish")),
+        RootEntry::Floor(Bytes::from_static(b"rubbish")),
+    ] {
+        let payload = Proposal { time: dwcp_base::LogTime(0), entries: vec![entry] }.to_payload();
+        for id in 1..4 {
+            let refused = cluster.nodes[id].replica.as_ref().unwrap().would_refuse(cluster.now(), &payload);
+            assert!(refused.is_some(), "node {id}");
+        }
+    }
+    assert_eq!(cluster.stands(), before);
+}

@@ -130,7 +130,7 @@ impl SyncRoom {
         self.open = Some(open);
         self.settle_writes(now, out);
         self.send_for_ordering(now, around.orderer, out);
-        self.begin_fetch(now, out);
+        self.begin_fetch(now, around.faults, out);
         self.tell_watchers(out);
         self.end_comparisons(now, out);
     }
@@ -304,8 +304,7 @@ impl<M: StateMachine> Replica<M> {
                 Ok(())
             }
             PeerMessage::SyncOffer { id, parts, digest, base } => {
-                let faults = usize::from(self.pbft.quorum().f());
-                room.on_offer(now, from, (id, parts), digest, base, faults, out);
+                room.on_offer(now, from, (id, parts), digest, base, out);
                 Ok(())
             }
             PeerMessage::SyncPart { id, part, bytes } => {

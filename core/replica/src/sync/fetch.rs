@@ -58,6 +58,8 @@ struct Offer {
 struct Fetch {
     offers: BTreeMap<ReplicaId, Offer>,
     donor: Option<ReplicaId>,
+    /// So many may lie.
+    faults: usize,
     parts: Vec<Bytes>,
     until: Micros,
 }
@@ -102,7 +104,7 @@ fn send(to: ReplicaId, message: &PeerMessage, out: &mut Outbox) {
 
 impl SyncRoom {
     /// Asks everybody, if a snapshot is needed and none is on its way.
-    pub(super) fn begin_fetch(&mut self, now: Now, out: &mut Outbox) {
+    pub(super) fn begin_fetch(&mut self, now: Now, faults: usize, out: &mut Outbox) {
         if !self.transfer.wanted || self.transfer.fetch.is_some() {
             return;
         }
@@ -114,7 +116,7 @@ impl SyncRoom {
             send(peer, &PeerMessage::SyncFetch { id: 0, part: 0 }, out);
         }
         let (offers, donor, parts) = (BTreeMap::new(), None, Vec::new());
-        self.transfer.fetch = Some(Fetch { offers, donor, parts, until });
+        self.transfer.fetch = Some(Fetch { offers, donor, faults, parts, until });
     }
 
     /// A peer wants this store, or a part of it as it was frozen.
@@ -150,7 +152,7 @@ impl SyncRoom {
         send(to, &PeerMessage::SyncOffer { id, parts, digest, base }, out);
     }
 
-    /// A peer offers its store. `faults`: so many may lie.
+    /// A peer offers its store.
     pub(crate) fn on_offer(
         &mut self,
         now: Now,
@@ -158,7 +160,6 @@ impl SyncRoom {
         (id, parts): (u64, u32),
         digest: Hash,
         base: Bytes,
-        faults: usize,
         out: &mut Outbox,
     ) {
         let Some(fetch) = self.transfer.fetch.as_mut().filter(|fetch| fetch.donor.is_none()) else { return };
@@ -166,7 +167,7 @@ impl SyncRoom {
             return;
         }
         fetch.offers.insert(from, Offer { id, parts, digest, base });
-        if fetch.offers.values().filter(|offer| offer.digest == digest).count() > faults {
+        if fetch.offers.values().filter(|offer| offer.digest == digest).count() > fetch.faults {
             fetch.donor = Some(from);
             fetch.until = now.mono.plus(PART_WITHIN);
             send(from, &PeerMessage::SyncFetch { id, part: 0 }, out);

@@ -75,7 +75,8 @@ pub async fn story(folder: &Path) -> Result<u64, Box<dyn Error>> {
     let mut conflicts = 0;
     while conflicts == 0 {
         let (one, other) = tokio::join!(syncs[0].put("colour", &"red"), syncs[2].put("colour", &"blue"));
-        (one?, other?);
+        one?;
+        other?;
         converged(&syncs[0]).await?;
         conflicts = syncs[3].metrics().await?.conflict_count;
     }

@@ -31,7 +31,7 @@ const PART_WITHIN: Micros = Micros::from_millis(10_000);
 /// How long a frozen store is kept for whoever asked, since the last question.
 const FROZEN_FOR: Micros = Micros::from_millis(30_000);
 /// A store is frozen at most this often.
-const FREEZE_EVERY: Micros = Micros::from_millis(1_000);
+const FREEZE_EVERY: Micros = Micros::from_millis(5_000);
 
 /// A store as it stood, in parts.
 #[derive(Debug)]

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use cluster::replace::replace_member;
 use cluster::watch::Watch;
 use cluster::{Cluster, Options};
 use dwcp::proxy::LinkProxies;
@@ -214,5 +215,34 @@ fn in_hybrid_mode_the_side_without_a_quorum_goes_on_by_gossip() {
         while parted.put(3, &write("again")).await.unwrap() != Road::Log {
             assert!(Instant::now() < until, "the log takes nothing from it any more");
         }
+    });
+}
+
+#[test]
+fn a_member_whose_disk_was_lost_has_everything_again_and_writes_under_another_name() {
+    let _alone = alone();
+    runtime().block_on(async {
+        let mut parted = Parted::start(Options::new(PROGRAM), 4, 5).await;
+        parted.write_apart(0, 3, 40).await;
+        parted.assert_converged().await;
+        assert!(parted.cluster.kill(3));
+        parted.cluster.wipe(3).unwrap();
+        replace_member(&mut parted.cluster, 3).await.unwrap();
+        parted.cluster.restart(3).unwrap();
+        let config = parted.cluster.client_config().unwrap();
+        parted.watch = Watch::start(config.clone()).unwrap();
+        parted.client = Client::start(config).unwrap();
+        parted.watch.all_ready(&mut parted.cluster).await.unwrap();
+        parted.write_apart(0, 0, 10).await;
+        parted.assert_converged().await;
+        let until = Instant::now() + PATIENCE;
+        let write = [Write::new("reborn", Op::Adjust(1))];
+        // Its order may not have come to it yet.
+        while let Err(error) = parted.put(3, &write).await {
+            assert!(error.definitely_not_written() && Instant::now() < until, "{error}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        parted.written.counters.insert("reborn".into(), 1);
+        parted.assert_converged().await;
     });
 }

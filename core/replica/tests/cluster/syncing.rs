@@ -5,7 +5,11 @@ use dwcp_replica::sync::values::{Op, Plain, View, Write};
 use dwcp_replica::{Road, SyncReply, SyncRequest, SyncSetup};
 
 pub fn setup() -> SyncSetup {
-    SyncSetup { ordered: vec![Bytes::from_static(b"ordered/")], ..SyncSetup::default() }
+    SyncSetup {
+        ordered: vec![Bytes::from_static(b"ordered/")],
+        convergent: vec![Bytes::from_static(b"free/")],
+        ..SyncSetup::default()
+    }
 }
 
 fn put(key: &str, value: &str) -> Write {
@@ -249,6 +253,25 @@ fn what_does_not_belong_is_refused_in_one_line() {
     cluster.write(0, 6, vec![put("n", "1")]);
     cluster.run(100);
     assert!(matches!(cluster.told(0, 6), Some(SyncReply::Refused { definite: true, .. })), "another type");
+}
+
+#[test]
+fn a_command_on_convergent_keys_is_refused_before_it_is_ordered() {
+    let mut cluster = Cluster::new(4);
+    let mut session = Session::open(&mut cluster, 1);
+    let frame = session.put("free/x", b"1");
+    cluster.send(1, &frame);
+    cluster.run(2_000);
+    let refused = cluster.replies.iter().find_map(|(_, reply)| match reply {
+        ClientReply::Refused { refusal, .. } => Some(refusal),
+        _ => None,
+    });
+    let refusal = refused.expect("it is told at once");
+    assert!(refusal.definite() && refusal.to_string().contains("dwcp sync"), "{refusal}");
+    let frame = session.put("elsewhere", b"1");
+    cluster.send(1, &frame);
+    cluster.run(2_000);
+    assert_eq!(cluster.executed(1).len(), 2, "other keys are as ever");
 }
 
 #[test]

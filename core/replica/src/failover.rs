@@ -242,6 +242,12 @@ impl<M: StateMachine> Replica<M> {
             let moved = failover.leader_at_ending.is_none() || leader != failover.leader_at_ending;
             seal = (now.mono >= deadline || moved) && segment.raft.is_some();
         }
+        // Somebody sealed, maybe before the end was ordered: who is sealed waits for no Marker and may not prepare a Close by
+        // one, so the collection needs us too.
+        seal |= ending.is_some()
+            && failover.sealing.is_none()
+            && !failover.reports.is_empty()
+            && segment.raft.is_some();
         let resend = now.mono >= failover.next_send;
         if failover.sealing.is_none() && !seal {
             let fresh = failover.suspecting.is_none();
@@ -456,7 +462,6 @@ impl<M: StateMachine> Replica<M> {
         segment.failover.reports.insert(from, signed);
         segment.failover.first_report.get_or_insert(now.mono);
         if self.control.steering.ending.is_some() {
-            // Somebody waits for no Marker any more and may not prepare a Close by one: the collection needs us too.
             self.seal_segment(now, out);
         }
     }
@@ -560,7 +565,7 @@ impl<M: StateMachine> Replica<M> {
                 return None;
             }
             self.control.steering.wants_segment(time).ok()?;
-            let open = self.make_open(None)?;
+            let open = self.make_open(&[])?;
             self.opening = Some((view, self.pbft.next_sequence()));
             return Some(RootEntry::Switch(Box::new(Switch { close: None, open: Some(open) })));
         };
@@ -578,8 +583,12 @@ impl<M: StateMachine> Replica<M> {
         let forced = self.control.steering.is_forced(&close);
         let mut after = self.control.steering.clone();
         after.on_close(time, forced, self.setup.genesis.calm_ms);
-        let failed = forced.then(|| self.segment.as_ref().and_then(|open| open.failover.leader)).flatten();
-        let open = after.wants_segment(time).ok().and_then(|()| self.make_open(failed));
+        let mut failed = Vec::new();
+        if forced {
+            failed.extend(self.segment.as_ref().and_then(|open| open.failover.leader));
+            failed.extend(segment.open.first_leader.filter(|_| segment.open.members.len() > 1));
+        }
+        let open = after.wants_segment(time).ok().and_then(|()| self.make_open(&failed));
         let next = self.pbft.next_sequence();
         if let Some(segment) = &mut self.segment {
             segment.failover.proposed = Some((view, next));
@@ -588,7 +597,7 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// The next segment, led first by somebody who is there, and better not by the primary: one crash must not take both.
-    fn make_open(&self, failed: Option<ReplicaId>) -> Option<Open> {
+    fn make_open(&self, failed: &[ReplicaId]) -> Option<Open> {
         self.setup.raft.as_ref()?;
         let sequence = self.pbft.next_sequence();
         let members = self.control.segment_members(sequence, self.setup.genesis.window);
@@ -596,14 +605,15 @@ impl<M: StateMachine> Replica<M> {
             return None;
         }
         let wanted = self.control.steering.first_leader.filter(|wanted| {
-            members.contains(wanted) && !self.down.contains(wanted) && failed != Some(*wanted)
+            members.contains(wanted) && !self.down.contains(wanted) && !failed.contains(wanted)
         });
         let me = self.setup.me;
         let later = members.iter().filter(|id| **id > me);
         let earlier = members.iter().filter(|id| **id < me);
-        let there = |id: &&ReplicaId| !self.down.contains(id) && failed != Some(**id);
-        let first_leader = wanted.or_else(|| later.chain(earlier).find(there).copied()).or(Some(me));
-        let first_leader = first_leader.filter(|leader| members.contains(leader));
+        let others: Vec<ReplicaId> = later.chain(earlier).copied().collect();
+        let there = |id: &&ReplicaId| !self.down.contains(id) && !failed.contains(id);
+        let first_leader = wanted.or_else(|| others.iter().find(there).copied()).or(Some(me));
+        let first_leader = first_leader.filter(|leader| members.contains(leader) && !failed.contains(leader));
         Some(Open { protocol: Protocol::Raft, first_leader, members })
     }
 

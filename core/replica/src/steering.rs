@@ -249,4 +249,12 @@ impl Control {
         }
         Ok(())
     }
+
+    /// Whether a segment that replaces the open one, which was forced to close, may be led first by this member. One that
+    /// was first and is named again could, as the root's primary too, keep commands from ever being served.
+    #[must_use]
+    pub fn may_lead_after_force(&self, leader: Option<ReplicaId>) -> bool {
+        let Some(open) = self.fold.segment().map(|segment| &segment.open) else { return true };
+        leader.is_none() || leader != open.first_leader || open.members.len() == 1
+    }
 }

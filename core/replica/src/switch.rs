@@ -109,6 +109,12 @@ impl<M: StateMachine> Replica<M> {
         {
             return self.count("switches without effect");
         }
+        if let Some(open) = &switch.open
+            && forced
+            && !self.control.may_lead_after_force(open.first_leader)
+        {
+            return self.count("switches without effect");
+        }
         if let Some(close) = &switch.close {
             let ending = self.control.steering.ending;
             let marker = matches!(close.proof, CloseProof::Marker);

@@ -74,6 +74,8 @@ dials! {
     jitter_us,
     drop_pm,
     duplicate_pm,
+    /// Chance that a COMMIT is lost besides: some replicas then execute much later than others.
+    commits_lost_pm,
     /// Chance that a message takes up to twenty times as long.
     stray_pm,
     /// Mean time between partitions.

@@ -4,6 +4,7 @@
 //! Between any two of these the process may die; where, is drawn per sync.
 
 use crate::node::{Down, Frozen, INBOX_MAX, Job};
+use crate::observe::is_commit;
 use crate::runner::guarded;
 use crate::world::{Event, World};
 use check::history::{ReplicaEvent, ReplicaJournal};
@@ -364,6 +365,9 @@ impl World {
             Effect::Persist { .. } => unreachable!("persists are appended when drained"),
             Effect::Send { to, class, bytes, .. } => {
                 self.observe_send(ix, to, &bytes, order);
+                if self.net.loses_commits() && is_commit(&bytes) && self.net.loses_commit() {
+                    return;
+                }
                 if self.nodes[ix].puppet.is_some() {
                     self.send_as_puppet(ix, to, class, bytes);
                 } else {

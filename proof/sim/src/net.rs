@@ -31,6 +31,7 @@ pub struct Net {
     jitter_us: u64,
     drop_pm: u64,
     duplicate_pm: u64,
+    commits_lost_pm: u64,
     stray_pm: u64,
     /// Directed links over which nothing passes. At most all pairs of nodes.
     cuts: BTreeSet<(usize, usize)>,
@@ -48,6 +49,7 @@ impl Net {
             jitter_us: dials.jitter_us,
             drop_pm: dials.drop_pm,
             duplicate_pm: dials.duplicate_pm,
+            commits_lost_pm: dials.commits_lost_pm,
             stray_pm: dials.stray_pm,
             cuts: BTreeSet::new(),
             slow: BTreeSet::new(),
@@ -86,6 +88,19 @@ impl Net {
         ([first, 0], 1)
     }
 
+    /// Whether COMMITs get lost more often than other messages.
+    #[must_use]
+    pub const fn loses_commits(&self) -> bool {
+        self.commits_lost_pm > 0
+    }
+
+    /// Whether the next COMMIT is lost.
+    pub fn loses_commit(&mut self) -> bool {
+        let lost = self.chance.per_mille(self.commits_lost_pm);
+        self.counts.dropped += u64::from(lost);
+        lost
+    }
+
     pub fn is_cut(&self, from: usize, to: usize) -> bool {
         self.cuts.contains(&(from, to))
     }
@@ -110,6 +125,7 @@ impl Net {
     /// No more faults: nothing is lost, doubled or late.
     pub fn calm(&mut self) {
         self.drop_pm = 0;
+        self.commits_lost_pm = 0;
         self.duplicate_pm = 0;
         self.stray_pm = 0;
         self.slow.clear();

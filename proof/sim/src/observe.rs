@@ -129,6 +129,12 @@ pub fn describe_input(input: &Input) -> String {
     cut(format!("{input:?}"))
 }
 
+/// Whether a message between replicas is a COMMIT of the root.
+pub fn is_commit(bytes: &Bytes) -> bool {
+    let message = decode::<PeerMessage>(bytes);
+    matches!(message, Ok(PeerMessage::Pbft(Message::Vote(vote))) if vote.statement.claim.vote == Vote::Commit)
+}
+
 impl World {
     /// Bytes leave a node for a peer.
     pub fn observe_send(&mut self, ix: usize, to: ReplicaId, bytes: &Bytes, order: u64) {

@@ -24,6 +24,7 @@ const SWITCHES: &[&str] = &[
     "leases_pm",
     "retry_pm",
     "drop_pm",
+    "commits_lost_pm",
     "duplicate_pm",
     "stray_pm",
     "one_way_pm",

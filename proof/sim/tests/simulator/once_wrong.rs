@@ -93,6 +93,28 @@ const ONCE_WRONG: &[Once] = &[
                 snapshot_log_bytes=65536 mode=2 segment_calm_ms=1921 election_ms=720 fast_path_ms=756 anchor_ms=187 \
                 anchored_pm=74 mode_order_ms=11909 wipe_sealed_pm=70",
     },
+    Once {
+        seed: 5,
+        what: "two members sealed before the end was ordered, and their words were not looked at again",
+        dials: "n=5 f=1 safety_ms=48000 calm_ms=240000 answer_ms=120000 clients=5 think_ms=5 commands_max=8 \
+                in_flight_max=3 retry_ms=1166 value_bytes_max=3000 delay_us=300 jitter_us=250 drop_pm=100 \
+                partition_ms=700 partition_long_ms=300 one_way_pm=800 sync_us=500 down_ms=6872 pause_long_ms=2797 \
+                damage_pm=673 liars_first=1 checkpoint_interval=8 window_checkpoints=2 view_timeout_ms=500 \
+                pipeline_depth=8 batch_bytes_max=2000 snapshot_log_bytes=65536 mode=2 segment_calm_ms=2216 \
+                election_ms=187 fast_path_ms=128 anchor_ms=373 leader_reads_pm=900 mode_order_ms=400 \
+                link_down_pm=900",
+    },
+    Once {
+        seed: 12,
+        what: "a liar that was primary and first leader named itself again after every forced Close",
+        dials: "n=4 f=1 safety_ms=48000 calm_ms=240000 answer_ms=120000 clients=2 think_ms=60 commands_max=1 \
+                in_flight_max=2 retry_pm=134 retry_ms=435 value_bytes_max=3000 delay_us=30000 jitter_us=56096 \
+                partition_ms=1500 partition_long_ms=800 one_way_pm=44 sync_us=3000 crash_ms=4000 down_ms=600 \
+                pause_long_ms=3665 damage_pm=307 skew_ms=27 liars=1 liars_first=1 checkpoint_interval=8 \
+                window_checkpoints=4 view_timeout_ms=1000 pipeline_depth=1 batch_bytes_max=20000 \
+                snapshot_log_bytes=150000 mode=2 segment_calm_ms=1384 election_ms=474 fast_path_ms=716 anchor_ms=280 \
+                leader_reads_pm=390 mode_order_ms=600 link_down_pm=1000",
+    },
 ];
 
 fn dials_of(text: &str) -> Dials {

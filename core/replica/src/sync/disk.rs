@@ -80,7 +80,7 @@ pub(crate) struct Disk {
     moving: Option<Ticket>,
     /// Nothing else needs the log before this.
     wish: Ticket,
-    /// Root snapshots since the store was last saved.
+    /// Root snapshots since the store was last saved that could have discarded more without it.
     wishes: u64,
     bytes_since_wish: u64,
 }
@@ -220,9 +220,10 @@ impl Disk {
     /// Nothing but convergent state needs the log before `wish`. Says before what it may be discarded now.
     pub(crate) fn wish(&mut self, wish: Ticket) -> Ticket {
         self.wish = self.wish.max(wish);
-        self.wishes += 1;
         self.bytes_since_wish = 0;
-        self.may_discard()
+        let before = self.may_discard();
+        self.wishes = if before < self.wish { self.wishes + 1 } else { 0 };
+        before
     }
 
     fn may_discard(&self) -> Ticket {
@@ -244,7 +245,6 @@ impl Disk {
             && self.base.is_none()
             && self.moving.is_none()
             && self.wishes.saturating_mul(unit).saturating_mul(WORTH) >= self.saved_bytes
-            && self.may_discard() < self.wish
     }
 
     /// Saves the store if it is time.

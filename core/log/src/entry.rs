@@ -3,7 +3,7 @@
 
 use crate::anchor::Anchor;
 use crate::close::Close;
-use crate::order::{SignedMemberOrder, SignedModeOrder, SignedPolicyOrder};
+use crate::order::{SignedExcludeOrder, SignedMemberOrder, SignedModeOrder, SignedPolicyOrder};
 use crate::seal::{Sealed, Signed};
 use crate::segment::Open;
 use alloc::boxed::Box;
@@ -53,6 +53,8 @@ pub enum RootEntry {
     /// What all members have acknowledged of convergent state, so that what lies below may be forgotten. Its bytes are state
     /// sync's; it is no part of the virtual log.
     Floor(Bytes) = 11,
+    /// The operator has state sync go on without a member.
+    Exclude(SignedExcludeOrder) = 12,
 }
 
 /// What the primary proposes for one sequence: its clock and the entries to execute.

@@ -139,6 +139,7 @@ impl<M: StateMachine> Application for Judge<'_, M> {
                 RootEntry::Decide(_) => {}
                 RootEntry::Mode(order) => signatures.push(order.signature_item(cluster)),
                 RootEntry::Policy(order) => signatures.push(order.signature_item(cluster)),
+                RootEntry::Exclude(order) => signatures.push(order.signature_item(cluster)),
                 RootEntry::Member(order) => signatures.push(order.signature_item(cluster)),
                 RootEntry::Evidence(cut) => {
                     if let Some(room) = self.sync {
@@ -390,7 +391,7 @@ impl<M: StateMachine> Replica<M> {
         };
         let done = match &order {
             OperatorOrder::Member(order) => self.control.orders.iter().find(|(_, done)| done == order),
-            OperatorOrder::Mode(_) | OperatorOrder::Policy(_) => None,
+            OperatorOrder::Mode(_) | OperatorOrder::Policy(_) | OperatorOrder::Exclude(_) => None,
         };
         if let Some((sequence, _)) = done {
             let reply = ClientReply::Order { id, outcome: OrderOutcome::Done { sequence: *sequence } };
@@ -402,7 +403,7 @@ impl<M: StateMachine> Replica<M> {
         }
         let wants_segments = |order: &OperatorOrder| match order {
             OperatorOrder::Mode(order) => order.order.mode != NetworkMode::Internet,
-            OperatorOrder::Member(_) | OperatorOrder::Policy(_) => false,
+            OperatorOrder::Member(_) | OperatorOrder::Policy(_) | OperatorOrder::Exclude(_) => false,
         };
         if self.setup.raft.is_none() && wants_segments(&order) {
             let reply = refused("Raft node not initialized");
@@ -433,6 +434,7 @@ impl<M: StateMachine> Replica<M> {
                     return Err("the incarnation must be the one in force plus one");
                 }
             }
+            OperatorOrder::Exclude(SignedOrder { order, .. }) => self.control.judge_exclude(order)?,
             OperatorOrder::Mode(SignedOrder { order, .. }) => self.control.steering.judge_mode(order)?,
             OperatorOrder::Policy(SignedOrder { order, .. }) => {
                 self.control.steering.judge_policy(order)?;

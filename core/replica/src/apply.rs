@@ -57,6 +57,7 @@ impl<M: StateMachine> Replica<M> {
                     RootEntry::Anchor(anchor) => self.apply_anchor(now, &anchor, sequence, out),
                     RootEntry::Policy(order) => self.apply_policy(&order, sequence, out),
                     RootEntry::Member(order) => self.apply_member(now, &order, sequence, out),
+                    RootEntry::Exclude(order) => self.apply_exclude(&order, sequence, out),
                     RootEntry::Floor(floor) => self.apply_floor(floor),
                     RootEntry::Evidence(cut) => self.apply_end(cut),
                     RootEntry::Noop => {}

@@ -1,12 +1,13 @@
 //! Which origins have to end, and where this replica may agree that they do: for whoever lets the log decide.
 //!
-//! An origin has to end when it contradicted itself, or when its node came back with another disk. It ends where replicas
+//! An origin has to end when it contradicted itself, when its node came back with another disk, or by the operator's order. It ends where replicas
 //! stand: so many of them that the decision can be carried by honest ones alone. Where a liar's branches split them, nobody
 //! agrees, and the origin stays frozen.
 
 use crate::message::ShortHash;
 use crate::proof::Cut;
 use crate::state::Sync;
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use dwcp_crdt::Origin;
 
@@ -15,7 +16,12 @@ impl Sync {
         let Some(chain) = self.chains.get(&origin).filter(|chain| chain.cut.is_none()) else { return false };
         let later = Origin { id: origin.id, incarnation: origin.incarnation.next() };
         let is_replaced = self.chains.range(later..).next().is_some_and(|(next, _)| next.id == origin.id);
-        chain.proof.is_some() || is_replaced
+        chain.proof.is_some() || is_replaced || self.excluded.contains(&origin)
+    }
+
+    /// These have to end, whatever else: the operator wants to go on without them.
+    pub fn exclude(&mut self, origins: BTreeSet<Origin>) {
+        self.excluded = origins;
     }
 
     /// Origins whose end is not decided and has to be.

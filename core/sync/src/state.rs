@@ -11,7 +11,7 @@ use crate::message::ShortHash;
 use crate::output::{Action, Need, Output, Reason};
 use crate::proof::{Cut, Proof};
 use crate::record::{Base, Record};
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -150,6 +150,8 @@ pub struct Sync {
     pub(crate) needed_from: Ticket,
     /// Snapshots that are needed, each with the peers that have one.
     pub(crate) needs: BTreeMap<Need, Vec<OriginId>>,
+    /// Have to end by order. At most as many as there are origins.
+    pub(crate) excluded: BTreeSet<Origin>,
     pub(crate) out: Output,
 }
 
@@ -228,6 +230,7 @@ impl Sync {
             base_under_way: None,
             needed_from: Ticket::ZERO,
             needs: BTreeMap::new(),
+            excluded: BTreeSet::new(),
             out: Output::after_replay(records),
         }
     }

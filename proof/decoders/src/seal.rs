@@ -134,6 +134,7 @@ impl Sealer {
             OperatorOrder::Member(order) => self.order(order),
             OperatorOrder::Mode(order) => self.order(order),
             OperatorOrder::Policy(order) => self.order(order),
+            OperatorOrder::Exclude(order) => self.order(order),
         }
     }
 
@@ -194,6 +195,7 @@ impl Sealer {
                 RootEntry::Member(order) => self.order(order),
                 RootEntry::Mode(order) => self.order(order),
                 RootEntry::Policy(order) => self.order(order),
+                RootEntry::Exclude(order) => self.order(order),
                 RootEntry::Evidence(_) | RootEntry::Floor(_) | RootEntry::Noop => {}
             }
         }

@@ -6,14 +6,16 @@
 //!
 //! Ends of origins go the same road: of those that contradicted themselves, and of past incarnations. Everybody looks there.
 
-use crate::replica::Replica;
+use crate::io::OrderOutcome;
+use crate::replica::{Outbox, Replica};
 use crate::sync::{Open, SyncRoom, origins};
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::ToString;
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Micros, Now, decode, encode};
+use dwcp_base::{Micros, Now, Sequence, decode, encode};
 use dwcp_crdt::{Floor, Origin};
-use dwcp_log::RootEntry;
+use dwcp_log::{OperatorOrder, RootEntry, SignedExcludeOrder};
 use dwcp_state::StateMachine;
 use dwcp_sync::Cut;
 
@@ -112,6 +114,13 @@ impl SyncRoom {
         }
     }
 
+    /// These have to end, by order.
+    pub(crate) fn exclude(&mut self, origins: BTreeSet<Origin>) {
+        if let Some(open) = &mut self.open {
+            open.sync.exclude(origins);
+        }
+    }
+
     pub(super) fn end_origins(&mut self, open: &mut Open) {
         for bytes in core::mem::take(&mut self.collecting.ended) {
             let Ok(cut) = decode::<Cut>(&bytes) else { continue };
@@ -186,10 +195,41 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
+    /// The operator has state sync go on without a member. Where it ends is then decided as for one that lost its disk.
+    pub(crate) fn apply_exclude(
+        &mut self,
+        signed: &SignedExcludeOrder,
+        sequence: Sequence,
+        out: &mut Outbox,
+    ) {
+        let (key, ..) = signed.signature_item(self.cluster);
+        let judged = if self.is_admin(&key) {
+            self.control.judge_exclude(&signed.order)
+        } else {
+            Err("the order is not signed by an admin of the registry")
+        };
+        let outcome = match judged {
+            Ok(()) => {
+                self.control.excluded.push((signed.order.id, signed.order.incarnation));
+                self.tell_ends();
+                OrderOutcome::Done { sequence }
+            }
+            Err(reason) => {
+                self.count("exclude orders refused");
+                OrderOutcome::Refused { reason: reason.to_string() }
+            }
+        };
+        self.settle_order(&OperatorOrder::Exclude(signed.clone()), &outcome, out);
+    }
+
     /// Has the room take note of all decisions; of those it knows nothing comes.
     pub(crate) fn tell_ends(&mut self) {
         if let Some(room) = &mut self.sync {
             self.control.ends.iter().for_each(|end| room.note_end(end.clone()));
+            let excluded = self.control.excluded.iter();
+            room.exclude(
+                excluded.map(|(id, incarnation)| Origin::new(u32::from(id.0), incarnation.0)).collect(),
+            );
         }
     }
 

@@ -515,3 +515,50 @@ fn ends_and_floors_that_rest_on_nothing_are_not_prepared() {
     }
     assert_eq!(cluster.stands(), before);
 }
+
+#[test]
+fn a_member_that_is_away_can_be_excluded_from_the_floor() {
+    use dwcp_log::{ExcludeOrder, OperatorOrder, SignedOrder};
+    let mut cluster = Cluster::with(3, raft(), NetworkMode::Hybrid);
+    cluster.run(500);
+    cluster.write(2, 1, vec![put("mine", "1")]);
+    cluster.run(10_000);
+    cluster.stop(2);
+    cluster.write(0, 2, vec![put("a", "1")]);
+    cluster.run(60_000);
+    let stalled = cluster.sync_status(0);
+    assert!(stalled.frames_kept > 0, "{stalled:?}");
+    let admin = Ed25519::new(seed(3, 0), &[]);
+    let exclude = |cluster: &mut Cluster, incarnation| {
+        let order = ExcludeOrder { id: ReplicaId(2), incarnation: Incarnation(incarnation) };
+        let signed = SignedOrder::new(order, cluster.genesis.cluster(), admin.public_key(), &admin);
+        let bytes = Bytes::from(dwcp_base::encode(&OperatorOrder::Exclude(signed)));
+        let request = ClientRequest::Order { id: 5, bytes };
+        cluster.nodes[0].inbox.push_back(Input::Client { client: ClientId(8), request });
+        cluster.run(3_000);
+        cluster.replies.iter().rev().find_map(|(_, reply)| match reply {
+            ClientReply::Order { outcome, .. } => Some(outcome.clone()),
+            _ => None,
+        })
+    };
+    use dwcp_replica::OrderOutcome::{Done, Refused};
+    assert!(matches!(exclude(&mut cluster, 1), Some(Refused { .. })), "not its incarnation");
+    assert!(matches!(exclude(&mut cluster, 0), Some(Done { .. })));
+    assert!(matches!(exclude(&mut cluster, 0), Some(Refused { .. })), "once is enough");
+    let floor = cluster.sync_status(0).floor;
+    for round in 0..10_u64 {
+        cluster.write((round % 2) as u8, 10 + round, vec![put("a", &round.to_string())]);
+        cluster.run(20_000);
+    }
+    assert!(cluster.sync_status(0).floor > floor + 2, "{:?}", cluster.sync_status(0));
+    cluster.start(2);
+    cluster.run(60_000);
+    assert_eq!(cluster.read(2, "a"), json("9"), "it still hears");
+    cluster.write(2, 3, vec![put("mine", "2")]);
+    cluster.run(2_000);
+    let Some(SyncReply::Refused { reason, definite: true }) = cluster.told(2, 3) else {
+        panic!("it goes on")
+    };
+    assert!(reason.contains("new incarnation"), "{reason}");
+    cluster.assert_converged(0);
+}

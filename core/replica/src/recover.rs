@@ -129,6 +129,10 @@ impl<M: StateMachine> Replica<M> {
         let covered = control.fold.epoch();
         let remembers_from = if control.fold.segment().is_some() { covered } else { Epoch(covered.0 + 1) };
         let certificate = donor.certificate(control.executed);
+        // The snapshot's own checkpoint is not executed again; what it says of the state holds all the same.
+        let last_digest = certificate
+            .as_ref()
+            .map_or((Sequence::ZERO, Hash::ZERO), |known| (known.claim.sequence, known.claim.digest));
         pbft.start_from(control.executed, control.configurations.clone(), certificate);
         let records = recovery.records.len() as u64;
         let mut remembered: BTreeMap<Epoch, Vec<(Ticket, Bytes)>> = BTreeMap::new();
@@ -185,7 +189,7 @@ impl<M: StateMachine> Replica<M> {
             frozen: None,
             saving: None,
             saving_epoch: (Epoch::ZERO, None),
-            last_digest: (Sequence::ZERO, Hash::ZERO),
+            last_digest,
             next_tick: now.mono,
             readmitted_to: Sequence::ZERO,
             counters: BTreeMap::new(),

@@ -4,6 +4,7 @@
 //! What is expected is worked out from the script alone, which was written down before anything ran.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use dwcp::proxy::LinkProxies;
@@ -22,6 +23,8 @@ const SHARED: u64 = 8;
 const APART: u64 = 12;
 /// How long the halves stay parted at least.
 const PARTED_FOR: Duration = Duration::from_millis(1_500);
+/// A write that is not ordered, where another was not either.
+const WITHOUT_LOG: Duration = Duration::from_millis(50);
 /// A write in a mode that wants the log waits no longer for it.
 const WITHIN: Duration = Duration::from_secs(2);
 
@@ -131,16 +134,25 @@ pub async fn put_between(cluster: &LocalCluster) -> Outcome<LinkProxies> {
         .await
         .map_err(|error| Failure::refused(format!("no ports for proxies between the nodes: {error}")))?;
     for node in &cluster.trial.nodes {
-        let via = format!("peer_via = \"{}\"\n", proxies.via(node.id.0));
-        let settings = std::fs::read_to_string(&node.config_file).map(|text| {
-            let others = text.lines().filter(|line| !line.trim_start_matches("# ").starts_with("peer_via"));
-            via.clone() + &others.map(|line| format!("{line}\n")).collect::<String>()
-        });
-        settings.and_then(|text| std::fs::write(&node.config_file, text)).map_err(|error| {
-            Failure::refused(format!("cannot change {}: {error}", node.config_file.display()))
-        })?;
+        set_via(&node.config_file, Some(&proxies.via(node.id.0)))?;
     }
     Ok(proxies)
+}
+
+/// Nodes that start later, when the proxies may be gone, reach each other as before.
+pub fn forget_proxies(cluster: &LocalCluster) -> Outcome {
+    cluster.trial.nodes.iter().try_for_each(|node| set_via(&node.config_file, None))
+}
+
+fn set_via(config_file: &Path, via: Option<&str>) -> Outcome {
+    let change = |text: String| {
+        let others = text.lines().filter(|line| !line.starts_with("peer_via"));
+        let others: String = others.map(|line| format!("{line}\n")).collect();
+        via.map_or(String::new(), |via| format!("peer_via = \"{via}\"\n")) + &others
+    };
+    std::fs::read_to_string(config_file)
+        .and_then(|text| std::fs::write(config_file, change(text)))
+        .map_err(|error| Failure::refused(format!("cannot change {}: {error}", config_file.display())))
 }
 
 impl Story<'_> {
@@ -159,10 +171,12 @@ impl Story<'_> {
         let parted = Instant::now();
         for side in 0..2 {
             let writer = client.sync(Some(ReplicaId([left[0], right[0]][side])));
+            let mut within = WITHIN;
             for step in script.iter().filter(|step| step.side == side) {
-                match writer.write(&[write_of(step)], 1, Some(WITHIN)).await {
-                    // Without the log it is written all the same.
-                    Ok(_) | Err(SyncError::Unknown(_)) => {}
+                match writer.write(&[write_of(step)], 1, Some(within)).await {
+                    Ok(_) => {}
+                    // Without the log it is written all the same; the next need not wait as long to be told so.
+                    Err(SyncError::Unknown(_)) => within = WITHOUT_LOG,
                     Err(error) => return Err(error.into()),
                 }
             }

@@ -10,7 +10,7 @@ use dwcp_state::kv::{KvBody, KvCommand, KvReply, Range};
 
 use super::journal::{Entry, PREFIX};
 use super::load::Load;
-use super::parting::{Parting, put_between};
+use super::parting::{Parting, forget_proxies, put_between};
 use super::report::{Killed, Phase, Switch};
 use super::stage::Stage;
 use super::verify::{Held, Holding, NodeView};
@@ -94,6 +94,7 @@ impl<'a> Story<'a> {
         let outage = self.kill_all(&link).await?;
         let proxies = put_between(self.cluster).await?;
         self.restart_all(&link, &load, outage).await?;
+        forget_proxies(self.cluster)?;
         if self.cluster.mode == Mode::Hybrid {
             self.end_in_root(&link, &load).await?;
         }

@@ -396,6 +396,16 @@ impl AdaptiveConsensus {
         &self.node
     }
 
+    /// State sync on the same node: convergent keys beside the ordered log.
+    #[must_use]
+    pub fn state_sync(&self) -> crate::StateSync {
+        let sync = crate::StateSync::over(self.node.clone());
+        match &self.operator {
+            Some(operator) => sync.with_operator(operator.clone()),
+            None => sync,
+        }
+    }
+
     /// Ends the session and the node, and waits until its disk is free. Says why the node ended.
     ///
     /// # Errors

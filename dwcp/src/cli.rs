@@ -17,6 +17,7 @@ mod policy;
 mod principal;
 mod server;
 mod status;
+mod sync;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,7 @@ Try it:
   dwcp server --config trial/node0/config.toml     one node (start all four, each in its own shell)
   export DWCP_CLUSTER=trial/client.toml
   dwcp kv put a 1 && dwcp kv get a
+  dwcp sync incr likes && dwcp sync get likes      any node, with or without the others
   dwcp status
   dwcp init --nodes 4 --mode hybrid --out trial    a cluster that `dwcp mode set` may switch between Raft and PBFT
 
@@ -55,6 +57,7 @@ enum Command {
     Keygen(init::KeygenArgs),
     Server(server::ServerArgs),
     Kv(kv::KvArgs),
+    Sync(sync::SyncArgs),
     Status(status::StatusArgs),
     Mode(mode::ModeArgs),
     Policy(policy::PolicyArgs),
@@ -81,6 +84,7 @@ fn run(arguments: &Arguments) -> Result<u8, Failure> {
         Command::Keygen(args) => init::run_keygen(args, json),
         Command::Server(args) => return server::run(args),
         Command::Kv(args) => kv::run(args, json),
+        Command::Sync(args) => sync::run(args, json),
         Command::Status(args) => status::run(args, json),
         Command::Mode(args) => mode::run(args, json),
         Command::Policy(args) => policy::run(args, json),

@@ -67,7 +67,9 @@ pub mod adaptive;
 #[cfg(feature = "cli")]
 pub mod child;
 pub mod operator;
+pub mod proxy;
 mod server;
+pub mod state_sync;
 
 pub use adaptive::AdaptiveConsensus;
 pub use dwcp_base as base;
@@ -83,6 +85,7 @@ pub use dwcp_replica::{Label, ProtocolName, Status, raft};
 pub use dwcp_state::kv;
 pub use dwcp_state::{Context, MachineRefusal, Small, SmallMachine, StateMachine};
 pub use server::{Server, ServerError};
+pub use state_sync::StateSync;
 
 /// What clients speak to a node.
 pub use dwcp_api as api;

@@ -12,6 +12,8 @@ mod cluster;
 mod examples;
 #[path = "cli/refusals.rs"]
 mod refusals;
+#[path = "cli/sync.rs"]
+mod sync;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

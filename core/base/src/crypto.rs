@@ -103,6 +103,7 @@ pub enum SigningKind {
     AnchorVote = 16,
     ModeOrder = 17,
     SyncFrame = 18,
+    ExcludeOrder = 19,
 }
 
 /// The 32 bytes that are signed: cluster, kind, body. The body carries view, sequence, configuration and incarnation.

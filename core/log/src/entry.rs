@@ -3,7 +3,7 @@
 
 use crate::anchor::Anchor;
 use crate::close::Close;
-use crate::order::{SignedMemberOrder, SignedModeOrder, SignedPolicyOrder};
+use crate::order::{SignedExcludeOrder, SignedMemberOrder, SignedModeOrder, SignedPolicyOrder};
 use crate::seal::{Sealed, Signed};
 use crate::segment::Open;
 use alloc::boxed::Box;
@@ -28,8 +28,7 @@ pub struct Decide {
     pub sealed: Signed<Sealed>,
 }
 
-/// One entry of the root log. Discriminants are part of the format and are never reused: 6 is kept for Report, 9 for
-/// Evidence.
+/// One entry of the root log. Discriminants are part of the format and are never reused: 6 is kept for Report.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
 #[borsh(use_discriminant = true)]
 #[repr(u8)]
@@ -46,8 +45,16 @@ pub enum RootEntry {
     Policy(SignedPolicyOrder) = 7,
     /// An operator replaces a member's lost disk by a new incarnation.
     Member(SignedMemberOrder) = 8,
+    /// Where an origin of convergent state ends: it contradicted itself, or its node came back with another disk. Its bytes are
+    /// state sync's.
+    Evidence(Bytes) = 9,
     /// Nothing: it only moves the window on. (Log time passes with a batch, which may be empty.)
     Noop = 10,
+    /// What all members have acknowledged of convergent state, so that what lies below may be forgotten. Its bytes are state
+    /// sync's; it is no part of the virtual log.
+    Floor(Bytes) = 11,
+    /// The operator has state sync go on without a member.
+    Exclude(SignedExcludeOrder) = 12,
 }
 
 /// What the primary proposes for one sequence: its clock and the entries to execute.

@@ -21,8 +21,8 @@ pub use close::{Close, CloseProof};
 pub use entry::{Decide, Proposal, RootEntry, Switch};
 pub use fold::Fold;
 pub use order::{
-    MemberOrder, ModeOrder, OperatorOrder, PolicyOrder, SignedMemberOrder, SignedModeOrder, SignedOrder,
-    SignedPolicyOrder,
+    ExcludeOrder, MemberOrder, ModeOrder, OperatorOrder, PolicyOrder, SignedExcludeOrder, SignedMemberOrder,
+    SignedModeOrder, SignedOrder, SignedPolicyOrder,
 };
 pub use place::{Index, Place, Term};
 pub use segment::{Open, Segment};

@@ -47,6 +47,19 @@ pub struct PolicyOrder {
     pub default_ack: Ack,
 }
 
+/// "State sync goes on without this incarnation of a member." What it wrote counts as far as the others have it; what it alone
+/// has does not, and it writes no more until its disk is replaced. It votes as before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
+pub struct ExcludeOrder {
+    pub id: ReplicaId,
+    /// Must be the incarnation in force. Ordered once, an order does nothing more.
+    pub incarnation: Incarnation,
+}
+
+impl OrderBody for ExcludeOrder {
+    const KIND: SigningKind = SigningKind::ExcludeOrder;
+}
+
 impl OrderBody for MemberOrder {
     const KIND: SigningKind = SigningKind::MemberOrder;
 }
@@ -70,6 +83,7 @@ pub struct SignedOrder<O> {
 pub type SignedMemberOrder = SignedOrder<MemberOrder>;
 pub type SignedModeOrder = SignedOrder<ModeOrder>;
 pub type SignedPolicyOrder = SignedOrder<PolicyOrder>;
+pub type SignedExcludeOrder = SignedOrder<ExcludeOrder>;
 
 impl<O: OrderBody> SignedOrder<O> {
     #[must_use]
@@ -94,6 +108,7 @@ pub enum OperatorOrder {
     Member(SignedMemberOrder) = 1,
     Mode(SignedModeOrder) = 2,
     Policy(SignedPolicyOrder) = 3,
+    Exclude(SignedExcludeOrder) = 4,
 }
 
 impl From<OperatorOrder> for RootEntry {
@@ -102,6 +117,7 @@ impl From<OperatorOrder> for RootEntry {
             OperatorOrder::Member(order) => Self::Member(order),
             OperatorOrder::Mode(order) => Self::Mode(order),
             OperatorOrder::Policy(order) => Self::Policy(order),
+            OperatorOrder::Exclude(order) => Self::Exclude(order),
         }
     }
 }
@@ -113,6 +129,7 @@ impl OperatorOrder {
             Self::Member(order) => order.signature_item(cluster),
             Self::Mode(order) => order.signature_item(cluster),
             Self::Policy(order) => order.signature_item(cluster),
+            Self::Exclude(order) => order.signature_item(cluster),
         }
     }
 
@@ -123,6 +140,7 @@ impl OperatorOrder {
             (Self::Member(done), Self::Member(other)) => {
                 done.order.id == other.order.id && other.order.incarnation <= done.order.incarnation
             }
+            (Self::Exclude(done), Self::Exclude(other)) => done.order == other.order,
             _ => match (self.number(), other.number()) {
                 (Some(done), Some(other)) => other <= done,
                 _ => false,
@@ -134,7 +152,7 @@ impl OperatorOrder {
     #[must_use]
     pub fn number(&self) -> Option<u64> {
         match self {
-            Self::Member(_) => None,
+            Self::Member(_) | Self::Exclude(_) => None,
             Self::Mode(order) => Some(order.order.number),
             Self::Policy(order) => Some(order.order.number),
         }

@@ -13,7 +13,7 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::limits::CLOCK_AHEAD_MAX_MS;
-use dwcp_base::{Ack, Hash, LogTime, Micros, Mutant, NetworkMode, Now, ReplicaId, Ticket, decode};
+use dwcp_base::{Ack, Hash, LogTime, Micros, Mutant, NetworkMode, Now, ReplicaId, Ticket, Trust, decode};
 use dwcp_log::{OperatorOrder, Proposal, RootEntry, SignedOrder};
 use dwcp_pbft::Application;
 use dwcp_state::{
@@ -88,6 +88,7 @@ impl Clients {
 /// What a backup checks before it prepares.
 pub(crate) struct Judge<'a, M: StateMachine> {
     pub pool: &'a Pool,
+    pub sync: Option<&'a crate::sync::SyncRoom>,
     pub log_time: LogTime,
     pub court: Court<'a, M>,
 }
@@ -112,6 +113,15 @@ impl<M: StateMachine> Application for Judge<'_, M> {
                         if self.pool.holds(&Hash::of(frame)) {
                             continue;
                         }
+                        if crate::sync::is_sync(frame) {
+                            signatures.push(crate::sync::signature_item(
+                                self.court.control,
+                                cluster,
+                                now,
+                                frame,
+                            )?);
+                            continue;
+                        }
                         let checked = ClientFrame::decode(frame.clone())
                             .map_err(|_| "a proposal with a malformed frame")?;
                         signatures.push(checked.signature_item(cluster));
@@ -129,7 +139,24 @@ impl<M: StateMachine> Application for Judge<'_, M> {
                 RootEntry::Decide(_) => {}
                 RootEntry::Mode(order) => signatures.push(order.signature_item(cluster)),
                 RootEntry::Policy(order) => signatures.push(order.signature_item(cluster)),
+                RootEntry::Exclude(order) => signatures.push(order.signature_item(cluster)),
                 RootEntry::Member(order) => signatures.push(order.signature_item(cluster)),
+                RootEntry::Evidence(cut) => {
+                    if let Some(room) = self.sync {
+                        room.judges_end(cut)?;
+                    }
+                }
+                RootEntry::Floor(floor) => {
+                    if floor.len() > crate::sync::FLOOR_BYTES_MAX {
+                        return Err("a floor that is too long");
+                    }
+                    // Where members only crash a primary proposes what it was told.
+                    if self.court.control.steering.policy.trust == Trust::Byzantine
+                        && let Some(room) = self.sync
+                    {
+                        room.judges(floor)?;
+                    }
+                }
                 RootEntry::Noop => {}
             }
         }
@@ -170,6 +197,11 @@ impl<M: StateMachine> Replica<M> {
         };
         if self.diverged || !heard {
             let reply = ClientReply::Busy { session, first };
+            return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
+        }
+        if let Some(refusal) = self.sync_refuses(&frame) {
+            self.clients.take_wish(client, session, first);
+            let reply = ClientReply::Refused { session, first, refusal };
             return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
         }
         match self.state.admit(&frame) {
@@ -359,7 +391,7 @@ impl<M: StateMachine> Replica<M> {
         };
         let done = match &order {
             OperatorOrder::Member(order) => self.control.orders.iter().find(|(_, done)| done == order),
-            OperatorOrder::Mode(_) | OperatorOrder::Policy(_) => None,
+            OperatorOrder::Mode(_) | OperatorOrder::Policy(_) | OperatorOrder::Exclude(_) => None,
         };
         if let Some((sequence, _)) = done {
             let reply = ClientReply::Order { id, outcome: OrderOutcome::Done { sequence: *sequence } };
@@ -371,7 +403,7 @@ impl<M: StateMachine> Replica<M> {
         }
         let wants_segments = |order: &OperatorOrder| match order {
             OperatorOrder::Mode(order) => order.order.mode != NetworkMode::Internet,
-            OperatorOrder::Member(_) | OperatorOrder::Policy(_) => false,
+            OperatorOrder::Member(_) | OperatorOrder::Policy(_) | OperatorOrder::Exclude(_) => false,
         };
         if self.setup.raft.is_none() && wants_segments(&order) {
             let reply = refused("Raft node not initialized");
@@ -402,6 +434,7 @@ impl<M: StateMachine> Replica<M> {
                     return Err("the incarnation must be the one in force plus one");
                 }
             }
+            OperatorOrder::Exclude(SignedOrder { order, .. }) => self.control.judge_exclude(order)?,
             OperatorOrder::Mode(SignedOrder { order, .. }) => self.control.steering.judge_mode(order)?,
             OperatorOrder::Policy(SignedOrder { order, .. }) => {
                 self.control.steering.judge_policy(order)?;

@@ -56,7 +56,10 @@ impl<M: StateMachine> Replica<M> {
                     RootEntry::Mode(order) => self.apply_mode(now, &order, sequence, out),
                     RootEntry::Anchor(anchor) => self.apply_anchor(now, &anchor, sequence, out),
                     RootEntry::Policy(order) => self.apply_policy(&order, sequence, out),
-                    RootEntry::Member(order) => self.apply_member(&order, sequence, out),
+                    RootEntry::Member(order) => self.apply_member(now, &order, sequence, out),
+                    RootEntry::Exclude(order) => self.apply_exclude(&order, sequence, out),
+                    RootEntry::Floor(floor) => self.apply_floor(floor),
+                    RootEntry::Evidence(cut) => self.apply_end(cut),
                     RootEntry::Noop => {}
                 }
             }
@@ -88,6 +91,9 @@ impl<M: StateMachine> Replica<M> {
     ) {
         let tagged = || {
             let named = |frame: &Bytes| {
+                if crate::sync::is_sync(frame) {
+                    return Some((crate::sync::TAG, frame.clone()));
+                }
                 let session = ClientFrame::decode(frame.clone()).ok()?.session();
                 Some((session.0, frame.clone()))
             };
@@ -137,6 +143,10 @@ impl<M: StateMachine> Replica<M> {
         let mut outcomes = Vec::with_capacity(frames.len());
         let mut waited = None;
         for bytes in frames {
+            if crate::sync::is_sync(bytes) {
+                self.sync_ordered(bytes);
+                continue;
+            }
             let Ok(frame) = ClientFrame::decode(bytes.clone()) else { continue };
             let hash = Hash::of(bytes);
             let since = self.pool.waits_since(&hash);
@@ -268,7 +278,7 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    fn apply_member(&mut self, order: &SignedMemberOrder, sequence: Sequence, out: &mut Outbox) {
+    fn apply_member(&mut self, now: Now, order: &SignedMemberOrder, sequence: Sequence, out: &mut Outbox) {
         let window = self.setup.genesis.window;
         // The prefix alone must decide: the latest checkpoint that can be stable by then stands for the stable one.
         let stable = Sequence(sequence.0.saturating_sub(window));
@@ -288,6 +298,7 @@ impl<M: StateMachine> Replica<M> {
                 }
                 out.event(Event::MemberReplaced { id, incarnation, votes_after });
                 out.push(Effect::MemberChanged { order: Box::new(order.order.clone()) });
+                self.sync_follow_members(now, out);
                 OrderOutcome::Done { sequence }
             }
             Err(reason) => {
@@ -437,7 +448,7 @@ impl<M: StateMachine> Replica<M> {
         for old in self.donor.saved(sequence) {
             out.push(Effect::DropSnapshot { sequence: old });
         }
-        let before = needed.map_or(before, |needed| before.min(needed));
+        let before = self.sync_may_discard(needed.map_or(before, |needed| before.min(needed)));
         out.push(Effect::DiscardLog { before });
     }
 

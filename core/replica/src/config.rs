@@ -158,6 +158,8 @@ pub struct Setup {
     /// Makes this replica's part in a segment. Without one it takes part in none, and the modes that want segments are
     /// refused here: Raft node not initialized.
     pub raft: Option<Arc<dyn RaftMaker>>,
+    /// State sync: convergent keys beside the ordered ones. `None`: this replica takes no part in it.
+    pub sync: Option<crate::sync::SyncSetup>,
     /// Where election timeouts come from. Another one at each member.
     pub seed: u64,
     pub mutants: Mutants,

@@ -4,10 +4,12 @@
 use crate::steering::Steering;
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
+use bytes::Bytes;
 use dwcp_base::{
-    ClusterId, Configuration, ConfigurationId, Crypto, Genesis, Hash, Member, ReplicaId, Sequence, encode,
+    ClusterId, Configuration, ConfigurationId, Crypto, Genesis, Hash, Incarnation, Member, ReplicaId,
+    Sequence, encode,
 };
-use dwcp_log::{Fold, MemberOrder, SignedMemberOrder};
+use dwcp_log::{ExcludeOrder, Fold, MemberOrder, SignedMemberOrder};
 use dwcp_pbft::Configurations;
 use dwcp_state::state_digest;
 
@@ -30,6 +32,11 @@ pub struct Control {
     /// What has been executed since the genesis, in bytes of log. Replicas with equal settings derive from it equal
     /// sequences to take snapshots at.
     pub bytes_executed: u64,
+    /// Where origins of convergent state end, as it was decided, in that order: a replica that missed decisions learns them
+    /// from a snapshot. State sync's own bytes; at most one for each incarnation there ever was.
+    pub ends: Vec<Bytes>,
+    /// Incarnations that state sync goes on without, by order. At most one for each there ever was.
+    pub excluded: Vec<(ReplicaId, Incarnation)>,
 }
 
 impl Control {
@@ -43,6 +50,8 @@ impl Control {
             configurations: Configurations::new(Configuration::of(genesis)),
             orders: Vec::new(),
             bytes_executed: 0,
+            ends: Vec::new(),
+            excluded: Vec::new(),
         }
     }
 
@@ -55,6 +64,22 @@ impl Control {
     #[must_use]
     pub fn digest(&self) -> Hash {
         Hash::of(&encode(self))
+    }
+
+    /// # Errors
+    /// Why the order would not take effect.
+    pub(crate) fn judge_exclude(&self, order: &ExcludeOrder) -> Result<(), &'static str> {
+        let member = self.configurations.latest().member(order.id).ok_or("there is no such member")?;
+        if member.incarnation != order.incarnation {
+            return Err("the incarnation must be the one in force");
+        }
+        if self.excluded.contains(&(order.id, order.incarnation)) {
+            return Err("it is excluded already");
+        }
+        if self.excluded.len() >= ORDERS_MAX {
+            return Err("members were excluded too often: start a new cluster from a backup");
+        }
+        Ok(())
     }
 
     /// Judges an order against the ordered prefix and, if it holds, puts it in force.

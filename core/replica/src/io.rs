@@ -65,6 +65,8 @@ pub enum ClientRequest {
     Query { id: u64, bytes: Bytes },
     /// How this replica sees itself and the cluster.
     Status { id: u64 },
+    /// Something of convergent state; answered by `ClientReply::Sync` with the same id.
+    Sync { id: u64, request: crate::sync::SyncRequest },
 }
 
 /// An answer to a client.
@@ -98,6 +100,10 @@ pub enum ClientReply {
     Status {
         id: u64,
         status: Box<Status>,
+    },
+    Sync {
+        id: u64,
+        reply: crate::sync::SyncReply,
     },
 }
 
@@ -467,6 +473,8 @@ pub struct Status {
     pub last_switch: Option<SwitchStatus>,
     /// Why hybrid or datacenter mode runs without a segment; empty when it does not, or need not.
     pub no_segment: String,
+    /// State sync; `None` where it is turned off.
+    pub sync: Option<crate::sync::SyncStatus>,
 }
 
 /// Names of what may extend the virtual log.

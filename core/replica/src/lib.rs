@@ -34,6 +34,7 @@ mod serve;
 mod status;
 pub mod steering;
 mod switch;
+pub mod sync;
 mod transfer;
 pub mod wire;
 
@@ -51,4 +52,5 @@ pub use io::{
 pub use recover::{RecoverError, RecoveredSnapshot, Recovery};
 pub use replica::{MachineFactory, Outbox, Replica};
 pub use steering::{Ending, Steering};
+pub use sync::{Road, SyncReply, SyncRequest, SyncSetup, SyncStatus};
 pub use wire::{LogRecord, PeerMessage, SnapshotMeta};

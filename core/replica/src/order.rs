@@ -22,6 +22,8 @@ impl<M: StateMachine> Replica<M> {
             entries.extend(self.next_switch(now, out));
             entries.extend(self.next_anchor());
             entries.extend(self.next_decision(now));
+            entries.extend(self.next_floor(now));
+            entries.extend(self.next_end(now));
             let frames = self.next_frames(now);
             if !frames.is_empty() {
                 entries.push(RootEntry::Batch(frames));
@@ -45,7 +47,11 @@ impl<M: StateMachine> Replica<M> {
             }
             let frames_max =
                 if self.setup.mutants.on(Mutant::FixedBatch) { 1 } else { settings.batch_frames_max };
-            return self.pool.next_batch(settings.batch_bytes_max, frames_max);
+            let bytes_max = settings.batch_bytes_max;
+            let mut frames = self.pool.next_batch(bytes_max, frames_max);
+            let left = bytes_max.saturating_sub(frames.iter().map(Bytes::len).sum());
+            frames.extend(self.sync_batch(left, frames_max - frames.len()));
+            return frames;
         };
         let patience = settings.segment.fast_path_timeout.times(ESCAPE_FACTOR);
         if now.mono < segment.failover.next_escape || now.mono < patience {

@@ -59,6 +59,10 @@ pub enum RecoverError {
         sequence: Sequence,
         reason: String,
     },
+    /// Convergent state.
+    Sync {
+        reason: String,
+    },
 }
 
 impl fmt::Display for RecoverError {
@@ -74,6 +78,7 @@ impl fmt::Display for RecoverError {
                 f,
                 "the snapshot at sequence {sequence} cannot be read ({reason}): the disk is damaged, run `dwcp member replace`"
             ),
+            Self::Sync { reason } => f.write_str(&crate::sync::lost(reason)),
         }
     }
 }
@@ -95,6 +100,9 @@ impl<M: StateMachine> Replica<M> {
     ) -> Result<Self, RecoverError> {
         setup.genesis.check().map_err(RecoverError::Settings)?;
         setup.settings.check().map_err(RecoverError::Settings)?;
+        if let Some(sync) = &setup.sync {
+            sync.check().map_err(RecoverError::Settings)?;
+        }
         let cluster = setup.genesis.cluster();
         let mut pbft = Pbft::new(&PbftSetup {
             genesis: Arc::clone(&setup.genesis),
@@ -121,10 +129,15 @@ impl<M: StateMachine> Replica<M> {
         let covered = control.fold.epoch();
         let remembers_from = if control.fold.segment().is_some() { covered } else { Epoch(covered.0 + 1) };
         let certificate = donor.certificate(control.executed);
+        // The snapshot's own checkpoint is not executed again; what it says of the state holds all the same.
+        let last_digest = certificate
+            .as_ref()
+            .map_or((Sequence::ZERO, Hash::ZERO), |known| (known.claim.sequence, known.claim.digest));
         pbft.start_from(control.executed, control.configurations.clone(), certificate);
         let records = recovery.records.len() as u64;
         let mut remembered: BTreeMap<Epoch, Vec<(Ticket, Bytes)>> = BTreeMap::new();
         let mut fetched = Vec::new();
+        let mut convergent = crate::sync::Disk::default();
         for (ticket, bytes) in recovery.records {
             match LogRecord::read(&bytes).ok_or(RecoverError::Record { ticket })? {
                 LogRecord::Root(record) => pbft.replay(ticket, record),
@@ -134,6 +147,10 @@ impl<M: StateMachine> Replica<M> {
                 }
                 LogRecord::Fetched(record) if record.epoch >= covered => fetched.push((ticket, record)),
                 LogRecord::Segment { .. } | LogRecord::Fetched(_) => {}
+                LogRecord::Sync { number, bytes } => convergent.remember(ticket, number, bytes),
+                LogRecord::SyncSnapshot { id, part, parts, needs, bytes } => {
+                    convergent.remember_part(ticket, id, (part, parts), needs, bytes);
+                }
             }
         }
         let inside_view_change = !pbft.is_active();
@@ -164,6 +181,7 @@ impl<M: StateMachine> Replica<M> {
             segment_at_snapshot: (0, 0),
             switches: crate::status::Switches::default(),
             pool: Pool::default(),
+            sync: None,
             clients: Clients::default(),
             donor,
             transfer: None,
@@ -171,7 +189,7 @@ impl<M: StateMachine> Replica<M> {
             frozen: None,
             saving: None,
             saving_epoch: (Epoch::ZERO, None),
-            last_digest: (Sequence::ZERO, Hash::ZERO),
+            last_digest,
             next_tick: now.mono,
             readmitted_to: Sequence::ZERO,
             counters: BTreeMap::new(),
@@ -187,9 +205,11 @@ impl<M: StateMachine> Replica<M> {
         for (ticket, record) in fetched {
             replica.replay_fetched(ticket, record);
         }
+        replica.begin_sync(now, convergent)?;
         replica.begin_segment(now, out);
         replica.pbft.replayed(now, &mut replica.protocol);
         replica.carry_out(now, out);
+        replica.drive_sync(now, out);
         replica.recovering = false;
         // What was being fetched and is no longer ahead of us will not be asked for again.
         let executed = replica.control.executed;

@@ -110,6 +110,8 @@ pub struct Replica<M: StateMachine> {
     pub(crate) switches: crate::status::Switches,
 
     pub(crate) pool: Pool,
+    /// Convergent state, beside the ordered one.
+    pub(crate) sync: Option<crate::sync::SyncRoom>,
     pub(crate) clients: Clients,
     pub(crate) donor: Donor,
     pub(crate) transfer: Option<Transfer<M>>,
@@ -170,6 +172,7 @@ impl<M: StateMachine> Replica<M> {
             }
             self.handle(now, arrival, out);
             self.carry_out(now, out);
+            self.drive_sync(now, out);
         }
         self.pbft.forget_proven();
     }
@@ -181,9 +184,16 @@ impl<M: StateMachine> Replica<M> {
                 self.pbft.on_link_up(peer, &mut self.protocol);
             }
             Input::LinkDown { peer } => self.on_link_down(now, peer, out),
-            Input::Durable { through } => self.on_durable(now, through),
+            Input::Durable { through } => {
+                self.on_durable(now, through);
+                self.carry_out(now, out);
+                self.sync_on_durable(through, out);
+            }
             Input::Client { client, request } => self.on_client(now, client, request, out),
-            Input::ClientGone { client } => self.clients.gone(client),
+            Input::ClientGone { client } => {
+                self.clients.gone(client);
+                self.sync_client_gone(client);
+            }
             Input::Wake => self.on_wake(now, out),
             Input::Settle => self.on_settle(now, out),
             Input::ChunkRead { token, bytes } => self.on_chunk_read(token, bytes, out),
@@ -219,6 +229,14 @@ impl<M: StateMachine> Replica<M> {
                 self.on_entries(now, from, epoch, first, entries, out);
             }
             PeerMessage::Behind { epoch } => self.on_behind(now, epoch, out),
+            PeerMessage::Sync(_)
+            | PeerMessage::SyncOrder { .. }
+            | PeerMessage::SyncStand { .. }
+            | PeerMessage::SyncFetch { .. }
+            | PeerMessage::SyncOffer { .. }
+            | PeerMessage::SyncPart { .. } => {
+                self.on_sync_message(now, from, message, out);
+            }
         }
     }
 
@@ -242,6 +260,7 @@ impl<M: StateMachine> Replica<M> {
         let quorum = self.pbft.quorum();
         let mut judge = Judge {
             pool: &self.pool,
+            sync: self.sync.as_ref(),
             log_time: self.state.log_time(),
             court: Court {
                 cluster: self.cluster,
@@ -279,6 +298,7 @@ impl<M: StateMachine> Replica<M> {
             ClientRequest::Attach { session } => self.clients.attach(client, session),
             ClientRequest::Frame { .. } => unreachable!("frames were read at the border"),
             ClientRequest::Order { id, bytes } => self.on_order(client, id, &bytes, out),
+            ClientRequest::Sync { id, request } => self.on_sync_request(now, client, id, request, out),
             ClientRequest::Read { id, bytes } => self.on_read(now, client, id, bytes, out),
             ClientRequest::Query { id, bytes } => {
                 let outcome = if self.diverged {
@@ -297,6 +317,18 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
+    /// Why this replica, as a backup, would not prepare a proposal. For tests and tools.
+    #[must_use]
+    pub fn would_refuse(&self, now: Now, payload: &Bytes) -> Option<&'static str> {
+        let mut judge = Judge {
+            pool: &self.pool,
+            sync: self.sync.as_ref(),
+            log_time: self.state.log_time(),
+            court: self.court(),
+        };
+        dwcp_pbft::Application::check(&mut judge, now, payload).err()
+    }
+
     fn on_wake(&mut self, now: Now, out: &mut Outbox) {
         self.relay_due(now, out);
         self.settle_oldest(out);
@@ -311,6 +343,7 @@ impl<M: StateMachine> Replica<M> {
         }
         self.failover_on_time(now, out);
         self.propose_tick(now);
+        self.sync_on_time(now);
     }
 
     fn on_settle(&mut self, now: Now, out: &mut Outbox) {
@@ -337,7 +370,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// When each room wants to be woken: for whoever wonders why a replica does not sleep.
     #[must_use]
-    pub fn wakeups(&self) -> [(&'static str, Micros); 5] {
+    pub fn wakeups(&self) -> [(&'static str, Micros); 6] {
         let relay = self.pool.oldest_unrelayed().map(|oldest| oldest.plus(self.relay_patience()));
         let timed = self.segment.is_none() && self.state.wants_ticks().is_some();
         let beats = self.pbft.is_primary() && (timed || self.window_must_move() || self.wants_open());
@@ -348,6 +381,7 @@ impl<M: StateMachine> Replica<M> {
             ("beat", if beats { self.next_tick } else { Micros::NEVER }),
             ("transfer", transfer.unwrap_or(Micros::NEVER)),
             ("segment", self.segment_wakeup()),
+            ("sync", self.sync.as_ref().map_or(Micros::NEVER, crate::sync::SyncRoom::next_wakeup)),
         ]
     }
 
@@ -505,6 +539,9 @@ impl<M: StateMachine> Replica<M> {
             "what is delivered is executed, or waits for entries"
         );
         self.check_segment();
+        if let Some(room) = &self.sync {
+            room.check();
+        }
         assert!(self.pool.bytes() <= self.setup.settings.pending_bytes_max, "the pool keeps to its bound");
     }
 

@@ -299,6 +299,7 @@ impl<M: StateMachine> Replica<M> {
     }
 
     fn propose_in_segment(&mut self, now: Now) {
+        let turn = self.sync_turn();
         let settings = &self.setup.settings;
         let time = self.state.log_time().max(LogTime(now.wall_ms));
         let Some(segment) = self.segment.as_mut().filter(|segment| segment.is_leader()) else { return };
@@ -322,7 +323,11 @@ impl<M: StateMachine> Replica<M> {
         // A few entries under way keep the pipe full; more frames gather meanwhile and leave as one entry.
         let depth = settings.pipeline_depth;
         while raft.last().index.0.saturating_sub(raft.commit().0) < depth {
-            let frames = self.pool.next_batch(settings.batch_bytes_max, settings.batch_frames_max);
+            let mut frames = self.pool.next_batch(settings.batch_bytes_max, settings.batch_frames_max);
+            if let Some(room) = &mut self.sync {
+                let left = settings.batch_bytes_max.saturating_sub(frames.iter().map(Bytes::len).sum());
+                frames.extend(room.next_batch(turn, left, settings.batch_frames_max - frames.len()));
+            }
             if frames.is_empty() {
                 break;
             }
@@ -330,6 +335,9 @@ impl<M: StateMachine> Replica<M> {
             if let Err(error) = raft.propose(now, &payload) {
                 if let Payload::Batch { frames, .. } = payload {
                     self.pool.put_back(&frames);
+                    if let Some(room) = &mut self.sync {
+                        room.put_back(&frames);
+                    }
                 }
                 if error == ProposeError::LogFull {
                     segment.failover.log_full = true;

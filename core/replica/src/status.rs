@@ -118,6 +118,7 @@ impl<M: StateMachine> Replica<M> {
             failovers: self.control.steering.failovers,
             last_switch: self.switches.last.clone(),
             no_segment: self.why_no_segment(now),
+            sync: self.sync.as_ref().map(|room| room.status(now)),
         }
     }
 
@@ -136,6 +137,13 @@ impl<M: StateMachine> Replica<M> {
             sealed: raft.is_some_and(|raft| raft.sealed().is_some()),
             suspecting: open.failover.is_suspecting(),
         })
+    }
+
+    /// Whether as many replicas were heard lately as a quorum needs.
+    pub(crate) fn hears_quorum(&self, now: Now) -> bool {
+        let patience = self.setup.settings.timing.standing_interval.times(4);
+        let heard = self.last_heard.values().filter(|heard| now.mono.since(**heard) <= patience).count();
+        heard + 1 >= self.pbft.quorum().q()
     }
 
     /// Why this replica should not be sent work.

@@ -470,6 +470,7 @@ impl<M: StateMachine> Replica<M> {
         self.diverged = false;
         self.found_diverged = None;
         self.bytes_at_checkpoint = self.control.bytes_executed;
+        self.sync_follow_members(now, out);
         let configurations = self.control.configurations.clone();
         self.announce_members(&before, out);
         self.begin_segment(now, out);

@@ -80,14 +80,58 @@ pub enum PeerMessage {
     Behind {
         epoch: Epoch,
     } = 16,
+    /// What members say to each other about convergent state, in that room's own bytes.
+    Sync(Bytes) = 17,
+    /// A convergent frame on its way into the log.
+    SyncOrder {
+        frame: Bytes,
+    } = 18,
+    /// "What do you hold?", and the answer.
+    SyncStand {
+        token: u64,
+        digest: Option<Hash>,
+    } = 19,
+    /// Asks for the convergent store as it stands (`id` 0), or for a part of what was offered.
+    SyncFetch {
+        id: u64,
+        part: u32,
+    } = 20,
+    SyncOffer {
+        id: u64,
+        parts: u32,
+        digest: Hash,
+        base: Bytes,
+    } = 21,
+    SyncPart {
+        id: u64,
+        part: u32,
+        bytes: Bytes,
+    } = 22,
 }
 
 /// One record of the node's log: the root protocol's, or a segment's. Discriminants are part of the format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogRecord {
     Root(Record),
-    Segment { epoch: Epoch, bytes: Bytes },
+    Segment {
+        epoch: Epoch,
+        bytes: Bytes,
+    },
     Fetched(FetchedEntries),
+    /// One of convergent state. The same number again is the same record, moved.
+    Sync {
+        number: u64,
+        bytes: Bytes,
+    },
+    /// Part of a snapshot of the convergent store.
+    SyncSnapshot {
+        id: u64,
+        part: u32,
+        parts: u32,
+        /// It counts only beside the record with this number; 0 for none.
+        needs: u64,
+        bytes: Bytes,
+    },
 }
 
 /// Entries of a segment that came from others because its end was not in this replica's own log: all of them, or a part
@@ -106,6 +150,8 @@ pub struct FetchedEntries {
 const ROOT_RECORD: u8 = 1;
 const SEGMENT_RECORD: u8 = 2;
 const FETCHED_RECORD: u8 = 3;
+const SYNC_RECORD: u8 = 4;
+const SYNC_SNAPSHOT_RECORD: u8 = 5;
 
 impl LogRecord {
     #[must_use]
@@ -131,6 +177,27 @@ impl LogRecord {
         bytes
     }
 
+    #[must_use]
+    pub fn sync(number: u64, record: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(9 + record.len());
+        bytes.push(SYNC_RECORD);
+        bytes.extend_from_slice(&number.to_le_bytes());
+        bytes.extend_from_slice(record);
+        bytes
+    }
+
+    #[must_use]
+    pub fn sync_snapshot(id: u64, part: u32, parts: u32, needs: u64, piece: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(25 + piece.len());
+        bytes.push(SYNC_SNAPSHOT_RECORD);
+        bytes.extend_from_slice(&id.to_le_bytes());
+        bytes.extend_from_slice(&part.to_le_bytes());
+        bytes.extend_from_slice(&parts.to_le_bytes());
+        bytes.extend_from_slice(&needs.to_le_bytes());
+        bytes.extend_from_slice(piece);
+        bytes
+    }
+
     /// `None` for bytes that are no record of this version.
     #[must_use]
     pub fn read(bytes: &Bytes) -> Option<Self> {
@@ -141,6 +208,17 @@ impl LogRecord {
                 Some(Self::Segment { epoch: Epoch(epoch), bytes: bytes.slice(9..) })
             }
             FETCHED_RECORD => dwcp_base::decode(&bytes[1..]).ok().map(Self::Fetched),
+            SYNC_RECORD => {
+                let number = bytes.get(1..9)?.try_into().ok().map(u64::from_le_bytes)?;
+                Some(Self::Sync { number, bytes: bytes.slice(9..) })
+            }
+            SYNC_SNAPSHOT_RECORD => {
+                let id = bytes.get(1..9)?.try_into().ok().map(u64::from_le_bytes)?;
+                let part = bytes.get(9..13)?.try_into().ok().map(u32::from_le_bytes)?;
+                let parts = bytes.get(13..17)?.try_into().ok().map(u32::from_le_bytes)?;
+                let needs = bytes.get(17..25)?.try_into().ok().map(u64::from_le_bytes)?;
+                Some(Self::SyncSnapshot { id, part, parts, needs, bytes: bytes.slice(25..) })
+            }
             _ => None,
         }
     }

@@ -31,6 +31,8 @@ fn key(kind: u8, id: u8) -> PublicKey {
 
 #[path = "cluster/switching.rs"]
 mod switching;
+#[path = "cluster/syncing.rs"]
+mod syncing;
 
 fn genesis(n: u8, policy: Policy, mode: NetworkMode) -> Arc<Genesis> {
     let members = (0..n)
@@ -87,6 +89,8 @@ struct Cluster {
     censor: Option<(u8, dwcp_state::SessionId)>,
     /// What was sent to replicas that do not run, for stories that speak for them.
     to_the_dead: Vec<(u8, u8, Bytes)>,
+    /// Nothing passes between these and the others.
+    apart: Vec<u8>,
 }
 
 impl Cluster {
@@ -113,6 +117,7 @@ impl Cluster {
             replies: Vec::new(),
             censor: None,
             to_the_dead: Vec::new(),
+            apart: Vec::new(),
         };
         (0..n).for_each(|id| cluster.start(id));
         cluster
@@ -133,6 +138,7 @@ impl Cluster {
             incarnation: Incarnation(0),
             settings,
             raft: Some(switching::maker(self.censor.filter(|(censor, _)| *censor == id))),
+            sync: Some(syncing::setup()),
             seed: u64::from(id),
             mutants: Mutants::default(),
         };
@@ -177,6 +183,9 @@ impl Cluster {
                     node.unsynced = true;
                 }
                 Effect::Send { to, bytes, .. } => {
+                    if self.apart.contains(&id) != self.apart.contains(&to.0) {
+                        continue;
+                    }
                     let target = &mut self.nodes[usize::from(to.0)];
                     if target.replica.is_some() {
                         let from = ReplicaId(id);

@@ -96,6 +96,12 @@ pub trait StateMachine: Sized + Send + 'static {
     /// True when the command changes nothing, whatever the state. Cheap: asked before every `apply`.
     fn read_only(&self, command: &[u8]) -> bool;
 
+    /// Does the command write or compare a key below this prefix? Such commands are refused where clients come in when the
+    /// prefix is convergent. A machine without keys says no.
+    fn orders_below(&self, _command: &[u8], _prefix: &[u8]) -> bool {
+        false
+    }
+
     /// The expiry clock moved. Called once per entry of the log, before its commands.
     fn advance(&mut self, expiry_ms: u64);
 

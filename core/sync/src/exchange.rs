@@ -182,7 +182,8 @@ impl Sync {
         let keys = &self.keys;
         let Some(peer) = self.peers.get_mut(&from) else { return false };
         let known = heads.heads.iter().filter(|head| keys.contains_key(&head.origin));
-        peer.heads = known.clone().map(|h| (h.origin, PeerHead { base: h.base, last: h.last })).collect();
+        let of = |h: &Head| (h.origin, PeerHead { base: h.base, last: h.last, hash: h.hash });
+        peer.heads = known.clone().map(of).collect();
         let mut vector = VersionVector::up_to(known.map(|head| (head.origin, head.acked)));
         vector.insert(heads.me, 1, heads.written);
         let grows = |ack: &Ack| ack.origin != heads.me || vector.covers(&ack.vector);

@@ -334,6 +334,11 @@ impl Sync {
         let none = VersionVector::new();
         let theirs = peer.ack.as_ref().map_or(&none, |ack| &ack.vector);
         peer.figures.lag_dots = count(&acked.without(theirs));
+        let lacks = |(origin, chain): (&Origin, &crate::chain::Chain)| {
+            chain.place(acked.prefix(*origin) + 1)
+                - chain.place(theirs.prefix(*origin) + 1).min(chain.place(acked.prefix(*origin) + 1))
+        };
+        peer.figures.lag_frames = self.chains.iter().map(lacks).sum::<usize>() as u64;
         if peer.mark.as_ref().is_some_and(|(mark, _)| theirs.covers(mark)) {
             peer.mark = None;
             peer.is_named = false;

@@ -22,6 +22,7 @@ pub mod audit;
 mod chain;
 mod check;
 pub mod config;
+mod ending;
 mod exchange;
 pub mod floor;
 pub mod frame;

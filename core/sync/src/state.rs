@@ -7,10 +7,11 @@ use crate::chain::Chain;
 use crate::config::{Limits, Setup, Timing};
 use crate::floor::Floors;
 use crate::frame::{FrameError, Received};
+use crate::message::ShortHash;
 use crate::output::{Action, Need, Output, Reason};
 use crate::proof::{Cut, Proof};
 use crate::record::{Base, Record};
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -33,6 +34,7 @@ pub(crate) struct Ack {
 pub(crate) struct PeerHead {
     pub(crate) base: u64,
     pub(crate) last: u64,
+    pub(crate) hash: ShortHash,
 }
 
 /// How things stand with a peer.
@@ -46,6 +48,8 @@ pub struct Figures {
     pub bytes_out: u64,
     /// Dots that are acknowledged here and not there.
     pub lag_dots: u64,
+    /// Frames kept here that hold some of those.
+    pub lag_frames: u64,
     /// For how long it has lacked something that is acknowledged here.
     pub lag: Micros,
     /// The newest floor it knows.
@@ -146,6 +150,8 @@ pub struct Sync {
     pub(crate) needed_from: Ticket,
     /// Snapshots that are needed, each with the peers that have one.
     pub(crate) needs: BTreeMap<Need, Vec<OriginId>>,
+    /// Have to end by order. At most as many as there are origins.
+    pub(crate) excluded: BTreeSet<Origin>,
     pub(crate) out: Output,
 }
 
@@ -224,6 +230,7 @@ impl Sync {
             base_under_way: None,
             needed_from: Ticket::ZERO,
             needs: BTreeMap::new(),
+            excluded: BTreeSet::new(),
             out: Output::after_replay(records),
         }
     }
@@ -387,6 +394,30 @@ impl Sync {
     pub fn head(&self, origin: Origin) -> Option<Cut> {
         let chain = self.chains.get(&origin)?;
         Some(Cut { origin, last: chain.last(), hash: chain.hash() })
+    }
+
+    /// Frames kept for peers, each with the ticket of its record: for whoever moves records within a log.
+    pub fn kept(&self) -> impl Iterator<Item = (Ticket, &Bytes)> {
+        self.chains.values().flat_map(|chain| &chain.kept).map(|kept| (kept.ticket, &kept.bytes))
+    }
+
+    /// The newest ticket that was said to be durable.
+    #[must_use]
+    pub fn durable(&self) -> Ticket {
+        self.durable
+    }
+
+    /// How many peers have said that an own change is durable there and part of their state.
+    #[must_use]
+    pub fn acked_by(&self, last: u64) -> usize {
+        let has = |peer: &&Peer| peer.ack.as_ref().is_some_and(|ack| ack.vector.prefix(self.me) >= last);
+        self.peers.values().filter(has).count()
+    }
+
+    /// Begins an exchange with every peer now, for somebody who waits to hear what they have.
+    pub fn ask_everybody(&mut self) {
+        let peers: Vec<OriginId> = self.peers.keys().copied().collect();
+        peers.into_iter().for_each(|peer| self.ask(peer));
     }
 
     /// Bytes of frames kept for peers.

@@ -292,5 +292,6 @@ pub fn blank_status(replica: ReplicaId) -> Status {
         failovers: 0,
         last_switch: None,
         no_segment: String::new(),
+        sync: None,
     }
 }

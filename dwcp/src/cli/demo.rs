@@ -6,6 +6,7 @@
 mod disks;
 mod journal;
 mod load;
+mod parting;
 mod report;
 mod stage;
 mod story;
@@ -34,7 +35,7 @@ Examples:
   dwcp demo
   dwcp demo --nodes 7 --seconds 60
   dwcp demo --mode internet         (PBFT alone, among nodes of which some may lie)
-  dwcp --json demo | tail -1 | jq .lost
+  dwcp --json demo | tail -1 | jq .lost,.sync
   dwcp demo --keep                  (then: dwcp demo --judge FOLDER)
 
 What happens in hybrid mode: start, load under Raft, switch to PBFT and back under load by an operator's order, twice;
@@ -45,12 +46,15 @@ time between two acknowledgements around it.
 In the other modes: start, load, SIGKILL the primary (datacenter: the Raft leader) under load, go on without it, restart it
 and let it catch up, SIGKILL all nodes at once, restart all, verify.
 
+Before the end the cluster is parted into two halves, convergent keys are written on both sides by a script, the halves meet
+again, and every node must hold the same. The conflicts that must be counted follow from the script alone.
+
 Every client keeps a journal of what it was told; at the end a fresh client reads
 everything back through consensus and once more from each node's own state; when all nodes have stopped their disks are read
 too; and the state digests of all of these are compared at one sequence. Latencies and gaps are what the clients saw. `longest gap` of the whole run leaves out the time in which no
 node was running; each phase's own includes it.
 
-Exit code 0 when nothing was lost, doubled or different; 5 when something was.")]
+Exit code 0 when nothing was lost, doubled or different and all conflicts were counted; 5 when not.")]
 pub struct DemoArgs {
     /// How many nodes; internet and hybrid need at least 4
     #[arg(long, value_name = "COUNT", default_value_t = 4)]
@@ -118,7 +122,19 @@ pub fn run(args: &DemoArgs, json: bool) -> Outcome {
     } else {
         print_bytes(report.text().as_bytes())?;
     }
-    fail_on(report.lost, report.doubled, report.diverged)
+    fail_on(report.lost, report.doubled, report.diverged)?;
+    let sync = &report.sync;
+    if sync.holds() {
+        return Ok(());
+    }
+    let differ = if sync.converged { "equal" } else { "different" };
+    Err(Failure::new(
+        Kind::Broken,
+        format!(
+            "state sync: {} lost, {} of {} conflicts counted, nodes {differ}",
+            sync.lost, sync.conflicts_counted, sync.conflicts_expected
+        ),
+    ))
 }
 
 async fn tell(args: &DemoArgs, cluster: &mut LocalCluster) -> Outcome<Report> {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use dwcp_base::{Incarnation, ReplicaId};
 use dwcp_client::Status;
-use dwcp_log::{MemberOrder, OperatorOrder};
+use dwcp_log::{ExcludeOrder, MemberOrder, OperatorOrder};
 use dwcp_node::genesis_file::read_genesis;
 use dwcp_node::init::{GENESIS_FILE, Listen, read_order, replacement};
 use serde_json::json;
@@ -60,6 +60,21 @@ enum MemberCommand {
     /// Replace a member whose disk was lost by its next incarnation
     #[command(after_help = REPLACE_HELP)]
     Replace(ReplaceArgs),
+    /// Have state sync go on without a member that does not acknowledge: nothing is collected while one is away
+    #[command(after_help = "\
+Example (node 2 is away for longer than frames can be kept for it; `dwcp sync peers` shows it):
+  dwcp member exclude --id 2
+
+What it wrote counts as far as the others have it. It still votes; it writes convergent keys again once its disk is replaced
+(`dwcp member replace`).")]
+    Exclude {
+        /// The member's replica number
+        #[arg(long, value_name = "NUMBER")]
+        id: u8,
+        /// Its incarnation in force [default: as the client file says]
+        #[arg(long, value_name = "NUMBER")]
+        incarnation: Option<u32>,
+    },
     /// Sign and submit an order that `replace --prepare-only` made
     #[command(after_help = "Example:\n  dwcp member submit --as admin order.toml")]
     Submit {
@@ -115,6 +130,7 @@ pub fn run(args: &MemberArgs, json: bool) -> Outcome {
     match &args.command {
         MemberCommand::List => list(&args.cluster, json),
         MemberCommand::Replace(replace) => run_replace(&args.cluster, replace, json),
+        MemberCommand::Exclude { id, incarnation } => exclude(&args.cluster, *id, *incarnation, json),
         MemberCommand::Submit { order } => {
             let order = read_order(order)?;
             let from = submit(&args.cluster, &order)?;
@@ -224,6 +240,24 @@ fn follow(path: &Path, order: &MemberOrder) -> Outcome {
         node.address.clone_from(&order.client_address);
     }
     write_client(path, &client)
+}
+
+fn exclude(cluster: &ClusterArgs, id: u8, incarnation: Option<u32>, json: bool) -> Outcome {
+    let file = read_client(&cluster.file()?)?;
+    let known = file.nodes.iter().find(|node| node.id == id);
+    let known = known.ok_or_else(|| Failure::usage(format!("node {id} is not in the client file")))?;
+    let incarnation = Incarnation(incarnation.unwrap_or(known.incarnation));
+    let config = admin(cluster)?;
+    let order = OperatorOrder::Exclude(sign(&config, ExcludeOrder { id: ReplicaId(id), incarnation }));
+    let from = runtime()?.block_on(async { Link::connect(config)?.order(None, &order).await })?;
+    if json {
+        return print_json(&json!({ "excluded": id, "incarnation": incarnation.0, "in_force_from": from }));
+    }
+    print_line(format!(
+        "State sync goes on without node {id}, incarnation {incarnation}, as soon as a quorum has heard of the same end \
+         (order in force from sequence {})",
+        thousands(from)
+    ))
 }
 
 fn list(cluster: &ClusterArgs, json: bool) -> Outcome {

@@ -15,7 +15,7 @@ use super::output::{
     Failure, GREEN, Kind, Outcome, RED, YELLOW, align_numbers, milliseconds, paint_words, print_bytes,
     print_json, print_line, table, thousands,
 };
-use super::{mode, policy};
+use super::{mode, policy, sync};
 
 /// Show every node: which protocol orders commands and who leads it, how far it is, what waits
 #[derive(Debug, Args)]
@@ -29,7 +29,8 @@ Columns: `protocol` what extends the log now (`pbft`, or `raft` with its epoch),
 of PBFT and its `primary` (in brackets while a view change is under way), `executed` the last sequence of the root log this node has run, `stable` its last certified checkpoint, `pending` client frames that wait to be ordered,
 `lag` sequences behind the furthest node, `position` in the virtual log, `anchored` how far of it PBFT vouches for,
 `incarnation` how often its disk was replaced. Below: mode, policy, failovers and the last switch of protocols, as the furthest
-node sees them.
+node sees them. Once convergent keys are in use, a second table shows for every node and peer: frames and seconds by which the peer
+is behind, the last exchange, bytes of state sync received and sent, conflicts counted and keys held by the node.
 Exit code 0 when a quorum of nodes is ready, 1 when fewer are, 4 when no node answers.")]
 pub struct StatusArgs {
     #[command(flatten)]
@@ -164,12 +165,51 @@ fn text(nodes: &[Row]) -> String {
     for remark in remarks {
         text.push_str(&format!("{remark}\n"));
     }
+    text.push_str(&convergent(nodes));
     let answered = nodes.iter().filter_map(|(_, status)| status.as_ref().ok());
     if let Some(status) = answered.max_by_key(|status| (status.executed.0, status.position.0)) {
         text.push_str(&format!("mode {}; {}\n", mode::phrase(status), policy::phrase(status)));
         text.push_str(&format!("{} failovers; {}\n", status.failovers, last_switch(status)));
     }
     text
+}
+
+/// State sync: for every node how far each of its peers is behind it. Nothing while nobody has written.
+fn convergent(nodes: &[Row]) -> String {
+    let answered = nodes.iter().filter_map(|(_, status)| status.as_ref().ok());
+    let used = |sync: &&dwcp_client::SyncStatus| sync.keys > 0 || !sync.not_open.is_empty();
+    let syncing: Vec<_> = answered.filter_map(|s| Some((s.replica, s.sync.as_ref().filter(used)?))).collect();
+    if syncing.is_empty() {
+        return String::new();
+    }
+    let mut rows = table(&[
+        "node",
+        "peer",
+        "lag frames",
+        "lag s",
+        "last exchange s",
+        "received",
+        "sent",
+        "conflicts",
+        "keys",
+    ]);
+    align_numbers(&mut rows, [2, 3, 4, 5, 6, 7, 8]);
+    for (id, sync) in syncing {
+        for peer in &sync.peers {
+            rows.add_row([
+                id.to_string(),
+                peer.id.to_string(),
+                thousands(peer.lag_frames),
+                format!("{:.1}", peer.lag_ms as f64 / 1e3),
+                sync::exchange_age(peer.last_exchange_ms),
+                thousands(peer.bytes_in),
+                thousands(peer.bytes_out),
+                thousands(sync.conflict_count),
+                thousands(sync.keys),
+            ]);
+        }
+    }
+    format!("state sync\n{rows}\n")
 }
 
 /// What extends the log at this node.
@@ -278,6 +318,7 @@ fn object(nodes: &[Row]) -> Value {
                 "gap_us": last.gap_us, "at_unix_ms": last.at_unix_ms, "cause": last.cause,
             })),
             "no_segment": status.no_segment,
+            "sync": status.sync.as_ref().map(sync::object),
             "peers": status.peers.iter().map(|peer| json!({
                 "node": peer.id.0, "view": peer.view.0, "executed": peer.executed.0, "stable": peer.stable.0,
                 "silent_ms": peer.silent_ms,

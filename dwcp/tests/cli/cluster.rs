@@ -261,6 +261,14 @@ fn a_lost_disk_comes_back_as_the_next_incarnation() {
     assert_eq!(trial.json(&["member", "list"])["members"][3]["incarnation"], 1);
 }
 
+/// The demo's two halves wrote, met, and hold the same.
+#[track_caller]
+fn assert_parted_and_met(sync: &Value) {
+    assert_eq!((&sync["converged"], &sync["lost"]), (&true.into(), &0.into()), "{sync}");
+    assert_eq!(sync["conflicts_counted"], sync["conflicts_expected"], "{sync}");
+    assert!(sync["conflicts_expected"].as_u64() > Some(0), "{sync}");
+}
+
 #[test]
 fn the_demo_loses_nothing_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
@@ -287,6 +295,7 @@ fn the_demo_loses_nothing_and_leaves_nothing_behind() {
         "{report}"
     );
     assert_eq!(report["diverged"], false);
+    assert_parted_and_met(&report["sync"]);
     assert!(report["acknowledged"].as_u64().unwrap() >= 200, "{report}");
     let phases = report["phases"].as_array().unwrap();
     let phase = |name: &str| phases.iter().find(|phase| phase["name"] == name).expect("the phase is told");

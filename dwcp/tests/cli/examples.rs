@@ -4,6 +4,9 @@
 #[path = "../../examples/adaptive.rs"]
 mod adaptive;
 #[allow(dead_code)]
+#[path = "../../examples/both_engines.rs"]
+mod both;
+#[allow(dead_code)]
 #[path = "../../examples/client.rs"]
 mod client;
 #[allow(dead_code)]
@@ -13,6 +16,8 @@ mod counter_bank;
 use dwcp::settings::Mode;
 
 use super::Trial;
+
+pub use self::both::story as both_engines;
 
 pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads")

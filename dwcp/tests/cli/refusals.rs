@@ -16,7 +16,7 @@ fn settings_that_cannot_be_are_refused_with_their_line_and_the_remedy() {
         (with_first("colour = \"red\""), &["config.toml:1: unknown setting `colour`"]),
         (
             within("[consensus]", "view_timeout_ms = 1"),
-            &["config.toml:16: `consensus.view_timeout_ms` = 1 is out of range: set it within"],
+            &["config.toml:17: `consensus.view_timeout_ms` = 1 is out of range: set it within"],
         ),
         (within("[consensus]", "view_timeout_ms = \"soon\""), &["view_timeout_ms` is", "write"]),
         (within("[storage]", "segment_bytes = 100001"), &["must be a multiple of 4096: set it to 102400"]),
@@ -35,6 +35,16 @@ fn settings_that_cannot_be_are_refused_with_their_line_and_the_remedy() {
             within("[segment]", "heartbeat_interval_ms = 1001"),
             &["`segment.election_timeout_ms` = 3000 is below `3 * segment.heartbeat_interval_ms` = 3003"],
         ),
+        (
+            with_first("peer_via = \"one\""),
+            &["config.toml:1: `peer_via` = \"one\" names no peers: write N=HOST:PORT"],
+        ),
+        (
+            within("[sync]", "ordered_prefixes = \"a/\"\nconvergent_prefixes = \"a/b\""),
+            &["either ordered or convergent, not both"],
+        ),
+        (within("[sync]", "exchange_interval_ms = 1"), &["is out of range: set it within 50..=60000 ms"]),
+        (within("[sync]", "http = \"yes\""), &["write one of \"off\", \"read\", \"write\""]),
         (with_first("= ="), &["config.toml:1:", "is not TOML", "correct that line"]),
         (good.replace("../genesis.toml", "../nowhere.toml"), &["cannot read", "nowhere.toml", "dwcp init"]),
         (good.replace("\"vote.key\"", "\"none.key\""), &["cannot read key file", "none.key", "dwcp init"]),

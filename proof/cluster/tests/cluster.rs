@@ -16,6 +16,9 @@ use dwcp::ProtocolName;
 use dwcp_client::Client;
 use tokio::runtime::Runtime;
 
+#[path = "cluster/parting.rs"]
+mod parting;
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_cluster");
 
 /// One cluster at a time: on two cores, several at once only wait for each other.

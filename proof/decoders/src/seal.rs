@@ -134,6 +134,7 @@ impl Sealer {
             OperatorOrder::Member(order) => self.order(order),
             OperatorOrder::Mode(order) => self.order(order),
             OperatorOrder::Policy(order) => self.order(order),
+            OperatorOrder::Exclude(order) => self.order(order),
         }
     }
 
@@ -194,7 +195,8 @@ impl Sealer {
                 RootEntry::Member(order) => self.order(order),
                 RootEntry::Mode(order) => self.order(order),
                 RootEntry::Policy(order) => self.order(order),
-                RootEntry::Noop => {}
+                RootEntry::Exclude(order) => self.order(order),
+                RootEntry::Evidence(_) | RootEntry::Floor(_) | RootEntry::Noop => {}
             }
         }
         *payload = proposal.to_payload();
@@ -263,7 +265,13 @@ impl Sealer {
             | PeerMessage::Segment { .. }
             | PeerMessage::FetchEntries { .. }
             | PeerMessage::Entries { .. }
-            | PeerMessage::Behind { .. } => {}
+            | PeerMessage::Behind { .. }
+            | PeerMessage::Sync(_)
+            | PeerMessage::SyncOrder { .. }
+            | PeerMessage::SyncStand { .. }
+            | PeerMessage::SyncFetch { .. }
+            | PeerMessage::SyncOffer { .. }
+            | PeerMessage::SyncPart { .. } => {}
         }
         replace(bytes, &message)
     }

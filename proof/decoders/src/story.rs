@@ -44,7 +44,7 @@ impl Step {
                 ClientRequest::Order { bytes, .. } => Some(Self::Order(bytes.to_vec())),
                 ClientRequest::Query { bytes, .. } => Some(Self::Query(bytes.to_vec())),
                 ClientRequest::Status { .. } => Some(Self::Status),
-                ClientRequest::Read { .. } => None,
+                ClientRequest::Read { .. } | ClientRequest::Sync { .. } => None,
             },
             Input::Wake => Some(Self::Wake),
             Input::ClientGone { .. }

@@ -112,6 +112,7 @@ pub fn setup(me: ReplicaId) -> Setup {
         incarnation: Incarnation(0),
         settings: settings(),
         raft: Some(Arc::new(OwnRaft)),
+        sync: Some(dwcp_replica::SyncSetup::default()),
         seed: me.0.into(),
         mutants: Mutants::default(),
     }

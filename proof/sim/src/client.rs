@@ -440,7 +440,8 @@ impl World {
             ClientReply::Busy { .. }
             | ClientReply::Malformed { .. }
             | ClientReply::Order { .. }
-            | ClientReply::Status { .. } => {}
+            | ClientReply::Status { .. }
+            | ClientReply::Sync { .. } => {}
         }
     }
 

@@ -540,6 +540,7 @@ impl World {
             incarnation: node.incarnation,
             settings: settings(&self.dials),
             raft: Some(std::sync::Arc::new(dwcp_replica::raft::OwnRaft)),
+            sync: None,
             seed: self.seed.wrapping_mul(1_000).wrapping_add(ix as u64 * 40).wrapping_add(node.boot),
             mutants: self.mutants,
         };

@@ -40,6 +40,8 @@ impl Item {
             ClientReply::Order { id, outcome } => Self::Order(order(id, outcome)),
             ClientReply::Query { id, outcome } => Self::Query(query(id, outcome)),
             ClientReply::Status { id, status } => Self::Status(Box::new(self::status(id, *status))),
+            // Asked and answered on connections of its own (`sync.rs`), never on a session's stream.
+            ClientReply::Sync { .. } => Self::Malformed("an answer of state sync strayed here".into()),
         }
     }
 
@@ -176,6 +178,7 @@ pub(crate) fn status(id: u64, status: Status) -> StatusReply {
         failovers: status.failovers,
         last_switch,
         no_segment: status.no_segment,
+        sync: status.sync.map(crate::sync_convert::status),
         raft: status.raft,
         default_ack: match status.default_ack {
             Ack::Majority => v3::Ack::Majority.into(),

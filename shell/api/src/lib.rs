@@ -14,6 +14,8 @@ mod readers;
 mod server;
 mod service;
 mod session;
+mod sync;
+mod sync_convert;
 
 pub use port::{Busy, Port, Replies, Requests};
 pub use readers::Readers;

@@ -4,11 +4,12 @@
 
 use crate::listen::PeerKey;
 use crate::port::{Port, Replies, Requests};
+use dwcp_base::configuration::Role;
 use dwcp_base::{PublicKey, decode};
 use dwcp_replica::io::{ClientReply, ClientRequest};
 use dwcp_state::{AdminCommand, AdminReply, Command};
 use dwcp_transport::PinSet;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -48,7 +49,7 @@ pub(crate) struct Readership<P> {
 
 #[derive(Debug, Default)]
 struct Known {
-    keys: HashSet<PublicKey>,
+    keys: HashMap<PublicKey, Role>,
     read_at: Option<Instant>,
 }
 
@@ -63,28 +64,37 @@ impl<P: Port> Readership<P> {
             (Readers::Anybody, _) | (_, PeerKey::Local) => Ok(true),
             (_, PeerKey::Anonymous) => Ok(false),
             (Readers::Keys(keys), PeerKey::Proven(key)) => Ok(keys.contains(&key.0)),
-            (Readers::Principals, PeerKey::Proven(key)) => self.is_principal(key).await,
+            (Readers::Principals, PeerKey::Proven(key)) => Ok(self.role(key).await?.is_some()),
         }
     }
 
-    async fn is_principal(&self, key: PublicKey) -> Result<bool, Status> {
+    /// May whoever holds this key write what needs no order? Whoever may read may not for that.
+    pub async fn admits_writer(&self, peer: PeerKey) -> Result<bool, Status> {
+        match peer {
+            PeerKey::Local => Ok(true),
+            PeerKey::Anonymous => Ok(false),
+            PeerKey::Proven(key) => Ok(self.role(key).await?.is_some_and(|role| role != Role::Reader)),
+        }
+    }
+
+    async fn role(&self, key: PublicKey) -> Result<Option<Role>, Status> {
         // Held while the node is asked: those who come meanwhile wait for the same answer.
         let mut known = self.known.lock().await;
-        let limit = if known.keys.contains(&key) { FRESH } else { LOOK_AGAIN };
+        let limit = if known.keys.contains_key(&key) { FRESH } else { LOOK_AGAIN };
         if known.read_at.is_none_or(|at| at.elapsed() >= limit) {
             known.keys = self.registry().await?;
             known.read_at = Some(Instant::now());
         }
-        Ok(known.keys.contains(&key))
+        Ok(known.keys.get(&key).copied())
     }
 
-    async fn registry(&self) -> Result<HashSet<PublicKey>, Status> {
+    async fn registry(&self) -> Result<HashMap<PublicKey, Role>, Status> {
         let bytes = Command::Admin(AdminCommand::PrincipalList).encode();
         let reply = ask(&*self.port, self.call_timeout, ClientRequest::Query { id: 0, bytes }).await?;
         let ClientReply::Query { outcome, .. } = reply else { return Err(mixed_up()) };
         match outcome.map(|bytes| decode::<AdminReply>(&bytes)) {
             Ok(Ok(AdminReply::Principals(principals))) => {
-                Ok(principals.into_iter().map(|principal| principal.key).collect())
+                Ok(principals.into_iter().map(|principal| (principal.key, principal.role)).collect())
             }
             Ok(_) => Err(mixed_up()),
             Err(reason) => Err(Status::unavailable(reason)),

@@ -4,7 +4,9 @@ use crate::listen::{ACCEPTED_MAX, Acceptor, Connections};
 use crate::port::Port;
 use crate::readers::{Readers, Readership};
 use crate::service::Service;
+use crate::sync::SyncService;
 use dwcp_proto::v3::dwcp_server::DwcpServer;
+use dwcp_proto::v3::state_sync_server::StateSyncServer;
 use dwcp_proto::{MESSAGE_BYTES_MAX, REPLY_BYTES_MAX};
 use dwcp_transport::{IdentityError, TlsIdentity};
 use std::future::Future;
@@ -141,7 +143,11 @@ impl Api {
         let accepting = tokio::spawn(acceptor.run(accepted_sender));
         let (stop_sender, stopping) = watch::channel(false);
         let port = Arc::new(port);
-        let readership = Readership::new(port.clone(), readers, limits.call_timeout);
+        let readership = Arc::new(Readership::new(port.clone(), readers, limits.call_timeout));
+        let sync = SyncService::new(port.clone(), readership.clone(), limits.clone(), stopping.clone());
+        let sync = StateSyncServer::new(sync)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(REPLY_BYTES_MAX);
         let service = Service::new(port, readership, limits.clone(), stopping.clone());
         let service = DwcpServer::new(service)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -156,6 +162,7 @@ impl Api {
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .http2_keepalive_timeout(Some(KEEP_ALIVE))
             .add_service(service)
+            .add_service(sync)
             .serve_with_incoming_shutdown(ReceiverStream::new(accepted), wait(stopping.clone()));
         let stopper = async {
             stop.await;

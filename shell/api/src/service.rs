@@ -28,11 +28,11 @@ pub(crate) struct Service<P> {
 impl<P: Port> Service<P> {
     pub fn new(
         port: Arc<P>,
-        readership: Readership<P>,
+        readership: Arc<Readership<P>>,
         limits: Limits,
         stopping: watch::Receiver<bool>,
     ) -> Self {
-        Self { port, readership: Arc::new(readership), limits, stopping }
+        Self { port, readership, limits, stopping }
     }
 
     async fn ask(&self, request: ClientRequest) -> Result<Item, Status> {
@@ -40,7 +40,7 @@ impl<P: Port> Service<P> {
     }
 }
 
-fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
+pub(crate) fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
     request.extensions().get::<Peer>().cloned().ok_or_else(|| Status::internal("the connection is not known"))
 }
 

@@ -167,6 +167,7 @@ fn a_status() -> Status {
             cause: "the operator ordered a mode".into(),
         }),
         no_segment: "none".into(),
+        sync: None,
     }
 }
 
@@ -213,6 +214,10 @@ impl Requests for FakeRequests {
                 ClientReply::Order { id, outcome: OrderOutcome::Done { sequence: Sequence(44) } }
             }
             ClientRequest::Read { .. } => unreachable!("the API offers none"),
+            ClientRequest::Sync { id, .. } => {
+                let reply = dwcp_replica::SyncReply::Refused { reason: "no".into(), definite: true };
+                ClientReply::Sync { id, reply }
+            }
             ClientRequest::Query { id, bytes } => {
                 let outcome = if bytes == Command::Admin(AdminCommand::PrincipalList).encode() {
                     let principals = self.node.0.principals.lock().expect("no panic").clone();

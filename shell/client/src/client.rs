@@ -82,17 +82,17 @@ struct Handle {
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Shared {
     ops: mpsc::Sender<Op>,
-    nodes: Vec<NodeLink>,
+    pub(crate) nodes: Vec<NodeLink>,
     next_session: AtomicU64,
     next_question: AtomicU64,
-    call_timeout: Duration,
+    pub(crate) call_timeout: Duration,
     connect_timeout: Duration,
 }
 
 #[derive(Debug)]
-struct NodeLink {
+pub(crate) struct NodeLink {
     id: ReplicaId,
     address: String,
     link: watch::Receiver<Link>,
@@ -255,6 +255,12 @@ impl Client {
         self.session.handle.shared.submit_order(first, order).await
     }
 
+    /// Convergent keys, asked of one node.
+    #[must_use]
+    pub fn sync(&self, node: Option<ReplicaId>) -> crate::SyncClient {
+        crate::SyncClient::new(self.session.handle.shared.clone(), node)
+    }
+
     /// How often things happened since the start.
     pub async fn counters(&self) -> Counters {
         let (answer, answered) = oneshot::channel();
@@ -342,14 +348,20 @@ pub(crate) fn read_reply(bytes: Bytes) -> Result<KvReply, ClientError> {
 }
 
 impl Shared {
+    /// The places of one node, or of all.
+    pub(crate) fn indexes(&self, node: Option<ReplicaId>) -> impl Iterator<Item = usize> + '_ {
+        let wanted = move |(_, known): &(usize, &NodeLink)| node.is_none_or(|node| node == known.id);
+        self.nodes.iter().enumerate().filter(wanted).map(|(index, _)| index)
+    }
+
     /// Waits for the node's connection, at most `connect_timeout`.
-    async fn reach(&self, node: usize) -> Result<NodeClient, NodeError> {
+    pub(crate) async fn reach(&self, node: usize) -> Result<NodeClient, NodeError> {
         let mut link = self.nodes[node].link.clone();
         let settled = link.wait_for(|link| !matches!(link, Link::Dialling));
         let settled = timeout(self.connect_timeout, settled).await;
         match settled.map_err(|_| NodeError::TimedOut(self.connect_timeout.as_millis()))? {
             Ok(link) => match &*link {
-                Link::Up(client) => Ok(client.clone()),
+                Link::Up(client) => Ok(client.as_ref().clone()),
                 Link::Down(reason) => Err(NodeError::Unreachable(reason.clone())),
                 Link::Dialling => Err(NodeError::Unreachable("still dialling".into())),
             },
@@ -376,7 +388,7 @@ impl Shared {
     }
 
     async fn status(&self, node: usize) -> Result<Status, NodeError> {
-        let ask = |mut client: NodeClient, id| async move { client.status(StatusRequest { id }).await };
+        let ask = |mut client: NodeClient, id| async move { client.dwcp.status(StatusRequest { id }).await };
         let answer = self.ask(node, self.connect_timeout, ask).await?;
         let known = self.nodes[node].id;
         let status = status(answer).ok_or_else(|| NodeError::Malformed("a field is out of range".into()))?;
@@ -393,8 +405,9 @@ impl Shared {
                 continue;
             }
             let query = query.clone();
-            let ask =
-                |mut client: NodeClient, id| async move { client.query(QueryRequest { id, query }).await };
+            let ask = |mut client: NodeClient, id| async move {
+                client.dwcp.query(QueryRequest { id, query }).await
+            };
             match self.ask(index, self.call_timeout, ask).await {
                 Ok(answer) => match answer.outcome {
                     Some(query_reply::Outcome::Result(bytes)) => return Ok(bytes),
@@ -415,7 +428,7 @@ impl Shared {
         for index in nodes {
             let order = order.clone();
             let ask = |mut client: NodeClient, id| async move {
-                client.submit_order(OrderRequest { id, order }).await
+                client.dwcp.submit_order(OrderRequest { id, order }).await
             };
             match self.ask(index, self.call_timeout, ask).await {
                 Ok(answer) => match answer.outcome {

@@ -6,6 +6,7 @@
 use crate::config::{NodeConfig, Settings};
 use dwcp_base::Chance;
 use dwcp_proto::v3::dwcp_client::DwcpClient;
+use dwcp_proto::v3::state_sync_client::StateSyncClient;
 use dwcp_proto::v3::{ClientMessage, ServerMessage};
 use dwcp_proto::{MESSAGE_BYTES_MAX, REPLY_BYTES_MAX};
 use dwcp_state::CHALLENGE_BYTES;
@@ -34,7 +35,12 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// The name asked for in the handshake. The key is what is checked.
 const SERVER_NAME: &str = "replica.dwcp";
 
-pub(crate) type NodeClient = DwcpClient<Channel>;
+/// Both services of a node, over one connection.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeClient {
+    pub dwcp: DwcpClient<Channel>,
+    pub sync: StateSyncClient<Channel>,
+}
 
 /// What happened on a node's connection, in order.
 #[derive(Debug)]
@@ -53,7 +59,7 @@ pub(crate) enum Happening {
 pub(crate) enum Link {
     /// The first attempt is under way.
     Dialling,
-    Up(NodeClient),
+    Up(Box<NodeClient>),
     Down(String),
 }
 
@@ -96,7 +102,7 @@ impl Connection {
             let io = self.dial().await?;
             let client = grpc(io).await?;
             let (sender, receiver) = mpsc::channel(OUTGOING_MAX);
-            let mut session = client.clone();
+            let mut session = client.dwcp.clone();
             let stream = session
                 .session(ReceiverStream::new(receiver))
                 .await
@@ -116,7 +122,7 @@ impl Connection {
                 return (format!("{}: no answer within {} ms", self.node.address, waited.as_millis()), false);
             }
         };
-        self.link.send_replace(Link::Up(client));
+        self.link.send_replace(Link::Up(Box::new(client)));
         if self.happenings.send((self.index, Happening::Connected { wire, challenge })).await.is_err() {
             return (String::new(), true);
         }
@@ -163,9 +169,13 @@ async fn grpc(io: Box<dyn Io>) -> Result<NodeClient, String> {
         .connect_with_connector(connector)
         .await
         .map_err(|error| source_text(&error))?;
-    Ok(DwcpClient::new(channel)
+    let sync = StateSyncClient::new(channel.clone())
         .max_decoding_message_size(REPLY_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX))
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let dwcp = DwcpClient::new(channel)
+        .max_decoding_message_size(REPLY_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    Ok(NodeClient { dwcp, sync })
 }
 
 /// A TLS failure in words an operator can act on.

@@ -24,6 +24,8 @@ mod session;
 #[cfg(test)]
 mod socket_tests;
 mod status;
+mod sync;
+mod sync_convert;
 mod trust;
 
 pub use client::{CallOptions, Client, ConnectError, NodeReport, Session};
@@ -38,8 +40,12 @@ pub use kv::{
     RevisionReply, TxnReply,
 };
 pub use receipt::{Believed, Receipt, label_word};
+pub use sync::{
+    SyncClient, SyncCompared, SyncConflict, SyncConflicts, SyncError, SyncStanding, SyncValue, SyncWatch,
+};
 
 /// The vocabulary of commands and answers, so that applications need no other crate.
 pub use dwcp_base::{Ack, ClusterId, Incarnation, NetworkMode, Position, PublicKey, ReplicaId, Trust, View};
+pub use dwcp_replica::sync::{Road, SyncPeerStatus, SyncStatus, SyncWritten, values};
 pub use dwcp_replica::{Label, OrderOutcome, Status};
 pub use dwcp_state::{AdminCommand, AdminReply, Command, Fate, Refusal, kv as store};

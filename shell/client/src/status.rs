@@ -7,7 +7,7 @@ use dwcp_base::{
 use dwcp_proto::v3::{self, StatusReply};
 use dwcp_replica::io::{PeerStatus, ProtocolName, SegmentStatus, Status, SwitchStatus};
 
-fn replica(id: u32) -> Option<ReplicaId> {
+pub(crate) fn replica(id: u32) -> Option<ReplicaId> {
     u8::try_from(id).ok().map(ReplicaId)
 }
 
@@ -86,6 +86,10 @@ pub(crate) fn status(wire: StatusReply) -> Option<Status> {
         failovers: wire.failovers,
         last_switch,
         no_segment: wire.no_segment,
+        sync: match wire.sync {
+            Some(sync) => Some(crate::sync_convert::status(sync)?),
+            None => None,
+        },
     })
 }
 

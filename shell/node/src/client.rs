@@ -174,6 +174,7 @@ fn reply_bytes(reply: &ClientReply) -> usize {
             // A status names every peer and counter.
             ClientReply::Status { .. } => 8 * 1024,
             ClientReply::Malformed { reason } => reason.len(),
+            ClientReply::Sync { reply, .. } => reply.bytes(),
             ClientReply::Refused { .. } | ClientReply::Busy { .. } | ClientReply::Order { .. } => 0,
         }
 }

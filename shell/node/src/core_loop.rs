@@ -341,7 +341,8 @@ impl<M: StateMachine> CoreLoop<M> {
         if order.id == self.me {
             return;
         }
-        let peer = PeerConfig { id: order.id.0, addr: order.peer_address.clone(), pin: order.tls_key.0 };
+        let addr = self.incarnations.address(order.id, &order.peer_address);
+        let peer = PeerConfig { id: order.id.0, addr, pin: order.tls_key.0 };
         match self.transport.update_peer(peer) {
             Ok(()) => self.incarnations.set(order.id, order.incarnation),
             Err(error) => tracing::error!(

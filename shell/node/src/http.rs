@@ -22,6 +22,7 @@ use tokio::time::Sleep;
 
 use crate::exposition::CONTENT_TYPE;
 use crate::node::{Health, WeakNode};
+use crate::settings::SyncHttp;
 
 /// Connections at once; further ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
@@ -52,7 +53,7 @@ pub(crate) fn listen(addr: SocketAddr) -> Result<TcpListener, HttpError> {
 }
 
 /// Serves until the node stops. To be called within a runtime.
-pub(crate) fn serve(listener: TcpListener, node: WeakNode) -> io::Result<()> {
+pub(crate) fn serve(listener: TcpListener, node: WeakNode, convergent: SyncHttp) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let stopped = node.clone();
     let listener = Bounded { listener, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };
@@ -60,6 +61,7 @@ pub(crate) fn serve(listener: TcpListener, node: WeakNode) -> io::Result<()> {
         .route("/metrics", get(metrics))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
+        .merge(crate::sync_http::routes(convergent))
         .with_state(Arc::new(node));
     tokio::spawn(async move {
         let served =

@@ -113,6 +113,7 @@ fn request_bytes(request: &ClientRequest) -> usize {
             | ClientRequest::Order { bytes, .. }
             | ClientRequest::Query { bytes, .. }
             | ClientRequest::Read { bytes, .. } => bytes.len(),
+            ClientRequest::Sync { request, .. } => request.bytes(),
             ClientRequest::Attach { .. } | ClientRequest::Status { .. } => 0,
         }
 }

@@ -34,6 +34,8 @@ mod process;
 pub mod settings;
 mod snapshots;
 mod start;
+mod sync_http;
+pub mod sync_json;
 
 pub use client::{Busy, ClientPort, ClientReplies, ClientRequests};
 pub use http::HttpError;

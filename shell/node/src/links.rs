@@ -4,6 +4,7 @@
 //! A link's far end proved the one key that is pinned for it, and each incarnation of a member has its own key; so the
 //! incarnation is that of the pinned key. Frames are bytes here.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -13,24 +14,33 @@ use dwcp_transport::{Class, Delivery, LinkEnd, LinkUp, PeerId, Sink};
 
 use crate::inbox::Inbox;
 
-/// The incarnation whose key is pinned for each peer. Bounded by the members.
+/// The incarnation whose key is pinned for each peer, and where it is reached from here when not where the members say.
+/// Bounded by the members.
 #[derive(Debug)]
-pub(crate) struct Incarnations(Vec<AtomicU32>);
+pub(crate) struct Incarnations {
+    of: Vec<AtomicU32>,
+    via: BTreeMap<u8, String>,
+}
 
 impl Incarnations {
-    pub(crate) fn new(members: &[Member]) -> Self {
-        Self(members.iter().map(|member| AtomicU32::new(member.incarnation.0)).collect())
+    pub(crate) fn new(members: &[Member], via: BTreeMap<u8, String>) -> Self {
+        Self { of: members.iter().map(|member| AtomicU32::new(member.incarnation.0)).collect(), via }
+    }
+
+    /// Where this peer is reached, whose address is said to be this.
+    pub(crate) fn address(&self, id: ReplicaId, said: &str) -> String {
+        self.via.get(&id.0).map_or(said, String::as_str).to_string()
     }
 
     /// To be called once the links rest on the new key.
     pub(crate) fn set(&self, id: ReplicaId, incarnation: Incarnation) {
-        if let Some(slot) = self.0.get(usize::from(id.0)) {
+        if let Some(slot) = self.of.get(usize::from(id.0)) {
             slot.store(incarnation.0, Ordering::Release);
         }
     }
 
     fn get(&self, id: PeerId) -> Option<Incarnation> {
-        Some(Incarnation(self.0.get(usize::from(id.0))?.load(Ordering::Acquire)))
+        Some(Incarnation(self.of.get(usize::from(id.0))?.load(Ordering::Acquire)))
     }
 }
 
@@ -50,7 +60,7 @@ struct Ways {
 
 impl Links {
     pub(crate) fn new(inbox: Arc<Inbox>, incarnations: Arc<Incarnations>) -> Self {
-        let ways = Mutex::new(vec![Ways::default(); incarnations.0.len()]);
+        let ways = Mutex::new(vec![Ways::default(); incarnations.of.len()]);
         Self { inbox, incarnations, ways }
     }
 
@@ -105,7 +115,8 @@ mod tests {
     #[test]
     fn a_peer_is_gone_once_neither_way_is_left() {
         let inbox = Arc::new(Inbox::new(crate::settings::tests_queues(), 4));
-        let incarnations = Arc::new(Incarnations((0..4).map(|_| AtomicU32::new(0)).collect()));
+        let incarnations =
+            Arc::new(Incarnations { of: (0..4).map(|_| AtomicU32::new(0)).collect(), via: BTreeMap::new() });
         let links = Links::new(inbox.clone(), incarnations);
         let (peer, end) =
             (PeerId(2), LinkEnd { reason: Reason::Closed, told_by_peer: false, detail: "gone".into() });

@@ -4,6 +4,8 @@
 //! process' use of the machine. Names follow the ecosystem's conventions; `docs/operating/metrics.md` explains them.
 //! Nothing here decides anything.
 
+mod convergent;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -196,6 +198,9 @@ impl Scrape<'_> {
         self.write_steering(&mut out);
         self.write_consensus(&mut out);
         self.write_storage(&mut out);
+        if let Some(sync) = self.status.and_then(|status| status.sync.as_ref()) {
+            convergent::write(sync, &mut out);
+        }
         self.write_queues(&mut out);
         self.write_links(&mut out);
         self.write_process(&mut out);

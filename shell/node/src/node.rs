@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use dwcp_base::{ClusterId, Genesis, Incarnation, PublicKey, ReplicaId};
 use dwcp_replica::raft::{OwnRaft, RaftMaker};
+use dwcp_replica::sync::values::Resolvers;
 use dwcp_replica::{ClientId, Status};
 use dwcp_state::StateMachine;
 use dwcp_state::kv::Kv;
@@ -142,11 +143,14 @@ impl fmt::Display for Health {
 pub struct StartOptions {
     /// Makes this node's part in a segment. `None`: it takes part in none.
     pub raft: Option<Arc<dyn RaftMaker>>,
+    /// How concurrent convergent writes are settled, by prefix. The same on every node. Prefixes that the settings name
+    /// as merged are added.
+    pub resolvers: Resolvers,
 }
 
 impl Default for StartOptions {
     fn default() -> Self {
-        Self { raft: Some(Arc::new(OwnRaft)) }
+        Self { raft: Some(Arc::new(OwnRaft)), resolvers: Resolvers::default() }
     }
 }
 

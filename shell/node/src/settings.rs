@@ -12,8 +12,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use dwcp_base::{Genesis, Micros, ReplicaId, Trust};
-use dwcp_replica::{SegmentSettings, Settings};
+use dwcp_replica::sync::values::{Resolvers, Strategy};
+use dwcp_replica::{SegmentSettings, Settings, SyncSetup};
 
 pub(crate) use self::reader::line_of;
 pub use self::table::{Allowed, Preset, SETTINGS, Setting, settings_markdown, settings_table};
@@ -76,6 +78,8 @@ pub struct NodeConfig {
     pub vote_key_file: PathBuf,
     pub tls_key_file: PathBuf,
     pub peer_listen: SocketAddr,
+    /// Where peers are reached from here, for those that the genesis' address does not lead to.
+    pub peer_via: BTreeMap<u8, String>,
     pub client_listen: SocketAddr,
     pub http_listen: SocketAddr,
     pub log_level: LogLevel,
@@ -83,7 +87,45 @@ pub struct NodeConfig {
     pub segment: Segment,
     pub segment_bytes: u64,
     pub queues: Queues,
+    pub sync: SyncConfig,
     origin: Origin,
+}
+
+/// Convergent state.
+#[derive(Clone, Debug)]
+pub struct SyncConfig {
+    pub exchange_interval_ms: u64,
+    pub log_bytes_max: usize,
+    pub ordered: Vec<Bytes>,
+    pub convergent: Vec<Bytes>,
+    pub merge: Vec<Bytes>,
+    pub http: SyncHttp,
+}
+
+/// What of convergent state is served over plain HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncHttp {
+    Off,
+    Read,
+    Write,
+}
+
+impl SyncConfig {
+    /// The core's settings, with resolvers of the embedder's where he brings some.
+    pub(crate) fn to_setup(&self, mut resolvers: Resolvers) -> SyncSetup {
+        for prefix in &self.merge {
+            resolvers.set(prefix.clone(), Strategy::Merge);
+        }
+        let mut setup = SyncSetup {
+            resolvers,
+            ordered: self.ordered.clone(),
+            convergent: self.convergent.clone(),
+            ..SyncSetup::default()
+        };
+        setup.timing.exchange_interval = Micros::from_millis(self.exchange_interval_ms);
+        setup.limits.log_bytes_max = self.log_bytes_max;
+        setup
+    }
 }
 
 /// Where each setting stands, for refusals that are only found out later.
@@ -120,10 +162,18 @@ pub enum Fault {
     NotAWord { key: &'static str, value: String, allowed: String },
     #[error("`{key}` = \"{value}\" is no address: write IP:PORT, for example 127.0.0.1:7000 or [::1]:7000")]
     NotAnAddress { key: &'static str, value: String },
+    #[error("`{key}` = \"{value}\" names no peers: write N=HOST:PORT for each, separated by spaces")]
+    NotPeers { key: &'static str, value: String },
     #[error("`{key}` = {value} is also `{other}`: give each its own port")]
     AddressTwice { key: &'static str, other: &'static str, value: SocketAddr },
     #[error("`{key}` = {value} is below `{other}` = {other_value}: set it to at least that")]
     Below { key: &'static str, value: u64, other: &'static str, other_value: u64 },
+    #[error(
+        "sync.http = \"write\" would let anybody who reaches {address} write: set it to \"read\", or http_listen to a loopback address"
+    )]
+    WriteAbroad { address: SocketAddr },
+    #[error("prefixes of keys cannot be: {0}")]
+    Prefixes(String),
     #[error("`{key}` = {value} must be a multiple of {of}: set it to {remedy}")]
     NotAMultiple { key: &'static str, value: u64, of: u64, remedy: u64 },
     #[error(
@@ -192,6 +242,7 @@ impl NodeConfig {
             vote_key_file: reader.path("vote_key_file")?,
             tls_key_file: reader.path("tls_key_file")?,
             peer_listen: reader.address("peer_listen")?,
+            peer_via: reader.peers("peer_via")?,
             client_listen: reader.address("client_listen")?,
             http_listen: reader.address("http_listen")?,
             log_level: match reader.word("log_level")?.as_str() {
@@ -227,6 +278,18 @@ impl NodeConfig {
                 send_bytes_max: reader.size("queues.send_bytes_max")?,
                 burst_inputs_max: reader.size("queues.burst_inputs_max")?,
             },
+            sync: SyncConfig {
+                exchange_interval_ms: reader.number("sync.exchange_interval_ms")?,
+                log_bytes_max: reader.size("sync.log_bytes_max")?,
+                ordered: reader.prefixes("sync.ordered_prefixes")?,
+                convergent: reader.prefixes("sync.convergent_prefixes")?,
+                merge: reader.prefixes("sync.merge_prefixes")?,
+                http: match reader.word("sync.http")?.as_str() {
+                    "read" => SyncHttp::Read,
+                    "write" => SyncHttp::Write,
+                    _ => SyncHttp::Off,
+                },
+            },
             origin: Origin::default(),
         };
         let config = Self { origin: reader.finish()?, ..config };
@@ -257,6 +320,12 @@ impl NodeConfig {
             let (key, other) = ("segment.election_timeout_ms", "3 * segment.heartbeat_interval_ms");
             let other_value = 3 * self.segment.heartbeat_interval_ms;
             return Err(self.refuse(key, Fault::Below { key, value: election, other, other_value }));
+        }
+        if self.sync.http == SyncHttp::Write && !self.http_listen.ip().is_loopback() {
+            return Err(self.refuse("sync.http", Fault::WriteAbroad { address: self.http_listen }));
+        }
+        if let Err(error) = self.sync.to_setup(Resolvers::default()).check() {
+            return Err(self.refuse("sync.ordered_prefixes", Fault::Prefixes(error.to_string())));
         }
         if !self.segment_bytes.is_multiple_of(PAGE_BYTES) {
             let (key, value) = ("storage.segment_bytes", self.segment_bytes);

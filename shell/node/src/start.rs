@@ -69,6 +69,7 @@ pub(crate) fn start<M: StateMachine>(
         incarnation,
         settings: config.to_settings(),
         raft: options.raft,
+        sync: Some(config.sync.to_setup(options.resolvers)),
         seed: random_u64()?,
         mutants: Mutants::default(),
     };
@@ -81,7 +82,7 @@ pub(crate) fn start<M: StateMachine>(
     // Members may have been replaced since the genesis.
     let members = replica.control().configurations.latest().members.clone();
     check_in_force(&config, &members[usize::from(config.replica.0)], incarnation, seed.public_key())?;
-    let incarnations = Arc::new(Incarnations::new(&members));
+    let incarnations = Arc::new(Incarnations::new(&members, config.peer_via.clone()));
     let links = Links::new(inbox.clone(), incarnations.clone());
     let transport_config =
         transport_config(&config, genesis.cluster(), &members, incarnation, &identity, runtime)?;
@@ -121,7 +122,7 @@ pub(crate) fn start<M: StateMachine>(
         .name(format!("core-{}", node.replica()))
         .spawn(move || run(core_loop, inbox, &stop_sender))
         .map_err(NodeError::NoThread)?;
-    http::serve(http_listener, WeakNode::of(&node)).map_err(NodeError::NoThread)?;
+    http::serve(http_listener, WeakNode::of(&node), node.config().sync.http).map_err(NodeError::NoThread)?;
     say_started(&node);
     Ok(node)
 }
@@ -146,8 +147,9 @@ pub(crate) fn read_stopped<M: StateMachine>(
     let settings = config.to_settings();
     let genesis = Arc::new(genesis);
     let (me, mutants) = (config.replica, Mutants::default());
-    let StartOptions { raft } = StartOptions::default();
-    let setup = Setup { genesis: genesis.clone(), me, incarnation, settings, raft, seed: 0, mutants };
+    let StartOptions { raft, resolvers } = StartOptions::default();
+    let sync = Some(config.sync.to_setup(resolvers));
+    let setup = Setup { genesis: genesis.clone(), me, incarnation, settings, raft, sync, seed: 0, mutants };
     let machines: MachineFactory<M> = Arc::new(move || empty(&genesis));
     Replica::recover(setup, machines, crypto, recovery, Clock::start().now(), &mut Outbox::default())
         .map_err(|error| NodeError::Recovery(error.to_string()))
@@ -304,7 +306,7 @@ fn transport_config(
     let peers = others
         .map(|member| PeerConfig {
             id: member.id.0,
-            addr: member.peer_address.clone(),
+            addr: config.peer_via.get(&member.id.0).unwrap_or(&member.peer_address).clone(),
             pin: member.tls_key.0,
         })
         .collect();

@@ -562,6 +562,10 @@ impl StateMachine for Kv {
         bytes_read_only(command)
     }
 
+    fn orders_below(&self, command: &[u8], prefix: &[u8]) -> bool {
+        KvCommand::decode(command).is_ok_and(|command| command.orders_below(prefix))
+    }
+
     fn advance(&mut self, expiry_ms: u64) {
         self.expiry_ms = self.expiry_ms.max(expiry_ms);
         while let Some(id) = self.leases.first_expired(self.expiry_ms) {

@@ -5,6 +5,7 @@
 //! when keys die, `snapshot` writes and reads chunks. Nothing here knows sessions, principals' names or positions in the
 //! log beyond what `Context` says.
 
+mod border;
 mod error;
 mod index;
 mod lease;

@@ -5,6 +5,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::journal::Entry;
+use super::parting::Parting;
 use super::story::Record;
 use super::verify::Verdict;
 use crate::cli::output::{GREEN, RED, align_numbers, milliseconds, paint, table, thousands};
@@ -95,6 +96,7 @@ pub struct Report {
     pub findings: Vec<String>,
     pub phases: Vec<PhaseReport>,
     pub switches: Vec<SwitchReport>,
+    pub sync: Parting,
 }
 
 /// Figures of one phase: acknowledgements that arrived in it.
@@ -192,6 +194,7 @@ impl Report {
             findings: verdict.findings,
             phases: phases.iter().map(|phase| measure(phase, journal)).collect(),
             switches: record.switches.iter().map(|switch| measure_switch(switch, &done)).collect(),
+            sync: record.sync.clone(),
         }
     }
 
@@ -212,7 +215,7 @@ impl Report {
         for phase in &self.phases {
             let measured = phase.acknowledged > 0;
             let figure = |text: String| if measured { text } else { "-".into() };
-            let loaded = !matches!(phase.name, "start" | "verify");
+            let loaded = !matches!(phase.name, "start" | "finish" | "part and meet" | "verify");
             rows.add_row([
                 phase.name.to_string(),
                 format!("{:.1}", phase.seconds),
@@ -247,6 +250,16 @@ impl Report {
             thousands(self.unknown),
             milliseconds(self.longest_gap_ms),
         );
+        let sync = &self.sync;
+        let held = if sync.converged { paint("nodes equal", GREEN) } else { paint("nodes differ", RED) };
+        text.push_str(&format!(
+            "state sync: {held} {} ms after two halves met; {} writes, {} lost, {} conflicts counted of {} made\n",
+            thousands(sync.converged_ms),
+            thousands(sync.writes),
+            figure(sync.lost),
+            thousands(sync.conflicts_counted),
+            thousands(sync.conflicts_expected),
+        ));
         for finding in &self.findings {
             text.push_str(&format!("  {finding}\n"));
         }

@@ -10,6 +10,7 @@ use dwcp_state::kv::{KvBody, KvCommand, KvReply, Range};
 
 use super::journal::{Entry, PREFIX};
 use super::load::Load;
+use super::parting::{Parting, forget_proxies, put_between};
 use super::report::{Killed, Phase, Switch};
 use super::stage::Stage;
 use super::verify::{Held, Holding, NodeView};
@@ -38,6 +39,7 @@ pub struct Record {
     /// When no node was running.
     pub dead: Vec<(u64, u64)>,
     pub switches: Vec<Switch>,
+    pub sync: Parting,
 }
 
 #[derive(Debug)]
@@ -90,14 +92,19 @@ impl<'a> Story<'a> {
         };
         self.restart_dead(dead, &link, &load).await?;
         let outage = self.kill_all(&link).await?;
+        let proxies = put_between(self.cluster).await?;
         self.restart_all(&link, &load, outage).await?;
+        forget_proxies(self.cluster)?;
         if self.cluster.mode == Mode::Hybrid {
             self.end_in_root(&link, &load).await?;
         }
         let ended_us = self.now_us();
-        self.begin("verify", None);
+        self.begin("finish", None);
         self.stage.tick("clients finish what they are at".into());
         let journal = load.stop().await?;
+        self.end(format!("{} operations written down", thousands(journal.len() as u64)));
+        let sync = self.part(&proxies).await?;
+        self.begin("verify", None);
         if self.cluster.mode == Mode::Datacenter {
             self.hand_over(&link).await?;
         }
@@ -111,7 +118,7 @@ impl<'a> Story<'a> {
             outage,
             self.phases.iter().find(|p| p.name == "restart all").map_or(ended_us, |p| p.began_us),
         )];
-        Ok(Record { phases: self.phases, journal, agreed, nodes, dead, switches: self.switches })
+        Ok(Record { phases: self.phases, journal, agreed, nodes, dead, switches: self.switches, sync })
     }
 
     async fn start(&mut self) -> Outcome {

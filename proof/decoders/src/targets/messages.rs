@@ -67,6 +67,10 @@ pub(crate) fn record_bytes(record: &LogRecord) -> Vec<u8> {
         LogRecord::Root(record) => LogRecord::root(record),
         LogRecord::Segment { epoch, bytes } => LogRecord::segment(*epoch, bytes),
         LogRecord::Fetched(record) => LogRecord::fetched(record),
+        LogRecord::Sync { number, bytes } => LogRecord::sync(*number, bytes),
+        LogRecord::SyncSnapshot { id, part, parts, needs, bytes } => {
+            LogRecord::sync_snapshot(*id, *part, *parts, *needs, bytes)
+        }
     }
 }
 

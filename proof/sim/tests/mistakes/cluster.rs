@@ -104,6 +104,7 @@ impl Cluster {
             incarnation: Incarnation(0),
             settings: self.settings,
             raft: None,
+            sync: None,
             seed: u64::from(id),
             mutants: self.mutants,
         };

@@ -71,6 +71,22 @@ fn status() -> Status {
             cause: "asked".into(),
         }),
         no_segment: String::new(),
+        sync: Some(dwcp_replica::SyncStatus {
+            sync_count: 3,
+            conflict_count: 2,
+            refused: vec![("forged".into(), 1)],
+            peers: vec![dwcp_replica::sync::SyncPeerStatus {
+                id: ReplicaId(1),
+                lag_frames: 4,
+                lag_ms: 1_500,
+                last_exchange_ms: 250,
+                exchanges: 9,
+                bytes_in: 10,
+                bytes_out: 11,
+                withholds: false,
+            }],
+            ..dwcp_replica::SyncStatus::default()
+        }),
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -86,6 +87,35 @@ impl Reader {
             return Ok(value);
         }
         Err(self.at(line, Fault::NotAWord { key, value, allowed: setting.allowed_text() }))
+    }
+
+    /// Prefixes of keys; none when nothing is said.
+    pub(super) fn prefixes(&mut self, key: &'static str) -> Result<Vec<Bytes>, SettingsError> {
+        let text = self.list(key)?.map_or(String::new(), |(_, text)| text);
+        Ok(text.split_whitespace().map(|prefix| Bytes::from(prefix.to_string())).collect())
+    }
+
+    /// Addresses of peers by number; none when nothing is said.
+    pub(super) fn peers(&mut self, key: &'static str) -> Result<BTreeMap<u8, String>, SettingsError> {
+        let Some((line, text)) = self.list(key)? else { return Ok(BTreeMap::new()) };
+        let read = |word: &str| {
+            let (id, address) = word.split_once('=')?;
+            let is_address = address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+            Some((id.parse().ok()?, address.to_string())).filter(|_| is_address)
+        };
+        let peers: Option<BTreeMap<u8, String>> = text.split_whitespace().map(read).collect();
+        peers.ok_or_else(|| self.at(line, Fault::NotPeers { key, value: text }))
+    }
+
+    /// A text that may be empty, which is the same as nothing.
+    fn list(&mut self, key: &'static str) -> Result<Option<(usize, String)>, SettingsError> {
+        let setting = self.ask(key);
+        if let Some((_, Value::Text(text))) = self.found.get(key)
+            && text.is_empty()
+        {
+            self.found.remove(key);
+        }
+        self.text(setting)
     }
 
     /// A path, resolved against the folder of the settings file.

@@ -58,6 +58,10 @@ pub enum Allowed {
     Path,
     /// `IP:PORT`.
     Address,
+    /// Prefixes of keys, separated by spaces.
+    Prefixes,
+    /// `N=HOST:PORT`, separated by spaces.
+    Peers,
 }
 
 const KIB: u64 = 1024;
@@ -76,6 +80,10 @@ const fn number(
     what: &'static str,
 ) -> Setting {
     Setting { key, unit, preset, allowed: Allowed::Number { min, max }, what }
+}
+
+const fn prefixes(key: &'static str, what: &'static str) -> Setting {
+    Setting { key, unit: "", preset: Preset::Word(""), allowed: Allowed::Prefixes, what }
 }
 
 /// In the order in which they are documented.
@@ -107,6 +115,14 @@ pub const SETTINGS: &[Setting] = &[
         "the secret key of this node's links, PEM; readable by its owner alone",
     ),
     required("peer_listen", Allowed::Address, "where the other replicas connect"),
+    Setting {
+        key: "peer_via",
+        unit: "",
+        preset: Preset::Word(""),
+        allowed: Allowed::Peers,
+        what: "where peers are reached from here when that is not the address the genesis names: behind NAT, or through a \
+               proxy. Keys are checked all the same",
+    },
     required("client_listen", Allowed::Address, "where clients connect (gRPC over TLS)"),
     required("http_listen", Allowed::Address, "where /metrics, /livez and /readyz are served, unencrypted"),
     Setting {
@@ -260,6 +276,40 @@ pub const SETTINGS: &[Setting] = &[
         (1, 65_536),
         "inputs handled between two syncs of the log; more make larger groups, fewer a shorter wait",
     ),
+    number(
+        "sync.exchange_interval_ms",
+        "ms",
+        Preset::Number(2_000),
+        (50, 60_000),
+        "how often convergent state is compared with a peer; what a lost push delays is delayed by about this much",
+    ),
+    number(
+        "sync.log_bytes_max",
+        "bytes",
+        Preset::Number(256 * MIB),
+        (MIB, 1024 * GIB),
+        "frames of convergent state kept for peers, in memory; at the bound writes are refused until they are acknowledged",
+    ),
+    prefixes(
+        "sync.ordered_prefixes",
+        "keys that change only through the log: convergent writes to them are refused. The same on every node",
+    ),
+    prefixes(
+        "sync.convergent_prefixes",
+        "keys that any node may change at any time: ordered writes and comparisons of them are refused. The same on every node",
+    ),
+    prefixes(
+        "sync.merge_prefixes",
+        "keys whose concurrent JSON objects are joined field by field; elsewhere the last writer wins. The same on every node",
+    ),
+    Setting {
+        key: "sync.http",
+        unit: "",
+        preset: Preset::Word("off"),
+        allowed: Allowed::Words(&["off", "read", "write"]),
+        what: "whether http_listen also serves convergent keys as JSON, to anybody who reaches it; write only on a loopback \
+               address",
+    },
 ];
 
 impl Setting {
@@ -284,6 +334,8 @@ impl Setting {
             }
             Allowed::Path => "path; relative to the settings file".into(),
             Allowed::Address => "IP:PORT".into(),
+            Allowed::Peers => "N=HOST:PORT for peers by number, separated by spaces".into(),
+            Allowed::Prefixes => "up to 64 prefixes of keys, separated by spaces".into(),
         }
     }
 }

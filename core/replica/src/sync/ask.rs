@@ -1,0 +1,170 @@
+//! What clients ask that changes nothing, and how nodes compare what they hold.
+
+use crate::io::{Class, ClientId, Effect};
+use crate::replica::{Outbox, Replica};
+use crate::sync::face::{SyncReply, SyncRequest, view_bytes};
+use crate::sync::write::{NOT_A_MEMBER, Order};
+use crate::sync::{COMPARISONS_MAX, Comparison, SyncRoom, WATCHES_MAX, Watch};
+use crate::wire::PeerMessage;
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+use bytes::Bytes;
+use dwcp_base::{Hash, Now, ReplicaId, Ticket, encode};
+use dwcp_state::StateMachine;
+
+/// Keys, and about how many bytes, of one answer to `List`.
+const LIST_MAX: u32 = 1_000;
+const LIST_BYTES_MAX: usize = 1 << 20;
+/// Conflicts of one answer.
+const CONFLICTS_MAX: u32 = 1_000;
+/// Patience of a comparison, in milliseconds.
+const COMPARE_MS: (u32, u32) = (30_000, 3_000);
+
+impl SyncRoom {
+    fn get(&self, key: &[u8], path: &[Bytes]) -> Option<SyncReply> {
+        let store = self.store()?;
+        let siblings = u32::try_from(store.siblings(key, path).len()).unwrap_or(u32::MAX);
+        Some(SyncReply::Value { view: store.get_at(key, path), kinds: store.kinds(key, path), siblings })
+    }
+
+    fn list(&self, prefix: &Bytes, after: Option<&Bytes>, limit: u32) -> Option<SyncReply> {
+        let store = self.store()?;
+        let from = after.filter(|after| *after > prefix).unwrap_or(prefix);
+        let limit = if limit == 0 { LIST_MAX } else { limit.min(LIST_MAX) };
+        let (mut items, mut bytes, mut more) = (Vec::new(), 0, false);
+        let below = store.keys(from).take_while(|key| key.starts_with(prefix));
+        for key in below.filter(|key| after.is_none_or(|after| *key > after)) {
+            if items.len() >= limit as usize || bytes > LIST_BYTES_MAX {
+                more = true;
+                break;
+            }
+            if let Some(view) = store.get(key) {
+                bytes += key.len() + view_bytes(&view);
+                items.push((key.clone(), view));
+            }
+        }
+        Some(SyncReply::Keys { items, more })
+    }
+
+    fn conflicts(&self, limit: u32) -> Option<SyncReply> {
+        let store = self.store()?;
+        let limit = if limit == 0 { CONFLICTS_MAX } else { limit.min(CONFLICTS_MAX) } as usize;
+        let skip = store.history().len().saturating_sub(limit);
+        let events = store.history().skip(skip).cloned().collect();
+        Some(SyncReply::Conflicts { count: store.conflict_count(), open: store.conflicts_open(), events })
+    }
+
+    /// The digest of everything here.
+    pub(crate) fn digest(&mut self) -> Option<Hash> {
+        self.open.as_mut().map(|open| open.store.digest())
+    }
+
+    fn stand(&mut self) -> Option<SyncReply> {
+        let digest = self.digest()?;
+        let store = self.store()?;
+        let (applied, floor) = (store.applied().clone(), store.floor_number());
+        let keys = store.keys(b"").count() as u64;
+        Some(SyncReply::Stand { digest, applied, floor, conflicts: store.conflict_count(), keys })
+    }
+
+    fn watch(&mut self, client: ClientId, id: u64, prefix: Bytes, out: &mut Outbox) {
+        if self.watches.len() >= WATCHES_MAX {
+            return Self::refuse(client, id, "too many watches: ask another node", true, out);
+        }
+        self.watches.push(Watch { client, id, prefix });
+        // So that whoever watches knows that nothing is missed from here on.
+        Self::reply(client, id, SyncReply::Changed { items: Vec::new() }, out);
+    }
+
+    fn compare(
+        &mut self,
+        now: Now,
+        (client, id): (ClientId, u64),
+        peers: BTreeSet<ReplicaId>,
+        timeout_ms: u32,
+        out: &mut Outbox,
+    ) {
+        if self.comparisons.len() >= COMPARISONS_MAX {
+            return Self::refuse(client, id, "too many comparisons: try again soon", true, out);
+        }
+        let token = self.next_token;
+        self.next_token += 1;
+        for to in &peers {
+            let bytes = Bytes::from(encode(&PeerMessage::SyncStand { token, digest: None }));
+            out.push(Effect::Send { to: *to, class: Class::Request, after: Ticket::ZERO, bytes });
+        }
+        let until = now.mono.plus(crate::sync::engine::at_most(timeout_ms, COMPARE_MS.0, COMPARE_MS.1));
+        let (level, differs) = (Vec::new(), Vec::new());
+        let comparison = Comparison { client, id, waits_for: peers, level, differs, until };
+        self.comparisons.insert(token, comparison);
+    }
+
+    /// A peer asks what this node holds, or answers.
+    pub(crate) fn on_stand(&mut self, from: ReplicaId, token: u64, digest: Option<Hash>, out: &mut Outbox) {
+        let Some(own) = self.digest() else { return };
+        let Some(theirs) = digest else {
+            let bytes = Bytes::from(encode(&PeerMessage::SyncStand { token, digest: Some(own) }));
+            return out.push(Effect::Send { to: from, class: Class::Request, after: Ticket::ZERO, bytes });
+        };
+        if let Some(comparison) = self.comparisons.get_mut(&token)
+            && comparison.waits_for.remove(&from)
+        {
+            if theirs == own {
+                comparison.level.push(from);
+            } else {
+                comparison.differs.push(from);
+            }
+        }
+    }
+
+    pub(super) fn end_comparisons(&mut self, now: Now, out: &mut Outbox) {
+        let over = |c: &Comparison| c.waits_for.is_empty() || c.until <= now.mono;
+        let over: Vec<u64> =
+            self.comparisons.iter().filter(|(_, c)| over(c)).map(|(token, _)| *token).collect();
+        for comparison in over.into_iter().filter_map(|token| self.comparisons.remove(&token)) {
+            let Comparison { client, id, waits_for, level, differs, .. } = comparison;
+            let silent = waits_for.into_iter().collect();
+            Self::reply(client, id, SyncReply::Compared { level, differs, silent }, out);
+        }
+    }
+}
+
+impl<M: StateMachine> Replica<M> {
+    /// A client asks for something convergent.
+    pub(crate) fn on_sync_request(
+        &mut self,
+        now: Now,
+        client: ClientId,
+        id: u64,
+        request: SyncRequest,
+        out: &mut Outbox,
+    ) {
+        let (me, n) = (self.setup.me, self.pbft.quorum().n());
+        let mode = self.control.steering.mode;
+        let fast_path = self.setup.settings.segment.fast_path_timeout;
+        let Some(room) = &mut self.sync else {
+            return SyncRoom::refuse(client, id, "state sync is turned off on this node", true, out);
+        };
+        let reply = match request {
+            SyncRequest::Write { writes, wait, timeout_ms } => {
+                let nodes = usize::from(n);
+                let order = Order { client, id, wait, timeout_ms, mode, nodes, fast_path };
+                return room.write(now, &order, &writes, out);
+            }
+            SyncRequest::Watch { prefix } => return room.watch(client, id, prefix, out),
+            SyncRequest::Compare { peers, timeout_ms } => {
+                let all = (0..n).map(ReplicaId).filter(|peer| *peer != me);
+                let peers = all.filter(|peer| peers.is_empty() || peers.contains(peer)).collect();
+                return room.compare(now, (client, id), peers, timeout_ms, out);
+            }
+            SyncRequest::Get { key, path } => room.get(&key, &path),
+            SyncRequest::List { prefix, after, limit } => room.list(&prefix, after.as_ref(), limit),
+            SyncRequest::Conflicts { limit } => room.conflicts(limit),
+            SyncRequest::Stand => room.stand(),
+        };
+        match reply {
+            Some(reply) => SyncRoom::reply(client, id, reply, out),
+            None => SyncRoom::refuse(client, id, NOT_A_MEMBER, true, out),
+        }
+    }
+}

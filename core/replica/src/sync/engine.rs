@@ -1,0 +1,391 @@
+//! Carries out what the engine of frames wants: its records, its messages, its changes of the store.
+
+use crate::control::Control;
+use crate::io::{Class, ClientId, Effect, Event};
+use crate::recover::RecoverError;
+use crate::replica::{Outbox, Replica};
+use crate::sync::disk::is_base;
+use crate::sync::fetch::Fetched;
+use crate::sync::{Disk, Open, SyncRoom, origins};
+use crate::wire::PeerMessage;
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use bytes::Bytes;
+use dwcp_base::{Micros, Now, PublicKey, ReplicaId, Ticket, encode};
+use dwcp_crdt::{Origin, OriginId};
+use dwcp_pbft::Output;
+use dwcp_state::{CheckedFrame, FrameContent, MachineRefusal, Refusal, StateMachine};
+use dwcp_sync::{Action, Restored, Sync, audit};
+
+/// Messages above this wait behind everything else on a link.
+const BULK_BYTES: usize = 64 * 1024;
+
+/// The number under which a command on convergent keys is refused; machines count from 1.
+const CONVERGENT_CODE: u16 = u16::MAX;
+
+/// What the room needs to know of the node it is part of.
+pub(crate) struct Surroundings<'a> {
+    pub setup: &'a crate::Setup,
+    pub control: &'a Control,
+    pub faults: usize,
+    /// Who orders now, if anybody is known to.
+    pub orderer: Option<ReplicaId>,
+}
+
+fn replica_of(id: OriginId) -> Option<ReplicaId> {
+    u8::try_from(id.0).ok().map(ReplicaId)
+}
+
+impl SyncRoom {
+    /// Begins, if this incarnation is a member and has not yet.
+    ///
+    /// # Errors
+    /// What the disk remembers makes no sense.
+    pub(crate) fn open_if_member(&mut self, now: Now, around: &Surroundings<'_>) -> Result<(), String> {
+        let members = origins(around.setup, around.control);
+        if self.open.is_some() || !members.contains_key(&self.me) {
+            return Ok(());
+        }
+        let (store, records) = self.disk.restore(self.me, &self.setup.resolvers)?;
+        let setup = dwcp_sync::Setup {
+            cluster: around.setup.genesis.cluster(),
+            me: self.me,
+            members,
+            faults: around.faults,
+            timing: self.setup.timing,
+            limits: self.setup.limits,
+            seed: around.setup.seed ^ 0x5359_4e43,
+            crypto: Arc::clone(&self.crypto),
+            mutants: around.setup.mutants,
+        };
+        let restored = Restored { applied: store.applied(), floor: store.floor_number() };
+        let sync = Sync::open(&setup, restored, &records, now).map_err(|error| error.to_string())?;
+        self.open = Some(Open { store, sync });
+        Ok(())
+    }
+
+    /// Members changed.
+    pub(crate) fn follow_members(&mut self, members: BTreeMap<Origin, PublicKey>) {
+        if let Some(open) = self.open.as_mut().filter(|_| members.contains_key(&self.me)) {
+            // The list is that of the control state, which is bounded; ours is in it.
+            let _ = open.sync.set_members(members);
+        }
+    }
+
+    pub(crate) fn on_message(&mut self, now: Now, from: ReplicaId, bytes: &Bytes) {
+        if let Some(open) = &mut self.open {
+            open.sync.on_message(now, OriginId(u32::from(from.0)), bytes);
+        }
+    }
+
+    /// The log is on disk so far.
+    pub(crate) fn on_durable(&mut self, through: Ticket, protocol: &mut Output, out: &mut Outbox) {
+        let Some(mut open) = self.open.take() else { return };
+        if let Some(ticket) = self.disk.durable(through) {
+            open.sync.on_durable(ticket);
+            self.ordering.on_durable(ticket);
+        }
+        self.disk.advance(through, &mut open, protocol, out);
+        self.open = Some(open);
+    }
+
+    pub(crate) fn on_time(&mut self, now: Now) {
+        self.transfer.on_time(now);
+        if let Some(open) = &mut self.open
+            && now.mono >= open.sync.next_wakeup()
+        {
+            open.sync.on_time(now);
+        }
+    }
+
+    /// Does all there is to do, until there is nothing more, and answers whom it can.
+    pub(crate) fn drive(
+        &mut self,
+        now: Now,
+        around: &Surroundings<'_>,
+        protocol: &mut Output,
+        out: &mut Outbox,
+    ) {
+        let Some(mut open) = self.open.take() else { return };
+        self.install_fetched(now, &mut open, protocol, out);
+        self.end_origins(&mut open);
+        self.commit_floors(&mut open);
+        self.deliver_ordered(now, &mut open);
+        loop {
+            let actions = open.sync.take();
+            if actions.is_empty() {
+                break;
+            }
+            let mut applied = false;
+            for action in actions {
+                applied |= self.carry_out(now, action, &mut open, protocol, out);
+            }
+            if applied {
+                open.sync.on_applied(open.store.applied());
+            }
+        }
+        self.disk.save_if_due(around.setup.settings.snapshot_log_bytes, &mut open, protocol, out);
+        self.open = Some(open);
+        self.settle_writes(now, out);
+        self.send_for_ordering(now, around.orderer, out);
+        self.begin_fetch(now, around.faults, out);
+        self.tell_watchers(out);
+        self.end_comparisons(now, out);
+    }
+
+    /// A snapshot that came from a peer takes the place of the store.
+    fn install_fetched(&mut self, now: Now, open: &mut Open, protocol: &mut Output, out: &mut Outbox) {
+        let Some(Fetched { store, base, parts }) = self.fetched.take() else { return };
+        for action in open.sync.take() {
+            self.carry_out(now, action, open, protocol, out);
+        }
+        if open.sync.install(&base, store.applied(), store.floor_number()).is_err() {
+            self.figures.snapshots_refused += 1;
+            return;
+        }
+        open.store = store;
+        self.figures.snapshots_installed += 1;
+        let actions = open.sync.take();
+        let base = actions.iter().find_map(|action| match action {
+            Action::Persist { ticket, record } if is_base(record) => Some(*ticket),
+            _ => None,
+        });
+        let base = base.expect("an install writes down where it stands");
+        self.disk.save_fetched(&parts, base, protocol, out);
+        for action in actions {
+            self.carry_out(now, action, open, protocol, out);
+        }
+        open.sync.on_applied(open.store.applied());
+        // Nobody can say what differs from before: whoever watches everything reads everything.
+        self.changed.extend(open.store.keys(b"").cloned());
+    }
+
+    /// True when the store changed.
+    fn carry_out(
+        &mut self,
+        now: Now,
+        action: Action,
+        open: &mut Open,
+        protocol: &mut Output,
+        out: &mut Outbox,
+    ) -> bool {
+        match action {
+            Action::Persist { ticket, record } => {
+                // Somebody waits for it: a writer here, or one elsewhere who wants it durable on several nodes.
+                self.disk.persist(ticket, &record, true, protocol, out);
+            }
+            Action::Send { to, message, after } => {
+                let Some(to) = replica_of(to) else { return false };
+                let class = if message.len() > BULK_BYTES { Class::Bulk } else { Class::Request };
+                let after = self.disk.to_log(after);
+                let bytes = Bytes::from(encode(&PeerMessage::Sync(message)));
+                out.push(Effect::Send { to, class, after, bytes });
+            }
+            Action::Apply { bundle } => {
+                // Its clock was judged when it came, or by whoever ordered it.
+                match open.store.apply(&bundle, bundle.hlc().ms()) {
+                    Ok(_) => {
+                        self.changed.extend(bundle.deltas().iter().map(|delta| delta.key.clone()));
+                        self.figures.frames_applied += 1;
+                        return true;
+                    }
+                    Err(error) => {
+                        self.figures.bundles_refused += 1;
+                        self.figures.last_refusal = error.to_string();
+                    }
+                }
+            }
+            Action::RaiseFloor(floor) => {
+                if open.store.raise_floor(floor).is_ok() {
+                    return true;
+                }
+                self.figures.bundles_refused += 1;
+            }
+            Action::EndOrigin { origin, last } => {
+                open.store.end_origin(origin, last);
+                return true;
+            }
+            Action::Refused { from, reason } => {
+                let from = from.and_then(replica_of);
+                out.event(Event::Refused { from, reason: reason.word() });
+            }
+            Action::Evidence(proof) => self.figures.frozen.push(proof.origin()),
+            Action::NeedSnapshot { .. } => self.transfer.wanted = true,
+            Action::Withholds { member } => self.figures.withholds(member, now),
+            Action::Audit { peer, work } => {
+                let step = audit::step(&open.store, work.as_ref());
+                open.sync.on_audited(peer, step);
+            }
+            Action::Differs { peer: _, keys } => self.figures.keys_damaged += keys.len() as u64,
+            Action::Exchanged { peer, .. } => self.figures.exchanged(peer, now),
+        }
+        false
+    }
+}
+
+impl<M: StateMachine> Replica<M> {
+    pub(crate) fn surroundings(&self) -> Surroundings<'_> {
+        Surroundings {
+            setup: &self.setup,
+            control: &self.control,
+            faults: usize::from(self.pbft.quorum().f()),
+            orderer: self.orderer(),
+        }
+    }
+
+    /// The room does what there is to do. Only where every record that was given a ticket has been handed on.
+    pub(crate) fn drive_sync(&mut self, now: Now, out: &mut Outbox) {
+        let Some(mut room) = self.sync.take() else { return };
+        let around = Surroundings {
+            setup: &self.setup,
+            control: &self.control,
+            faults: usize::from(self.pbft.quorum().f()),
+            orderer: self.orderer(),
+        };
+        room.drive(now, &around, &mut self.protocol, out);
+        // Idle otherwise, the root would never let the log be shortened.
+        let heavy = room.disk.is_heavy(self.setup.settings.snapshot_log_bytes);
+        if heavy && !self.recovering && self.hears_quorum(now) {
+            self.snapshot_wanted = true;
+        }
+        self.sync = Some(room);
+    }
+
+    /// Takes what the disk remembers.
+    ///
+    /// # Errors
+    /// It makes no sense.
+    pub(crate) fn begin_sync(&mut self, now: Now, disk: Disk) -> Result<(), RecoverError> {
+        let Some(setup) = self.setup.sync.clone() else { return Ok(()) };
+        let mut room = SyncRoom::new(setup, &self.setup, Arc::clone(&self.crypto), disk);
+        let opened = room.open_if_member(now, &self.surroundings());
+        self.sync = Some(room);
+        self.tell_ends();
+        opened.map_err(|reason| RecoverError::Sync { reason })
+    }
+
+    pub(crate) fn sync_on_durable(&mut self, through: Ticket, out: &mut Outbox) {
+        if let Some(room) = &mut self.sync {
+            room.on_durable(through, &mut self.protocol, out);
+        }
+    }
+
+    pub(crate) fn sync_on_time(&mut self, now: Now) {
+        if let Some(room) = &mut self.sync {
+            room.on_time(now);
+        }
+    }
+
+    pub(crate) fn sync_client_gone(&mut self, client: ClientId) {
+        if let Some(room) = &mut self.sync {
+            room.gone(client);
+        }
+    }
+
+    pub(crate) fn on_sync_message(
+        &mut self,
+        now: Now,
+        from: ReplicaId,
+        message: PeerMessage,
+        out: &mut Outbox,
+    ) {
+        let (control, cluster) = (&self.control, self.cluster);
+        let Some(room) = &mut self.sync else { return };
+        let outcome = match message {
+            PeerMessage::Sync(bytes) => {
+                room.on_message(now, from, &bytes);
+                Ok(())
+            }
+            PeerMessage::SyncOrder { frame } => room.on_order(now, control, cluster, frame),
+            PeerMessage::SyncFetch { id, part } => {
+                room.on_fetch(now, from, id, part, out);
+                Ok(())
+            }
+            PeerMessage::SyncOffer { id, parts, digest, base } => {
+                room.on_offer(now, from, (id, parts), digest, base, out);
+                Ok(())
+            }
+            PeerMessage::SyncPart { id, part, bytes } => {
+                room.on_part(now, from, (id, part), bytes, out);
+                Ok(())
+            }
+            PeerMessage::SyncStand { token, digest } => {
+                room.on_stand(from, token, digest, out);
+                Ok(())
+            }
+            _ => unreachable!("only messages of this room come here"),
+        };
+        if let Err(reason) = outcome {
+            self.refuse_peer(from, reason, out);
+        }
+    }
+
+    /// Why a client's frame is not taken: one of its commands orders keys that are convergent.
+    pub(crate) fn sync_refuses(&self, frame: &CheckedFrame) -> Option<Refusal> {
+        let room = self.sync.as_ref().filter(|room| !room.setup.convergent.is_empty())?;
+        let FrameContent::Commands(frame) = frame.content() else { return None };
+        // A machine's command has tag 0 before its own bytes.
+        let commands = frame.commands.iter().filter_map(|command| command.strip_prefix(&[0]));
+        let orders = |command: &[u8], prefix: &Bytes| self.state.machine().orders_below(command, prefix);
+        let mut pairs = commands.flat_map(|c| room.setup.convergent.iter().map(move |prefix| (c, prefix)));
+        let (_, prefix) = pairs.find(|(command, prefix)| orders(command, prefix))?;
+        let reason = alloc::format!(
+            "keys below {prefix:?} are convergent, so nothing about them can be compared or ordered: use `dwcp sync`"
+        );
+        Some(Refusal::Machine(MachineRefusal::new(CONVERGENT_CODE, reason)))
+    }
+
+    /// The bytes of a frame that the log holds, for the room.
+    pub(crate) fn sync_ordered(&mut self, frame: &Bytes) {
+        if let Some(room) = &mut self.sync {
+            room.note_ordered(frame.clone());
+        }
+    }
+
+    /// What the root may discard, as far as convergent state goes.
+    pub(crate) fn sync_may_discard(&mut self, before: Ticket) -> Ticket {
+        self.sync.as_mut().map_or(before, |room| room.disk.wish(before))
+    }
+
+    pub(crate) fn sync_follow_members(&mut self, now: Now, out: &mut Outbox) {
+        let members = origins(&self.setup, &self.control);
+        let Some(mut room) = self.sync.take() else { return };
+        room.follow_members(members);
+        if let Err(reason) = room.open_if_member(now, &self.surroundings()) {
+            self.halted = true;
+            out.push(Effect::Halt { reason: lost(&reason) });
+        }
+        self.sync = Some(room);
+        self.tell_ends();
+    }
+
+    /// Frames of convergent state that wait to be ordered, for the next proposal.
+    pub(crate) fn sync_batch(&mut self, bytes_max: usize, frames_max: usize) -> Vec<Bytes> {
+        let turn = self.sync_turn();
+        self.sync.as_mut().map_or_else(Vec::new, |room| room.next_batch(turn, bytes_max, frames_max))
+    }
+
+    /// What was proposed in another turn may be lost.
+    pub(crate) fn sync_turn(&self) -> (u64, u64) {
+        let epoch = self.control.fold.epoch().0;
+        match self.segment.as_ref().and_then(|segment| segment.raft.as_ref()) {
+            Some(raft) => (epoch * 2 + 1, raft.term().0),
+            None => (epoch * 2, self.pbft.view().0),
+        }
+    }
+}
+
+/// What to tell whoever runs a node whose convergent state cannot be read back.
+pub(crate) fn lost(reason: &str) -> String {
+    alloc::format!(
+        "convergent state cannot be read back ({reason}): the disk is damaged, run `dwcp member replace`"
+    )
+}
+
+/// Long enough for whoever asks for nothing more.
+pub(crate) const fn at_most(ms: u32, max_ms: u32, default_ms: u32) -> Micros {
+    let ms = if ms == 0 { default_ms } else { ms };
+    Micros::from_millis(if ms > max_ms { max_ms as u64 } else { ms as u64 })
+}

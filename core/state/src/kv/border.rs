@@ -1,0 +1,81 @@
+//! Which commands need an order of keys below a prefix: those that write there, and those that compare. Asked where clients
+//! come in, never when an entry is executed.
+
+use crate::kv::wire::{KvCommand, Txn, TxnOp, prefix_end};
+
+/// Does the range that begins at `key` meet the keys below `prefix`? `range_end` as in a `Range`: empty for one key, a zero
+/// byte for all from `key` on.
+fn meets(key: &[u8], range_end: &[u8], prefix: &[u8]) -> bool {
+    if range_end.is_empty() {
+        return key.starts_with(prefix);
+    }
+    let open = range_end == [0];
+    let end = prefix_end(prefix);
+    let begins_before = end[..] == [0] || key < &end[..];
+    begins_before && (open || range_end > prefix)
+}
+
+fn txn_meets(txn: &Txn, prefix: &[u8]) -> bool {
+    let compares = txn.compare.iter().any(|compare| meets(&compare.key, &compare.range_end, prefix));
+    let writes = |op: &TxnOp| match op {
+        TxnOp::Put(put) => put.key.starts_with(prefix),
+        TxnOp::DeleteRange(delete) => meets(&delete.key, &delete.range_end, prefix),
+        TxnOp::Txn(inner) => txn_meets(inner, prefix),
+        TxnOp::Range(_) => false,
+    };
+    compares || txn.success.iter().chain(&txn.failure).any(writes)
+}
+
+impl KvCommand {
+    /// Does it write or compare a key below this prefix?
+    #[must_use]
+    pub fn orders_below(&self, prefix: &[u8]) -> bool {
+        match self {
+            Self::Put(put) => put.key.starts_with(prefix),
+            Self::DeleteRange(delete) => meets(&delete.key, &delete.range_end, prefix),
+            Self::Txn(txn) => txn_meets(txn, prefix),
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::{Compare, CompareOp, CompareTarget, DeleteRange};
+    use bytes::Bytes;
+
+    #[test]
+    fn ranges_meet_a_prefix_where_they_share_a_key() {
+        for (key, end, expected) in [
+            ("a/x", "", true),
+            ("b", "", false),
+            ("a", "b", true),
+            ("a/", "a0", true),
+            ("a0", "b", false),
+            ("A", "a/", false),
+            ("A", "\0", true),
+            ("b", "\0", false),
+            ("a/zzz", "c", true),
+        ] {
+            assert_eq!(meets(key.as_bytes(), end.as_bytes(), b"a/"), expected, "{key}..{end}");
+        }
+    }
+
+    #[test]
+    fn a_transaction_is_looked_through_to_its_depth() {
+        let delete = DeleteRange { key: "a/1".into(), range_end: Bytes::new(), prev_kv: false };
+        let inner = Txn { success: [TxnOp::DeleteRange(delete)].into(), ..Txn::default() };
+        let outer = Txn { failure: [TxnOp::Txn(inner)].into(), ..Txn::default() };
+        assert!(KvCommand::Txn(outer.clone()).orders_below(b"a/"));
+        assert!(!KvCommand::Txn(outer).orders_below(b"b/"));
+        let compare = Compare {
+            key: "a/1".into(),
+            range_end: Bytes::new(),
+            op: CompareOp::Equal,
+            target: CompareTarget::Version(0),
+        };
+        assert!(KvCommand::Txn(Txn { compare: [compare].into(), ..Txn::default() }).orders_below(b"a/"));
+        assert!(!KvCommand::get("a/1").orders_below(b"a/"), "reading needs no order");
+    }
+}

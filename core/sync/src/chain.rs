@@ -11,7 +11,7 @@ use crate::proof::{Cut, Proof, contradict};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Hash, Ticket};
+use dwcp_base::{Hash, Micros, Ticket};
 use dwcp_crdt::{Bundle, Interval};
 
 /// A frame in line.
@@ -74,6 +74,8 @@ pub(crate) struct Chain {
     pub(crate) off_branch: bool,
     /// Somebody showed a frame that fits the cut as well as what is here, and not both can. Over when the cut is reached.
     pub(crate) is_suspect: bool,
+    /// Some peer no longer keeps what comes after this counter, and since when nothing came.
+    pub(crate) stuck: Option<(u64, Micros)>,
 }
 
 impl Chain {

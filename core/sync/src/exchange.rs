@@ -18,7 +18,7 @@ use crate::message::{Head, Heads, Load, Message, ShortHash};
 use crate::output::{Action, Need, Reason};
 use crate::proof::Proof;
 use crate::receive::{Road, Taken};
-use crate::state::{Ack, PeerHead, Sync};
+use crate::state::{Ack, Peer, PeerHead, Sync};
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
@@ -194,23 +194,28 @@ impl Sync {
         self.note_lag(now, from);
         let lost = |head: &Head| self.chains.get(&head.origin).is_some_and(|chain| head.base > chain.last());
         if heads.heads.iter().any(lost) {
-            self.find_gone();
+            self.find_gone(now);
         }
         true
     }
 
-    /// Is there something that more peers than may lie no longer keep, while it is missing here?
-    pub(crate) fn find_gone(&mut self) {
+    /// Is there something that more peers than may lie no longer keep, while it is missing here? Or that fewer no longer
+    /// keep, and that nobody has given for long: whoever has the only copy in a snapshot may be one.
+    pub(crate) fn find_gone(&mut self, now: Now) {
         let mut donors = BTreeSet::new();
-        for (origin, chain) in
-            self.chains.iter().filter(|(_, chain)| !chain.is_frozen() && !chain.has_ended())
-        {
-            let dropped = self
-                .peers
-                .iter()
-                .filter(|(_, peer)| peer.heads.get(origin).is_some_and(|head| head.base > chain.last()));
+        let (faults, patience) = (self.faults, self.timing.ack_patience);
+        for (origin, chain) in &mut self.chains {
+            let last = chain.last();
+            let is_gone = |peer: &Peer| peer.heads.get(origin).is_some_and(|head| head.base > last);
+            let dropped = self.peers.iter().filter(|(_, peer)| is_gone(peer));
             let dropped: Vec<OriginId> = dropped.map(|(id, _)| *id).collect();
-            if dropped.len() > self.faults {
+            if dropped.is_empty() || chain.is_frozen() || chain.has_ended() {
+                chain.stuck = None;
+                continue;
+            }
+            let since = chain.stuck.filter(|(at, _)| *at == last).map_or(now.mono, |(_, since)| since);
+            chain.stuck = Some((last, since));
+            if dropped.len() > faults || now.mono.since(since) >= patience {
                 donors.extend(dropped);
             }
         }

@@ -82,7 +82,7 @@ struct Court<'a> {
 pub fn judge(notes: &[Note], terms: &Terms) -> Findings {
     let mut court = Court {
         terms,
-        model: Model::new(&terms.rules),
+        model: Model::new(&terms.rules, has_voids(notes)),
         findings: Findings::default(),
         frames: BTreeMap::new(),
         acknowledged: BTreeMap::new(),
@@ -97,6 +97,21 @@ pub fn judge(notes: &[Note], terms: &Terms) -> Findings {
     notes.iter().for_each(|note| court.hear(note));
     court.close();
     court.findings
+}
+
+/// Did somebody do something that was decided not to count?
+fn has_voids(notes: &[Note]) -> bool {
+    let ends = notes.iter().filter_map(|note| match note {
+        Note::Ended { origin, last, .. } => Some((*origin, *last)),
+        _ => None,
+    });
+    let ends: BTreeMap<Origin, u64> = ends.collect();
+    notes.iter().any(|note| match note {
+        Note::Asked { outcome: Outcome::Made { origin, branch, last, .. }, .. } => {
+            *branch != 0 || ends.get(origin).is_some_and(|end| last > end)
+        }
+        _ => false,
+    })
 }
 
 impl Court<'_> {
@@ -145,7 +160,8 @@ impl Court<'_> {
             }
             Note::Differs { node, with, keys } => {
                 let keys: Vec<String> = keys.iter().map(|key| shown(key)).collect();
-                let reason = format!("nodes {node} and {with} have applied the same and hold {keys:?} differently");
+                let reason =
+                    format!("nodes {node} and {with} have applied the same and hold {keys:?} differently");
                 self.findings.push(Judge::SyncConverge, reason, vec![]);
             }
             Note::End { node, applied, digest, floor, waiting, needs } => {
@@ -158,7 +174,9 @@ impl Court<'_> {
         // Whoever is refused, or has nothing to do, writes a frame that holds nothing.
         let nobody = Origin { id: u32::MAX, incarnation: 0 };
         let frame = match outcome {
-            Outcome::Made { origin, branch, first, last, clock } => Frame { origin, branch, first, last, clock },
+            Outcome::Made { origin, branch, first, last, clock } => {
+                Frame { origin, branch, first, last, clock }
+            }
             Outcome::Nothing | Outcome::Refused => {
                 Frame { origin: nobody, branch: 0, first: 1, last: u64::MAX - 1, clock: u64::MAX }
             }
@@ -214,8 +232,9 @@ impl Court<'_> {
     fn on_opened(&mut self, node: u32, origin: Origin, last: u64, frozen: &[Origin]) {
         let acknowledged = self.acknowledged.get(&origin).copied().unwrap_or(0);
         if last < acknowledged && !self.wiped.contains(&origin) {
-            let reason =
-                format!("{origin:?} had acknowledged its change {acknowledged} and comes back from its disk with {last}");
+            let reason = format!(
+                "{origin:?} had acknowledged its change {acknowledged} and comes back from its disk with {last}"
+            );
             self.findings.push(Judge::SyncLost, reason, vec![]);
         }
         self.frozen.retain(|(who, whom), _| *who != node || frozen.contains(whom));
@@ -235,7 +254,8 @@ impl Court<'_> {
             let is_other = *branch != 0 && applied.branches.get(origin) != Some(branch);
             let there = applied.count(*origin, *first, *last);
             if !is_other && there != 0 && there != last + 1 - first {
-                let reason = format!("node {node} has applied {there} changes of the frame {origin:?}:{first}-{last}");
+                let reason =
+                    format!("node {node} has applied {there} changes of the frame {origin:?}:{first}-{last}");
                 self.findings.push(Judge::SyncWhole, reason, vec![]);
                 break;
             }
@@ -250,7 +270,8 @@ impl Court<'_> {
             let is_same = if is_joined { normal(view) == normal(expected) } else { view == expected };
             if !is_same {
                 let reason = format!("node {node} shows another value of {}", shown(key));
-                let evidence = vec![format!("shown    {view:?}"), format!("expected {expected:?}")];
+                let mut evidence = vec![format!("shown    {view:?}"), format!("expected {expected:?}")];
+                evidence.extend(self.model.story(key, applied));
                 self.findings.push(Judge::SyncValue, reason, evidence);
             }
         }
@@ -263,15 +284,27 @@ impl Court<'_> {
         }
     }
 
-    fn on_end(&mut self, node: u32, applied: &Applied, digest: [u8; 32], floor: u64, waiting: u64, needs: u64) {
+    fn on_end(
+        &mut self,
+        node: u32,
+        applied: &Applied,
+        digest: [u8; 32],
+        floor: u64,
+        waiting: u64,
+        needs: u64,
+    ) {
         let is_lost = |(origin, last): &(&Origin, &u64)| {
             let allowed = self.wiped.contains(origin);
             let end = self.ended.get(origin).filter(|_| allowed).copied().unwrap_or(u64::MAX);
             let due = end.min(**last);
             self.is_honest(**origin) && applied.count(**origin, 1, due) < due
         };
-        let lost: Vec<String> =
-            self.acknowledged.iter().filter(is_lost).map(|(origin, last)| format!("{origin:?}:{last}")).collect();
+        let lost: Vec<String> = self
+            .acknowledged
+            .iter()
+            .filter(is_lost)
+            .map(|(origin, last)| format!("{origin:?}:{last}"))
+            .collect();
         if !lost.is_empty() {
             let reason = format!("node {node} lacks acknowledged changes: up to {}", lost.join(", "));
             self.findings.push(Judge::SyncLost, reason, vec![format!("{applied:?}")]);
@@ -360,9 +393,20 @@ mod tests {
     #[test]
     fn a_run_in_which_all_is_well_has_no_findings() {
         let view = Some(View::Register(Plain::Bytes(vec![1])));
-        let cut =
-            Note::Cut { node: 2, applied: applied(2), views: vec![(b"k".to_vec(), view)], conflicts: Some(0) };
-        let notes = [put(1, 5), Note::Acknowledged { origin: A, last: 1 }, put(2, 6), cut, end(1, 2, 1), end(2, 2, 1)];
+        let cut = Note::Cut {
+            node: 2,
+            applied: applied(2),
+            views: vec![(b"k".to_vec(), view)],
+            conflicts: Some(0),
+        };
+        let notes = [
+            put(1, 5),
+            Note::Acknowledged { origin: A, last: 1 },
+            put(2, 6),
+            cut,
+            end(1, 2, 1),
+            end(2, 2, 1),
+        ];
         assert_eq!(found(&notes), []);
     }
 

@@ -1,5 +1,10 @@
 //! The model that cannot be wrong: everything that was ever done, and for each thing what its writer had seen. It never
 //! forgets, so it needs no tombstones; the list is an editor that repeats all inserts in the order of their clocks.
+//!
+//! Where everything that was seen counts, a write replaces all it had seen, and a removal takes all it had seen. Where some
+//! changes were decided not to count (a liar's second history, what a lost disk wrote last), others may have built upon
+//! them. Such a change did nothing, so what it had replaced is not replaced by whoever wrote over it: there a write replaces
+//! what stood at its place when it was made, and no more.
 
 use super::{Applied, Dot, Kind, Operation, Origin, Plain, Rule, View, Write};
 use std::cmp::Reverse;
@@ -9,14 +14,33 @@ use std::rc::Rc;
 /// What an operation came to where it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Deed {
-    Wrote { kind: Kind, value: Option<Plain> },
-    Counted { kind: Kind, by: i128 },
-    Added { kind: Kind, element: Plain },
-    Removed { kind: Kind, element: Plain },
-    Inserted { after: Option<Dot>, value: Plain },
-    Erased { item: Dot },
+    Wrote {
+        kind: Kind,
+        value: Option<Plain>,
+    },
+    Counted {
+        kind: Kind,
+        by: i128,
+    },
+    Added {
+        kind: Kind,
+        element: Plain,
+    },
+    Removed {
+        kind: Kind,
+        element: Plain,
+    },
+    Inserted {
+        after: Option<Dot>,
+        value: Plain,
+    },
+    Erased {
+        item: Dot,
+    },
     /// Everything seen here and below, of these kinds.
-    Cleared { kinds: BTreeSet<Kind> },
+    Cleared {
+        kinds: BTreeSet<Kind>,
+    },
 }
 
 impl Deed {
@@ -41,6 +65,8 @@ struct Event {
     path: Vec<Vec<u8>>,
     deed: Deed,
     seen: Rc<Applied>,
+    /// What stood there and it took the place of, or away.
+    over: BTreeSet<Dot>,
     /// Concurrent writes that its writer put an end to.
     closed: u64,
 }
@@ -80,12 +106,14 @@ pub struct Frame {
 pub struct Model {
     events: BTreeMap<Vec<u8>, Vec<Event>>,
     rules: Vec<(Vec<u8>, Rule)>,
+    has_voids: bool,
 }
 
 impl Model {
+    /// With `has_voids` there are changes that were decided not to count.
     #[must_use]
-    pub fn new(rules: &[(Vec<u8>, Rule)]) -> Self {
-        Self { events: BTreeMap::new(), rules: rules.to_vec() }
+    pub fn new(rules: &[(Vec<u8>, Rule)], has_voids: bool) -> Self {
+        Self { events: BTreeMap::new(), rules: rules.to_vec(), has_voids }
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &Vec<u8>> {
@@ -100,7 +128,7 @@ impl Model {
 
     fn past(&self, key: &[u8], has: impl Fn(&Event) -> bool) -> Past<'_> {
         let events = self.events.get(key).into_iter().flatten().filter(|event| has(event)).collect();
-        Past { events, rule: self.rule(key) }
+        Past { events, rule: self.rule(key), has_voids: self.has_voids }
     }
 
     /// What somebody who has applied this reads.
@@ -142,6 +170,7 @@ impl Model {
                 Ok(Some(deed)) => deed,
             };
             plans.push(Plan::Change);
+            let over = past.replaced(&write.path, &deed);
             let closed = match &deed {
                 Deed::Wrote { kind, .. } => {
                     (past.versions(&write.path, *kind).len() as u64).saturating_sub(1)
@@ -158,6 +187,7 @@ impl Model {
                 path: write.path.clone(),
                 deed,
                 seen: Rc::clone(seen),
+                over,
                 closed,
             };
             self.events.entry(write.key.clone()).or_default().push(event);
@@ -169,6 +199,21 @@ impl Model {
             }
         }
         plans
+    }
+
+    /// What was done to a key, one line each, for people; with a star what somebody has applied.
+    #[must_use]
+    pub fn story(&self, key: &[u8], applied: &Applied) -> Vec<String> {
+        let line = |event: &Event| {
+            let star = if event.is_in(applied) { "*" } else { " " };
+            let Event { dot, branch, clock, path, deed, seen, over, .. } = event;
+            let path: Vec<_> = path.iter().map(|field| String::from_utf8_lossy(field)).collect();
+            format!(
+                "{star} {dot:?} ({branch}) at {clock:x} {path:?} {deed:?} over {over:?} seen {:?}",
+                seen.dots
+            )
+        };
+        self.events.get(key).into_iter().flatten().map(line).collect()
     }
 
     /// The latest clock among the changes that were applied, with its name.
@@ -190,6 +235,7 @@ impl Model {
 struct Past<'a> {
     events: Vec<&'a Event>,
     rule: Rule,
+    has_voids: bool,
 }
 
 type Path = [Vec<u8>];
@@ -199,7 +245,8 @@ impl<'a> Past<'a> {
     fn is_cleared(&self, event: &Event) -> bool {
         self.events.iter().any(|later| match &later.deed {
             Deed::Cleared { kinds } if event.path.starts_with(&later.path) && later.saw(event.dot) => {
-                let there = if event.path.len() > later.path.len() { Some(Kind::Map) } else { event.deed.kind() };
+                let there =
+                    if event.path.len() > later.path.len() { Some(Kind::Map) } else { event.deed.kind() };
                 there.is_some_and(|kind| kinds.contains(&kind))
             }
             _ => false,
@@ -217,26 +264,51 @@ impl<'a> Past<'a> {
     /// Writes that nobody who had seen them wrote over.
     fn versions(&self, path: &Path, kind: Kind) -> Vec<&'a Event> {
         let all = self.all(path, kind);
-        let is_over = |event: &&Event| all.iter().any(|later| later.saw(event.dot));
+        let is_over = |event: &&Event| all.iter().any(|later| self.replaces(later, event));
         self.standing(path, kind).into_iter().filter(|event| !is_over(event)).collect()
     }
 
-    fn elements(&self, path: &Path, kind: Kind) -> BTreeSet<Plain> {
-        let standing = self.standing(path, kind);
-        // A removal that was itself deleted still took what it had seen; only "for good" ends with the set.
-        let all = self.all(path, kind);
-        let is_gone = |add: &Event, element: &Plain| {
-            let removed = |e: &&&Event| matches!(&e.deed, Deed::Removed { element: x, .. } if x == element);
-            match kind {
-                Kind::TwoPhaseSet => standing.iter().any(|e| removed(&e)),
-                _ => all.iter().filter(removed).any(|e| e.saw(add.dot)),
-            }
+    fn replaces(&self, later: &Event, event: &Event) -> bool {
+        if self.has_voids { later.over.contains(&event.dot) } else { later.saw(event.dot) }
+    }
+
+    /// Adds of an element that nobody who had seen them added anew or took away.
+    fn tags(&self, path: &Path, kind: Kind, element: &Plain) -> Vec<&'a Event> {
+        let is_of = |event: &Event| match &event.deed {
+            Deed::Added { element: x, .. } | Deed::Removed { element: x, .. } => x == element,
+            _ => false,
         };
-        let added = standing.iter().filter_map(|e| match &e.deed {
-            Deed::Added { element, .. } if !is_gone(e, element) => Some(element.clone()),
+        let mut tags = self.standing(path, kind);
+        tags.retain(|event| matches!(event.deed, Deed::Added { .. }) && is_of(event));
+        let later: Vec<&Event> = self.all(path, kind).into_iter().filter(|event| is_of(event)).collect();
+        tags.retain(|event| !later.iter().any(|later| self.replaces(later, event)));
+        tags
+    }
+
+    /// What a change takes the place of, or away.
+    fn replaced(&self, path: &Path, deed: &Deed) -> BTreeSet<Dot> {
+        let events = match deed {
+            Deed::Wrote { kind, .. } => self.versions(path, *kind),
+            Deed::Added { kind, element } | Deed::Removed { kind, element } => {
+                self.tags(path, *kind, element)
+            }
+            _ => Vec::new(),
+        };
+        events.iter().map(|event| event.dot).collect()
+    }
+
+    fn elements(&self, path: &Path, kind: Kind) -> BTreeSet<Plain> {
+        let added = self.standing(path, kind).into_iter().filter_map(|event| match &event.deed {
+            Deed::Added { element, .. } => Some(element.clone()),
             _ => None,
         });
-        added.collect()
+        let added: BTreeSet<Plain> = added.collect();
+        // What was removed for good stays away until the whole set is deleted.
+        let is_in = |element: &Plain| {
+            !(kind == Kind::TwoPhaseSet && self.is_barred(path, element))
+                && !self.tags(path, kind, element).is_empty()
+        };
+        added.into_iter().filter(is_in).collect()
     }
 
     fn is_barred(&self, path: &Path, element: &Plain) -> bool {
@@ -481,10 +553,17 @@ mod tests {
 
     impl Story {
         fn new() -> Self {
-            Self { model: Model::new(&[(b"m".to_vec(), Rule::Merge)]), clock: 0 }
+            Self { model: Model::new(&[(b"m".to_vec(), Rule::Merge)], false), clock: 0 }
         }
 
-        fn act(&mut self, origin: Origin, counter: u64, seen: &Applied, key: &str, operation: Operation) -> Plan {
+        fn act(
+            &mut self,
+            origin: Origin,
+            counter: u64,
+            seen: &Applied,
+            key: &str,
+            operation: Operation,
+        ) -> Plan {
             self.clock += 1;
             let frame = Frame { origin, branch: 0, first: counter, last: counter, clock: self.clock };
             let write = Write { key: key.into(), path: Vec::new(), operation };

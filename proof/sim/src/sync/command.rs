@@ -149,17 +149,22 @@ fn run_many(seeds: &Range<u64>, how: &How, jobs: usize, failures_max: usize) -> 
     let begun = Instant::now();
     let mut coverage = Coverage::default();
     let (mut ran, mut failures, mut virtual_us, mut events) = (0u64, Vec::new(), 0u64, 0u64);
-    in_order(seeds, jobs, |seed| run(seed, &how.dials(seed), mutants), |report| {
-        ran += 1;
-        coverage += &report.coverage;
-        virtual_us += report.ended_at_us;
-        events += report.events;
-        if !report.is_clean() {
-            print_failure(&report, how);
-            failures.push(report.seed);
-        }
-        failures.len() < failures_max
-    });
+    in_order(
+        seeds,
+        jobs,
+        |seed| run(seed, &how.dials(seed), mutants),
+        |report| {
+            ran += 1;
+            coverage += &report.coverage;
+            virtual_us += report.ended_at_us;
+            events += report.events;
+            if !report.is_clean() {
+                print_failure(&report, how);
+                failures.push(report.seed);
+            }
+            failures.len() < failures_max
+        },
+    );
     println!("coverage of seeds {}..{}:", seeds.start, seeds.start + ran);
     print!("{coverage}");
     println!(
@@ -280,6 +285,10 @@ fn print_catch(hunt: &Hunt, catch: &Catch) {
     }
     if !catch.is_good() {
         let seed = catch.caught.as_ref().map_or(0, |(seed, ..)| *seed);
-        println!("{:<28}        again: cargo run -p sim --release -- sync replay {} --mutant {name}", "", hunt.flags(seed));
+        println!(
+            "{:<28}        again: cargo run -p sim --release -- sync replay {} --mutant {name}",
+            "",
+            hunt.flags(seed)
+        );
     }
 }

@@ -58,7 +58,9 @@ impl World {
         let (sync, store) = match opened {
             Ok(Ok(opened)) => opened,
             Ok(Err(error)) => return self.complain(format!("node {id} cannot open its own disk: {error}")),
-            Err(text) => return self.complain(format!("an assertion failed on node {id} as it opened: {text}")),
+            Err(text) => {
+                return self.complain(format!("an assertion failed on node {id} as it opened: {text}"));
+            }
         };
         self.nodes[id as usize].live = Some(Live {
             sync,
@@ -159,8 +161,11 @@ impl World {
                 }
             }
             Action::Apply { bundle } => {
-                let branch =
-                    if self.branch_of.is_empty() { None } else { self.branch_of.get(&Hash::of(&bundle.encode())) };
+                let branch = if self.branch_of.is_empty() {
+                    None
+                } else {
+                    self.branch_of.get(&Hash::of(&bundle.encode()))
+                };
                 let branch = branch.copied();
                 let origin = bundle.origin();
                 let is_mutated = self.mutants.any();
@@ -205,6 +210,7 @@ impl World {
             Action::Refused { reason, .. } => self.count_refused(id, reason),
             Action::Evidence(proof) => {
                 let origin = proof.origin();
+                self.trace.line(self.now_us, || format!("node {id} holds a proof against {origin}"));
                 if is_honest {
                     self.coverage.frozen += 1;
                     let at_us = self.now_us;
@@ -229,7 +235,8 @@ impl World {
                 });
             }
             Action::Differs { peer, keys } => {
-                if is_honest && self.nodes[place(peer)].is_honest() {
+                // Before an end is decided, those who were shown different histories differ in them.
+                if is_honest && self.nodes[place(peer)].is_honest() && self.branch_of.is_empty() {
                     let keys = keys.iter().map(|key| key.to_vec()).collect();
                     self.notes.push(Note::Differs { node: id, with: peer.0, keys });
                 }
@@ -412,7 +419,8 @@ impl World {
         if !self.is_life(id, life) {
             return;
         }
-        let cut = self.net.is_cut(id as usize, donor as usize) || self.net.is_cut(donor as usize, id as usize);
+        let cut =
+            self.net.is_cut(id as usize, donor as usize) || self.net.is_cut(donor as usize, id as usize);
         let is_liar = !self.nodes[donor as usize].is_honest();
         let given = self.live(donor).filter(|_| !cut && !is_liar).and_then(|live| {
             let base = live.sync.base(live.store.applied(), live.store.floor_number())?;
@@ -422,7 +430,8 @@ impl World {
             self.live(id).expect("it lives").is_fetching = false;
             return;
         };
-        let event = Event::Install { node: id, life, need, snapshot: Box::new(snapshot), base: Box::new(base) };
+        let event =
+            Event::Install { node: id, life, need, snapshot: Box::new(snapshot), base: Box::new(base) };
         self.after_ms(60, event);
     }
 
@@ -441,6 +450,7 @@ impl World {
             }
             taken.is_ok()
         });
+        self.trace.line(self.now_us, || format!("node {id} installs a snapshot ({need:?}): {taken:?}"));
         if taken != Some(true) {
             self.coverage.snapshots_refused += 1;
             return;
@@ -473,6 +483,9 @@ impl World {
 
     pub fn write_at(&mut self, id: u32, by_log: bool) {
         let mut now = self.nodes[id as usize].now(self.now_us);
+        if self.excluded.contains(&self.nodes[id as usize].me()) {
+            return;
+        }
         if let Some(puppet) = &mut self.nodes[id as usize].puppet {
             if puppet.other.is_some() {
                 return;
@@ -553,13 +566,16 @@ impl World {
     pub fn look_at(&mut self, id: u32, which: impl Fn(u64) -> bool, counts: bool) {
         use crate::sync::workload::KEYS;
         let Some(live) = &self.nodes[id as usize].live else { return };
-        let keys = KEYS.iter().zip(0..).filter(|(_, index)| which(*index)).map(|((key, _), _)| key.as_bytes());
-        let views = keys.map(|key| (key.to_vec(), live.store.get(key).as_ref().map(translate::view))).collect();
+        let keys =
+            KEYS.iter().zip(0..).filter(|(_, index)| which(*index)).map(|((key, _), _)| key.as_bytes());
+        let views =
+            keys.map(|key| (key.to_vec(), live.store.get(key).as_ref().map(translate::view))).collect();
         let applied = translate::applied(live.store.applied(), &live.branches);
         let coverage = &mut self.coverage;
         coverage.looks += 1;
         coverage.gaps += u64::from(applied.dots.values().any(|list| list.len() > 1 || list[0].0 > 1));
-        coverage.clashes += u64::from(KEYS.iter().any(|(key, _)| live.store.kinds(key.as_bytes(), &[]).len() > 1));
+        coverage.clashes +=
+            u64::from(KEYS.iter().any(|(key, _)| live.store.kinds(key.as_bytes(), &[]).len() > 1));
         let conflicts = counts.then(|| live.store.conflict_count());
         self.notes.push(Note::Cut { node: id, applied, views, conflicts });
     }

@@ -56,8 +56,7 @@ pub fn run_with(seed: u64, dials: &Dials, mutants: Mutants, mut tell: impl FnMut
             break;
         }
     }
-    world.trace.take_lines().into_iter().for_each(&mut tell);
-    world.report()
+    world.report(tell)
 }
 
 impl World {
@@ -86,7 +85,8 @@ impl World {
             let Some(live) = &mut node.live else { return false };
             let undecided =
                 members.keys().any(|origin| live.sync.proof(*origin).is_some() && !decided.contains(origin));
-            let unfinished = live.store.held_count() > 0 || live.sync.needs().next().is_some() || live.is_syncing;
+            let unfinished =
+                live.store.held_count() > 0 || live.sync.needs().next().is_some() || live.is_syncing;
             if undecided || unfinished {
                 return false;
             }
@@ -100,7 +100,7 @@ impl World {
         true
     }
 
-    fn report(mut self) -> Report {
+    fn report(mut self, tell: impl FnMut(String)) -> Report {
         let honest: Vec<u32> =
             self.nodes.iter().filter(|node| node.is_honest()).map(|node| node.id).collect();
         for id in &honest {
@@ -108,18 +108,27 @@ impl World {
                 self.complain(format!("node {id} is not back"));
             }
             self.look_at(*id, |_| true, true);
+            let me = self.nodes[*id as usize].me();
             let Some(live) = &mut self.nodes[*id as usize].live else { continue };
+            self.trace.line(self.now_us, || {
+                let (store, sync) = (&live.store, &live.sync);
+                let (needs, missing): (Vec<_>, Vec<_>) =
+                    (sync.needs().collect(), store.missing().take(5).collect());
+                format!("{me} ends with {:?}, needs {needs:?}, misses {missing:?}", store.applied())
+            });
             let note = Note::End {
                 node: *id,
                 applied: translate::applied(live.store.applied(), &live.branches),
                 digest: live.store.digest().0,
                 floor: live.store.floor_number(),
-                waiting: (live.store.held_count() + live.sync.frames_count().1) as u64,
+                // What waits in a chain may be a liar's, and its predecessor never come.
+                waiting: live.store.held_count() as u64,
                 needs: live.sync.needs().count() as u64,
             };
             self.trace.mix_bytes(&live.store.digest().0);
             self.notes.push(note);
         }
+        self.trace.take_lines().into_iter().for_each(tell);
         let liars: BTreeSet<u32> =
             self.nodes.iter().filter(|node| !node.is_honest()).map(|node| node.id).collect();
         let slack_us = 2 * (self.dials.delay_us + self.dials.jitter_us) + 20_000;

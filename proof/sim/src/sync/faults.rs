@@ -1,6 +1,7 @@
 //! What goes wrong: crashes, lost disks, partitions, and origins that sign two histories.
 
 use crate::sync::liar::{Trick, pushed};
+use crate::sync::log::SETTLED_MS;
 use crate::sync::translate;
 use crate::sync::workload::FORKED;
 use crate::sync::world::{CLUSTER, Event, World};
@@ -48,7 +49,8 @@ impl World {
         let coverage = &mut self.coverage;
         coverage.crashes += 1;
         coverage.records_lost += lost.len() as u64;
-        coverage.torn_writes += u64::from(!lost.is_empty() && self.chances.disk.per_mille(self.dials.torn_pm));
+        coverage.torn_writes +=
+            u64::from(!lost.is_empty() && self.chances.disk.per_mille(self.dials.torn_pm));
         coverage.own_frames_lost += u64::from(lost.iter().any(|(_, record)| is_own(record)));
         let ms = self.chances.fault.between(1, self.dials.down_ms.max(1));
         self.after_ms(ms, Event::Restart { node: id });
@@ -76,7 +78,9 @@ impl World {
     pub fn wipe(&mut self) {
         self.again(self.dials.wipe_ms, Event::Wipe);
         let honest = self.honest_up();
-        if self.nodes.iter().any(|node| node.is_lost) {
+        // The fault budget: liars and lost disks are at most f, or one lost disk where nobody may lie.
+        let is_over = self.dials.liars + 1 > self.dials.f.max(1);
+        if is_over || self.nodes.iter().any(|node| node.is_lost) {
             return;
         }
         let Some(id) = self.chances.fault.pick(&honest).copied() else { return };
@@ -84,8 +88,9 @@ impl World {
         self.stop(id);
         self.nodes[id as usize].is_lost = true;
         self.coverage.disks_wiped += 1;
+        self.trace.line(self.now_us, || format!("the disk of {me} is gone"));
         self.notes.push(Note::Wiped { origin: translate::origin(me) });
-        let ms = self.chances.fault.between(100, self.dials.sleep_ms.max(101));
+        let ms = SETTLED_MS + self.chances.fault.below(self.dials.sleep_ms + 1);
         self.after_ms(ms, Event::Replace { node: id });
     }
 
@@ -126,12 +131,14 @@ impl World {
         let now = self.nodes[id as usize].now(self.now_us);
         let node = &mut self.nodes[id as usize];
         let (Some(live), Some(puppet)) = (&mut node.live, &mut node.puppet) else { return };
-        if !puppet.plays(Trick::Equivocate) || puppet.other.is_some() {
+        let me = node.setup.me;
+        if !puppet.plays(Trick::Equivocate) || puppet.other.is_some() || self.excluded.contains(&me) {
             return;
         }
-        let me = node.setup.me;
         let Ok(written) = live.sync.may_write() else { return };
-        let put = |value: &str| Write::new(FORKED, Op::Put(Plain::bytes(value.to_string()).expect("short")));
+        let put = |key: usize, value: &str| {
+            Write::new(FORKED[key], Op::Put(Plain::bytes(value.to_string()).expect("short")))
+        };
         let hash = live.sync.head(me).map_or(Hash::ZERO, |head| head.hash);
         let mut other = live.store.clone();
         let mut notes = Vec::new();
@@ -143,21 +150,26 @@ impl World {
                 last: bundle.last(),
                 clock: bundle.hlc().0,
             };
-            notes.push(Note::Asked { node: id, seen: Rc::new(seen), writes: vec![translate::write(write)], outcome });
+            notes.push(Note::Asked {
+                node: id,
+                seen: Rc::new(seen),
+                writes: vec![translate::write(write)],
+                outcome,
+            });
         };
-        let mut write = |store: &mut dwcp_crdt::Store, value: &str, branch, branches: &_| {
+        let mut write = |store: &mut dwcp_crdt::Store, key, value: &str, branch, branches: &_| {
             let seen = translate::applied(store.applied(), branches);
-            let asked = put(value);
+            let asked = put(key, value);
             let bundle = store.write(std::slice::from_ref(&asked), written, now.wall_ms).ok().flatten()?;
             note(seen, &asked, &bundle, branch);
             Some(bundle)
         };
         let before = live.branches.clone();
-        let Some(one) = write(&mut live.store, "one", 1, &before) else { return };
+        let Some(one) = write(&mut live.store, 0, "one", 1, &before) else { return };
         let mut after = before.clone();
         after.insert(me, 2);
-        let Some(two) = write(&mut other, "two", 2, &before) else { return };
-        let Some(three) = write(&mut other, "three", 2, &after) else { return };
+        let Some(two) = write(&mut other, 0, "two", 2, &before) else { return };
+        let Some(three) = write(&mut other, 1, "three", 2, &after) else { return };
         live.branches.insert(me, 1);
         let crypto = &*node.setup.crypto;
         let Ok(made) = live.sync.write_for_log(&one) else { return };
@@ -168,7 +180,9 @@ impl World {
         }
         puppet.other = Some((other, three_frame.hash()));
         self.notes.extend(notes);
+        self.forks.insert(me, one.first());
         self.coverage.equivocations += 1;
+        self.trace.line(self.now_us, || format!("{me} signs two histories from {}", one.first()));
         let first = dwcp_sync::Message::Push { hops: 8, frame: made.frame }.to_bytes();
         for to in (0..self.nodes.len() as u32).filter(|to| *to != id) {
             let puppet = self.nodes[id as usize].puppet.as_mut().expect("a liar");

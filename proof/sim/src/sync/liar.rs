@@ -160,7 +160,12 @@ impl Puppet {
     }
 
     /// Something nobody asked for, now and then.
-    pub fn mischief(&mut self, cluster: ClusterId, crypto: &Arc<dyn Crypto>, victim: Option<&Victim>) -> Option<Bytes> {
+    pub fn mischief(
+        &mut self,
+        cluster: ClusterId,
+        crypto: &Arc<dyn Crypto>,
+        victim: Option<&Victim>,
+    ) -> Option<Bytes> {
         let mut choices: Vec<Trick> = [Trick::Replay, Trick::Oversize, Trick::Forge].to_vec();
         choices.retain(|trick| self.plays(*trick));
         let trick = *self.chance.pick(&choices)?;
@@ -171,7 +176,8 @@ impl Puppet {
             }
             Trick::Oversize => match self.chance.below(3) {
                 0 => {
-                    let bytes: Vec<u8> = (0..self.chance.between(1, 300)).map(|_| self.chance.below(256) as u8).collect();
+                    let bytes: Vec<u8> =
+                        (0..self.chance.between(1, 300)).map(|_| self.chance.below(256) as u8).collect();
                     Bytes::from(bytes)
                 }
                 1 => {

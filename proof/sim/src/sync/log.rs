@@ -2,7 +2,7 @@
 //! from the beginning. It carries frames, floors, ends of origins and lists of members; who proposes them, and what the
 //! others must agree to, is played here.
 
-use crate::sync::node::{Disk, NOON_MS};
+use crate::sync::node::{Disk, NOON_MS, Node};
 use crate::sync::world::{Event, Phase, World, identity};
 use bytes::Bytes;
 use dwcp_base::{Hash, PublicKey};
@@ -11,6 +11,8 @@ use dwcp_crdt::{Floor, Origin};
 use dwcp_sync::{Cut, Received};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// After so long nothing is under way any more that somebody sent who has stopped.
+pub const SETTLED_MS: u64 = 5_000;
 /// Floors are proposed for so long after the faults have stopped.
 const FLOORS_IN_CALM_US: u64 = 8_000_000;
 
@@ -20,7 +22,11 @@ pub enum Ordered {
     Floor(Floor),
     Cut(Cut),
     /// Everybody whose frames count, and who came in with it.
-    Members { number: u64, members: BTreeMap<Origin, PublicKey>, new: Origin },
+    Members {
+        number: u64,
+        members: BTreeMap<Origin, PublicKey>,
+        new: Origin,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -74,8 +80,12 @@ impl World {
                 }
                 self.log.floors += 1;
                 self.coverage.floors += 1;
+                self.trace.line(self.now_us, || format!("floor {} sees {:?}", floor.number, floor.seen));
             }
-            Ordered::Cut(_) => self.coverage.cuts += 1,
+            Ordered::Cut(cut) => {
+                self.coverage.cuts += 1;
+                self.trace.line(self.now_us, || format!("{} ends at {}", cut.origin, cut.last));
+            }
             Ordered::Members { members, new, .. } => {
                 self.members.clone_from(members);
                 self.join(*new);
@@ -173,18 +183,23 @@ impl World {
 
     // --- ends ---
 
-    /// Where somebody stands with an origin that contradicted itself becomes its end.
+    /// Where somebody stands with an origin that contradicted itself becomes its end. All are asked, so that what everybody
+    /// had before the two histories part is kept; which of the two goes on is a matter of chance.
     pub fn decide(&mut self, origin: Origin) {
         if self.log.decided.contains(&origin) {
             return;
         }
-        let mut standings = Vec::new();
-        for id in self.honest_up() {
-            let live = self.nodes[id as usize].live.as_ref().expect("it is up");
-            if live.sync.proof(origin).is_some() {
-                standings.extend(live.sync.standing(origin));
-            }
-        }
+        let fork = self.forks.get(&origin).copied().unwrap_or(0);
+        let standings: Option<Vec<Cut>> = self
+            .others(origin)
+            .map(|node| {
+                let sync = &node.live.as_ref()?.sync;
+                sync.standing(origin).filter(|_| sync.proof(origin).is_some())
+            })
+            .collect();
+        let mut standings = standings.unwrap_or_default();
+        let most = standings.iter().map(|cut| cut.last).max().unwrap_or(0);
+        standings.retain(|cut| cut.last == most || (fork > 0 && cut.last >= fork));
         let Some(cut) = self.chances.log.pick(&standings).copied() else {
             return self.after_ms(500, Event::Decide { origin });
         };
@@ -192,32 +207,50 @@ impl World {
         self.put_in_order(Ordered::Cut(cut));
     }
 
-    /// The newest frame that anybody honest has of an origin.
-    fn newest(&self, origin: Origin) -> Cut {
-        let honest = self.nodes.iter().filter(|node| node.is_honest() && node.me() != origin);
-        let standings = honest.filter_map(|node| node.live.as_ref()?.sync.standing(origin));
-        let none = Cut { origin, last: 0, hash: Hash::ZERO };
-        standings.max_by_key(|cut| cut.last).unwrap_or(none)
+    /// The honest nodes that have a say in where an origin ends.
+    fn others(&self, origin: Origin) -> impl Iterator<Item = &Node> {
+        let others = self.nodes.iter().filter(move |node| node.is_honest() && node.me() != origin);
+        others.filter(|node| !node.is_lost)
     }
 
-    /// Enough have named a member that does not acknowledge, and the operator knows that it never will.
+    /// The newest frame that anybody honest has of an origin; nothing while one of them cannot say.
+    fn newest(&self, origin: Origin) -> Option<Cut> {
+        let standings: Option<Vec<Cut>> =
+            self.others(origin).map(|node| node.live.as_ref()?.sync.standing(origin)).collect();
+        let none = Cut { origin, last: 0, hash: Hash::ZERO };
+        Some(standings?.into_iter().max_by_key(|cut| cut.last).unwrap_or(none))
+    }
+
+    /// Enough have named a member that does not acknowledge, and the operator knows that it never will: he stops it, waits
+    /// until nothing of it is under way any more, and ends it where the newest frame is that anybody has.
     pub fn exclude_if_sure(&mut self, member: Origin) {
         use crate::sync::liar::Trick;
         let names = self.named.get(&member).map_or(0, BTreeSet::len);
         let puppet = self.nodes[member.id.0 as usize].puppet.as_ref();
         let withholds = puppet.is_some_and(|puppet| puppet.plays(Trick::WithholdAcks));
-        if names > self.dials.f as usize && withholds && self.log.decided.insert(member) {
+        if names > self.dials.f as usize && withholds && self.excluded.insert(member) {
             self.coverage.withholders_excluded += 1;
-            let cut = self.newest(member);
-            self.put_in_order(Ordered::Cut(cut));
+            self.after_ms(SETTLED_MS, Event::Exclude { member });
         }
+    }
+
+    pub fn exclude(&mut self, member: Origin) {
+        if self.log.decided.contains(&member) {
+            return;
+        }
+        let Some(cut) = self.newest(member) else { return self.after_ms(300, Event::Exclude { member }) };
+        self.log.decided.insert(member);
+        self.put_in_order(Ordered::Cut(cut));
     }
 
     /// The operator ends a lost incarnation and brings in the next one.
     pub fn replace(&mut self, id: u32) {
         let lost = self.nodes[id as usize].me();
-        if self.log.decided.insert(lost) {
-            let cut = self.newest(lost);
+        if !self.log.decided.contains(&lost) {
+            let Some(cut) = self.newest(lost) else {
+                return self.after_ms(300, Event::Replace { node: id });
+            };
+            self.log.decided.insert(lost);
             self.put_in_order(Ordered::Cut(cut));
         }
         let new = lost.reborn();

@@ -29,11 +29,8 @@ pub fn hunts() -> Vec<Hunt> {
     let small = [("n", 5), ("liars", 0), ("calm_ms", 60_000)];
     let crash = [("crash_ms", 1_500), ("down_ms", 300), ("write_ms", 20)];
     let lies = [("n", 5), ("liars", 1), ("tricks", Trick::Equivocate.bit()), ("calm_ms", 60_000)];
-    let hunt = |mutant, rule, parts: &[&[(&'static str, u64)]]| Hunt {
-        mutant,
-        rule,
-        overrides: parts.concat(),
-    };
+    let hunt =
+        |mutant, rule, parts: &[&[(&'static str, u64)]]| Hunt { mutant, rule, overrides: parts.concat() };
     vec![
         hunt(M::CrdtDeleteWithoutTombstone, "delete without tombstone", &[&small]),
         hunt(M::CrdtArrivalOrder, "merged by arrival order", &[&small]),
@@ -44,9 +41,17 @@ pub fn hunts() -> Vec<Hunt> {
         hunt(M::SyncHashIgnored, "head hash ignored", &[&lies]),
         hunt(M::SyncLiarNotFrozen, "equivocator not frozen", &[&lies]),
         hunt(M::SyncFrameInPart, "frame applied in part", &[&small]),
-        hunt(M::SyncCollectsWithoutFloor, "frames collected without floor", &[&small, &[("partition_ms", 1_500), ("fanout", 1)]]),
+        hunt(
+            M::SyncCollectsWithoutFloor,
+            "frames collected without floor",
+            &[&small, &[("partition_ms", 1_500), ("fanout", 1)]],
+        ),
         hunt(M::SyncDotsReused, "dots reused after restart", &[&small, &crash]),
-        hunt(M::SyncPushBeforeSync, "frame sent before it is durable", &[&small, &crash, &[("sync_us", 30_000)]]),
+        hunt(
+            M::SyncPushBeforeSync,
+            "frame sent before it is durable",
+            &[&small, &crash, &[("sync_us", 30_000)]],
+        ),
     ]
 }
 

@@ -31,8 +31,8 @@ pub const KEYS: &[(&str, Option<Kind>)] = &[
     ("pn/b", Some(Kind::PnCounter)),
 ];
 
-/// Registers that a liar writes two ways at once.
-pub const FORKED: &str = "reg/a";
+/// The register that a liar writes two ways at once, and the one that its second history goes on with.
+pub const FORKED: [&str; 2] = ["reg/a", "reg/b"];
 
 /// Depends on the order of what it is handed, so the core must not believe it.
 #[derive(Debug)]

@@ -22,30 +22,82 @@ pub const CLUSTER: ClusterId = ClusterId([11; 32]);
 /// What waits to happen. Numbers are nodes; a life that is over makes it void.
 #[derive(Debug)]
 pub enum Event {
-    Deliver { from: u32, to: u32, bytes: Bytes },
-    Wake { node: u32, life: u64 },
-    Synced { node: u32, life: u64, ticket: Ticket },
-    Save { node: u32 },
-    Saved { node: u32, life: u64, generation: u64, snapshot: Box<Snapshot> },
-    Fetch { node: u32, life: u64, need: Need, donor: u32 },
-    Install { node: u32, life: u64, need: Need, snapshot: Box<Snapshot>, base: Box<Base> },
+    Deliver {
+        from: u32,
+        to: u32,
+        bytes: Bytes,
+    },
+    Wake {
+        node: u32,
+        life: u64,
+    },
+    Synced {
+        node: u32,
+        life: u64,
+        ticket: Ticket,
+    },
+    Save {
+        node: u32,
+    },
+    Saved {
+        node: u32,
+        life: u64,
+        generation: u64,
+        snapshot: Box<Snapshot>,
+    },
+    Fetch {
+        node: u32,
+        life: u64,
+        need: Need,
+        donor: u32,
+    },
+    Install {
+        node: u32,
+        life: u64,
+        need: Need,
+        snapshot: Box<Snapshot>,
+        base: Box<Base>,
+    },
     Write,
     /// The log has not answered for so long.
-    PushLate { node: u32, life: u64, last: u64 },
-    Order { what: Box<Ordered> },
-    Read { node: u32 },
+    PushLate {
+        node: u32,
+        life: u64,
+        last: u64,
+    },
+    Order {
+        what: Box<Ordered>,
+    },
+    Read {
+        node: u32,
+    },
     Propose,
-    Decide { origin: Origin },
+    Decide {
+        origin: Origin,
+    },
+    Exclude {
+        member: Origin,
+    },
     Look,
-    Mischief { node: u32 },
-    Fork { node: u32 },
+    Mischief {
+        node: u32,
+    },
+    Fork {
+        node: u32,
+    },
     Crash,
     Blackout,
-    Restart { node: u32 },
+    Restart {
+        node: u32,
+    },
     Wipe,
-    Replace { node: u32 },
+    Replace {
+        node: u32,
+    },
     Partition,
-    Heal { number: u64 },
+    Heal {
+        number: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +135,10 @@ pub struct World {
     pub partition_number: u64,
     /// Bundles of origins that signed two histories, by the hash of their bytes.
     pub branch_of: BTreeMap<Hash, u32>,
+    /// Where the histories of an origin part.
+    pub forks: BTreeMap<Origin, u64>,
+    /// Members that the operator has stopped.
+    pub excluded: BTreeSet<Origin>,
     /// Who named whom for withholding.
     pub named: BTreeMap<Origin, BTreeSet<u32>>,
     pub calm_at_us: u64,
@@ -104,8 +160,10 @@ impl World {
         let chance = Chance::new(seed).fork("sync world");
         let keys = Keys::new(seed, dials.ed25519 == 1);
         let n = u32::try_from(dials.n).expect("few nodes");
-        let members: BTreeMap<Origin, PublicKey> =
-            (0..n).map(|id| Origin::new(id, 0)).map(|origin| (origin, keys.public(identity(origin)))).collect();
+        let members: BTreeMap<Origin, PublicKey> = (0..n)
+            .map(|id| Origin::new(id, 0))
+            .map(|origin| (origin, keys.public(identity(origin))))
+            .collect();
         let network = replicas::Dials {
             delay_us: dials.delay_us,
             jitter_us: dials.jitter_us,
@@ -137,6 +195,8 @@ impl World {
             members,
             partition_number: 0,
             branch_of: BTreeMap::new(),
+            forks: BTreeMap::new(),
+            excluded: BTreeSet::new(),
             named: BTreeMap::new(),
             calm_at_us: dials.safety_ms * 1_000,
             notes: Vec::new(),
@@ -277,7 +337,9 @@ impl World {
             Event::Wake { node, life } => self.wake(node, life),
             Event::Synced { node, life, ticket } => self.synced(node, life, ticket),
             Event::Save { node } => self.save(node),
-            Event::Saved { node, life, generation, snapshot } => self.saved(node, life, generation, *snapshot),
+            Event::Saved { node, life, generation, snapshot } => {
+                self.saved(node, life, generation, *snapshot)
+            }
             Event::Fetch { node, life, need, donor } => self.fetch(node, life, need, donor),
             Event::Install { node, life, need, snapshot, base } => {
                 self.install(node, life, need, *snapshot, &base);
@@ -288,6 +350,7 @@ impl World {
             Event::Read { node } => self.read(node),
             Event::Propose => self.propose_floor(),
             Event::Decide { origin } => self.decide(origin),
+            Event::Exclude { member } => self.exclude(member),
             Event::Look => self.look(),
             Event::Mischief { node } => self.mischief(node),
             Event::Fork { node } if is_safe => self.fork(node),
@@ -336,7 +399,8 @@ impl World {
     #[must_use]
     pub fn is_log_read(&self) -> bool {
         let end = self.log.entries.len();
-        self.log.pending == 0 && self.nodes.iter().filter(|node| node.is_honest()).all(|node| node.cursor == end)
+        self.log.pending == 0
+            && self.nodes.iter().filter(|node| node.is_honest()).all(|node| node.cursor == end)
     }
 
     pub fn complain(&mut self, text: String) {

@@ -223,11 +223,7 @@ fn in_order(
 
 fn replay(seed: u64, how: &How, trace: bool) -> anyhow::Result<bool> {
     let (dials, mutants) = (how.dials(seed), how.mutants()?);
-    let first = run_with(seed, &dials, mutants, |line| {
-        if trace {
-            println!("{line}");
-        }
-    });
+    let first = run_with(seed, &dials, mutants, trace, |line| println!("{line}"));
     let second = run(seed, &dials, mutants);
     println!("dials: {dials}");
     print!("{}", first.coverage);

@@ -36,14 +36,20 @@ impl Report {
 /// Runs one seed to its end.
 #[must_use]
 pub fn run(seed: u64, dials: &Dials, mutants: Mutants) -> Report {
-    run_with(seed, dials, mutants, |_| {})
+    run_with(seed, dials, mutants, false, |_| {})
 }
 
 /// The same; `tell` gets the lines of the trace.
 #[must_use]
-pub fn run_with(seed: u64, dials: &Dials, mutants: Mutants, mut tell: impl FnMut(String)) -> Report {
+pub fn run_with(
+    seed: u64,
+    dials: &Dials,
+    mutants: Mutants,
+    trace: bool,
+    mut tell: impl FnMut(String),
+) -> Report {
     quiet_panics();
-    let mut world = World::new(seed, dials, mutants, true);
+    let mut world = World::new(seed, dials, mutants, trace);
     let safety_us = dials.safety_ms * 1_000;
     while world.step(safety_us) {}
     world.calm();

@@ -1,7 +1,6 @@
 //! What goes wrong: crashes, lost disks, partitions, and origins that sign two histories.
 
 use crate::sync::liar::{Trick, pushed};
-use crate::sync::log::SETTLED_MS;
 use crate::sync::translate;
 use crate::sync::workload::FORKED;
 use crate::sync::world::{CLUSTER, Event, World};
@@ -90,7 +89,7 @@ impl World {
         self.coverage.disks_wiped += 1;
         self.trace.line(self.now_us, || format!("the disk of {me} is gone"));
         self.notes.push(Note::Wiped { origin: translate::origin(me) });
-        let ms = SETTLED_MS + self.chances.fault.below(self.dials.sleep_ms + 1);
+        let ms = self.dials.settle_ms + self.chances.fault.below(self.dials.sleep_ms + 1);
         self.after_ms(ms, Event::Replace { node: id });
     }
 

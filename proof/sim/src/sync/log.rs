@@ -11,8 +11,6 @@ use dwcp_crdt::{Floor, Origin};
 use dwcp_sync::{Cut, Received};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// After so long nothing is under way any more that somebody sent who has stopped.
-pub const SETTLED_MS: u64 = 5_000;
 /// Floors are proposed for so long after the faults have stopped.
 const FLOORS_IN_CALM_US: u64 = 8_000_000;
 
@@ -230,7 +228,7 @@ impl World {
         let withholds = puppet.is_some_and(|puppet| puppet.plays(Trick::WithholdAcks));
         if names > self.dials.f as usize && withholds && self.excluded.insert(member) {
             self.coverage.withholders_excluded += 1;
-            self.after_ms(SETTLED_MS, Event::Exclude { member });
+            self.after_ms(self.dials.settle_ms, Event::Exclude { member });
         }
     }
 

@@ -163,7 +163,7 @@ impl Sync {
     fn find_false_heads(&mut self, from: OriginId, heads: &Heads, hinted: &BTreeSet<Origin>, taken: &Taken) {
         let is_false = |head: &&Head| {
             let Some(chain) = self.chains.get(&head.origin) else { return false };
-            let is_open = chain.proof.is_none() && chain.cut.is_none() && !head.frozen;
+            let is_open = !chain.is_frozen() && chain.cut.is_none() && !head.frozen;
             let could = head.base <= chain.last() && head.last > chain.last();
             is_open && could && !hinted.contains(&head.origin) && !taken.offered.contains(&head.origin)
         };

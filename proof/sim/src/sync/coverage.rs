@@ -44,6 +44,7 @@ counts! {
     lies_told: 0, "messages that a liar altered, invented or repeated";
     equivocations: 0, "origins that signed two histories";
     frozen: 0, "nodes that held a proof";
+    halts: 0, "origins halted before their end was decided";
     cuts: 0, "decisions where an origin ends";
     withholders_named: 0, "times that a node named one who does not acknowledge";
     withholders_excluded: 0, "of these, excluded by the operator";

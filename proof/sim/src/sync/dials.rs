@@ -55,8 +55,6 @@ dials! {
     /// Mean time between disks lost for good; their nodes sleep and return as new incarnations.
     wipe_ms,
     sleep_ms,
-    /// How long the operator waits, before he says where an origin ends, until nothing of it is under way any more.
-    settle_ms,
     /// Mean time between snapshots of a node.
     save_ms,
 
@@ -121,7 +119,6 @@ pub fn draw(seed: u64, seconds: u64) -> Dials {
         torn_pm: 400,
         wipe_ms: if c.per_mille(350) { c.between(8_000, 20_000) } else { 0 },
         sleep_ms: c.between(500, 12_000),
-        settle_ms: 5_000,
         save_ms: c.between(500, 5_000),
         skew_ms: c.below(250),
         wrong_clocks: u64::from(c.per_mille(150)),

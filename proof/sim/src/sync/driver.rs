@@ -483,9 +483,6 @@ impl World {
 
     pub fn write_at(&mut self, id: u32, by_log: bool) {
         let mut now = self.nodes[id as usize].now(self.now_us);
-        if self.excluded.contains(&self.nodes[id as usize].me()) {
-            return;
-        }
         if let Some(puppet) = &mut self.nodes[id as usize].puppet {
             if puppet.other.is_some() {
                 return;

@@ -90,7 +90,7 @@ impl World {
             let members = &node.setup.members;
             let Some(live) = &mut node.live else { return false };
             let undecided =
-                members.keys().any(|origin| live.sync.proof(*origin).is_some() && !decided.contains(origin));
+                members.keys().any(|origin| live.sync.is_frozen(*origin) && !decided.contains(origin));
             let unfinished =
                 live.store.held_count() > 0 || live.sync.needs().next().is_some() || live.is_syncing;
             if undecided || unfinished {

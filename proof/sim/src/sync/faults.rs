@@ -77,9 +77,9 @@ impl World {
     pub fn wipe(&mut self) {
         self.again(self.dials.wipe_ms, Event::Wipe);
         let honest = self.honest_up();
-        // The fault budget: liars and lost disks are at most f, or one lost disk where nobody may lie.
-        let is_over = self.dials.liars + 1 > self.dials.f.max(1);
-        if is_over || self.nodes.iter().any(|node| node.is_lost) {
+        // The fault budget: liars and lost disks are at most f, or one lost disk where nobody may lie; and a disk counts as
+        // lost until everybody has all that counts of it, for till then somebody else may have the only copy.
+        if self.dials.liars + 1 > self.dials.f.max(1) || !self.is_loss_made_good() {
             return;
         }
         let Some(id) = self.chances.fault.pick(&honest).copied() else { return };
@@ -89,8 +89,22 @@ impl World {
         self.coverage.disks_wiped += 1;
         self.trace.line(self.now_us, || format!("the disk of {me} is gone"));
         self.notes.push(Note::Wiped { origin: translate::origin(me) });
-        let ms = self.dials.settle_ms + self.chances.fault.below(self.dials.sleep_ms + 1);
+        let ms = self.chances.fault.between(20, self.dials.sleep_ms.max(21));
         self.after_ms(ms, Event::Replace { node: id });
+    }
+
+    fn is_loss_made_good(&self) -> bool {
+        let decided = self.log.cuts.iter().map(|cut| cut.origin).collect::<std::collections::BTreeSet<_>>();
+        let is_open = self.halted.iter().any(|origin| !decided.contains(origin));
+        let has = |node: &crate::sync::node::Node, cut: &dwcp_sync::Cut| {
+            let Some(live) = &node.live else { return false };
+            live.sync.standing(cut.origin) == Some(*cut)
+                && live.store.applied().prefix(cut.origin) >= cut.last
+        };
+        let all = |cut: &dwcp_sync::Cut| {
+            self.nodes.iter().filter(|node| node.is_honest()).all(|node| has(node, cut))
+        };
+        !is_open && !self.nodes.iter().any(|node| node.is_lost) && self.log.cuts.iter().all(all)
     }
 
     // --- the network ---
@@ -131,7 +145,7 @@ impl World {
         let node = &mut self.nodes[id as usize];
         let (Some(live), Some(puppet)) = (&mut node.live, &mut node.puppet) else { return };
         let me = node.setup.me;
-        if !puppet.plays(Trick::Equivocate) || puppet.other.is_some() || self.excluded.contains(&me) {
+        if !puppet.plays(Trick::Equivocate) || puppet.other.is_some() {
             return;
         }
         let Ok(written) = live.sync.may_write() else { return };

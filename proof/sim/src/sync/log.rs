@@ -18,6 +18,8 @@ const FLOORS_IN_CALM_US: u64 = 8_000_000;
 pub enum Ordered {
     Frame(Bytes),
     Floor(Floor),
+    /// An origin is about to end.
+    Halt(Origin),
     Cut(Cut),
     /// Everybody whose frames count, and who came in with it.
     Members {
@@ -34,6 +36,8 @@ pub struct Log {
     pub pending: u64,
     pub floors: u64,
     pub members_number: u64,
+    /// Ends that are in the log.
+    pub cuts: Vec<Cut>,
     /// Origins whose end is decided.
     pub decided: BTreeSet<Origin>,
 }
@@ -82,7 +86,12 @@ impl World {
             }
             Ordered::Cut(cut) => {
                 self.coverage.cuts += 1;
+                self.log.cuts.push(*cut);
                 self.trace.line(self.now_us, || format!("{} ends at {}", cut.origin, cut.last));
+            }
+            Ordered::Halt(origin) => {
+                self.coverage.halts += 1;
+                self.after_ms(1, Event::End { origin: *origin });
             }
             Ordered::Members { members, new, .. } => {
                 self.members.clone_from(members);
@@ -130,6 +139,10 @@ impl World {
                 }
                 Ordered::Cut(cut) => {
                     self.on_core(id, |live| live.sync.set_cut(cut));
+                    None
+                }
+                Ordered::Halt(origin) => {
+                    self.on_core(id, |live| live.sync.halt(origin));
                     None
                 }
                 Ordered::Members { number, members, .. } => {
@@ -211,45 +224,44 @@ impl World {
         others.filter(|node| !node.is_lost)
     }
 
-    /// The newest frame that anybody honest has of an origin; nothing while one of them cannot say.
-    fn newest(&self, origin: Origin) -> Option<Cut> {
-        let standings: Option<Vec<Cut>> =
-            self.others(origin).map(|node| node.live.as_ref()?.sync.standing(origin)).collect();
-        let none = Cut { origin, last: 0, hash: Hash::ZERO };
-        Some(standings?.into_iter().max_by_key(|cut| cut.last).unwrap_or(none))
+    /// A halted origin ends at the newest frame that anybody honest has of it; later, while one of them cannot say.
+    pub fn end(&mut self, origin: Origin) {
+        if self.log.decided.contains(&origin) {
+            return;
+        }
+        let standing = |node: &Node| {
+            let sync = &node.live.as_ref()?.sync;
+            let nothing = Cut { origin, last: 0, hash: Hash::ZERO };
+            sync.is_frozen(origin)
+                .then(|| sync.standing(origin))
+                .flatten()
+                .map(|cut| if cut.last == 0 { nothing } else { cut })
+        };
+        let standings: Option<Vec<Cut>> = self.others(origin).map(standing).collect();
+        let Some(cut) = standings.into_iter().flatten().max_by_key(|cut| cut.last) else {
+            return self.after_ms(300, Event::End { origin });
+        };
+        self.log.decided.insert(origin);
+        self.put_in_order(Ordered::Cut(cut));
     }
 
-    /// Enough have named a member that does not acknowledge, and the operator knows that it never will: he stops it, waits
-    /// until nothing of it is under way any more, and ends it where the newest frame is that anybody has.
+    /// Enough have named a member that does not acknowledge, and the operator knows that it never will.
     pub fn exclude_if_sure(&mut self, member: Origin) {
         use crate::sync::liar::Trick;
         let names = self.named.get(&member).map_or(0, BTreeSet::len);
         let puppet = self.nodes[member.id.0 as usize].puppet.as_ref();
         let withholds = puppet.is_some_and(|puppet| puppet.plays(Trick::WithholdAcks));
-        if names > self.dials.f as usize && withholds && self.excluded.insert(member) {
+        if names > self.dials.f as usize && withholds && self.halted.insert(member) {
             self.coverage.withholders_excluded += 1;
-            self.after_ms(self.dials.settle_ms, Event::Exclude { member });
+            self.put_in_order(Ordered::Halt(member));
         }
-    }
-
-    pub fn exclude(&mut self, member: Origin) {
-        if self.log.decided.contains(&member) {
-            return;
-        }
-        let Some(cut) = self.newest(member) else { return self.after_ms(300, Event::Exclude { member }) };
-        self.log.decided.insert(member);
-        self.put_in_order(Ordered::Cut(cut));
     }
 
     /// The operator ends a lost incarnation and brings in the next one.
     pub fn replace(&mut self, id: u32) {
         let lost = self.nodes[id as usize].me();
-        if !self.log.decided.contains(&lost) {
-            let Some(cut) = self.newest(lost) else {
-                return self.after_ms(300, Event::Replace { node: id });
-            };
-            self.log.decided.insert(lost);
-            self.put_in_order(Ordered::Cut(cut));
+        if self.halted.insert(lost) {
+            self.put_in_order(Ordered::Halt(lost));
         }
         let new = lost.reborn();
         let mut members = self.members.clone();

@@ -75,8 +75,8 @@ pub enum Event {
     Decide {
         origin: Origin,
     },
-    Exclude {
-        member: Origin,
+    End {
+        origin: Origin,
     },
     Look,
     Mischief {
@@ -137,8 +137,8 @@ pub struct World {
     pub branch_of: BTreeMap<Hash, u32>,
     /// Where the histories of an origin part.
     pub forks: BTreeMap<Origin, u64>,
-    /// Members that the operator has stopped.
-    pub excluded: BTreeSet<Origin>,
+    /// Origins that the operator wants to end.
+    pub halted: BTreeSet<Origin>,
     /// Who named whom for withholding.
     pub named: BTreeMap<Origin, BTreeSet<u32>>,
     pub calm_at_us: u64,
@@ -196,7 +196,7 @@ impl World {
             partition_number: 0,
             branch_of: BTreeMap::new(),
             forks: BTreeMap::new(),
-            excluded: BTreeSet::new(),
+            halted: BTreeSet::new(),
             named: BTreeMap::new(),
             calm_at_us: dials.safety_ms * 1_000,
             notes: Vec::new(),
@@ -350,7 +350,7 @@ impl World {
             Event::Read { node } => self.read(node),
             Event::Propose => self.propose_floor(),
             Event::Decide { origin } => self.decide(origin),
-            Event::Exclude { member } => self.exclude(member),
+            Event::End { origin } => self.end(origin),
             Event::Look => self.look(),
             Event::Mischief { node } => self.mischief(node),
             Event::Fork { node } if is_safe => self.fork(node),

@@ -56,6 +56,9 @@ pub struct Terms {
     pub slack_us: u64,
 }
 
+/// What was applied, and what the model makes of it: values by key, and the count of conflicts.
+type Memo = (Applied, BTreeMap<Vec<u8>, Option<View>>, Option<u64>);
+
 #[derive(Debug)]
 struct Court<'a> {
     terms: &'a Terms,
@@ -73,7 +76,7 @@ struct Court<'a> {
     /// Who must have frozen whom by when, after an exchange with somebody who had.
     due: Vec<(u32, u32, Origin, u64)>,
     /// What the model said last, for many that have applied the same.
-    memo: Option<(Applied, BTreeMap<Vec<u8>, Option<View>>, Option<u64>)>,
+    memo: Option<Memo>,
     first_end: Option<(u32, Applied, [u8; 32], u64)>,
 }
 

@@ -305,8 +305,8 @@ impl<'a> Past<'a> {
         let added: BTreeSet<Plain> = added.collect();
         // What was removed for good stays away until the whole set is deleted.
         let is_in = |element: &Plain| {
-            !(kind == Kind::TwoPhaseSet && self.is_barred(path, element))
-                && !self.tags(path, kind, element).is_empty()
+            let is_barred = kind == Kind::TwoPhaseSet && self.is_barred(path, element);
+            !is_barred && !self.tags(path, kind, element).is_empty()
         };
         added.into_iter().filter(is_in).collect()
     }

@@ -22,20 +22,39 @@ use crate::state::{Ack, Peer, PeerHead, Sync};
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
-use dwcp_base::{Now, Ticket};
+use dwcp_base::{Micros, Now, Ticket};
 use dwcp_crdt::{Origin, OriginId, VersionVector};
 
 impl Sync {
     /// Asks the next peers.
     pub(crate) fn begin_exchanges(&mut self) {
         for _ in 0..self.limits.exchange_peers.min(self.peers.len()) {
-            if self.rota.is_empty() {
-                self.rota = self.peers.keys().copied().collect();
-                self.chance.shuffle(&mut self.rota);
-            }
-            if let Some(peer) = self.rota.pop() {
-                self.ask(peer);
-            }
+            self.ask_next();
+        }
+    }
+
+    /// Asks the next peer of the round.
+    pub(crate) fn ask_next(&mut self) {
+        if self.rota.is_empty() {
+            self.rota = self.peers.keys().copied().collect();
+            self.chance.shuffle(&mut self.rota);
+        }
+        if let Some(peer) = self.rota.pop() {
+            self.ask(peer);
+        }
+    }
+
+    /// Does some frame wait for one before it?
+    pub(crate) fn has_gaps(&self) -> bool {
+        self.chains.values().any(|chain| !chain.waiting.is_empty())
+    }
+
+    /// A frame that came early shows that one was lost, or is late. What is late comes within an eighth of an interval; what
+    /// was lost holds up all that its origin writes after it, and is asked for then: once for each that comes early, so a gap
+    /// that a liar leaves open costs no more than what he sends.
+    pub(crate) fn watch_gaps(&mut self, now: Now) {
+        if self.gap_due.is_none() {
+            self.gap_due = Some(now.mono.plus(Micros(self.timing.exchange_interval.0 / 8)));
         }
     }
 

@@ -140,6 +140,8 @@ pub struct Sync {
     pub(crate) round: u64,
     pub(crate) next_exchange: Micros,
     pub(crate) next_audit: Micros,
+    /// When to ask for what frames that came early wait for, if it has not come by itself.
+    pub(crate) gap_due: Option<Micros>,
     pub(crate) durable: Ticket,
     /// The newest base, while it is not durable, and from where records are needed once it is.
     pub(crate) base_under_way: Option<(Ticket, Ticket)>,
@@ -220,6 +222,7 @@ impl Sync {
             round: 0,
             next_exchange: now.mono.plus(Micros(first)),
             next_audit: now.mono.plus(Micros(first_audit)),
+            gap_due: None,
             durable: Ticket(records as u64),
             base_under_way: None,
             needed_from: Ticket::ZERO,

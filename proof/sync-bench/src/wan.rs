@@ -26,12 +26,24 @@ struct Wan {
     chance: Chance,
     bytes: u64,
     now_ms: u64,
+    /// When each node is to be woken next.
+    wakes_ms: Vec<u64>,
 }
 
 impl Wan {
     fn at(&mut self, ms: u64, event: Event) {
         self.count += 1;
         self.queue.insert((ms, self.count), event);
+    }
+
+    /// What came may have made something due sooner.
+    fn wake_in_time(&mut self, node: u32) {
+        let due_ms = self.replicas[node as usize].sync.next_wakeup().0.div_ceil(1_000).max(self.now_ms + 1);
+        let planned = &mut self.wakes_ms[node as usize];
+        if *planned <= self.now_ms || due_ms < *planned {
+            *planned = due_ms;
+            self.at(due_ms, Event::Wake(node));
+        }
     }
 
     fn ship(&mut self, from: u32) {
@@ -47,8 +59,15 @@ impl Wan {
 
 pub fn wan() {
     let replicas = setups(NODES, false).iter().map(Replica::new).collect();
-    let mut wan =
-        Wan { replicas, queue: BTreeMap::new(), count: 0, chance: Chance::new(1), bytes: 0, now_ms: 0 };
+    let mut wan = Wan {
+        replicas,
+        queue: BTreeMap::new(),
+        count: 0,
+        chance: Chance::new(1),
+        bytes: 0,
+        now_ms: 0,
+        wakes_ms: vec![0; NODES as usize],
+    };
     // A thousand a second.
     (0..UPDATES).for_each(|update| wan.at(1_000 + update, Event::Write(update)));
     (0..NODES).for_each(|node| wan.at(1, Event::Wake(node)));
@@ -78,12 +97,11 @@ pub fn wan() {
                 let replica = &mut wan.replicas[node as usize];
                 replica.sync.on_time(now(at_ms));
                 replica.run();
-                let next_ms = replica.sync.next_wakeup().0.div_ceil(1_000).max(at_ms + 1);
-                wan.at(next_ms, Event::Wake(node));
                 node
             }
         };
         wan.ship(node);
+        wan.wake_in_time(node);
         for writer in (0..NODES).filter(|writer| *writer != node) {
             let has = wan.replicas[node as usize].store.applied().prefix(crate::origin(writer));
             let before = reached.entry((node, writer)).or_default();

@@ -98,6 +98,7 @@ pub(crate) const ROOMS: &[Room] = &[
     room("cluster", "proof/cluster", Proof, Anything),
     room("decoders", "proof/decoders", Proof, Anything),
     room("conformance", "proof/conformance", Proof, Only(&["dwcp-base", "dwcp-log", "dwcp-raft"])),
+    room("sync-bench", "proof/sync-bench", Proof, Only(&["dwcp-base", "dwcp-crdt", "dwcp-sync"])),
     // Judges share no code with what they judge.
     room("check", "proof/check", Proof, Only(&[])),
     // Builds while everything else is broken.

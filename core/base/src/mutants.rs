@@ -117,6 +117,18 @@ pub enum Mutant {
     SyncLiarNotFrozen,
     /// Sync: a frame leaves before it is durable.
     SyncPushBeforeSync,
+    /// Values: a deleted register leaves nothing behind.
+    CrdtDeleteWithoutTombstone,
+    /// Values: of a register's versions the one that arrived last stays.
+    CrdtArrivalOrder,
+    /// Values: a key's hash is that of the change that came, not of what it made of the value.
+    CrdtDigestOfRemote,
+    /// Values: tombstones go as soon as this replica has applied the delete, whatever the others acknowledged.
+    CrdtCollectsWithoutFloor,
+    /// Values: the clock takes no note of what others wrote.
+    CrdtClockNotMerged,
+    /// Values: a resolver is handed siblings as this replica met them, and its first answer is believed.
+    CrdtResolverByOrder,
 }
 
 impl Mutant {
@@ -183,7 +195,7 @@ impl Mutant {
         Self::PoolForgetsAtClose,
     ];
 
-    /// Those of state sync: the tests of `core/sync` show what each of them breaks.
+    /// Those of state sync: the tests of `core/sync` and the simulator show what each of them breaks.
     pub const SYNC: &'static [Self] = &[
         Self::SyncHashIgnored,
         Self::SyncFrameInPart,
@@ -191,6 +203,16 @@ impl Mutant {
         Self::SyncCollectsWithoutFloor,
         Self::SyncLiarNotFrozen,
         Self::SyncPushBeforeSync,
+    ];
+
+    /// Those of convergent values: the simulator shows what each of them breaks.
+    pub const CRDT: &'static [Self] = &[
+        Self::CrdtDeleteWithoutTombstone,
+        Self::CrdtArrivalOrder,
+        Self::CrdtDigestOfRemote,
+        Self::CrdtCollectsWithoutFloor,
+        Self::CrdtClockNotMerged,
+        Self::CrdtResolverByOrder,
     ];
 }
 

@@ -17,6 +17,7 @@ use crate::wire::{Malformed, Reader, put_number};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bytes::Bytes;
+use dwcp_base::{Mutant, Mutants};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
@@ -73,6 +74,7 @@ pub(crate) struct Step<'a> {
     pub(crate) change: &'a Change,
     pub(crate) stamp: Stamp,
     pub(crate) seen: Seen<'a>,
+    pub(crate) mutants: Mutants,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -235,12 +237,18 @@ impl Node {
     }
 
     fn change(&mut self, step: Step<'_>) -> i64 {
-        let Step { change, stamp, seen } = step;
+        let Step { change, stamp, seen, mutants } = step;
         match change {
             Change::Write { kind, value, over } => {
                 let Content::Register(register) = self.slot(*kind) else { return 0 };
                 let before = register.conflicts_open();
                 register.write(stamp, value.as_ref().map(crate::value::Plain::detached), over);
+                if mutants.on(Mutant::CrdtArrivalOrder) {
+                    register.retain(|version| version.stamp == stamp);
+                }
+                if mutants.on(Mutant::CrdtDeleteWithoutTombstone) {
+                    register.retain(|version| version.value.is_some());
+                }
                 return difference(before, register.conflicts_open());
             }
             Change::Count { kind, birth, totals, .. } => {

@@ -66,6 +66,11 @@ impl Register {
         self.versions.insert(index, Version { stamp, value });
     }
 
+    /// For mutants.
+    pub(crate) fn retain(&mut self, stays: impl FnMut(&Version) -> bool) {
+        self.versions.retain(stays);
+    }
+
     pub(crate) fn cut(&mut self, seen: &dyn Fn(Dot) -> bool) {
         self.versions.retain(|v| !seen(v.stamp.dot));
     }

@@ -5,6 +5,7 @@
 //! Resolving never writes. Siblings stay until somebody writes over them, so a later and better resolver sees them too.
 
 use crate::causal::Stamp;
+use crate::dots::Origin;
 use crate::json;
 use crate::register::Register;
 use crate::value::{Plain, PlainForm};
@@ -92,6 +93,18 @@ impl Resolvers {
     }
 }
 
+impl Resolvers {
+    /// The mutant that asks once, and hands the siblings over as this replica met them: its own first.
+    pub(crate) fn resolve_as_met(&self, me: Origin, key: &[u8], register: &Register) -> Resolved {
+        let Strategy::Custom(resolver) = self.strategy(key) else { return self.resolve(key, register) };
+        let versions = register.versions();
+        let (before, after) = versions.split_at(versions.partition_point(|v| v.stamp.dot.origin < me));
+        let met = after.iter().chain(before);
+        let siblings: Vec<_> = met.map(|v| Sibling { stamp: v.stamp, value: v.value.as_ref() }).collect();
+        Resolved { value: resolver.resolve(key, &siblings), impure: false }
+    }
+}
+
 fn resolve(strategy: &Strategy, key: &[u8], mut siblings: Vec<Sibling<'_>>) -> Resolved {
     siblings.sort_by_key(|s| core::cmp::Reverse(s.stamp));
     let last_writer = siblings.first().and_then(|s| s.value.cloned());
@@ -127,7 +140,7 @@ fn merged(ranked: &[Sibling<'_>]) -> Option<Plain> {
 mod tests {
     use super::*;
     use crate::clock::Hlc;
-    use crate::dots::{Dot, Origin};
+    use crate::dots::Dot;
     use alloc::string::ToString;
     use alloc::vec;
 

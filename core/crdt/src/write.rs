@@ -225,7 +225,7 @@ impl Store {
                 let stamp = Stamp { hlc: self.clock.next(), dot };
                 let seen = Seen { before: self.applied(), own: dot };
                 let copy = copies.entry(&write.key).or_insert_with(|| stored.clone());
-                copy.apply(&write.path, &after, Step { change: &change, stamp, seen });
+                copy.apply(&write.path, &after, Step { change: &change, stamp, seen, mutants: self.mutants });
             }
             deltas.push(Delta { key: write.key.clone(), path: write.path.clone(), after, change });
         }

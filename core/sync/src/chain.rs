@@ -11,7 +11,7 @@ use crate::proof::{Cut, Proof, contradict};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Hash, Ticket};
+use dwcp_base::{Hash, Micros, Ticket};
 use dwcp_crdt::{Bundle, Interval};
 
 /// A frame in line.
@@ -46,7 +46,7 @@ pub(crate) enum Verdict {
     Ahead,
     /// It cannot stand in one chain with this one, which is here.
     Contradicts(SignedHeader),
-    /// The origin contradicted itself and its end is not decided.
+    /// The origin contradicted itself, or was halted, and its end is not decided.
     Frozen,
     /// It is past the origin's end, or ends there as another frame.
     BeyondCut,
@@ -67,13 +67,17 @@ pub(crate) struct Chain {
     /// The last counter handed to the store.
     pub(crate) handed: u64,
     pub(crate) proof: Option<Proof>,
-    /// The record of the proof; zero when it was replayed.
-    pub(crate) proof_ticket: Ticket,
+    /// Its end is about to be decided though it did not lie.
+    pub(crate) is_halted: bool,
+    /// The record that froze it; zero when it was replayed.
+    pub(crate) frozen_ticket: Ticket,
     pub(crate) cut: Option<Cut>,
     /// The store holds something of it that the cut leaves out.
     pub(crate) off_branch: bool,
     /// Somebody showed a frame that fits the cut as well as what is here, and not both can. Over when the cut is reached.
     pub(crate) is_suspect: bool,
+    /// Some peer no longer keeps what comes after this counter, and since when nothing came.
+    pub(crate) stuck: Option<(u64, Micros)>,
 }
 
 impl Chain {
@@ -99,7 +103,7 @@ impl Chain {
 
     /// Frozen and not yet cut.
     pub(crate) fn is_frozen(&self) -> bool {
-        self.proof.is_some() && self.cut.is_none()
+        (self.proof.is_some() || self.is_halted) && self.cut.is_none()
     }
 
     /// Cut, and here up to the cut.
@@ -181,7 +185,7 @@ impl Chain {
             if self.contradiction(header).is_some() {
                 return Verdict::OtherBranch;
             }
-        } else if self.proof.is_some() {
+        } else if self.is_frozen() {
             return Verdict::Frozen;
         } else if let Some(other) = self.contradiction(header) {
             return Verdict::Contradicts(other);

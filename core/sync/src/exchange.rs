@@ -18,24 +18,43 @@ use crate::message::{Head, Heads, Load, Message, ShortHash};
 use crate::output::{Action, Need, Reason};
 use crate::proof::Proof;
 use crate::receive::{Road, Taken};
-use crate::state::{Ack, PeerHead, Sync};
+use crate::state::{Ack, Peer, PeerHead, Sync};
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
-use dwcp_base::{Now, Ticket};
+use dwcp_base::{Micros, Now, Ticket};
 use dwcp_crdt::{Origin, OriginId, VersionVector};
 
 impl Sync {
     /// Asks the next peers.
     pub(crate) fn begin_exchanges(&mut self) {
         for _ in 0..self.limits.exchange_peers.min(self.peers.len()) {
-            if self.rota.is_empty() {
-                self.rota = self.peers.keys().copied().collect();
-                self.chance.shuffle(&mut self.rota);
-            }
-            if let Some(peer) = self.rota.pop() {
-                self.ask(peer);
-            }
+            self.ask_next();
+        }
+    }
+
+    /// Asks the next peer of the round.
+    pub(crate) fn ask_next(&mut self) {
+        if self.rota.is_empty() {
+            self.rota = self.peers.keys().copied().collect();
+            self.chance.shuffle(&mut self.rota);
+        }
+        if let Some(peer) = self.rota.pop() {
+            self.ask(peer);
+        }
+    }
+
+    /// Does some frame wait for one before it?
+    pub(crate) fn has_gaps(&self) -> bool {
+        self.chains.values().any(|chain| !chain.waiting.is_empty())
+    }
+
+    /// A frame that came early shows that one was lost, or is late. What is late comes within an eighth of an interval; what
+    /// was lost holds up all that its origin writes after it, and is asked for then: once for each that comes early, so a gap
+    /// that a liar leaves open costs no more than what he sends.
+    pub(crate) fn watch_gaps(&mut self, now: Now) {
+        if self.gap_due.is_none() {
+            self.gap_due = Some(now.mono.plus(Micros(self.timing.exchange_interval.0 / 8)));
         }
     }
 
@@ -163,7 +182,7 @@ impl Sync {
     fn find_false_heads(&mut self, from: OriginId, heads: &Heads, hinted: &BTreeSet<Origin>, taken: &Taken) {
         let is_false = |head: &&Head| {
             let Some(chain) = self.chains.get(&head.origin) else { return false };
-            let is_open = chain.proof.is_none() && chain.cut.is_none() && !head.frozen;
+            let is_open = !chain.is_frozen() && chain.cut.is_none() && !head.frozen;
             let could = head.base <= chain.last() && head.last > chain.last();
             is_open && could && !hinted.contains(&head.origin) && !taken.offered.contains(&head.origin)
         };
@@ -195,23 +214,28 @@ impl Sync {
         self.note_lag(now, from);
         let lost = |head: &Head| self.chains.get(&head.origin).is_some_and(|chain| head.base > chain.last());
         if heads.heads.iter().any(lost) {
-            self.find_gone();
+            self.find_gone(now);
         }
         true
     }
 
-    /// Is there something that more peers than may lie no longer keep, while it is missing here?
-    pub(crate) fn find_gone(&mut self) {
+    /// Is there something that more peers than may lie no longer keep, while it is missing here? Or that fewer no longer
+    /// keep, and that nobody has given for long: whoever has the only copy in a snapshot may be one.
+    pub(crate) fn find_gone(&mut self, now: Now) {
         let mut donors = BTreeSet::new();
-        for (origin, chain) in
-            self.chains.iter().filter(|(_, chain)| !chain.is_frozen() && !chain.has_ended())
-        {
-            let dropped = self
-                .peers
-                .iter()
-                .filter(|(_, peer)| peer.heads.get(origin).is_some_and(|head| head.base > chain.last()));
+        let (faults, patience) = (self.faults, self.timing.ack_patience);
+        for (origin, chain) in &mut self.chains {
+            let last = chain.last();
+            let is_gone = |peer: &Peer| peer.heads.get(origin).is_some_and(|head| head.base > last);
+            let dropped = self.peers.iter().filter(|(_, peer)| is_gone(peer));
             let dropped: Vec<OriginId> = dropped.map(|(id, _)| *id).collect();
-            if dropped.len() > self.faults {
+            if dropped.is_empty() || chain.is_frozen() || chain.has_ended() {
+                chain.stuck = None;
+                continue;
+            }
+            let since = chain.stuck.filter(|(at, _)| *at == last).map_or(now.mono, |(_, since)| since);
+            chain.stuck = Some((last, since));
+            if dropped.len() > faults || now.mono.since(since) >= patience {
                 donors.extend(dropped);
             }
         }

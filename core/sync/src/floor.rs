@@ -314,6 +314,7 @@ impl Sync {
             heads: Vec::new(),
             proofs: self.chains.values().filter_map(|chain| chain.proof).collect(),
             cuts: self.chains.values().filter_map(|chain| chain.cut).collect(),
+            halted: self.chains.iter().filter(|(_, chain)| chain.is_halted).map(|(o, _)| *o).collect(),
             off_branch: self.chains.iter().filter(|(_, chain)| chain.off_branch).map(|(o, _)| *o).collect(),
             floor,
             floors: self.floors.list().filter(|f| f.number > floor).cloned().collect(),

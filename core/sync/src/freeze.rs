@@ -25,7 +25,7 @@ impl Sync {
         self.note_proof(proof);
         let ticket = self.out.persist(&Record::Proof(*proof));
         if let Some(chain) = self.chains.get_mut(&proof.origin()) {
-            chain.proof_ticket = ticket;
+            chain.frozen_ticket = ticket;
         }
         self.out.push(Action::Evidence(Box::new(*proof)));
         // To everybody: it is 400 bytes, and happens once per liar.
@@ -48,6 +48,20 @@ impl Sync {
             self.freeze(proof, Some(from));
         } else {
             self.out.refuse(Some(from), Reason::FalseProof);
+        }
+    }
+
+    /// It was decided, for all replicas alike, that an origin is about to end though it did not lie: nothing more of it is taken.
+    /// Without this replicas go on taking its frames while the end is decided, and when all of them have passed the end before
+    /// they learn of it, nobody has a store to give to the others.
+    pub fn halt(&mut self, origin: Origin) {
+        if self.chains.get(&origin).is_none_or(|chain| chain.is_halted || chain.cut.is_some()) {
+            return;
+        }
+        self.note_halt(origin);
+        let ticket = self.out.persist(&Record::Halt(origin));
+        if let Some(chain) = self.chains.get_mut(&origin) {
+            chain.frozen_ticket = chain.frozen_ticket.max(ticket);
         }
     }
 

@@ -44,7 +44,7 @@ pub enum Action {
 /// Why a snapshot is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Need {
-    /// More members than may lie have dropped what is missing here.
+    /// More members than may lie have dropped what is missing here, or fewer have and nobody gave it for `ack_patience`.
     Gone,
     /// An origin's end was decided on another branch of its chain than the one applied here.
     Branch,

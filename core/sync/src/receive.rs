@@ -80,6 +80,12 @@ impl Sync {
                 self.out.refuse(from, reason);
             }
         }
+        let waits = |(origin, _): &(Origin, Bytes)| {
+            self.chains.get(origin).is_some_and(|chain| !chain.waiting.is_empty())
+        };
+        if taken.fresh.iter().any(waits) {
+            self.watch_gaps(now);
+        }
         taken
     }
 

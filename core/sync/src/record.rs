@@ -18,6 +18,8 @@ pub struct Base {
     pub proofs: Vec<Proof>,
     /// Origins that ended, ascending.
     pub cuts: Vec<Cut>,
+    /// Origins of which nothing was taken before their end was decided, ascending.
+    pub halted: Vec<Origin>,
     /// Origins of which the store holds something that a cut leaves out; it must be replaced.
     pub off_branch: Vec<Origin>,
     /// The newest floor that the snapshot's store has taken note of.
@@ -42,6 +44,8 @@ pub enum Record {
     Floor(Floor) = 4,
     /// Chains begin here. Frames written before count if they follow.
     Base(Base) = 5,
+    /// An origin is about to end.
+    Halt(Origin) = 6,
 }
 
 impl Record {

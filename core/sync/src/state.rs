@@ -144,6 +144,8 @@ pub struct Sync {
     pub(crate) round: u64,
     pub(crate) next_exchange: Micros,
     pub(crate) next_audit: Micros,
+    /// When to ask for what frames that came early wait for, if it has not come by itself.
+    pub(crate) gap_due: Option<Micros>,
     pub(crate) durable: Ticket,
     /// The newest base, while it is not durable, and from where records are needed once it is.
     pub(crate) base_under_way: Option<(Ticket, Ticket)>,
@@ -226,6 +228,7 @@ impl Sync {
             round: 0,
             next_exchange: now.mono.plus(Micros(first)),
             next_audit: now.mono.plus(Micros(first_audit)),
+            gap_due: None,
             durable: Ticket(records as u64),
             base_under_way: None,
             needed_from: Ticket::ZERO,
@@ -253,6 +256,7 @@ impl Sync {
             Record::Proof(proof) => self.note_proof(&proof),
             Record::Cut(cut) => self.note_cut(&cut),
             Record::Floor(floor) => self.floors.note(floor),
+            Record::Halt(origin) => self.note_halt(origin),
             Record::Base(_) => {}
         }
         Ok(())
@@ -266,6 +270,7 @@ impl Sync {
             chain.rebase(heads.get(origin).copied());
         }
         base.proofs.iter().for_each(|proof| self.note_proof(proof));
+        base.halted.iter().for_each(|origin| self.note_halt(*origin));
         base.cuts.iter().for_each(|cut| self.note_cut(cut));
         for origin in &base.off_branch {
             self.chains.entry(*origin).and_modify(|chain| chain.off_branch = true);
@@ -276,6 +281,13 @@ impl Sync {
     pub(crate) fn note_proof(&mut self, proof: &Proof) {
         if let Some(chain) = self.chains.get_mut(&proof.origin()) {
             chain.proof = chain.proof.or(Some(*proof));
+            chain.forget_waiting();
+        }
+    }
+
+    pub(crate) fn note_halt(&mut self, origin: Origin) {
+        if let Some(chain) = self.chains.get_mut(&origin) {
+            chain.is_halted = true;
             chain.forget_waiting();
         }
     }
@@ -379,13 +391,19 @@ impl Sync {
         self.chains.get(&origin)?.proof.as_ref()
     }
 
+    /// Is nothing of this origin taken until its end is decided?
+    #[must_use]
+    pub fn is_frozen(&self, origin: Origin) -> bool {
+        self.chains.get(&origin).is_some_and(Chain::is_frozen)
+    }
+
     /// The place to cut an origin at if this replica's branch is to count: all it has of it. Nothing while some of that, or
     /// that the origin is frozen, could still be lost: a cut must lie where somebody honest stands, stays, and can give the
     /// others what is before it.
     #[must_use]
     pub fn standing(&self, origin: Origin) -> Option<Cut> {
         let chain = self.chains.get(&origin)?;
-        let stays = chain.durable_last(self.durable) == chain.last() && chain.proof_ticket <= self.durable;
+        let stays = chain.durable_last(self.durable) == chain.last() && chain.frozen_ticket <= self.durable;
         self.head(origin).filter(|_| stays)
     }
 

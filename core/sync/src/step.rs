@@ -40,20 +40,27 @@ impl Sync {
             let jitter = self.chance.below(interval / 4);
             self.next_exchange = now.mono.plus(Micros(interval - interval / 8 + jitter));
             self.name_withholders(now);
-            self.find_gone();
+            self.find_gone(now);
             for (need, donors) in self.needs.clone() {
                 self.out.push(Action::NeedSnapshot { need, donors });
             }
             self.begin_exchanges();
+        }
+        if self.gap_due.is_some_and(|due| now.mono >= due) {
+            self.gap_due = None;
+            if self.has_gaps() {
+                self.ask_next();
+            }
         }
         if now.mono >= self.next_audit {
             self.begin_audit(now);
         }
     }
 
-    /// When `on_time` is due.
+    /// When `on_time` is due. Whatever came may have made it due sooner, so ask after each input.
     #[must_use]
     pub fn next_wakeup(&self) -> Micros {
-        self.next_exchange.min(self.next_audit)
+        let gap_due = self.gap_due.unwrap_or(self.next_exchange);
+        self.next_exchange.min(self.next_audit).min(gap_due)
     }
 }

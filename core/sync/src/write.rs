@@ -77,7 +77,7 @@ impl Sync {
     /// See [`WriteRefused`].
     pub fn may_write(&mut self) -> Result<u64, WriteRefused> {
         let Some(mine) = self.chains.get(&self.me) else { return Err(WriteRefused::Ended) };
-        if mine.cut.is_some() {
+        if mine.cut.is_some() || mine.is_halted {
             return Err(WriteRefused::Ended);
         }
         if mine.proof.is_some() && !self.mutants.on(Mutant::SyncDotsReused) {

@@ -18,6 +18,9 @@
 //! | `live` | did every command finish once the faults stopped? |
 //! | `bounds` | did memory stay within the window, whatever peers said? |
 //! | `linear`, `register` | is there one order, in real time, that explains every reply? |
+//!
+//! State sync has words and a judge of its own, in `sync`: is each value what the changes amount to, did nothing acknowledged get
+//! lost, were conflicts counted and liars stopped, and are all equal in the end?
 
 pub mod bounds;
 pub mod digest;
@@ -39,6 +42,7 @@ mod sample;
 pub mod sign_once;
 pub mod silence;
 pub mod stop;
+pub mod sync;
 mod text;
 mod verdict;
 

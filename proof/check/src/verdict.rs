@@ -20,10 +20,17 @@ pub enum Judge {
     Label,
     Bounds,
     Linear,
+    SyncValue,
+    SyncConflict,
+    SyncWhole,
+    SyncLost,
+    SyncConverge,
+    SyncFrozen,
+    SyncClock,
 }
 
 impl Judge {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 19] = [
         Self::Prefix,
         Self::OneLog,
         Self::ExactlyOnce,
@@ -36,6 +43,13 @@ impl Judge {
         Self::Label,
         Self::Bounds,
         Self::Linear,
+        Self::SyncValue,
+        Self::SyncConflict,
+        Self::SyncWhole,
+        Self::SyncLost,
+        Self::SyncConverge,
+        Self::SyncFrozen,
+        Self::SyncClock,
     ];
 
     pub fn name(self) -> &'static str {
@@ -52,6 +66,13 @@ impl Judge {
             Self::Label => "label",
             Self::Bounds => "bounds",
             Self::Linear => "linear",
+            Self::SyncValue => "sync-value",
+            Self::SyncConflict => "sync-conflict",
+            Self::SyncWhole => "sync-whole",
+            Self::SyncLost => "sync-lost",
+            Self::SyncConverge => "sync-converge",
+            Self::SyncFrozen => "sync-frozen",
+            Self::SyncClock => "sync-clock",
         }
     }
 }

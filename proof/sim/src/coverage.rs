@@ -1,10 +1,7 @@
 //! What a run went through, counted, and how much of it a thousand seeds must show. A simulator that never sees a view
 //! change proves nothing about view changes.
 
-use std::fmt;
-use std::ops::AddAssign;
-
-macro_rules! coverage {
+macro_rules! counts {
     ($($name:ident: $minimum:literal, $about:literal;)*) => {
         /// Counts of one run, or summed over many.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,7 +9,7 @@ macro_rules! coverage {
             $(pub $name: u64),*
         }
 
-        impl AddAssign<&Self> for Coverage {
+        impl std::ops::AddAssign<&Self> for Coverage {
             fn add_assign(&mut self, other: &Self) {
                 $(self.$name += other.$name;)*
             }
@@ -25,10 +22,34 @@ macro_rules! coverage {
                 vec![$((stringify!($name), self.$name, $minimum, $about)),*]
             }
         }
+
+        impl Coverage {
+            /// What fell below its minimum, scaled to this many seeds.
+            #[must_use]
+            pub fn shortfalls(&self, seeds: u64) -> Vec<String> {
+                self.rows()
+                    .into_iter()
+                    .filter_map(|(name, count, minimum, _)| {
+                        let due = minimum * seeds / 1000;
+                        (count < due).then(|| format!("{name}: {count}, and {seeds} seeds must show {due}"))
+                    })
+                    .collect()
+            }
+        }
+
+        impl std::fmt::Display for Coverage {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                for (name, count, minimum, about) in self.rows() {
+                    writeln!(f, "  {name:<24} {count:>10}   min {minimum:>7}/1000 seeds   {about}")?;
+                }
+                Ok(())
+            }
+        }
     };
 }
+pub(crate) use counts;
 
-coverage! {
+counts! {
     commands_acknowledged: 100_000, "commands whose client believes the answer";
     commands_refused: 0, "commands refused by the ordered log";
     slots_executed: 100_000, "slots executed, summed over replicas";
@@ -90,27 +111,4 @@ coverage! {
     both_killed: 0, "deaths of the root's primary and the segment's leader at one moment";
     sealed_wiped: 0, "disks lost between a seal and its Close";
     real_signatures: 10, "runs with Ed25519";
-}
-
-impl Coverage {
-    /// What fell below its minimum, scaled to this many seeds.
-    #[must_use]
-    pub fn shortfalls(&self, seeds: u64) -> Vec<String> {
-        self.rows()
-            .into_iter()
-            .filter_map(|(name, count, minimum, _)| {
-                let due = minimum * seeds / 1000;
-                (count < due).then(|| format!("{name}: {count}, and {seeds} seeds must show {due}"))
-            })
-            .collect()
-    }
-}
-
-impl fmt::Display for Coverage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, count, minimum, about) in self.rows() {
-            writeln!(f, "  {name:<24} {count:>10}   min {minimum:>7}/1000 seeds   {about}")?;
-        }
-        Ok(())
-    }
 }

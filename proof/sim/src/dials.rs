@@ -4,7 +4,6 @@
 //! Nothing here acts; who reads a dial says what it means in its own file.
 
 use dwcp_base::Chance;
-use std::fmt;
 
 macro_rules! dials {
     ($($(#[doc = $doc:literal])* $name:ident),* $(,)?) => {
@@ -35,8 +34,23 @@ macro_rules! dials {
                 true
             }
         }
+
+        impl std::fmt::Display for Dials {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                let mut first = true;
+                for name in Self::NAMES {
+                    let value = self.get(name).expect("its own name");
+                    if value != 0 {
+                        write!(f, "{}{name}={value}", if first { "" } else { " " })?;
+                        first = false;
+                    }
+                }
+                Ok(())
+            }
+        }
     };
 }
+pub(crate) use dials;
 
 dials! {
     /// Replicas.
@@ -145,20 +159,6 @@ dials! {
     kill_both_ms,
     /// Chance that a replica that has said where its log ends loses its disk then.
     wipe_sealed_pm,
-}
-
-impl fmt::Display for Dials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut first = true;
-        for name in Self::NAMES {
-            let value = self.get(name).expect("its own name");
-            if value != 0 {
-                write!(f, "{}{name}={value}", if first { "" } else { " " })?;
-                first = false;
-            }
-        }
-        Ok(())
-    }
 }
 
 /// A way to draw dials: where a run looks for trouble.

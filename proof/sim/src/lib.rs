@@ -24,6 +24,7 @@ pub mod runner;
 pub mod scenario;
 pub mod segments;
 pub mod shrink;
+pub mod sync;
 pub mod trace;
 pub mod translate;
 pub mod workload;

@@ -99,6 +99,9 @@ enum Command {
     },
     /// List profiles and dials
     Dials,
+    /// State sync: nodes that write convergent values, meet by gossip and by a log, and lie
+    #[command(subcommand)]
+    Sync(sim::sync::command::Command),
 }
 
 #[derive(Args)]
@@ -189,6 +192,7 @@ fn act(command: Command) -> anyhow::Result<bool> {
         Command::Shrink { seed, how } => shrink(seed, &how),
         Command::Mutants { seeds, jobs, only, again } => hunt(seeds, jobs, only.as_deref(), again),
         Command::Scenario { name, bless } => scenario(&name, bless),
+        Command::Sync(command) => sim::sync::command::act(command),
         Command::Dials => {
             for profile in PROFILES {
                 println!("profile {:<10} {}", profile.name, profile.about);

@@ -2,3 +2,4 @@
 
 mod mistakes;
 mod simulator;
+mod sync;

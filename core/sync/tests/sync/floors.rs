@@ -196,6 +196,28 @@ fn a_member_that_lags_behind_what_the_others_keep_is_told_by_more_than_may_lie()
 }
 
 #[test]
+fn what_the_only_one_left_has_in_a_snapshot_alone_reaches_everybody() {
+    let mut net = Net::with(4, 4, |_| {});
+    net.is_judged = false;
+    net.down.extend([2, 3]);
+    let now = net.now(0);
+    net.nodes[0].put(now, "k", "v");
+    let (snapshot, base) = net.nodes[0].donate().expect("all of it is durable");
+    net.nodes[0].outbox.clear();
+    net.nodes[1].install(&snapshot, &base).expect("a good snapshot");
+    // Its writer is gone for good, and one member's word is not more than may lie.
+    net.down = [0].into();
+    net.pass(30_000);
+    assert!(net.nodes[2].needs.is_empty() && net.nodes[2].standing(origin(0)).last == 0);
+    net.pass(60_000);
+    assert!(net.nodes[2].needs.contains_key(&Need::Gone), "{:?}", net.nodes[2].needs);
+    net.serve_snapshots();
+    net.pass(20_000);
+    assert!(net.nodes[1..].iter().all(|node| node.needs.is_empty()));
+    net.assert_converged();
+}
+
+#[test]
 fn floors_come_in_order_and_a_false_one_is_seen() {
     let mut net = net(3);
     for who in 0..2 {

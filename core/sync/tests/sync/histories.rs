@@ -103,6 +103,33 @@ fn a_frame_is_there_at_once_with_everybody_the_fan_out_reaches() {
 }
 
 #[test]
+fn a_lost_frame_is_asked_for_soon_after_the_next_one_came() {
+    let mut net =
+        Net::with(2, 3, |setup| setup.timing.exchange_interval = dwcp_base::Micros::from_millis(8_000));
+    net.is_judged = false;
+    // Beyond the first exchanges, which come at chance moments.
+    net.pass(9_000);
+    let now = net.now(0);
+    net.nodes[0].put(now, "k", "lost");
+    net.sync_disk(0);
+    net.nodes[0].outbox.clear();
+    net.nodes[0].put(now, "k", "early");
+    net.sync_disk(0);
+    net.pass(5);
+    let has = |net: &Net, who: usize| net.nodes[who].standing(origin(0)).last;
+    assert_eq!((has(&net, 1), has(&net, 2)), (0, 0));
+    net.pass(1_000);
+    assert_eq!(has(&net, 1).max(has(&net, 2)), 2, "an eighth of the interval is over");
+    let asked = |net: &Net| net.nodes[2].sync.peers().map(|(_, figures)| figures.bytes_out).sum::<u64>();
+    // Nothing more is asked while nothing comes early.
+    net.pass(20_000);
+    let before = asked(&net);
+    net.pass(7_000);
+    assert!(asked(&net) - before < 2_000, "only the usual exchange");
+    net.assert_converged();
+}
+
+#[test]
 fn with_many_peers_receivers_pass_a_frame_on() {
     let mut reached = 0;
     for seed in 0..10 {

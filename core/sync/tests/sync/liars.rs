@@ -165,6 +165,31 @@ fn an_origin_may_be_ended_without_having_lied() {
     assert_eq!(net.nodes[2].standing(origin(3)), cut, "what counts reaches everybody");
 }
 
+/// Without a halt the frame that is under way would carry everybody past the end.
+#[test]
+fn who_is_about_to_end_is_halted_first_so_that_somebody_stands_at_its_end() {
+    let (mut net, mut gone) = net_with_liar(7, 4, Mutants::default());
+    let frames: Vec<Frame> = (0..2).map(|n| gone.put(at(n), "k", &format!("{n}"))).collect();
+    (0..3).for_each(|who| push(&mut net, who, &frames[0]));
+    for who in 0..3 {
+        net.nodes[who].sync.halt(origin(3));
+        net.nodes[who].run();
+    }
+    assert_eq!(net.nodes[0].sync.standing(origin(3)), None, "a crash could still move it on");
+    net.sync_disk(0);
+    let cut = net.nodes[0].sync.standing(origin(3)).expect("it stands and stays");
+    (0..3).for_each(|who| push(&mut net, who, &frames[1]));
+    let now = net.now(1);
+    net.nodes[1].crash(usize::MAX, now);
+    push(&mut net, 1, &frames[1]);
+    assert!(net.nodes[1].sync.is_frozen(origin(3)), "it remembers");
+    decide(&mut net, cut);
+    net.heal();
+    assert!(net.nodes[..3].iter().all(|node| node.needs.is_empty()));
+    net.assert_converged();
+    assert_eq!(net.nodes[1].standing(origin(3)), cut);
+}
+
 /// One history with a liar: it signs two branches, shows each replica what it likes, and goes on with both.
 pub fn play(seed: u64, mutants: Mutants) -> u64 {
     let count = 3 + (seed % 3) as u32;

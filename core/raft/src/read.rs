@@ -50,7 +50,7 @@ impl Raft {
             return Err(ReadError::Sealed);
         }
         let (leader, reads_max) = (self.leader, self.limits.reads_max);
-        let marker = self.log.marker().is_some();
+        let marker = !self.may_confirm_reads();
         let Role::Leader(lead) = &mut self.role else { return Err(ReadError::NotLeader { leader }) };
         if marker {
             return Err(ReadError::Marker);

@@ -379,6 +379,55 @@ fn hunt_for(mutant: Mutant) -> Option<Hunt> {
                 ("calm_ms", 20_000),
             ],
         ),
+        // A crash between the word and the disk, which is slow.
+        M::SealBeforeSync => hunt(
+            mutant,
+            "switch",
+            &with(
+                MEMBERS_PART,
+                &[
+                    ("n", 4),
+                    ("mode", 1),
+                    ("segment_calm_ms", 300),
+                    ("link_down_pm", 1_000),
+                    ("sync_us", 20_000),
+                    ("slow_disk_ms", 2_000),
+                    ("crash_ticket_ppm", 2_000),
+                ],
+            ),
+        ),
+        M::RaftForgetsVoteOnRestart => {
+            hunt(mutant, "switch", &with(MEMBERS_PART, &[("election_ms", 60), ("crash_ticket_ppm", 3_000)]))
+        }
+        // Segment after segment ends by a Marker, and where the root takes over its next slots are voted for by members that
+        // have not heard of the end's COMMITs: the leader among them, who goes on answering reads.
+        M::RaftMarkerHolderConfirmsReads => Hunt {
+            seconds: 60,
+            ..hunt(
+                mutant,
+                "orders",
+                &[
+                    ("n", 4),
+                    ("f", 0),
+                    ("liars", 0),
+                    ("fsync_liars", 0),
+                    ("mode", 2),
+                    ("mode_order_ms", 500),
+                    ("leader_reads_pm", 600),
+                    ("drop_pm", 0),
+                    ("commits_lost_pm", 700),
+                    ("think_ms", 10),
+                    ("clients", 4),
+                    ("election_ms", 600),
+                    ("fast_path_ms", 2_000),
+                    ("delay_us", 300),
+                    ("jitter_us", 300),
+                    ("commands_max", 1),
+                    ("pipeline_depth", 8),
+                    ("value_bytes_max", 16),
+                ],
+            )
+        },
         // Not shown within the seeds tried, or not with clean controls; the harmless one nowhere.
         _ => return None,
     };

@@ -335,13 +335,8 @@ impl World {
     }
 
     /// The same of what is durable.
-    pub fn observe_segment_event(&mut self, ix: usize, event: &Event) {
-        let journal = self.nodes[ix].journal;
+    pub fn observe_segment_event(&mut self, event: &Event) {
         match event {
-            Event::SegmentSealed { epoch, .. } => {
-                self.nodes[ix].sealed.insert(epoch.0);
-                self.journals[journal].note(self.now_us, ReplicaEvent::Sealed { epoch: epoch.0 });
-            }
             Event::Suspected { .. } => self.coverage.suspicions += 1,
             Event::LeaderChanged { leader: Some(_), .. } => self.coverage.leaders_seen += 1,
             Event::AnchorDiverged { .. } => self.coverage.anchors_diverged += 1,

@@ -249,13 +249,16 @@ impl Chain {
         self.cut.is_some_and(beyond)
     }
 
+    /// Would what is here after this frame stay if the chain began anew at it?
+    pub(crate) fn stays_at(&self, last: u64, hash: Option<Hash>) -> bool {
+        let is_here = self.ending_at(last).is_some_and(|(_, ours)| Some(ours) == hash);
+        is_here || (last == 0 && self.base.is_none())
+    }
+
     /// Begins anew at this frame. Frames that follow it stay; what is handed to the store again begins after it.
     pub(crate) fn rebase(&mut self, base: Option<(SignedHeader, Hash)>) {
         let last = base.map_or(0, |(signed, _)| signed.header.last);
-        let hash = base.map_or(Hash::ZERO, |(_, hash)| hash);
-        let stays =
-            self.ending_at(last).is_some_and(|(_, ours)| ours == hash) || (last == 0 && self.base.is_none());
-        if stays {
+        if self.stays_at(last, base.map(|(_, hash)| hash)) {
             while self.kept.front().is_some_and(|kept| kept.last() <= last) {
                 self.drop_front();
             }

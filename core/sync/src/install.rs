@@ -143,6 +143,13 @@ impl Sync {
             if applied.prefix(origin) < last {
                 return Err(InstallError::Mismatch { origin });
             }
+            // Whoever has reached a decided end stays there: the others may have it from nobody else. An end that is not decided
+            // yet binds nobody; two of them would keep each from the snapshot that it needs for a third.
+            let hash = heads.get(&origin).map(|(_, hash)| *hash);
+            let is_at_end = chain.cut.is_some_and(|cut| last == cut.last && hash == Some(cut.hash));
+            if chain.has_ended() && chain.last() > 0 && !is_at_end && !chain.stays_at(last, hash) {
+                return Err(InstallError::Branch { origin });
+            }
             let Some(cut) = chain.cut else { continue };
             let ends_well = heads.get(&origin).is_none_or(|(_, hash)| *hash == cut.hash);
             if applied.last(origin) > cut.last || (last == cut.last && !ends_well) {

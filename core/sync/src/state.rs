@@ -399,10 +399,16 @@ impl Sync {
 
     /// The place to cut an origin at if this replica's branch is to count: all it has of it. Nothing while some of that, or
     /// that the origin is frozen, could still be lost: a cut must lie where somebody honest stands, stays, and can give the
-    /// others what is before it.
+    /// others what is before it. And nothing while an end decided before is not reached here: two ends with nobody who is on
+    /// the right branch of both leave everybody in need of a snapshot that nobody can give.
     #[must_use]
     pub fn standing(&self, origin: Origin) -> Option<Cut> {
         let chain = self.chains.get(&origin)?;
+        if !self.needs.is_empty()
+            || self.chains.values().any(|chain| chain.cut.is_some() && !chain.has_ended())
+        {
+            return None;
+        }
         let stays = chain.durable_last(self.durable) == chain.last() && chain.frozen_ticket <= self.durable;
         self.head(origin).filter(|_| stays)
     }

@@ -200,6 +200,9 @@ impl World {
         if self.log.decided.contains(&origin) {
             return;
         }
+        if !self.may_decide() {
+            return self.after_ms(200, Event::Decide { origin });
+        }
         let fork = self.forks.get(&origin).copied().unwrap_or(0);
         let standings: Option<Vec<Cut>> = self
             .others(origin)
@@ -218,6 +221,14 @@ impl World {
         self.put_in_order(Ordered::Cut(cut));
     }
 
+    /// One end after another: the next is decided when all that have a say know of the last.
+    fn may_decide(&self) -> bool {
+        let last = self.log.entries.iter().rposition(|entry| matches!(entry, Ordered::Cut(_)));
+        let knows = |node: &Node| last.is_none_or(|last| node.cursor > last);
+        self.log.cuts.len() == self.log.decided.len()
+            && self.nodes.iter().filter(|node| node.is_honest() && !node.is_lost).all(knows)
+    }
+
     /// The honest nodes that have a say in where an origin ends.
     fn others(&self, origin: Origin) -> impl Iterator<Item = &Node> {
         let others = self.nodes.iter().filter(move |node| node.is_honest() && node.me() != origin);
@@ -228,6 +239,9 @@ impl World {
     pub fn end(&mut self, origin: Origin) {
         if self.log.decided.contains(&origin) {
             return;
+        }
+        if !self.may_decide() {
+            return self.after_ms(200, Event::End { origin });
         }
         let standing = |node: &Node| {
             let sync = &node.live.as_ref()?.sync;

@@ -73,13 +73,13 @@ fn every_rule_of_state_sync_has_a_hunt() {
 /// With a seed at which `sim sync mutants` caught it, and the judge.
 const KNOWN: &[(Mutant, u64, Judge)] = &[
     (Mutant::CrdtDeleteWithoutTombstone, 0, Judge::SyncConflict),
-    (Mutant::CrdtArrivalOrder, 0, Judge::SyncValue),
+    (Mutant::CrdtArrivalOrder, 0, Judge::SyncConverge),
     (Mutant::CrdtDigestOfRemote, 0, Judge::SyncConverge),
-    (Mutant::CrdtCollectsWithoutFloor, 0, Judge::SyncConverge),
+    (Mutant::CrdtCollectsWithoutFloor, 0, Judge::SyncValue),
     (Mutant::CrdtClockNotMerged, 0, Judge::SyncClock),
     (Mutant::CrdtResolverByOrder, 0, Judge::SyncValue),
     (Mutant::SyncHashIgnored, 20, Judge::SyncValue),
-    (Mutant::SyncLiarNotFrozen, 1, Judge::SyncFrozen),
+    (Mutant::SyncLiarNotFrozen, 0, Judge::SyncFrozen),
     (Mutant::SyncFrameInPart, 1, Judge::SyncWhole),
     (Mutant::SyncCollectsWithoutFloor, 0, Judge::SyncLost),
     (Mutant::SyncDotsReused, 0, Judge::SyncLost),

@@ -1,6 +1,6 @@
 //! Goes through the notes of one run in the order they were taken, and says what was not as it should be.
 
-use super::model::{Frame, Model, Plan};
+use super::model::{Frame, Model, Plan, in_order};
 use super::{Applied, Origin, Plain, Rule, View, Write};
 use crate::verdict::{Findings, Judge};
 use std::collections::{BTreeMap, BTreeSet};
@@ -352,7 +352,7 @@ fn normal(view: &Option<View>) -> Option<View> {
     match view {
         Some(View::Register(Plain::Json(text))) => {
             let value = serde_json::from_str::<serde_json::Value>(text);
-            let text = value.map_or_else(|_| text.clone(), |value| value.to_string());
+            let text = value.map_or_else(|_| text.clone(), |value| in_order(value).to_string());
             Some(View::Register(Plain::Json(text)))
         }
         other => other.clone(),

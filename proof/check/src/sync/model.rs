@@ -536,7 +536,21 @@ fn merged(values: impl Iterator<Item = Plain>) -> Option<Plain> {
             into.entry(name).or_insert(field);
         }
     }
-    joined.map(|fields| Plain::Json(serde_json::Value::Object(fields).to_string()))
+    joined.map(|fields| Plain::Json(in_order(serde_json::Value::Object(fields)).to_string()))
+}
+
+/// The same value with the fields of all its objects by name, whether or not this build's maps keep the order of the text.
+pub(super) fn in_order(value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        Value::Object(fields) => {
+            let sorted: BTreeMap<String, Value> =
+                fields.into_iter().map(|(name, field)| (name, in_order(field))).collect();
+            Value::Object(sorted.into_iter().collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(in_order).collect()),
+        plain => plain,
+    }
 }
 
 #[cfg(test)]

@@ -93,6 +93,11 @@ impl<M: StateMachine> Anchors<M> {
         }
     }
 
+    /// Acknowledgements of entries behind this position wait no longer.
+    pub(crate) fn forget_waiting_after(&mut self, position: Position) {
+        self.waiting.retain(|one| one.position <= position);
+    }
+
     /// Snapshots from this root sequence on are further in this segment than our execution; none before any other is.
     pub(crate) fn ahead_of(&self, applied: Index, anchored: Index) -> Option<Sequence> {
         self.ahead_of_us.filter(|_| applied < anchored)
@@ -375,6 +380,9 @@ impl<M: StateMachine> Replica<M> {
     pub(crate) fn answer_all_waiting(&mut self, out: &mut Outbox) {
         let Some(segment) = &mut self.segment else { return };
         let waiting = core::mem::take(&mut segment.anchors.waiting);
+        if self.diverged {
+            return; // What was computed here is known to be wrong: clients ask again, others answer.
+        }
         let answers = waiting.into_iter().map(|one| (one.outcome, Vec::from([one.client]))).collect();
         self.send_answers(answers, out);
     }

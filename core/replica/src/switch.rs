@@ -269,6 +269,8 @@ impl<M: StateMachine> Replica<M> {
         self.state = restorer.finish().expect("a frozen state is whole");
         self.live = frozen.log;
         segment.applied = frozen.place;
+        // Results of what is taken back must never be told, least of all under the certificate of what replaces it.
+        segment.anchors.forget_waiting_after(frozen.log.position);
         self.count("segments rolled back");
         lost
     }

@@ -115,6 +115,17 @@ const ONCE_WRONG: &[Once] = &[
                 snapshot_log_bytes=150000 mode=2 segment_calm_ms=1384 election_ms=474 fast_path_ms=716 anchor_ms=280 \
                 leader_reads_pm=390 mode_order_ms=600 link_down_pm=1000",
     },
+    Once {
+        seed: 1138,
+        what: "answers that waited for an Anchor were given under the Close that took their entries back",
+        dials: "n=5 f=1 safety_ms=48000 calm_ms=240000 answer_ms=120000 clients=4 think_ms=287 commands_max=2 \
+                in_flight_max=1 retry_pm=191 retry_ms=1211 value_bytes_max=64 delay_us=10000 jitter_us=11375 \
+                drop_pm=26 partition_long_ms=4378 one_way_pm=481 sync_us=3000 pipelined_sync=1 crash_ms=5139 \
+                down_ms=7949 pause_long_ms=324 torn_pm=389 damage_pm=805 skew_ms=90 liars=1 liars_first=1 \
+                checkpoint_interval=64 window_checkpoints=4 view_timeout_ms=1000 pipeline_depth=1 \
+                batch_bytes_max=2000 snapshot_log_bytes=65536 mode=1 segment_calm_ms=1464 election_ms=204 \
+                fast_path_ms=444 anchor_ms=229 anchored_pm=364 leader_reads_pm=545 mode_order_ms=7680",
+    },
 ];
 
 fn dials_of(text: &str) -> Dials {

@@ -15,7 +15,7 @@ use dwcp_base::{
 use dwcp_log::seal::{self, Sealed};
 use dwcp_log::{Proposal, RootEntry};
 use dwcp_pbft::{Message, NewView, PrePrepared, PreparedCertificate, Signed, SignedBody, ViewChange, Vote};
-use dwcp_replica::{Class, ClientReply, ClientRequest, Input, PeerMessage};
+use dwcp_replica::{Class, ClientReply, ClientRequest, Control, Input, PeerMessage};
 use dwcp_state::{ClientFrame, SessionFrame};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -771,7 +771,13 @@ impl Puppet {
             return bytes;
         }
         self.lies_told += 1;
-        let mut spoiled = bytes?.to_vec();
+        let bytes = bytes?;
+        if let Some(mut control) = (index == 0).then(|| decode::<Control>(&bytes).ok()).flatten() {
+            // One that can be read: only its digest gives it away.
+            control.bytes_executed ^= 1;
+            return Some(Bytes::from(encode(&control)));
+        }
+        let mut spoiled = bytes.to_vec();
         match spoiled.last_mut() {
             Some(last) => *last ^= 1,
             None => spoiled.push(7),

@@ -95,7 +95,8 @@ impl<M: StateMachine> Replica<M> {
             // Several tails may be wanted at once, for one of the claims is a lie. What is decided goes first, and the
             // others take turns: each change begins with a question to somebody.
             let busy = fetch.tail != tail && now.mono.since(fetch.begun) < patience;
-            if if fetch.decided == decided { busy } else { fetch.decided } {
+            let stays = if fetch.decided == decided { busy } else { fetch.decided };
+            if stays {
                 return;
             }
         }

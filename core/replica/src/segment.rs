@@ -199,7 +199,7 @@ impl<M: StateMachine> Replica<M> {
         if !mine || !segment.open.members.contains(&self.setup.me) {
             return (None, tickets);
         }
-        if epoch < self.remembers_from && !self.setup.mutants.any() {
+        if epoch < self.remembers_from {
             // A node that remembers nothing could sign another end of a log than the one it signed before.
             self.count("segments of which nothing is remembered any more");
             return (None, tickets);

@@ -8,7 +8,7 @@ use sim::coverage::Coverage;
 use sim::dials::{Dials, PROFILES, Profile};
 use sim::ending::{Ending, Finder, Report};
 use sim::mutants::{self, Catch, Hunt, News};
-use sim::runner::{Recipe, run_seeds};
+use sim::runner::{Recipe, parse_range, run_seeds};
 use sim::world::World;
 use std::collections::BTreeMap;
 use std::io::{BufRead, IsTerminal, Write};
@@ -121,13 +121,6 @@ struct How {
     /// Switch a safety rule off
     #[arg(long)]
     mutant: Option<String>,
-}
-
-fn parse_range(text: &str) -> Result<Range<u64>, String> {
-    let (from, to) = text.split_once("..").ok_or("a range is written as 0..1000")?;
-    let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{text}: {error}"));
-    let range = number(from)?..number(to)?;
-    if range.is_empty() { Err("the range is empty".into()) } else { Ok(range) }
 }
 
 fn parse_dial(text: &str) -> Result<(String, u64), String> {

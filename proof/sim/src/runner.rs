@@ -11,6 +11,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
+/// Seeds as the command line names them: the first and the last but one.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_range(text: &str) -> Result<Range<u64>, String> {
+    let (from, to) = text.split_once("..").ok_or("a range is written as 0..1000")?;
+    let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{text}: {error}"));
+    let range = number(from)?..number(to)?;
+    if range.is_empty() { Err("the range is empty".into()) } else { Ok(range) }
+}
+
 /// How the dials of each seed come about.
 #[derive(Clone, Debug)]
 pub struct Recipe {

@@ -1,5 +1,6 @@
 //! `sim sync`: run seeds, replay one, hunt mutants.
 
+use crate::runner::parse_range;
 use crate::sync::coverage::Coverage;
 use crate::sync::dials::{Dials, draw};
 use crate::sync::ending::{Report, run, run_with};
@@ -68,13 +69,6 @@ pub struct How {
     /// Switch a rule off
     #[arg(long)]
     mutant: Option<String>,
-}
-
-fn parse_range(text: &str) -> Result<Range<u64>, String> {
-    let (from, to) = text.split_once("..").ok_or("a range is written as 0..1000")?;
-    let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{text}: {error}"));
-    let range = number(from)?..number(to)?;
-    if range.is_empty() { Err("the range is empty".into()) } else { Ok(range) }
 }
 
 fn parse_dial(text: &str) -> Result<(String, u64), String> {

@@ -2,14 +2,12 @@
 //! knows how many of its keys exist now, so that counting a range of a million keys adds up two thousand numbers and
 //! looks at the keys of two segments. Knows nothing of revisions beyond their order.
 
+use crate::kv::heads::Heads;
+use crate::kv::history::History;
 use crate::kv::store::{Key, KeyBounds, Version};
-use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Bound;
-
-/// One key's versions, oldest first; never empty in the index.
-pub(crate) type History = VecDeque<Arc<Version>>;
 
 /// Keys in one segment; a fuller one is split in two.
 const SEGMENT_KEYS_MAX: usize = 512;
@@ -20,9 +18,24 @@ const SEGMENT_KEYS_MIN: usize = 64;
 struct Segment {
     /// No key of the segment is smaller. The first segment takes smaller ones all the same.
     first: Key,
-    entries: Vec<(Key, History)>,
-    /// How many of them exist now: their last version is no deletion.
+    /// Of the keys of `entries`, in step with them.
+    heads: Heads,
+    /// The keys' histories, never empty, in order of their keys.
+    entries: Vec<History>,
+    /// How many of the keys exist now: their last version is no deletion.
     live: usize,
+}
+
+impl Segment {
+    fn new(entries: Vec<History>) -> Option<Self> {
+        let first = entries.first()?.front()?.key.clone();
+        let heads = Heads::of(entries.len(), |place| entries[place].key());
+        Some(Self { first, heads, live: count_existing(&entries), entries })
+    }
+
+    fn search(&self, key: &[u8]) -> Result<usize, usize> {
+        self.heads.search(key, |place| self.entries[place].key())
+    }
 }
 
 /// Where a key is, or where it would be inserted.
@@ -36,20 +49,25 @@ pub(crate) struct Place {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Index {
     segments: Vec<Segment>,
+    /// Of the segments' first keys, in step with them.
+    heads: Heads,
 }
 
 fn exists(history: &History) -> bool {
     history.back().is_some_and(|last| !last.is_deletion())
 }
 
-fn count_existing(entries: &[(Key, History)]) -> usize {
-    entries.iter().filter(|(_, history)| exists(history)).count()
+fn count_existing(entries: &[History]) -> usize {
+    entries.iter().filter(|history| exists(history)).count()
 }
 
 impl Index {
     /// The segment in which a key is or would be; 0 when there is none.
     fn segment_of(&self, key: &[u8]) -> usize {
-        self.segments.partition_point(|segment| segment.first.as_ref() <= key).saturating_sub(1)
+        match self.heads.search(key, |place| &self.segments[place].first) {
+            Ok(place) => place,
+            Err(place) => place.saturating_sub(1),
+        }
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Option<&History> {
@@ -64,17 +82,13 @@ impl Index {
     /// Where a key is or belongs. Holds until the index changes.
     pub(crate) fn place(&self, key: &[u8]) -> Place {
         let segment = self.segment_of(key);
-        let within = self
-            .segments
-            .get(segment)
-            .map_or(Err(0), |segment| segment.entries.binary_search_by(|(other, _)| other.as_ref().cmp(key)));
+        let within = self.segments.get(segment).map_or(Err(0), |segment| segment.search(key));
         Place { segment, within }
     }
 
     /// The versions of the key at a place; `None` when the key is not in the index.
     pub(crate) fn at(&self, place: Place) -> Option<&History> {
-        let within = place.within.ok()?;
-        self.segments.get(place.segment)?.entries.get(within).map(|(_, history)| history)
+        self.segments.get(place.segment)?.entries.get(place.within.ok()?)
     }
 
     /// Appends a version to its key's history, which begins with it if there is none.
@@ -85,21 +99,24 @@ impl Index {
 
     /// As [`Index::push`], at the place that was just found for the version's key.
     pub(crate) fn push_at(&mut self, place: Place, version: Arc<Version>) {
-        if self.segments.is_empty() {
-            self.segments.push(Segment { first: version.key.clone(), entries: Vec::new(), live: 0 });
-        }
-        let segment = &mut self.segments[place.segment];
+        let Some(segment) = self.segments.get_mut(place.segment) else {
+            self.segments.extend(Segment::new(Vec::from([History::One(version)])));
+            self.number_segments();
+            return;
+        };
         match place.within {
             Ok(within) => {
-                let (key, history) = &mut segment.entries[within];
-                debug_assert_eq!(*key, version.key);
+                let history = &mut segment.entries[within];
+                debug_assert_eq!(history.key(), version.key.as_ref());
                 segment.live -= usize::from(exists(history));
                 history.push_back(version);
                 segment.live += usize::from(exists(history));
             }
             Err(within) => {
                 segment.live += usize::from(!version.is_deletion());
-                segment.entries.insert(within, (version.key.clone(), History::from([version])));
+                segment.entries.insert(within, History::One(version));
+                let entries = &segment.entries;
+                segment.heads.insert(within, entries.len(), |place| entries[place].key());
                 if segment.entries.len() > SEGMENT_KEYS_MAX {
                     self.split(place.segment);
                 }
@@ -109,29 +126,35 @@ impl Index {
 
     fn split(&mut self, place: usize) {
         let segment = &mut self.segments[place];
-        let entries = segment.entries.split_off(SEGMENT_KEYS_MAX / 2);
+        let upper = segment.entries.split_off(SEGMENT_KEYS_MAX / 2);
         segment.live = count_existing(&segment.entries);
-        if let Some((first, _)) = entries.first() {
-            let upper = Segment { first: first.clone(), live: count_existing(&entries), entries };
+        segment.heads = Heads::of(segment.entries.len(), |place| segment.entries[place].key());
+        if let Some(upper) = Segment::new(upper) {
             self.segments.insert(place + 1, upper);
+            let segments = &self.segments;
+            self.heads.insert(place + 1, segments.len(), |place| &segments[place].first);
         }
+    }
+
+    fn number_segments(&mut self) {
+        self.heads = Heads::of(self.segments.len(), |place| &self.segments[place].first);
     }
 
     /// Changes a key's history; a key whose history becomes empty leaves the index. Does nothing for an unknown key.
     pub(crate) fn change(&mut self, key: &[u8], change: impl FnOnce(&mut History)) {
         let place = self.segment_of(key);
         let Some(segment) = self.segments.get_mut(place) else { return };
-        let Ok(within) = segment.entries.binary_search_by(|(other, _)| other.as_ref().cmp(key)) else {
-            return;
-        };
-        let history = &mut segment.entries[within].1;
+        let Ok(within) = segment.search(key) else { return };
+        let history = &mut segment.entries[within];
         segment.live -= usize::from(exists(history));
         change(history);
         segment.live += usize::from(exists(history));
         if history.is_empty() {
             segment.entries.remove(within);
+            segment.heads.remove(within);
             if segment.entries.is_empty() {
                 self.segments.remove(place);
+                self.heads.remove(place);
             } else if segment.entries.len() < SEGMENT_KEYS_MIN {
                 self.join_next(place);
             }
@@ -145,37 +168,40 @@ impl Index {
         };
         if together <= SEGMENT_KEYS_MAX / 4 * 3 {
             let next = self.segments.remove(place + 1);
-            self.segments[place].live += next.live;
-            self.segments[place].entries.extend(next.entries);
+            self.heads.remove(place + 1);
+            let segment = &mut self.segments[place];
+            segment.live += next.live;
+            segment.entries.extend(next.entries);
+            segment.heads = Heads::of(segment.entries.len(), |place| segment.entries[place].key());
         }
     }
 
-    /// Where the first key is that `before` does not hold for: segment, and place within it.
-    fn seek(&self, key: &[u8], before: impl Fn(&[u8]) -> bool) -> (usize, usize) {
-        let place = self.segment_of(key);
-        let within = self
-            .segments
-            .get(place)
-            .map_or(0, |segment| segment.entries.partition_point(|(other, _)| before(other.as_ref())));
-        (place, within)
+    /// Where the first key is that is not below `key`, or that is above it: segment, and place within it.
+    fn seek(&self, key: &[u8], above: bool) -> (usize, usize) {
+        let place = self.place(key);
+        let within = match place.within {
+            Ok(within) => within + usize::from(above),
+            Err(within) => within,
+        };
+        (place.segment, within)
     }
 
     fn places(&self, (from, to): KeyBounds<'_>) -> ((usize, usize), (usize, usize)) {
         let start = match from {
-            Bound::Included(key) => self.seek(key, |other| other < key),
-            Bound::Excluded(key) => self.seek(key, |other| other <= key),
+            Bound::Included(key) => self.seek(key, false),
+            Bound::Excluded(key) => self.seek(key, true),
             Bound::Unbounded => (0, 0),
         };
         let end = match to {
-            Bound::Included(key) => self.seek(key, |other| other <= key),
-            Bound::Excluded(key) => self.seek(key, |other| other < key),
+            Bound::Included(key) => self.seek(key, true),
+            Bound::Excluded(key) => self.seek(key, false),
             Bound::Unbounded => (self.segments.len(), 0),
         };
         (start, end)
     }
 
     /// The part of each segment that lies in a range, in order.
-    fn parts(&self, bounds: KeyBounds<'_>) -> impl Iterator<Item = (&Segment, &[(Key, History)])> {
+    fn parts(&self, bounds: KeyBounds<'_>) -> impl Iterator<Item = (&Segment, &[History])> {
         let (start, end) = self.places(bounds);
         let segments = self.segments.iter().enumerate().skip(start.0);
         segments.take_while(move |(place, _)| *place <= end.0).map(move |(place, segment)| {
@@ -187,7 +213,7 @@ impl Index {
 
     /// The histories of a range, in key order, keys that no longer exist included.
     pub(crate) fn range(&self, bounds: KeyBounds<'_>) -> impl Iterator<Item = &History> {
-        self.parts(bounds).flat_map(|(_, entries)| entries.iter().map(|(_, history)| history))
+        self.parts(bounds).flat_map(|(_, entries)| entries)
     }
 
     /// How many keys of a range exist now.
@@ -204,7 +230,7 @@ impl Index {
 
     /// The last version of every key.
     pub(crate) fn latest(&self) -> impl Iterator<Item = &Arc<Version>> {
-        self.segments.iter().flat_map(|segment| &segment.entries).filter_map(|(_, history)| history.back())
+        self.segments.iter().flat_map(|segment| &segment.entries).filter_map(History::back)
     }
 }
 
@@ -236,7 +262,7 @@ mod tests {
                 index.push(version(number, main, deletion));
                 map.entry(number).or_default().push(if deletion { 0 } else { main });
             } else {
-                index.change(&number.to_be_bytes(), VecDeque::clear);
+                index.change(&number.to_be_bytes(), |history| while history.pop_front().is_some() {});
                 map.remove(&number);
             }
             segments_most = segments_most.max(index.segments.len());
@@ -257,7 +283,10 @@ mod tests {
                     let found: Vec<Vec<u64>> = index
                         .range(range)
                         .map(|history| {
-                            history.iter().map(|one| if one.is_deletion() { 0 } else { one.main }).collect()
+                            (0..history.len())
+                                .filter_map(|at| history.get(at))
+                                .map(|one| if one.is_deletion() { 0 } else { one.main })
+                                .collect()
                         })
                         .collect();
                     assert!(found.iter().eq(expected.iter().copied()));

@@ -9,7 +9,8 @@
 //! that forgetting a million versions does not stop the cluster. Knows no leases, quotas or commands.
 
 use crate::kv::error::KvError;
-use crate::kv::index::{History, Index, Place};
+use crate::kv::history::History;
+use crate::kv::index::{Index, Place};
 use crate::kv::wire::KeyValue;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;

@@ -3,6 +3,7 @@
 use crate::message::{Claim, Decided, Message, PreparedCertificate, Signed, Vote};
 use crate::output::{Action, Output};
 use crate::record::Record;
+use crate::slot::Slot;
 use crate::state::{Application, FUTURE_BYTES_MAX, FUTURE_MESSAGES_MAX, Pbft};
 use bytes::Bytes;
 use dwcp_base::{Hash, Mutant, Now, PublicKey, ReplicaId, Sequence, View};
@@ -231,6 +232,11 @@ impl Pbft {
 
     /// Moves a slot as far as its votes carry it.
     pub(crate) fn advance(&mut self, now: Now, sequence: Sequence, out: &mut Output) {
+        // Its payload may have come by another road, with a decision of an earlier view: no COMMIT may leave for what
+        // the Q-set does not name, and our disk not account for.
+        if let Some(proposal) = self.slots.get(&sequence).and_then(Slot::unnoted) {
+            self.accept(now, proposal, None, out);
+        }
         self.try_prepare(sequence, out);
         self.try_decide(now, sequence, out);
     }

@@ -38,6 +38,14 @@ impl Slot {
         self.payloads.contains_key(digest)
     }
 
+    /// The accepted assignment whose payload is here and that the Q-set does not name yet.
+    pub(crate) fn unnoted(&self) -> Option<Signed> {
+        self.accepted.filter(|accepted| {
+            let claim = accepted.statement.claim;
+            self.holds(&claim.digest) && self.pre_prepared.get(&claim.digest) != Some(&claim.view)
+        })
+    }
+
     /// Prepared in this view.
     pub(crate) fn prepared_in(&self, view: View) -> bool {
         self.prepared.as_ref().is_some_and(|certificate| certificate.view() == view)

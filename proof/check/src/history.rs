@@ -206,6 +206,12 @@ pub enum ReplicaEvent {
         epoch: u64,
         sequence: u64,
     },
+    /// As [`ReplicaEvent::Restored`], but noted in the order of what is executed of segments, which is noted at once,
+    /// where what is executed of the root is noted as it leaves.
+    Installs {
+        epoch: u64,
+        sequence: u64,
+    },
     /// The cluster took this incarnation in as a voter.
     Admitted,
     Executed(Executed),

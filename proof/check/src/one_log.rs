@@ -178,7 +178,7 @@ impl<'a> Log<'a> {
                     | ReplicaEvent::Anchored { epoch, index: tail, chain: Some(chain) } => {
                         ends.insert((*epoch, *tail, *chain));
                     }
-                    ReplicaEvent::Boot | ReplicaEvent::Restored { .. } => last = None,
+                    ReplicaEvent::Boot | ReplicaEvent::Installs { .. } => last = None,
                     _ => {}
                 }
             }
@@ -262,7 +262,7 @@ fn judge_order(journal: &ReplicaJournal, members_may_lie: bool, findings: &mut F
                 );
                 findings.push(Judge::OneLog, reason, vec![format!("at {} us", stamped.at_us)]);
             }
-            ReplicaEvent::Boot | ReplicaEvent::Restored { .. } => last = None,
+            ReplicaEvent::Boot | ReplicaEvent::Installs { .. } => last = None,
             _ => {}
         }
     }

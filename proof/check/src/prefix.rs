@@ -35,14 +35,17 @@ pub fn judge(replicas: &[ReplicaJournal]) -> Findings {
 
 fn judge_order(journal: &ReplicaJournal, findings: &mut Findings) {
     let mut last: Option<(u64, u64)> = None;
-    // A snapshot of a segment's state may leave the root where it was.
-    let mut or_last: Option<(u64, u64)> = None;
+    // A snapshot of a segment's state may leave the root where it was, and several may come before the root goes on.
+    let mut or_last: Vec<(u64, u64)> = Vec::new();
     let mut position = 0;
     for stamped in &journal.events {
         match &stamped.event {
-            ReplicaEvent::Boot => (last, or_last, position) = (None, None, 0),
+            ReplicaEvent::Boot => {
+                (last, position) = (None, 0);
+                or_last.clear();
+            }
             ReplicaEvent::Restored { epoch, sequence } => {
-                or_last = or_last.or(last);
+                or_last.extend(last);
                 (last, position) = (Some((*epoch, *sequence)), 0);
             }
             ReplicaEvent::Executed(entry) => {
@@ -50,7 +53,7 @@ fn judge_order(journal: &ReplicaJournal, findings: &mut Findings) {
                     let after = |(epoch, sequence): (u64, u64)| {
                         entry.epoch == epoch && Some(entry.sequence) == sequence.checked_add(1)
                     };
-                    let follows = after((epoch, sequence)) || or_last.is_some_and(after);
+                    let follows = after((epoch, sequence)) || or_last.iter().any(|stood| after(*stood));
                     if !(follows || entry.epoch > epoch) {
                         let reason = format!(
                             "{} executed sequence {} of epoch {} right after sequence {sequence} of epoch {epoch}",
@@ -65,10 +68,12 @@ fn judge_order(journal: &ReplicaJournal, findings: &mut Findings) {
                     let reason = format!("{} went back from position {position}", journal.name());
                     findings.push(Judge::Prefix, reason, vec![line(journal, entry)]);
                 }
-                (last, or_last) = (Some((entry.epoch, entry.sequence)), None);
+                last = Some((entry.epoch, entry.sequence));
+                or_last.clear();
                 position = entry.position;
             }
             ReplicaEvent::Admitted
+            | ReplicaEvent::Installs { .. }
             | ReplicaEvent::Checkpoint { .. }
             | ReplicaEvent::Voted(_)
             | ReplicaEvent::Holds { .. }

@@ -48,6 +48,7 @@ fn judge_identity(journal: &ReplicaJournal, findings: &mut Findings) {
             }
             ReplicaEvent::Boot
             | ReplicaEvent::Restored { .. }
+            | ReplicaEvent::Installs { .. }
             | ReplicaEvent::Executed(_)
             | ReplicaEvent::Checkpoint { .. }
             | ReplicaEvent::Holds { .. }

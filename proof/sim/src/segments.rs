@@ -264,7 +264,7 @@ impl World {
             }
             Event::StateTransferFinished { sequence } => {
                 // What it executes of a segment from there is noted at once, so this is, too.
-                self.journals[journal].note(at, ReplicaEvent::Restored { epoch: 0, sequence: sequence.0 });
+                self.journals[journal].note(at, ReplicaEvent::Installs { epoch: 0, sequence: sequence.0 });
                 let epoch = self.nodes[ix].core.as_ref().map_or(0, |core| core.control().fold.epoch().0);
                 self.journals[journal].note(at, ReplicaEvent::Knows { epoch });
             }

@@ -157,7 +157,7 @@ impl<M: StateMachine> Replica<M> {
         }
         fetch.deadline = now.mono.plus(patience);
         let from = Index(fetch.from_index.0 + fetch.entries.len() as u64 + 1);
-        let message = PeerMessage::FetchEntries { epoch: fetch.epoch, from, through: fetch.tail.index };
+        let message = PeerMessage::FetchEntries { epoch: fetch.epoch, from, tail: fetch.tail };
         let in_vain = fetch.rounds > 1 && fetch.donor.is_none();
         if let Some(donor) = fetch.donor {
             self.send_one(donor, &message, Class::Vote, out);
@@ -201,24 +201,26 @@ impl<M: StateMachine> Replica<M> {
         from: ReplicaId,
         epoch: Epoch,
         first: Index,
-        through: Index,
+        tail: Place,
         out: &mut Outbox,
     ) {
         let open = self.segment.as_ref().filter(|segment| segment.epoch == epoch);
-        let raft = open.and_then(|segment| segment.raft.as_ref());
         let over = self.retired.get(&epoch);
+        let raft = open.and_then(|segment| segment.raft.as_ref());
         let raft = raft.or_else(|| over.and_then(|retired| retired.raft.as_ref()));
-        // A tail that was fetched is what the others want too; our own log may hold something else there.
-        let body = open.and_then(|segment| segment.body.as_ref());
-        let body = body.or_else(|| over.and_then(|retired| retired.body.as_ref()));
-        let through = body.map_or(through, |body| {
-            if first > body.from_index { through } else { through.min(body.from_index) }
-        });
-        let fetched = body.filter(|body| first > body.from_index);
-        let entries = match (fetched, raft) {
-            (Some(body), _) => body.part(first, ANSWER_BYTES),
-            (None, Some(raft)) => raft.entries(first, through, ANSWER_BYTES),
-            (None, None) => Vec::new(),
+        let own = |through| raft.map_or_else(Vec::new, |raft| raft.entries(first, through, ANSWER_BYTES));
+        // Several tails may be wanted at once, and what was fetched for one of them leads to no other.
+        let in_use = open.and_then(|segment| segment.body.as_ref());
+        let in_use = in_use.into_iter().chain(over.and_then(|retired| retired.body.as_ref()));
+        let mut bodies = in_use.chain(self.bodies.get(&epoch).into_iter().flatten());
+        let fetched = bodies.find(|body| body.tail == tail);
+        let entries = match fetched {
+            _ if raft.is_some_and(|raft| raft.place(tail.index) == Some(tail)) => own(tail.index),
+            Some(body) if first > body.from_index => body.part(first, ANSWER_BYTES),
+            // Up to where the fetched part begins our own log serves.
+            Some(body) => own(body.from_index),
+            // Perhaps a part of the way.
+            None => own(tail.index),
         };
         self.send_one(from, &PeerMessage::Entries { epoch, first, entries }, Class::Bulk, out);
     }

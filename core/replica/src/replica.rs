@@ -222,8 +222,8 @@ impl<M: StateMachine> Replica<M> {
             PeerMessage::Stop { epoch, stop } => self.on_stop(now, from, epoch, stop, out),
             PeerMessage::Sealed(signed) => self.on_sealed(now, from, signed, out),
             PeerMessage::AnchorVote(signed) => self.on_anchor_vote(from, signed, out),
-            PeerMessage::FetchEntries { epoch, from: first, through } => {
-                self.on_fetch_entries(from, epoch, first, through, out);
+            PeerMessage::FetchEntries { epoch, from: first, tail } => {
+                self.on_fetch_entries(from, epoch, first, tail, out);
             }
             PeerMessage::Entries { epoch, first, entries } => {
                 self.on_entries(now, from, epoch, first, entries, out);

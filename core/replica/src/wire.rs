@@ -64,11 +64,11 @@ pub enum PeerMessage {
     Sealed(Signed<Sealed>) = 12,
     /// "This is what I hold and computed at that Tick."
     AnchorVote(Signed<AnchorVote>) = 13,
-    /// Asks for entries of an epoch's log, open or closed.
+    /// Asks for entries of an epoch's log, open or closed, from this index on: those that lead to the tail.
     FetchEntries {
         epoch: Epoch,
         from: Index,
-        through: Index,
+        tail: Place,
     } = 14,
     /// Consecutive entries; none when the sender does not hold the first.
     Entries {

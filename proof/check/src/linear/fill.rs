@@ -37,6 +37,9 @@ struct Candidate {
 
 type LogPlace = (u64, usize);
 
+/// Calls that are looked at in about the time one call takes to run and compare.
+const CANDIDATES_A_STEP: u64 = 8;
+
 /// One free revision on the current path.
 struct Frame {
     revision: u64,
@@ -296,7 +299,8 @@ impl<'a> Search<'a> {
         let mut anchor = footprint.iter().map(|read| self.anchor(read, revision)).min().unwrap_or(0);
         let mut inside = vec![false; self.candidates.len()];
         loop {
-            self.steps += 1;
+            // The budget is one of time, and this looks at every call of unknown outcome.
+            self.steps += 1 + self.candidates.len() as u64 / CANDIDATES_A_STEP;
             let mut grown = false;
             for (index, candidate) in self.candidates.iter().enumerate() {
                 let early = self.order.floating[index].floor < revision;

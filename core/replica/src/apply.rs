@@ -349,28 +349,31 @@ impl<M: StateMachine> Replica<M> {
         if !self.recovering {
             out.event(Event::Digest { sequence, digest });
         }
-        if wanted && self.saving.is_none() && !self.recovering && !self.diverged {
-            let anchored = open.map(|segment| segment.anchor.index);
-            let state = match (anchored, &self.segment) {
-                (None, _) => Some(self.state.freeze()),
-                (Some(index), Some(segment)) => {
-                    let frozen = &segment.anchors.frozen;
-                    (frozen.place.index == index).then(|| frozen.state.clone())
-                }
-                (Some(_), None) => None,
+        if wanted && !self.recovering && self.may_freeze() {
+            let state = match &self.segment {
+                Some(segment) if open.is_some() => segment.anchors.frozen.state.clone(),
+                _ => self.state.freeze(),
             };
-            if let Some(state) = state {
-                self.snapshot_wanted = false;
-                let mut digests = Vec::from([control]);
-                digests.extend_from_slice(state.digests());
-                self.segment_at_snapshot = self.segment_so_far();
-                let epoch = self.epoch_covered();
-                self.frozen =
-                    Some(Frozen { sequence, epoch, control: encode(&self.control), digests, state });
-            }
+            self.snapshot_wanted = false;
+            let mut digests = Vec::from([control]);
+            digests.extend_from_slice(state.digests());
+            self.segment_at_snapshot = self.segment_so_far();
+            let epoch = self.epoch_covered();
+            self.frozen = Some(Frozen { sequence, epoch, control: encode(&self.control), digests, state });
         }
         self.pbft.on_executed(now, sequence, digest, &mut self.protocol);
         self.save_frozen(out);
+    }
+
+    /// Whether a checkpoint of now would be written down: none is being, and we have the state that its digest is of.
+    pub(crate) fn may_freeze(&self) -> bool {
+        let open = self.control.fold.segment().filter(|_| !self.setup.mutants.on(Mutant::LiveCheckpoint));
+        let has_state = match (open, &self.segment) {
+            (None, _) => true,
+            (Some(open), Some(segment)) => segment.anchors.frozen.place.index == open.anchor.index,
+            (Some(_), None) => false,
+        };
+        has_state && self.saving.is_none() && !self.diverged
     }
 
     /// Bytes and entries of the open segment executed here.
@@ -430,7 +433,7 @@ impl<M: StateMachine> Replica<M> {
     pub(crate) fn on_snapshot_saved(&mut self, now: Now, sequence: Sequence, out: &mut Outbox) {
         if self.saving.take_if(|saving| *saving == sequence).is_some() {
             let covered = self.saving_epoch;
-            self.snapshot_is_durable(sequence, covered, out);
+            self.snapshot_is_durable(now, sequence, covered, out);
         } else {
             self.install_fetched(now, sequence, out);
         }
@@ -439,13 +442,14 @@ impl<M: StateMachine> Replica<M> {
     /// The log below a durable snapshot is no longer needed, nor are older snapshots.
     pub(crate) fn snapshot_is_durable(
         &mut self,
+        now: Now,
         sequence: Sequence,
         (epoch, open_there): (Epoch, Option<Place>),
         out: &mut Outbox,
     ) {
         let before = self.pbft.on_snapshot(sequence, &self.protocol);
         let needed = self.forget_segments(epoch, open_there);
-        for old in self.donor.saved(sequence) {
+        for old in self.donor.saved(now, sequence) {
             out.push(Effect::DropSnapshot { sequence: old });
         }
         let before = self.sync_may_discard(needed.map_or(before, |needed| before.min(needed)));

@@ -112,15 +112,15 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// Somebody waits for a checkpoint: a replaced member, a peer that needs a snapshot of now, or a segment's log that
-    /// outgrows what snapshots cover.
+    /// outgrows what snapshots cover. Not while ours could be none: the log would only fill with entries that help nobody, and
+    /// everybody's snapshots be overtaken before those who lag have fetched one, ourselves maybe.
     pub(crate) fn window_must_move(&self) -> bool {
-        self.snapshot_wanted || self.learners_wait() || self.segment_outgrows()
+        self.learners_wait() || (self.may_freeze() && (self.snapshot_wanted || self.segment_outgrows()))
     }
 
     fn segment_outgrows(&self) -> bool {
         let Some(segment) = &self.segment else { return false };
         self.segment_uncovered(self.setup.settings.segment.limits.log_bytes_max / 4, 3)
-            && self.saving.is_none()
             && segment.anchors.frozen.place.index > dwcp_base::Index::ZERO
     }
 

@@ -122,7 +122,7 @@ impl<M: StateMachine> Replica<M> {
                 let wrong = |reason: String| RecoverError::Snapshot { sequence, reason };
                 let (meta, control, state) = rebuild(&setup, make_machine(), snapshot).map_err(wrong)?;
                 donor.prepare(meta);
-                donor.saved(sequence);
+                donor.saved(now, sequence);
                 (control, state)
             }
         };

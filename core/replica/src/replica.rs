@@ -211,7 +211,7 @@ impl<M: StateMachine> Replica<M> {
             PeerMessage::FetchOffer { at_least } => self.on_fetch_offer(now, from, at_least, out),
             PeerMessage::Offer(meta) => self.on_offer(now, from, meta, out),
             PeerMessage::FetchChunk { sequence, index, offset } => {
-                self.on_fetch_chunk(from, sequence, index, offset, out);
+                self.on_fetch_chunk(now, from, sequence, index, offset, out);
             }
             PeerMessage::Chunk { sequence, index, offset, bytes } => {
                 self.on_chunk(now, from, sequence, index, offset, bytes, out);

@@ -24,17 +24,38 @@ struct Read {
 /// How long a peer waits until a second snapshot is written for its sake; twice as long for each after it.
 const WANTED_INTERVAL: Micros = Micros::from_millis(10_000);
 
+/// A snapshot that nobody has read for so long is not kept for anybody's sake.
+const READER_PATIENCE: Micros = Micros::from_millis(10_000);
+/// Nor is one kept for longer than this: whoever needs more than that begins anew.
+const HELD_MAX: Micros = Micros::from_millis(600_000);
+
+/// A snapshot that peers are fetching.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    sequence: Sequence,
+    since: Micros,
+    last_read: Micros,
+}
+
 /// What this replica can give.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Donor {
-    /// Durable and whole; the newest is offered, the one before is kept for those who are fetching it.
+    /// Durable and whole: the newest, which is offered, the one before it, and perhaps the one that is held. At most three.
     snapshots: BTreeMap<Sequence, SnapshotMeta>,
+    /// Kept until its readers are through, however fast newer ones come: or they would never be.
+    held: Option<Held>,
     /// Being written: at most one of our own and one fetched.
     preparing: BTreeMap<Sequence, SnapshotMeta>,
     reads: BTreeMap<u64, Read>,
     /// When each peer may next have a snapshot written for its sake.
     next_wanted: BTreeMap<ReplicaId, (Micros, Micros)>,
     next_token: u64,
+}
+
+impl Held {
+    fn is_wanted(&self, now: Now) -> bool {
+        now.mono.since(self.last_read) < READER_PATIENCE && now.mono.since(self.since) < HELD_MAX
+    }
 }
 
 impl Donor {
@@ -47,15 +68,26 @@ impl Donor {
     }
 
     /// The snapshot is durable. Returns those that need not be kept.
-    pub(crate) fn saved(&mut self, sequence: Sequence) -> Vec<Sequence> {
+    pub(crate) fn saved(&mut self, now: Now, sequence: Sequence) -> Vec<Sequence> {
         if let Some(meta) = self.preparing.remove(&sequence) {
             self.snapshots.insert(sequence, meta);
         }
-        let mut old = Vec::new();
-        while self.snapshots.len() > 2 {
-            old.extend(self.snapshots.pop_first().map(|(sequence, _)| sequence));
-        }
+        self.held = self.held.filter(|held| held.is_wanted(now));
+        let held = self.held.map(|held| held.sequence);
+        let kept = self.snapshots.keys().rev().take(2).copied().chain(held);
+        let kept: Vec<Sequence> = kept.collect();
+        let old: Vec<Sequence> = self.snapshots.keys().filter(|one| !kept.contains(one)).copied().collect();
+        self.snapshots.retain(|one, _| kept.contains(one));
         old
+    }
+
+    /// A peer reads from this snapshot.
+    fn hold(&mut self, now: Now, sequence: Sequence) {
+        match self.held.as_mut().filter(|held| held.is_wanted(now)) {
+            Some(held) if held.sequence == sequence => held.last_read = now.mono,
+            Some(_) => {}
+            None => self.held = Some(Held { sequence, since: now.mono, last_read: now.mono }),
+        }
     }
 
     /// The certificate of a durable snapshot.
@@ -95,6 +127,7 @@ impl<M: StateMachine> Replica<M> {
 
     pub(crate) fn on_fetch_chunk(
         &mut self,
+        now: Now,
         from: ReplicaId,
         sequence: Sequence,
         index: u32,
@@ -104,6 +137,7 @@ impl<M: StateMachine> Replica<M> {
         if !self.donor.snapshots.contains_key(&sequence) {
             return self.send_one(from, &PeerMessage::NoChunk { sequence, index }, Class::Bulk, out);
         }
+        self.donor.hold(now, sequence);
         if self.donor.reads.len() >= READS_MAX {
             return self.count("chunk reads dropped: too many");
         }

@@ -427,7 +427,7 @@ impl<M: StateMachine> Replica<M> {
             return;
         };
         let covered = (control.fold.epoch(), control.fold.segment().map(dwcp_log::Segment::anchored));
-        self.snapshot_is_durable(sequence, covered, out);
+        self.snapshot_is_durable(now, sequence, covered, out);
         if !useful {
             // Slots brought us here sooner, or past it; the snapshot serves others.
             if transfer.purpose == Purpose::Wrong {

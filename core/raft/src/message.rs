@@ -79,6 +79,13 @@ impl Body {
         }
     }
 
+    /// The log time it brings, if it is of a kind that does.
+    #[must_use]
+    pub fn time(&self) -> Option<LogTime> {
+        let bytes = self.0.get(1..9)?;
+        Some(LogTime(u64::from_le_bytes(bytes.try_into().expect("eight bytes"))))
+    }
+
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
         &self.0
@@ -87,8 +94,7 @@ impl Body {
     /// The payload; its frames share these bytes.
     #[must_use]
     pub fn payload(&self) -> Payload {
-        let time =
-            || LogTime(u64::from_le_bytes(self.0[1..9].try_into().expect("a body with a time has one")));
+        let time = || self.time().expect("a body of this kind has a time");
         match self.kind() {
             Kind::Empty => Payload::Empty,
             Kind::Marker => Payload::Marker,

@@ -186,7 +186,8 @@ pub trait RaftNode: fmt::Debug + Send {
     /// stay within `bytes_max` of bodies. Entries past `commit` may still be replaced.
     fn entries(&self, from: Index, through: Index, bytes_max: usize) -> Vec<Entry>;
 
-    /// Takes a message that the link proved to be `from`'s.
+    /// Takes a message that the link proved to be `from`'s. Entries of a leader whose time is more than
+    /// [`CLOCK_AHEAD_MAX_MS`](dwcp_base::limits::CLOCK_AHEAD_MAX_MS) beyond `now.wall_ms` are not taken yet.
     fn step(&mut self, now: Now, from: ReplicaId, bytes: &[u8]);
     /// Does whatever is due by now.
     fn tick(&mut self, now: Now);

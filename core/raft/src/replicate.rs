@@ -10,8 +10,11 @@ use crate::state::{Raft, Role};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use bytes::Bytes;
+use dwcp_base::limits::CLOCK_AHEAD_MAX_MS;
 use dwcp_base::{Epoch, Micros, Mutant, Now, ReplicaId, Ticket};
 use dwcp_log::place::{Index, Place, Term};
+
+const FROM_THE_FUTURE: &str = "an entry from the future";
 
 /// What a follower that is being probed was last asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -401,7 +404,7 @@ impl Raft {
             }
         }
         let last = self.log.last_index();
-        match self.take_entries(prev.index, entries) {
+        match self.take_entries(now, prev.index, entries) {
             Ok((through, complaint)) => {
                 self.verified = self.verified.max(through);
                 self.commit_to(commit.min(self.verified));
@@ -424,6 +427,7 @@ impl Raft {
     /// nothing has changed.
     fn take_entries(
         &mut self,
+        now: Now,
         prev: Index,
         entries: Vec<Entry>,
     ) -> Result<(Index, Option<&'static str>), &'static str> {
@@ -445,8 +449,12 @@ impl Raft {
                 }
             }
         }
-        if news.peek().is_none() {
-            return Ok((through, None));
+        match news.peek() {
+            None => return Ok((through, None)),
+            Some(entry) if self.is_from_the_future(now, entry) => {
+                return Ok((through, Some(FROM_THE_FUTURE)));
+            }
+            Some(_) => {}
         }
         if through < self.log.last_index() {
             self.truncate(through.next());
@@ -458,9 +466,22 @@ impl Raft {
             if self.log_is_overfull() {
                 return Ok((through, Some("the log is full: a snapshot must be written first")));
             }
+            if self.is_from_the_future(now, &entry) {
+                return Ok((through, Some(FROM_THE_FUTURE)));
+            }
             through = self.append(entry).index;
         }
         Ok((through, None))
+    }
+
+    /// Leases and sessions end by the time in entries, so no leader may hurry it: its entry waits until our own clock is there,
+    /// and meanwhile we do not count for it. As the root's backups do.
+    fn is_from_the_future(&self, now: Now, entry: &Entry) -> bool {
+        let time = match entry.body.time() {
+            Some(time) if !self.mutants.on(Mutant::ClockUnchecked) => time,
+            _ => return false,
+        };
+        time.0 > now.wall_ms.saturating_add(CLOCK_AHEAD_MAX_MS)
     }
 
     /// A follower takes twice what its leader may propose, for the two do not discard at the same time.

@@ -11,7 +11,8 @@ use crate::transfer::Purpose;
 use crate::wire::{FetchedEntries, LogRecord, PeerMessage};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
-use dwcp_base::{Epoch, Index, Micros, Now, ReplicaId, Ticket};
+use dwcp_base::limits::CLOCK_AHEAD_MAX_MS;
+use dwcp_base::{Epoch, Index, LogTime, Micros, Mutant, Now, ReplicaId, Ticket};
 use dwcp_log::{Close, Place, Segment, VirtualLog};
 use dwcp_raft::Entry;
 use dwcp_state::StateMachine;
@@ -22,6 +23,10 @@ const ANSWER_BYTES: usize = 1 << 20;
 const BODIES_MAX: usize = 4;
 /// Bytes of entries fetched at most; a tail further away comes with a snapshot.
 const BODY_BYTES_MAX: usize = 512 << 20;
+
+/// A tail that goes ahead of our clock is taken all the same when the segment could not be closed without it for so long:
+/// too few others may be left to choose from. Longer than it takes to replace a primary that wants it.
+const AHEAD_PATIENCE: Micros = Micros::from_millis(30_000);
 
 /// Entries behind `from`, verified to lead to `tail`.
 #[derive(Clone)]
@@ -260,22 +265,33 @@ impl<M: StateMachine> Replica<M> {
     /// All is there: it is believed if its chain says so.
     fn take_body(&mut self, now: Now, from: ReplicaId, out: &mut Outbox) {
         let Some(anchor) = self.control.fold.segment().map(|segment| segment.anchored()) else { return };
+        let latest = LogTime(now.wall_ms + CLOCK_AHEAD_MAX_MS).max(self.state.log_time());
         let Some(fetch) = &mut self.fetch else { return };
+        let mut is_ahead = false;
         let mut log = fetch.from;
         let mut through_anchor = fetch.from_index >= anchor.index;
         for (index, entry) in (fetch.from_index.0 + 1..).zip(&fetch.entries) {
             log.append(&entry.digest());
             through_anchor |= index == anchor.index.0 && log.chain == anchor.chain;
+            is_ahead |= index > anchor.index.0 && entry.body.time().is_some_and(|time| time > latest);
         }
         let last_term = fetch.entries.last().map(|entry| entry.term);
         let leads_there =
             log.chain == fetch.tail.chain && last_term == Some(fetch.tail.term) && through_anchor;
-        if !leads_there {
+        let mut reason = (!leads_there).then_some("entries that do not lead to the tail");
+        // Where no Anchor covers it, only the log of a liar or of somebody with a wrong clock goes far ahead of ours: while
+        // another tail may be chosen, it is not taken. What is decided is decided.
+        if leads_there && is_ahead && !fetch.decided && !self.setup.mutants.on(Mutant::ClockUnchecked) {
+            let known = self.ahead.filter(|(tail, _)| *tail == fetch.tail);
+            let (_, since) = *self.ahead.insert(known.unwrap_or((fetch.tail, now.mono)));
+            reason = (now.mono.since(since) < AHEAD_PATIENCE).then_some("entries from the future");
+        }
+        if let Some(reason) = reason {
             fetch.useless.insert(from);
             fetch.donor = None;
             fetch.entries.clear();
             fetch.bytes = 0;
-            self.count("entries that do not lead to the tail");
+            self.count(reason);
             return self.ask_entries(now, out);
         }
         let Some(Fetch { epoch, from, from_index, entries, tail, .. }) = self.fetch.take() else { return };

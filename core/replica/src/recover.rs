@@ -172,6 +172,7 @@ impl<M: StateMachine> Replica<M> {
             body_ticket: Ticket::ZERO,
             remembers_from,
             fetch: None,
+            ahead: None,
             blocked: VecDeque::new(),
             kept: VecDeque::new(),
             opening: None,

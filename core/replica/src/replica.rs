@@ -93,6 +93,8 @@ pub struct Replica<M: StateMachine> {
     pub(crate) remembers_from: Epoch,
     /// Entries that a Close needs and we lack.
     pub(crate) fetch: Option<Fetch>,
+    /// The tail last seen that goes ahead of our clock, and since when.
+    pub(crate) ahead: Option<(Place, Micros)>,
     /// Decided slots that cannot be executed yet: the first ends a segment whose entries are on their way. At most what the
     /// protocol delivered before it was told to hold.
     pub(crate) blocked: VecDeque<(Decided, View)>,

@@ -260,6 +260,8 @@ impl<M: StateMachine> Replica<M> {
 
     fn on_segment_message(&mut self, now: Now, from: ReplicaId, epoch: Epoch, bytes: &Bytes) {
         let quiet = self.diverged;
+        // What log time has reached is no longer ahead of anything.
+        let now = Now { wall_ms: now.wall_ms.max(self.state.log_time().0), ..now };
         if let Some(segment) = self.segment.as_mut().filter(|segment| segment.epoch == epoch && !quiet)
             && let Some(raft) = &mut segment.raft
         {

@@ -219,6 +219,8 @@ impl Dials {
         self.f = self.f.min((self.n - 1) / 3);
         self.liars = self.liars.min(self.f);
         self.fsync_liars = self.fsync_liars.min(self.f - self.liars);
+        // Alone, or one of two, a wrong clock is the cluster's.
+        self.wrong_clocks = self.wrong_clocks.min((self.n - 1) / 2);
         self.clients = self.clients.max(1);
         self.commands_max = self.commands_max.max(1);
         self.in_flight_max = self.in_flight_max.max(1);
@@ -335,7 +337,6 @@ fn switch(dials: &mut Dials, chance: &mut Chance) {
     dials.n = *chance.pick(&[1, 3, 3, 4, 4, 5, 7]).expect("not empty");
     dials.f = (dials.n - 1) / 3;
     dials.liars = dials.liars.min(dials.f);
-    dials.wrong_clocks = 0;
     dials.think_ms = chance.between(30, 150);
 }
 

@@ -7,6 +7,7 @@ use crate::client::Client;
 use crate::world::World;
 use check::read_back;
 use check::{Answer, Interval, KeyValue, Operation};
+use dwcp_base::limits::{CLOCK_AHEAD_MAX_MS, EXPIRY_STEP_MAX_MS};
 use dwcp_state::kv::KvCommand;
 
 /// Keys of each kind, shared by all clients.
@@ -50,19 +51,19 @@ impl World {
             }
             operations.push(client.next_operation(value_max));
         }
-        // A run about leases looks at what they hold, too.
-        if leases_pm >= 100 && lease.is_none() && client.leases > 0 {
+        // Whoever lends looks at what became of it.
+        if leases_pm > 0 && lease.is_none() && client.leases > 0 {
             let key = format!("lease/{}/{}", client.number, client.leases);
             operations.push(Operation::range(check::Interval::key(key)));
         }
         if let Some(lease) = lease {
-            // The cluster will revoke it by itself, sooner or later: a call that nobody answers. Where every clock is
-            // right it comes no sooner than the lease has run, as far as clocks and log time may be apart.
-            let apart_us =
-                2 * self.dials.skew_ms * 1000 + dwcp_base::limits::CLOCK_AHEAD_MAX_MS * 1000 + 300_000;
-            let clocks_hold = self.dials.wrong_clocks == 0 && !self.dials.members_may_lie();
-            let runs_us = if clocks_hold { expires_us } else { 0 };
-            let earliest_us = self.now_us + runs_us.saturating_sub(apart_us);
+            // The cluster will revoke it by itself, sooner or later: a call that nobody answers. It comes no sooner than the
+            // lease has run, as far as clocks and log time may be apart: a clock far ahead leads nowhere, for the others do
+            // not follow, and one far behind ends in a leap that takes one period off a lease.
+            let right = self.dials.wrong_clocks == 0 && !self.dials.members_may_lie();
+            let leap_us = if right { 0 } else { EXPIRY_STEP_MAX_MS * 1000 };
+            let apart_us = 2 * self.dials.skew_ms * 1000 + CLOCK_AHEAD_MAX_MS * 1000 + 300_000 + leap_us;
+            let earliest_us = self.now_us + expires_us.saturating_sub(apart_us);
             let id = check::CommandId { session: 0, seq: lease };
             let place = self.expiries.invoked(id, earliest_us, Operation::LeaseRevoke { lease });
             // Nobody waits for it.

@@ -3,8 +3,9 @@
 
 use crate::net::{EPOCH, base};
 use crate::one::{One, append, entry, marker, places};
-use dwcp_base::{Epoch, Hash, Now, ReplicaId};
-use dwcp_raft::{Conflict, Entry, Index, Message, Place, RaftNode, Said, Term};
+use dwcp_base::limits::CLOCK_AHEAD_MAX_MS;
+use dwcp_base::{Epoch, Hash, LogTime, Now, ReplicaId};
+use dwcp_raft::{Body, Conflict, Entry, Index, Message, Payload, Place, RaftNode, Said, Term};
 use proptest::prelude::*;
 
 /// A follower of r0 in term 3 that holds a committed `a` (term 1) and `b` (term 3).
@@ -100,6 +101,35 @@ fn what_cannot_be_is_dropped_under_its_name_and_changes_nothing() {
         one.hear(0, 3, append(at[2], 2, &[entry(3, "c")]));
         assert_eq!(one.said()[0].1, Said::Accepted { matched: Index(3) }, "{said:?}");
     }
+}
+
+/// Leases and sessions end by the time in entries: a leader whose clock is ahead is not followed until ours is there, and one
+/// that writes it all the same loses nothing of what came before.
+#[test]
+fn a_leader_ahead_of_our_clock_is_followed_once_our_clock_is_there() {
+    let timed =
+        |time: u64| Entry { term: Term(3), body: Body::new(&Payload::Tick { time: LogTime(time) }).unwrap() };
+    let (mut one, at, mut log) = follower();
+    one.hear(0, 3, append(at[2], 2, &log[2..]));
+    one.sync();
+    one.said();
+    log.extend([timed(CLOCK_AHEAD_MAX_MS), timed(CLOCK_AHEAD_MAX_MS + 1)]);
+    let at = places(&log);
+    let hurried = append(at[3], 2, &log[3..]);
+    one.hear(0, 3, hurried.clone());
+    one.sync();
+    assert_eq!(one.refused(), ["an entry from the future"]);
+    assert_eq!(one.said()[0].1, Said::Accepted { matched: Index(4) }, "up to there it is followed");
+    // Nothing of it is new: silence, or the leader would send it again at once.
+    one.hear(0, 3, append(at[4], 2, &log[4..]));
+    one.sync();
+    assert_eq!(one.refused(), ["an entry from the future"]);
+    assert_eq!(one.said(), []);
+    one.wall_ms = 1;
+    one.hear(0, 3, hurried);
+    one.sync();
+    assert!(one.refused().is_empty());
+    assert_eq!(one.said()[0].1, Said::Accepted { matched: Index(5) });
 }
 
 #[test]

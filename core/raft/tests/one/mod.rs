@@ -13,6 +13,8 @@ use dwcp_raft::{
 pub struct One {
     pub raft: Raft,
     pub now: Micros,
+    /// Of the clock on the wall.
+    pub wall_ms: u64,
     pub records: Vec<Bytes>,
     setup: SegmentSetup,
     /// What it did since it was last asked.
@@ -72,18 +74,18 @@ impl One {
         change(&mut setup);
         let now = Micros(1_000_000);
         let raft = Raft::open(&setup, records, Now { mono: now, wall_ms: 0 }).unwrap();
-        Self { raft, now, records: records.to_vec(), setup, did: Vec::new() }
+        Self { raft, now, wall_ms: 0, records: records.to_vec(), setup, did: Vec::new() }
     }
 
     /// From its disk as it is now.
     pub fn restart(&mut self) {
-        let now = Now { mono: self.now, wall_ms: 0 };
+        let now = self.at();
         self.raft = Raft::open(&self.setup, &self.records, now).unwrap();
         self.did.clear();
     }
 
     pub fn at(&self) -> Now {
-        Now { mono: self.now, wall_ms: 0 }
+        Now { mono: self.now, wall_ms: self.wall_ms }
     }
 
     pub fn settle(&mut self) {

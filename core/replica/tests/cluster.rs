@@ -33,6 +33,8 @@ fn key(kind: u8, id: u8) -> PublicKey {
 mod switching;
 #[path = "cluster/syncing.rs"]
 mod syncing;
+#[path = "cluster/watching.rs"]
+mod watching;
 
 fn genesis(n: u8, policy: Policy, mode: NetworkMode) -> Arc<Genesis> {
     let members = (0..n)

@@ -13,8 +13,8 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Micros, Now, PublicKey, ReplicaId, Ticket, encode};
-use dwcp_crdt::{Origin, OriginId};
+use dwcp_base::{Hash, Micros, Now, PublicKey, ReplicaId, Ticket, encode};
+use dwcp_crdt::{Applied, Bundle, Origin, OriginId, Store};
 use dwcp_pbft::Output;
 use dwcp_state::{CheckedFrame, FrameContent, MachineRefusal, Refusal, StateMachine};
 use dwcp_sync::{Action, Restored, Sync, audit};
@@ -36,6 +36,15 @@ pub(crate) struct Surroundings<'a> {
 
 fn replica_of(id: OriginId) -> Option<ReplicaId> {
     u8::try_from(id.0).ok().map(ReplicaId)
+}
+
+/// Keys of two stores that are not the same in both, those of one alone included.
+fn differing(before: &mut Store, after: &mut Store) -> Vec<Bytes> {
+    let after: BTreeMap<&Bytes, Hash> = after.key_hashes().collect();
+    let before: BTreeMap<&Bytes, Hash> = before.key_hashes().collect();
+    let changed = after.iter().filter(|(key, hash)| before.get(*key) != Some(hash)).map(|(key, _)| *key);
+    let gone = before.keys().filter(|key| !after.contains_key(*key)).copied();
+    changed.chain(gone).cloned().collect()
 }
 
 impl SyncRoom {
@@ -145,7 +154,8 @@ impl SyncRoom {
             self.figures.snapshots_refused += 1;
             return;
         }
-        open.store = store;
+        let mut before = core::mem::replace(&mut open.store, store);
+        self.changed.extend(differing(&mut before, &mut open.store));
         self.figures.snapshots_installed += 1;
         let actions = open.sync.take();
         let base = actions.iter().find_map(|action| match action {
@@ -158,8 +168,14 @@ impl SyncRoom {
             self.carry_out(now, action, open, protocol, out);
         }
         open.sync.on_applied(open.store.applied());
-        // Nobody can say what differs from before: whoever watches everything reads everything.
-        self.changed.extend(open.store.keys(b"").cloned());
+    }
+
+    /// These became part of the state: counted, and watchers hear of their keys.
+    fn note_applied<'a>(&mut self, bundles: impl IntoIterator<Item = &'a Bundle>) {
+        for bundle in bundles {
+            self.changed.extend(bundle.deltas().iter().map(|delta| delta.key.clone()));
+            self.figures.frames_applied += 1;
+        }
     }
 
     /// True when the store changed.
@@ -186,11 +202,11 @@ impl SyncRoom {
             Action::Apply { bundle } => {
                 // Its clock was judged when it came, or by whoever ordered it.
                 match open.store.apply(&bundle, bundle.hlc().ms()) {
-                    Ok(_) => {
-                        self.changed.extend(bundle.deltas().iter().map(|delta| delta.key.clone()));
-                        self.figures.frames_applied += 1;
+                    Ok(Applied::Done { released, .. }) => {
+                        self.note_applied(core::iter::once(&bundle).chain(&released));
                         return true;
                     }
+                    Ok(Applied::Duplicate | Applied::Held { .. }) => return true,
                     Err(error) => {
                         self.figures.bundles_refused += 1;
                         self.figures.last_refusal = error.to_string();
@@ -198,13 +214,15 @@ impl SyncRoom {
                 }
             }
             Action::RaiseFloor(floor) => {
-                if open.store.raise_floor(floor).is_ok() {
+                if let Ok(released) = open.store.raise_floor(floor) {
+                    self.note_applied(&released);
                     return true;
                 }
                 self.figures.bundles_refused += 1;
             }
             Action::EndOrigin { origin, last } => {
-                open.store.end_origin(origin, last);
+                let released = open.store.end_origin(origin, last);
+                self.note_applied(&released);
                 return true;
             }
             Action::Refused { from, reason } => {

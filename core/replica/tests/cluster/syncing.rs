@@ -12,43 +12,43 @@ pub fn setup() -> SyncSetup {
     }
 }
 
-fn put(key: &str, value: &str) -> Write {
+pub fn put(key: &str, value: &str) -> Write {
     Write::new(key.to_string(), Op::Put(Plain::json(value).unwrap()))
 }
 
-fn add(key: &str, by: i64) -> Write {
+pub fn add(key: &str, by: i64) -> Write {
     Write::new(key.to_string(), Op::Adjust(by))
 }
 
-fn raft() -> Policy {
+pub fn raft() -> Policy {
     Policy { raft: true, ..Policy::root_only(Trust::Crash, Quorum::new(3, None).unwrap()) }
 }
 
 impl Cluster {
-    fn ask(&mut self, to: u8, id: u64, request: SyncRequest) {
+    pub fn ask(&mut self, to: u8, id: u64, request: SyncRequest) {
         let request = ClientRequest::Sync { id, request };
         self.nodes[usize::from(to)].inbox.push_back(Input::Client { client: ClientId(8), request });
     }
 
-    fn write(&mut self, to: u8, id: u64, writes: Vec<Write>) {
+    pub fn write(&mut self, to: u8, id: u64, writes: Vec<Write>) {
         self.ask(to, id, SyncRequest::Write { writes, wait: 0, timeout_ms: 0 });
     }
 
-    fn told(&self, from: u8, id: u64) -> Option<&SyncReply> {
+    pub fn told(&self, from: u8, id: u64) -> Option<&SyncReply> {
         self.replies.iter().rev().find_map(|(node, reply)| match reply {
             ClientReply::Sync { id: asked, reply } if *node == from && *asked == id => Some(reply),
             _ => None,
         })
     }
 
-    fn road(&self, from: u8, id: u64) -> Option<Road> {
+    pub fn road(&self, from: u8, id: u64) -> Option<Road> {
         match self.told(from, id) {
             Some(SyncReply::Written(written)) => Some(written.road),
             _ => None,
         }
     }
 
-    fn read(&mut self, at: u8, key: &str) -> Option<View> {
+    pub fn read(&mut self, at: u8, key: &str) -> Option<View> {
         self.ask(at, 99, SyncRequest::Get { key: Bytes::from(key.to_string()), path: vec![] });
         self.run(0);
         let Some(SyncReply::Value { view, .. }) = self.told(at, 99) else { panic!("no value") };
@@ -56,7 +56,7 @@ impl Cluster {
     }
 
     /// Digest, and conflicts counted, on each node.
-    fn stands(&mut self) -> Vec<(dwcp_base::Hash, u64)> {
+    pub fn stands(&mut self) -> Vec<(dwcp_base::Hash, u64)> {
         (0..self.nodes.len() as u8)
             .map(|id| {
                 self.ask(id, 98, SyncRequest::Stand);
@@ -69,14 +69,30 @@ impl Cluster {
             .collect()
     }
 
-    fn assert_converged(&mut self, conflicts: u64) {
+    /// The operator ends the convergent origin of a node, by an order given to another.
+    pub fn exclude(&mut self, at: u8, id: u8, incarnation: u32) -> Option<dwcp_replica::OrderOutcome> {
+        use dwcp_log::{ExcludeOrder, OperatorOrder, SignedOrder};
+        let admin = Ed25519::new(seed(3, 0), &[]);
+        let order = ExcludeOrder { id: ReplicaId(id), incarnation: Incarnation(incarnation) };
+        let signed = SignedOrder::new(order, self.genesis.cluster(), admin.public_key(), &admin);
+        let bytes = Bytes::from(dwcp_base::encode(&OperatorOrder::Exclude(signed)));
+        let request = ClientRequest::Order { id: 5, bytes };
+        self.nodes[usize::from(at)].inbox.push_back(Input::Client { client: ClientId(8), request });
+        self.run(3_000);
+        self.replies.iter().rev().find_map(|(_, reply)| match reply {
+            ClientReply::Order { outcome, .. } => Some(outcome.clone()),
+            _ => None,
+        })
+    }
+
+    pub fn assert_converged(&mut self, conflicts: u64) {
         let stands = self.stands();
         assert!(stands.windows(2).all(|pair| pair[0] == pair[1]), "{stands:?}");
         assert_eq!(stands[0].1, conflicts);
     }
 }
 
-fn json(text: &str) -> Option<View> {
+pub fn json(text: &str) -> Option<View> {
     Some(View::Register(Plain::json(text).unwrap()))
 }
 
@@ -293,7 +309,7 @@ fn rubbish_from_a_peer_is_dropped_and_counted() {
 }
 
 impl Cluster {
-    fn sync_status(&self, id: u8) -> dwcp_replica::SyncStatus {
+    pub fn sync_status(&self, id: u8) -> dwcp_replica::SyncStatus {
         self.nodes[usize::from(id)].replica.as_ref().unwrap().status(self.now()).sync.expect("it is on")
     }
 }
@@ -518,7 +534,6 @@ fn ends_and_floors_that_rest_on_nothing_are_not_prepared() {
 
 #[test]
 fn a_member_that_is_away_can_be_excluded_from_the_floor() {
-    use dwcp_log::{ExcludeOrder, OperatorOrder, SignedOrder};
     let mut cluster = Cluster::with(3, raft(), NetworkMode::Hybrid);
     cluster.run(500);
     cluster.write(2, 1, vec![put("mine", "1")]);
@@ -528,23 +543,10 @@ fn a_member_that_is_away_can_be_excluded_from_the_floor() {
     cluster.run(60_000);
     let stalled = cluster.sync_status(0);
     assert!(stalled.frames_kept > 0, "{stalled:?}");
-    let admin = Ed25519::new(seed(3, 0), &[]);
-    let exclude = |cluster: &mut Cluster, incarnation| {
-        let order = ExcludeOrder { id: ReplicaId(2), incarnation: Incarnation(incarnation) };
-        let signed = SignedOrder::new(order, cluster.genesis.cluster(), admin.public_key(), &admin);
-        let bytes = Bytes::from(dwcp_base::encode(&OperatorOrder::Exclude(signed)));
-        let request = ClientRequest::Order { id: 5, bytes };
-        cluster.nodes[0].inbox.push_back(Input::Client { client: ClientId(8), request });
-        cluster.run(3_000);
-        cluster.replies.iter().rev().find_map(|(_, reply)| match reply {
-            ClientReply::Order { outcome, .. } => Some(outcome.clone()),
-            _ => None,
-        })
-    };
     use dwcp_replica::OrderOutcome::{Done, Refused};
-    assert!(matches!(exclude(&mut cluster, 1), Some(Refused { .. })), "not its incarnation");
-    assert!(matches!(exclude(&mut cluster, 0), Some(Done { .. })));
-    assert!(matches!(exclude(&mut cluster, 0), Some(Refused { .. })), "once is enough");
+    assert!(matches!(cluster.exclude(0, 2, 1), Some(Refused { .. })), "not its incarnation");
+    assert!(matches!(cluster.exclude(0, 2, 0), Some(Done { .. })));
+    assert!(matches!(cluster.exclude(0, 2, 0), Some(Refused { .. })), "once is enough");
     let floor = cluster.sync_status(0).floor;
     for round in 0..10_u64 {
         cluster.write((round % 2) as u8, 10 + round, vec![put("a", &round.to_string())]);

@@ -231,7 +231,8 @@ impl SyncRoom {
             }
             Action::Evidence(proof) => self.figures.frozen.push(proof.origin()),
             Action::NeedSnapshot { .. } => self.transfer.wanted = true,
-            Action::Withholds { member } => self.figures.withholds(member, now),
+            // Who is at fault now, the engine says whenever it is asked.
+            Action::Withholds { .. } | Action::Accuses { .. } => {}
             Action::Audit { peer, work } => {
                 let step = audit::step(&open.store, work.as_ref());
                 open.sync.on_audited(peer, step);

@@ -1,7 +1,7 @@
 //! What people and judges may see of the room. Only counts; nothing is decided by it.
 
 use crate::sync::SyncRoom;
-use alloc::collections::BTreeMap;
+use alloc::collections::BTreeSet;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -25,7 +25,6 @@ pub(crate) struct Figures {
     pub(crate) snapshots_refused: u64,
     pub(crate) snapshots_installed: u64,
     exchanges: u64,
-    withholding: BTreeMap<OriginId, Micros>,
     sync_count: u64,
     last_sync_unix_ms: u64,
     latency_sum_us: u64,
@@ -82,7 +81,7 @@ pub struct SyncPeerStatus {
     pub exchanges: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
-    /// It has not acknowledged for long what is here.
+    /// It has not acknowledged for long what is here, or its own words keep everybody from collecting.
     pub withholds: bool,
 }
 
@@ -97,10 +96,6 @@ impl Figures {
         self.exchanges += 1;
     }
 
-    pub(crate) fn withholds(&mut self, member: Origin, now: Now) {
-        self.withholding.insert(member.id, now.mono);
-    }
-
     pub(crate) fn status(&self, now: Now, room: &SyncRoom) -> SyncStatus {
         let Some(open) = &room.open else {
             return SyncStatus { not_open: super::write::NOT_A_MEMBER.to_string(), ..SyncStatus::default() };
@@ -108,6 +103,9 @@ impl Figures {
         let (kept, waiting) = open.sync.frames_count();
         let refused =
             Reason::ALL.iter().map(|reason| (reason.word().to_string(), open.sync.refused(*reason)));
+        let accused = open.sync.accused().map(|(origin, _)| origin);
+        let at_fault: BTreeSet<OriginId> =
+            open.sync.withholding().chain(accused).map(|origin| origin.id).collect();
         let peers = open.sync.peers().filter_map(|(id, figures)| {
             let since = |at: Micros| now.mono.since(at).0 / 1_000;
             Some(SyncPeerStatus {
@@ -118,7 +116,7 @@ impl Figures {
                 exchanges: figures.exchanges,
                 bytes_in: figures.bytes_in,
                 bytes_out: figures.bytes_out,
-                withholds: self.withholding.contains_key(&id) && figures.lag_dots > 0,
+                withholds: at_fault.contains(&id),
             })
         });
         SyncStatus {

@@ -283,6 +283,15 @@ impl Store {
         self.entries.len()
     }
 
+    /// Keys that exist. One that a custom resolver alone hides counts.
+    #[must_use]
+    pub fn keys_count(&self) -> usize {
+        let is_gone =
+            |key: &&Bytes| self.entries.get(*key).is_some_and(|entry| !self.is_there(key, &entry.node));
+        // Whatever was deleted leaves something that waits for collection.
+        self.entries.len() - self.graves.iter().filter(is_gone).count()
+    }
+
     /// The dots that are part of the state.
     #[must_use]
     pub fn applied(&self) -> &VersionVector {

@@ -29,6 +29,8 @@ fn key(kind: u8, id: u8) -> PublicKey {
     Ed25519::new(seed(kind, id), &[]).public_key()
 }
 
+#[path = "cluster/donors.rs"]
+mod donors;
 #[path = "cluster/switching.rs"]
 mod switching;
 #[path = "cluster/syncing.rs"]
@@ -93,7 +95,11 @@ struct Cluster {
     to_the_dead: Vec<(u8, u8, Bytes)>,
     /// Nothing passes between these and the others.
     apart: Vec<u8>,
+    /// Says what becomes of what one replica sends another, for stories with a liar.
+    twist: Option<Twist>,
 }
+
+type Twist = Box<dyn FnMut(u8, u8, Bytes) -> Option<Bytes>>;
 
 impl Cluster {
     fn new(n: u8) -> Self {
@@ -120,6 +126,7 @@ impl Cluster {
             censor: None,
             to_the_dead: Vec::new(),
             apart: Vec::new(),
+            twist: None,
         };
         (0..n).for_each(|id| cluster.start(id));
         cluster
@@ -188,6 +195,11 @@ impl Cluster {
                     if self.apart.contains(&id) != self.apart.contains(&to.0) {
                         continue;
                     }
+                    let twisted = match &mut self.twist {
+                        Some(twist) => twist(id, to.0, bytes),
+                        None => Some(bytes),
+                    };
+                    let Some(bytes) = twisted else { continue };
                     let target = &mut self.nodes[usize::from(to.0)];
                     if target.replica.is_some() {
                         let from = ReplicaId(id);

@@ -61,6 +61,12 @@ impl Sync {
         }
     }
 
+    /// Origins that contradicted themselves and whose end is not decided yet; a restart remembers them.
+    pub fn convicted(&self) -> impl Iterator<Item = Origin> {
+        let open = |chain: &crate::chain::Chain| chain.proof.is_some() && chain.cut.is_none();
+        self.chains.iter().filter(move |(_, chain)| open(chain)).map(|(origin, _)| *origin)
+    }
+
     /// Members that are at fault now, and how. One that gives what it had promised is not any more.
     pub fn accused(&self) -> impl Iterator<Item = (Origin, Fault)> {
         let named = |peer: &crate::state::Peer| peer.claim.is_some_and(|claim| claim.is_named);

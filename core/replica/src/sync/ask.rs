@@ -63,7 +63,7 @@ impl SyncRoom {
         let digest = self.digest()?;
         let store = self.store()?;
         let (applied, floor) = (store.applied().clone(), store.floor_number());
-        let keys = store.keys(b"").count() as u64;
+        let keys = store.keys_count() as u64;
         Some(SyncReply::Stand { digest, applied, floor, conflicts: store.conflict_count(), keys })
     }
 

@@ -5,7 +5,7 @@ use crate::io::{Class, ClientId, Effect, Event};
 use crate::recover::RecoverError;
 use crate::replica::{Outbox, Replica};
 use crate::sync::disk::is_base;
-use crate::sync::fetch::Fetched;
+use crate::sync::fetch::{Fetched, What};
 use crate::sync::{Disk, Open, SyncRoom, origins};
 use crate::wire::PeerMessage;
 use alloc::collections::BTreeMap;
@@ -101,7 +101,6 @@ impl SyncRoom {
     }
 
     pub(crate) fn on_time(&mut self, now: Now) {
-        self.transfer.on_time(now);
         if let Some(open) = &mut self.open
             && now.mono >= open.sync.next_wakeup()
         {
@@ -139,6 +138,7 @@ impl SyncRoom {
         self.open = Some(open);
         self.settle_writes(now, out);
         self.send_for_ordering(now, around.orderer, out);
+        self.follow_fetch(now, out);
         self.begin_fetch(now, around.faults, out);
         self.tell_watchers(out);
         self.end_comparisons(now, out);
@@ -146,14 +146,15 @@ impl SyncRoom {
 
     /// A snapshot that came from a peer takes the place of the store.
     fn install_fetched(&mut self, now: Now, open: &mut Open, protocol: &mut Output, out: &mut Outbox) {
-        let Some(Fetched { store, base, parts }) = self.fetched.take() else { return };
+        let Some(Fetched { donor, store, base, parts }) = self.fetched.take() else { return };
         for action in open.sync.take() {
             self.carry_out(now, action, open, protocol, out);
         }
-        if open.sync.install(&base, store.applied(), store.floor_number()).is_err() {
-            self.figures.snapshots_refused += 1;
-            return;
+        if let Err(error) = open.sync.install(&base, store.applied(), store.floor_number()) {
+            return self.on_not_installed(now, donor, error);
         }
+        // Said again while it was on its way; what is still needed after this is said anew.
+        self.transfer.wanted = false;
         let mut before = core::mem::replace(&mut open.store, store);
         self.changed.extend(differing(&mut before, &mut open.store));
         self.figures.snapshots_installed += 1;
@@ -229,10 +230,17 @@ impl SyncRoom {
                 let from = from.and_then(replica_of);
                 out.event(Event::Refused { from, reason: reason.word() });
             }
-            Action::Evidence(proof) => self.figures.frozen.push(proof.origin()),
-            Action::NeedSnapshot { .. } => self.transfer.wanted = true,
             // Who is at fault now, the engine says whenever it is asked.
-            Action::Withholds { .. } | Action::Accuses { .. } => {}
+            Action::Evidence(proof) => {
+                out.event(Event::OriginFrozen { origin: proof.origin().to_string() });
+            }
+            Action::NeedSnapshot { .. } => self.transfer.wanted = true,
+            Action::Withholds { member } => {
+                out.event(Event::MemberHoldsUp { member: member.to_string(), how: "does not acknowledge" });
+            }
+            Action::Accuses { member, fault } => {
+                out.event(Event::MemberHoldsUp { member: member.to_string(), how: fault.word() });
+            }
             Action::Audit { peer, work } => {
                 let step = audit::step(&open.store, work.as_ref());
                 open.sync.on_audited(peer, step);
@@ -318,18 +326,11 @@ impl<M: StateMachine> Replica<M> {
                 Ok(())
             }
             PeerMessage::SyncOrder { frame } => room.on_order(now, control, cluster, frame),
-            PeerMessage::SyncFetch { id, part } => {
-                room.on_fetch(now, from, id, part, out);
-                Ok(())
+            PeerMessage::SyncFetch { id, part } => room.on_fetch(now, from, id, part, out),
+            PeerMessage::SyncOffer { id, parts, bytes, digest, base } => {
+                room.on_offer(now, from, (id, What { parts, bytes, digest }), base, out)
             }
-            PeerMessage::SyncOffer { id, parts, digest, base } => {
-                room.on_offer(now, from, (id, parts), digest, base, out);
-                Ok(())
-            }
-            PeerMessage::SyncPart { id, part, bytes } => {
-                room.on_part(now, from, (id, part), bytes, out);
-                Ok(())
-            }
+            PeerMessage::SyncPart { id, part, bytes } => room.on_part(now, from, (id, part), bytes, out),
             PeerMessage::SyncStand { token, digest } => {
                 room.on_stand(from, token, digest, out);
                 Ok(())

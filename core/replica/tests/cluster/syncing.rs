@@ -184,6 +184,33 @@ fn in_datacenter_mode_a_write_is_told_when_the_log_has_it() {
 }
 
 #[test]
+fn in_datacenter_mode_nothing_is_written_that_the_log_has_no_room_for() {
+    let mut cluster = Cluster::with(3, raft(), NetworkMode::Datacenter);
+    cluster.run(1_000);
+    cluster.apart = vec![2];
+    for write in 0..300_u64 {
+        cluster.write(2, 1_000 + write, vec![put(&format!("k{write}"), "1")]);
+    }
+    cluster.run(500);
+    for write in [0, 255] {
+        assert_eq!(cluster.told(2, 1_000 + write), None, "the log is waited for");
+        assert_eq!(cluster.read(2, &format!("k{write}")), json("1"));
+    }
+    for write in [256, 299] {
+        let Some(SyncReply::Refused { definite: true, .. }) = cluster.told(2, 1_000 + write) else {
+            panic!("{:?}", cluster.told(2, 1_000 + write))
+        };
+        assert_eq!(cluster.read(2, &format!("k{write}")), None, "nothing was written");
+    }
+    cluster.apart.clear();
+    cluster.run(8_000);
+    assert!((0..256).all(|write| cluster.road(2, 1_000 + write) == Some(Road::Log)));
+    cluster.write(2, 2, vec![put("k299", "1")]);
+    cluster.run(1_000);
+    assert_eq!(cluster.road(2, 2), Some(Road::Log), "there is room again");
+}
+
+#[test]
 fn in_hybrid_mode_the_log_comes_first_and_gossip_when_it_does_not_answer() {
     let mut cluster = Cluster::with(3, raft(), NetworkMode::Hybrid);
     cluster.run(1_000);
@@ -306,6 +333,25 @@ fn rubbish_from_a_peer_is_dropped_and_counted() {
     }
     cluster.run(100);
     assert!(cluster.events(0, |event| matches!(event, Event::Refused { .. })) >= 6);
+    let fetched = |part| dwcp_replica::PeerMessage::SyncPart { id: 1, part, bytes: Bytes::new() };
+    let (digest, base) = (dwcp_base::Hash::ZERO, Bytes::new());
+    let said = [
+        ("a question for a part", dwcp_replica::PeerMessage::SyncFetch { id: 7, part: 0 }),
+        (
+            "an offer of a store",
+            dwcp_replica::PeerMessage::SyncOffer { id: 1, parts: 1, bytes: 1, digest, base },
+        ),
+        ("a part of a store", fetched(0)),
+    ];
+    for (word, message) in said {
+        let bytes = dwcp_base::encode(&message).into();
+        let input = Input::Peer { from: ReplicaId(1), incarnation: Incarnation(0), bytes };
+        cluster.nodes[0].inbox.push_back(input);
+        cluster.run(10);
+        let is_it =
+            |event: &Event| matches!(event, Event::Refused { reason, .. } if reason.starts_with(word));
+        assert_eq!(cluster.events(0, is_it), 1, "{word}");
+    }
 }
 
 impl Cluster {
@@ -315,7 +361,7 @@ impl Cluster {
 }
 
 /// Writes and deletes enough that all of it is collected, with ordered commands in between so that snapshots are taken.
-fn collected(policy: Policy, n: u8, mode: NetworkMode) -> (Cluster, Session) {
+pub fn collected(policy: Policy, n: u8, mode: NetworkMode) -> (Cluster, Session) {
     let mut cluster = Cluster::with(n, policy, mode);
     cluster.run(500);
     let mut session = Session::open(&mut cluster, 1);
@@ -344,7 +390,7 @@ fn what_everybody_has_is_collected() {
             let sync = cluster.sync_status(id);
             assert!(sync.floor >= 3, "{sync:?}");
             assert!(sync.frames_kept <= 5, "{sync:?}");
-            assert_eq!(sync.keys, 5, "tombstones are gone");
+            assert_eq!((sync.keys, sync.tombstones), (5, 0), "tombstones are gone");
             let views = cluster.events(id, |event| matches!(event, Event::ViewChangeStarted { .. }));
             assert_eq!(views, 0, "a floor costs no view");
         }
@@ -477,8 +523,12 @@ fn an_origin_that_contradicts_itself_is_frozen_and_ended_by_the_log() {
     for id in 0..3 {
         assert_eq!(cluster.sync_status(id).frozen_origins, 1, "node {id} has the proof within an exchange");
         assert_eq!(cluster.read(id, "lie"), json("\"other\""), "what everybody had stays");
+        assert_eq!(cluster.events(id, |event| matches!(event, Event::OriginFrozen { .. })), 1);
     }
     cluster.run(120_000);
+    for id in 0..3 {
+        assert_eq!(cluster.sync_status(id).frozen_origins, 0, "its end is decided");
+    }
     let mut session = Session::open(&mut cluster, 1);
     for round in 0..100_u64 {
         let frame = session.put(&format!("k{round}"), &[7; 8_000]);
@@ -530,6 +580,53 @@ fn ends_and_floors_that_rest_on_nothing_are_not_prepared() {
         }
     }
     assert_eq!(cluster.stands(), before);
+}
+
+#[test]
+fn a_restart_remembers_who_contradicted_himself() {
+    use dwcp_crdt::{Origin, Resolvers, Store};
+    let mut cluster = Cluster::new(4);
+    (1..4).for_each(|id| cluster.stop(id));
+    for value in ["1", "2"] {
+        let mut store = Store::new(Origin::new(3, 0), Resolvers::default());
+        let frame = cluster.first_frame(&mut store, &[put("lie", value)]);
+        cluster.push(3, 0, &frame);
+    }
+    cluster.run(100);
+    let named = |cluster: &Cluster| cluster.sync_status(0).frozen;
+    assert_eq!(named(&cluster), [Origin::new(3, 0).to_string()]);
+    cluster.stop(0);
+    cluster.start(0);
+    assert_eq!(named(&cluster), [Origin::new(3, 0).to_string()]);
+}
+
+#[test]
+fn who_does_not_acknowledge_is_named_until_it_does() {
+    let policy = Policy::root_only(Trust::Byzantine, Quorum::new(4, None).unwrap());
+    let mut cluster = Cluster::with(4, policy, NetworkMode::Internet);
+    cluster.run(10_000);
+    cluster.stop(3);
+    cluster.write(0, 1, vec![put("a", "1")]);
+    let named = |cluster: &Cluster| {
+        let peers = cluster.sync_status(0).peers;
+        let named = peers.into_iter().filter(|peer| peer.withholds);
+        named.map(|peer| (peer.id.0, peer.fault)).collect::<Vec<_>>()
+    };
+    cluster.run(50_000);
+    assert_eq!(named(&cluster), []);
+    cluster.run(20_000);
+    assert_eq!(named(&cluster), [(3, "does not acknowledge".to_string())]);
+    let is_it = |event: &Event| matches!(event, Event::MemberHoldsUp { .. });
+    assert_eq!(cluster.events(0, is_it), 1, "one line");
+    cluster.start(3);
+    cluster.run(10_000);
+    // Something is always under way, and it keeps up.
+    for round in 0..40 {
+        cluster.write(0, 100 + round, vec![put("a", &round.to_string())]);
+        cluster.run(2_000);
+        assert_eq!(named(&cluster), [], "it has caught up");
+    }
+    assert_eq!(cluster.events(0, is_it), 1);
 }
 
 #[test]

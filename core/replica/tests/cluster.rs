@@ -95,6 +95,8 @@ struct Cluster {
     to_the_dead: Vec<(u8, u8, Bytes)>,
     /// Nothing passes between these and the others.
     apart: Vec<u8>,
+    /// Settings of state sync of replicas that have others than `syncing::setup`.
+    settings: BTreeMap<u8, dwcp_replica::SyncSetup>,
     /// Says what becomes of what one replica sends another, for stories with a liar.
     twist: Option<Twist>,
 }
@@ -126,6 +128,7 @@ impl Cluster {
             censor: None,
             to_the_dead: Vec::new(),
             apart: Vec::new(),
+            settings: BTreeMap::new(),
             twist: None,
         };
         (0..n).for_each(|id| cluster.start(id));
@@ -147,7 +150,7 @@ impl Cluster {
             incarnation: Incarnation(0),
             settings,
             raft: Some(switching::maker(self.censor.filter(|(censor, _)| *censor == id))),
-            sync: Some(syncing::setup()),
+            sync: Some(self.settings.get(&id).cloned().unwrap_or_else(syncing::setup)),
             seed: u64::from(id),
             mutants: Mutants::default(),
         };

@@ -9,7 +9,7 @@ use crate::wire::PeerMessage;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Hash, Now, ReplicaId, Ticket, encode};
+use dwcp_base::{Hash, Hasher, Now, ReplicaId, Ticket, encode};
 use dwcp_state::StateMachine;
 
 /// Keys, and about how many bytes, of one answer to `List`.
@@ -59,6 +59,14 @@ impl SyncRoom {
         self.open.as_mut().map(|open| open.store.digest())
     }
 
+    /// The same with the settings that decide what it shows: two nodes of different settings never say that they agree.
+    fn digest_with_settings(&mut self) -> Option<Hash> {
+        let (store, settings) = (self.digest()?, self.setup.digest());
+        let mut hasher = Hasher::new("dwcp v3 sync stand");
+        hasher.update(&store.0).update(&settings.0);
+        Some(hasher.finish())
+    }
+
     fn stand(&mut self) -> Option<SyncReply> {
         let digest = self.digest()?;
         let store = self.store()?;
@@ -101,7 +109,7 @@ impl SyncRoom {
 
     /// A peer asks what this node holds, or answers.
     pub(crate) fn on_stand(&mut self, from: ReplicaId, token: u64, digest: Option<Hash>, out: &mut Outbox) {
-        let Some(own) = self.digest() else { return };
+        let Some(own) = self.digest_with_settings() else { return };
         let Some(theirs) = digest else {
             let bytes = Bytes::from(encode(&PeerMessage::SyncStand { token, digest: Some(own) }));
             return out.push(Effect::Send { to: from, class: Class::Request, after: Ticket::ZERO, bytes });

@@ -210,6 +210,67 @@ fn in_datacenter_mode_nothing_is_written_that_the_log_has_no_room_for() {
     assert_eq!(cluster.road(2, 2), Some(Road::Log), "there is room again");
 }
 
+/// The longest value wins, and of equally long ones the greatest.
+#[derive(Debug)]
+struct Longest;
+
+impl dwcp_crdt::Resolver for Longest {
+    fn name(&self) -> &str {
+        "longest"
+    }
+
+    fn resolve(&self, _: &[u8], siblings: &[dwcp_crdt::Sibling<'_>]) -> Option<Plain> {
+        let values = siblings.iter().filter_map(|sibling| sibling.value);
+        values.max_by_key(|value| (value.as_bytes().len(), value.as_bytes().to_vec())).cloned()
+    }
+}
+
+fn resolving() -> SyncSetup {
+    let mut setup = setup();
+    setup.resolvers.set("merged/", dwcp_crdt::Strategy::Merge);
+    setup.resolvers.set("longest/", dwcp_crdt::Strategy::Custom(Arc::new(Longest)));
+    setup
+}
+
+#[test]
+fn concurrent_writes_are_settled_as_the_settings_say_on_every_node() {
+    let policy = Policy::root_only(Trust::Byzantine, Quorum::new(4, None).unwrap());
+    let mut cluster = Cluster::with(4, policy, NetworkMode::Internet);
+    (0..4).for_each(|id| cluster.stop(id));
+    cluster.settings = (0..4).map(|id| (id, resolving())).collect();
+    (0..4).for_each(|id| cluster.start(id));
+    cluster.run(100);
+    cluster.apart = vec![3];
+    cluster.write(0, 1, vec![put("merged/x", r#"{"a":1}"#), put("longest/x", "\"long one\""), put("x", "1")]);
+    cluster.run(50);
+    cluster.write(3, 2, vec![put("merged/x", r#"{"b":2}"#), put("longest/x", "\"short\""), put("x", "2")]);
+    cluster.run(50);
+    cluster.apart.clear();
+    cluster.run(10_000);
+    for node in 0..4 {
+        assert_eq!(cluster.read(node, "merged/x"), json(r#"{"a":1,"b":2}"#));
+        assert_eq!(cluster.read(node, "longest/x"), json("\"long one\""), "written earlier");
+        assert_eq!(cluster.read(node, "x"), json("2"), "the last writer wins elsewhere");
+        assert_eq!(cluster.sync_status(node).resolutions_impure, 0);
+    }
+    cluster.assert_converged(3);
+}
+
+#[test]
+fn nodes_of_different_settings_do_not_say_that_they_agree() {
+    let mut cluster = Cluster::new(4);
+    cluster.stop(3);
+    cluster.settings.insert(3, resolving());
+    cluster.start(3);
+    cluster.write(0, 1, vec![put("a", "1")]);
+    cluster.run(10_000);
+    cluster.assert_converged(0);
+    cluster.ask(0, 3, SyncRequest::Compare { peers: vec![], timeout_ms: 100 });
+    cluster.run(200);
+    let Some(SyncReply::Compared { level, differs, .. }) = cluster.told(0, 3) else { panic!("no answer") };
+    assert_eq!((level.len(), differs.as_slice()), (2, &[ReplicaId(3)][..]));
+}
+
 #[test]
 fn in_hybrid_mode_the_log_comes_first_and_gossip_when_it_does_not_answer() {
     let mut cluster = Cluster::with(3, raft(), NetworkMode::Hybrid);

@@ -23,6 +23,9 @@ const COMPARE_MS: (u32, u32) = (30_000, 3_000);
 impl SyncRoom {
     fn get(&self, key: &[u8], path: &[Bytes]) -> Option<SyncReply> {
         let store = self.store()?;
+        if self.setup.ordered_prefix(key).is_some() {
+            return Some(SyncReply::Value { view: None, kinds: Vec::new(), siblings: 0 });
+        }
         let siblings = u32::try_from(store.siblings(key, path).len()).unwrap_or(u32::MAX);
         Some(SyncReply::Value { view: store.get_at(key, path), kinds: store.kinds(key, path), siblings })
     }
@@ -33,6 +36,7 @@ impl SyncRoom {
         let limit = if limit == 0 { LIST_MAX } else { limit.min(LIST_MAX) };
         let (mut items, mut bytes, mut more) = (Vec::new(), 0, false);
         let below = store.keys(from).take_while(|key| key.starts_with(prefix));
+        let below = below.filter(|key| self.setup.ordered_prefix(key).is_none());
         for key in below.filter(|key| after.is_none_or(|after| *key > after)) {
             if items.len() >= limit as usize || bytes > LIST_BYTES_MAX {
                 more = true;

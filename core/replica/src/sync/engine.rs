@@ -156,7 +156,8 @@ impl SyncRoom {
         // Said again while it was on its way; what is still needed after this is said anew.
         self.transfer.wanted = false;
         let mut before = core::mem::replace(&mut open.store, store);
-        self.changed.extend(differing(&mut before, &mut open.store));
+        let differing = differing(&mut before, &mut open.store).into_iter();
+        self.changed.extend(differing.filter(|key| self.setup.ordered_prefix(key).is_none()));
         self.figures.snapshots_installed += 1;
         let actions = open.sync.take();
         let base = actions.iter().find_map(|action| match action {
@@ -171,11 +172,20 @@ impl SyncRoom {
         open.sync.on_applied(open.store.applied());
     }
 
-    /// These became part of the state: counted, and watchers hear of their keys.
-    fn note_applied<'a>(&mut self, bundles: impl IntoIterator<Item = &'a Bundle>) {
+    /// These became part of the state: counted, and watchers hear of their keys. A change of a key that is ordered here is
+    /// part of the state as everywhere, for prefixes are each node's own settings and replicas must not differ by them; it is
+    /// counted, and shown to nobody.
+    fn note_applied<'a>(&mut self, bundles: impl IntoIterator<Item = &'a Bundle>, out: &mut Outbox) {
         for bundle in bundles {
-            self.changed.extend(bundle.deltas().iter().map(|delta| delta.key.clone()));
             self.figures.frames_applied += 1;
+            for delta in bundle.deltas() {
+                if self.setup.ordered_prefix(&delta.key).is_some() {
+                    let from = replica_of(bundle.origin().id);
+                    out.event(Event::Refused { from, reason: "a convergent change of an ordered key" });
+                } else {
+                    self.changed.insert(delta.key.clone());
+                }
+            }
         }
     }
 
@@ -204,7 +214,7 @@ impl SyncRoom {
                 // Its clock was judged when it came, or by whoever ordered it.
                 match open.store.apply(&bundle, bundle.hlc().ms()) {
                     Ok(Applied::Done { released, .. }) => {
-                        self.note_applied(core::iter::once(&bundle).chain(&released));
+                        self.note_applied(core::iter::once(&bundle).chain(&released), out);
                         return true;
                     }
                     Ok(Applied::Duplicate | Applied::Held { .. }) => return true,
@@ -216,14 +226,14 @@ impl SyncRoom {
             }
             Action::RaiseFloor(floor) => {
                 if let Ok(released) = open.store.raise_floor(floor) {
-                    self.note_applied(&released);
+                    self.note_applied(&released, out);
                     return true;
                 }
                 self.figures.bundles_refused += 1;
             }
             Action::EndOrigin { origin, last } => {
                 let released = open.store.end_origin(origin, last);
-                self.note_applied(&released);
+                self.note_applied(&released, out);
                 return true;
             }
             Action::Refused { from, reason } => {

@@ -257,6 +257,29 @@ fn concurrent_writes_are_settled_as_the_settings_say_on_every_node() {
 }
 
 #[test]
+fn what_a_peer_writes_below_an_ordered_prefix_is_counted_and_shown_to_nobody() {
+    let mut cluster = Cluster::new(4);
+    cluster.stop(3);
+    cluster.settings.insert(3, SyncSetup::default());
+    cluster.start(3);
+    cluster.ask(0, 5, SyncRequest::Watch { prefix: Bytes::new() });
+    cluster.run(100);
+    cluster.write(3, 1, vec![put("ordered/x", "1"), put("fine", "1")]);
+    cluster.run(5_000);
+    assert_eq!((cluster.read(0, "ordered/x"), cluster.read(0, "fine")), (None, json("1")));
+    cluster.ask(0, 4, SyncRequest::List { prefix: Bytes::new(), after: None, limit: 0 });
+    cluster.run(10);
+    let Some(SyncReply::Keys { items, .. }) = cluster.told(0, 4) else { panic!("no answer") };
+    assert_eq!(items.iter().map(|(key, _)| &key[..]).collect::<Vec<_>>(), [b"fine"]);
+    let Some(SyncReply::Changed { items }) = cluster.told(0, 5) else { panic!("no answer") };
+    assert_eq!(items.iter().map(|(key, _)| &key[..]).collect::<Vec<_>>(), [b"fine"]);
+    let is_it =
+        |event: &Event| matches!(event, Event::Refused { reason, .. } if reason.contains("ordered key"));
+    assert_eq!(cluster.events(0, is_it), 1);
+    cluster.assert_converged(0);
+}
+
+#[test]
 fn nodes_of_different_settings_do_not_say_that_they_agree() {
     let mut cluster = Cluster::new(4);
     cluster.stop(3);

@@ -19,6 +19,7 @@ use dwcp_client::{
 };
 use dwcp_node::{Health, NodeConfig, NodeHandle, NotAnswering, StartOptions, Stop};
 use dwcp_replica::raft::RaftMaker;
+use dwcp_replica::sync::values::Strategy;
 use dwcp_replica::{Label, ProtocolName, Status};
 use dwcp_state::StateMachine;
 use dwcp_state::kv::Kv;
@@ -137,6 +138,38 @@ impl Builder {
     #[must_use]
     pub fn without_raft_node(mut self) -> Self {
         self.options.raft = None;
+        self
+    }
+
+    /// How concurrent writes of registers below a prefix are settled in state sync: `Strategy::Merge`, or a rule of your own.
+    /// Every node of a cluster must have the same.
+    ///
+    /// ```
+    /// use dwcp::state_sync::values::{Plain, Resolver, Sibling, Strategy};
+    /// use std::sync::Arc;
+    ///
+    /// /// The longest value wins; of equally long ones the greatest.
+    /// #[derive(Debug)]
+    /// struct Longest;
+    ///
+    /// impl Resolver for Longest {
+    ///     fn name(&self) -> &str {
+    ///         "longest"
+    ///     }
+    ///
+    ///     fn resolve(&self, _key: &[u8], siblings: &[Sibling<'_>]) -> Option<Plain> {
+    ///         let values = siblings.iter().filter_map(|sibling| sibling.value);
+    ///         values.max_by_key(|value| (value.as_bytes().len(), value.as_bytes().to_vec())).cloned()
+    ///     }
+    /// }
+    ///
+    /// # fn with(builder: dwcp::adaptive::Builder) -> dwcp::adaptive::Builder {
+    /// builder.resolver("notes/", Strategy::Custom(Arc::new(Longest))).resolver("profiles/", Strategy::Merge)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn resolver(mut self, prefix: impl Into<Bytes>, strategy: Strategy) -> Self {
+        self.options.resolvers.set(prefix, strategy);
         self
     }
 

@@ -12,6 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use dwcp_base::{NetworkMode, ReplicaId};
 use dwcp_node::{Busy, ClientPort, NodeHandle, NotAnswering, sync_json};
+/// The types of convergent values.
+pub use dwcp_replica::sync::values;
 use dwcp_replica::sync::values::{Op, Plain, View, Write};
 use dwcp_replica::sync::{SyncPeerStatus, SyncWritten};
 use dwcp_replica::{ClientReply, ClientRequest, SyncReply, SyncRequest};

@@ -77,6 +77,11 @@ impl Resolvers {
         self.by_prefix.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then_with(|| a.0.cmp(&b.0)));
     }
 
+    /// Each prefix with the name of its strategy, in one order whatever the order they were set in.
+    pub fn names(&self) -> impl Iterator<Item = (&Bytes, &str)> {
+        self.by_prefix.iter().map(|(prefix, strategy)| (prefix, strategy.name()))
+    }
+
     #[must_use]
     pub fn strategy(&self, key: &[u8]) -> &Strategy {
         const DEFAULT: &Strategy = &Strategy::LastWriterWins;

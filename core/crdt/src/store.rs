@@ -32,8 +32,8 @@ use dwcp_base::{Hash, Hasher, Mutant, Mutants};
 /// What became of a bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Applied {
-    /// It is part of the state, and so are bundles that had waited for it.
-    Done { released: Vec<Dot>, conflicts: u64 },
+    /// It is part of the state, and so are these bundles, which had waited for it.
+    Done { released: Vec<Bundle>, conflicts: u64 },
     /// All of it was part of the state before.
     Duplicate,
     /// It waits; nothing of it is part of the state. It is not durable here: a crash forgets it.
@@ -283,6 +283,15 @@ impl Store {
         self.entries.len()
     }
 
+    /// Keys that exist. One that a custom resolver alone hides counts.
+    #[must_use]
+    pub fn keys_count(&self) -> usize {
+        let is_gone =
+            |key: &&Bytes| self.entries.get(*key).is_some_and(|entry| !self.is_there(key, &entry.node));
+        // Whatever was deleted leaves something that waits for collection.
+        self.entries.len() - self.graves.iter().filter(is_gone).count()
+    }
+
     /// The dots that are part of the state.
     #[must_use]
     pub fn applied(&self) -> &VersionVector {
@@ -435,17 +444,17 @@ impl Store {
 
     /// Takes note that the changes of an origin end at this counter, by decision of all, and applies what waited for one
     /// beyond it. Whoever built upon such a change had seen what nobody will see; for everybody it counts as a change that
-    /// did nothing. Not part of a snapshot: whoever restores one says it again.
+    /// did nothing. Not part of a snapshot: whoever restores one says it again. Returns what was applied.
     ///
     /// The store must hold none of the origin's changes beyond the counter; one that does is reset from a snapshot.
-    pub fn end_origin(&mut self, origin: Origin, last: u64) -> Vec<Dot> {
+    pub fn end_origin(&mut self, origin: Origin, last: u64) -> Vec<Bundle> {
         self.ends.insert(origin, last);
         let waiting = self.held.release_dots(origin, last.saturating_add(1), COUNTER_MAX);
         self.take_all(waiting)
     }
 
     /// Applies what has stopped waiting, and what waited for that.
-    fn take_all(&mut self, mut ready: Vec<Bundle>) -> Vec<Dot> {
+    fn take_all(&mut self, mut ready: Vec<Bundle>) -> Vec<Bundle> {
         let mut released = Vec::new();
         while let Some(bundle) = ready.pop() {
             if self.applied.contains_range(bundle.origin(), bundle.first(), bundle.last()) {
@@ -460,8 +469,8 @@ impl Store {
                 continue;
             }
             self.take(&bundle);
-            released.push(Dot::new(bundle.origin(), bundle.first()));
             ready.extend(self.held.release_dots(bundle.origin(), bundle.first(), bundle.last()));
+            released.push(bundle);
         }
         released
     }
@@ -580,11 +589,11 @@ impl Store {
     // --- collecting ---
 
     /// Takes note of a collection floor, drops what became stable, and applies what waited for the floor. A floor that
-    /// is known already changes nothing.
+    /// is known already changes nothing. Returns what was applied.
     ///
     /// # Errors
     /// See [`FloorRefused`].
-    pub fn raise_floor(&mut self, floor: Floor) -> Result<Vec<Dot>, FloorRefused> {
+    pub fn raise_floor(&mut self, floor: Floor) -> Result<Vec<Bundle>, FloorRefused> {
         let (number, next) = (floor.number, self.floors.number() + 1);
         if number < next {
             return Ok(Vec::new());

@@ -264,6 +264,15 @@ impl core::fmt::Debug for Effect {
 /// What is worth telling people and judges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// An origin of convergent state contradicted itself: nothing of it is taken until the log has decided where it ends.
+    OriginFrozen {
+        origin: String,
+    },
+    /// A member keeps everybody from collecting convergent state.
+    MemberHoldsUp {
+        member: String,
+        how: &'static str,
+    },
     /// This replica gave up on a view and asks for this one.
     ViewChangeStarted {
         view: View,

@@ -105,6 +105,8 @@ pub(crate) struct SyncRoom {
 
 /// Clients that watch, all together.
 const WATCHES_MAX: usize = 1_024;
+/// About how many bytes of changes go in one message to a watcher.
+const CHANGED_BYTES_MAX: usize = 1 << 20;
 /// Comparisons with peers at once.
 const COMPARISONS_MAX: usize = 64;
 
@@ -160,7 +162,7 @@ impl SyncRoom {
             .min(compared.unwrap_or(Micros::NEVER))
     }
 
-    /// Tells watchers, in as many messages as there are watches.
+    /// Tells watchers. A snapshot may change everything, so long lists go in parts.
     fn tell_watchers(&mut self, out: &mut Outbox) {
         let changed = core::mem::take(&mut self.changed);
         let Some(open) = &self.open else { return };
@@ -170,7 +172,17 @@ impl SyncRoom {
         for watch in &self.watches {
             let below =
                 changed.range(watch.prefix.clone()..).take_while(|key| key.starts_with(&watch.prefix));
-            let items: Vec<_> = below.map(|key| (key.clone(), open.store.get(key))).collect();
+            let (mut items, mut bytes) = (Vec::new(), 0);
+            for key in below {
+                let view = open.store.get(key);
+                bytes += key.len() + view.as_ref().map_or(0, face::view_bytes);
+                items.push((key.clone(), view));
+                if bytes > CHANGED_BYTES_MAX {
+                    bytes = 0;
+                    let items = core::mem::take(&mut items);
+                    Self::reply(watch.client, watch.id, SyncReply::Changed { items }, out);
+                }
+            }
             if !items.is_empty() {
                 Self::reply(watch.client, watch.id, SyncReply::Changed { items }, out);
             }

@@ -99,6 +99,7 @@ pub enum PeerMessage {
     SyncOffer {
         id: u64,
         parts: u32,
+        bytes: u64,
         digest: Hash,
         base: Bytes,
     } = 21,

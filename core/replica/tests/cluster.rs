@@ -29,10 +29,14 @@ fn key(kind: u8, id: u8) -> PublicKey {
     Ed25519::new(seed(kind, id), &[]).public_key()
 }
 
+#[path = "cluster/donors.rs"]
+mod donors;
 #[path = "cluster/switching.rs"]
 mod switching;
 #[path = "cluster/syncing.rs"]
 mod syncing;
+#[path = "cluster/watching.rs"]
+mod watching;
 
 fn genesis(n: u8, policy: Policy, mode: NetworkMode) -> Arc<Genesis> {
     let members = (0..n)
@@ -91,7 +95,13 @@ struct Cluster {
     to_the_dead: Vec<(u8, u8, Bytes)>,
     /// Nothing passes between these and the others.
     apart: Vec<u8>,
+    /// Settings of state sync of replicas that have others than `syncing::setup`.
+    settings: BTreeMap<u8, dwcp_replica::SyncSetup>,
+    /// Says what becomes of what one replica sends another, for stories with a liar.
+    twist: Option<Twist>,
 }
+
+type Twist = Box<dyn FnMut(u8, u8, Bytes) -> Option<Bytes>>;
 
 impl Cluster {
     fn new(n: u8) -> Self {
@@ -118,6 +128,8 @@ impl Cluster {
             censor: None,
             to_the_dead: Vec::new(),
             apart: Vec::new(),
+            settings: BTreeMap::new(),
+            twist: None,
         };
         (0..n).for_each(|id| cluster.start(id));
         cluster
@@ -138,7 +150,7 @@ impl Cluster {
             incarnation: Incarnation(0),
             settings,
             raft: Some(switching::maker(self.censor.filter(|(censor, _)| *censor == id))),
-            sync: Some(syncing::setup()),
+            sync: Some(self.settings.get(&id).cloned().unwrap_or_else(syncing::setup)),
             seed: u64::from(id),
             mutants: Mutants::default(),
         };
@@ -186,6 +198,11 @@ impl Cluster {
                     if self.apart.contains(&id) != self.apart.contains(&to.0) {
                         continue;
                     }
+                    let twisted = match &mut self.twist {
+                        Some(twist) => twist(id, to.0, bytes),
+                        None => Some(bytes),
+                    };
+                    let Some(bytes) = twisted else { continue };
                     let target = &mut self.nodes[usize::from(to.0)];
                     if target.replica.is_some() {
                         let from = ReplicaId(id);

@@ -205,13 +205,20 @@ impl Sync {
         peer.heads = known.clone().map(of).collect();
         let mut vector = VersionVector::up_to(known.map(|head| (head.origin, head.acked)));
         vector.insert(heads.me, 1, heads.written);
-        let grows = |ack: &Ack| ack.origin != heads.me || vector.covers(&ack.vector);
-        // An older one that was overtaken on the way says nothing new.
+        let of_others = |vector: &VersionVector| {
+            VersionVector::up_to(
+                vector.iter().filter(|(o, _)| *o != heads.me).map(|(o, _)| (o, vector.prefix(o))),
+            )
+        };
+        let grows = |ack: &Ack| ack.origin != heads.me || of_others(&vector).covers(&of_others(&ack.vector));
+        // An older one that was overtaken on the way says nothing new. How far it wrote itself may go back: a crash takes what
+        // was not durable, and what it writes from there on has seen all the same.
         if peer.ack.as_ref().is_none_or(grows) {
             peer.ack = Some(Ack { origin: heads.me, vector });
             peer.figures.floor = heads.floor;
         }
         self.note_lag(now, from);
+        self.note_claim(now, from);
         let lost = |head: &Head| self.chains.get(&head.origin).is_some_and(|chain| head.base > chain.last());
         if heads.heads.iter().any(lost) {
             self.find_gone(now);

@@ -18,6 +18,7 @@
 
 extern crate alloc;
 
+mod accuse;
 pub mod audit;
 mod chain;
 mod check;
@@ -43,7 +44,7 @@ pub use floor::FloorProblem;
 pub use frame::{Frame, FrameError, Header, Received, SignedHeader};
 pub use install::InstallError;
 pub use message::Message;
-pub use output::{Action, Need, Reason};
+pub use output::{Action, Fault, Need, Reason};
 pub use proof::{Cut, Proof, contradict};
 pub use record::{Base, Record};
 pub use state::{Figures, OpenError, Restored, Sync};

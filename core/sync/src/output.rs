@@ -33,12 +33,34 @@ pub enum Action {
     NeedSnapshot { need: Need, donors: Vec<OriginId> },
     /// A member has not acknowledged for `ack_patience` what is here: nothing is collected until it does or is cut.
     Withholds { member: Origin },
+    /// A member's own words keep everybody from collecting: said once for each fault.
+    Accuses { member: Origin, fault: Fault },
     /// Run `audit::step` on the store and hand the outcome to `on_audited`.
     Audit { peer: OriginId, work: Option<Work> },
     /// Keys whose state differs from the peer's though both applied the same: one copy is damaged.
     Differs { peer: OriginId, keys: Vec<Bytes> },
     /// An exchange with the peer ended; so it stands with it.
     Exchanged { peer: OriginId, figures: Figures },
+}
+
+/// What a member does, beside not acknowledging, that keeps everybody from collecting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// For `ack_patience` it has said that it wrote more than anybody gave.
+    Overstates,
+    /// It signed a frame whose bundle cannot be read, so nothing of it can follow.
+    BadBundle,
+}
+
+impl Fault {
+    /// The word in figures.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Overstates => "says it wrote more than it gives",
+            Self::BadBundle => "signed a frame that cannot be read",
+        }
+    }
 }
 
 /// Why a snapshot is needed.

@@ -70,7 +70,10 @@ impl Sync {
             let origin = received.header().origin;
             let result = match (is_good, received.open()) {
                 (false, _) => Err(Reason::Forged),
-                (true, Err(_)) => Err(Reason::BadBundle),
+                (true, Err(_)) => {
+                    self.note_bad_bundle(origin);
+                    Err(Reason::BadBundle)
+                }
                 (true, Ok(frame)) => {
                     let bytes = frame.bytes().clone();
                     self.place_frame(frame, from).map(|()| taken.fresh.push((origin, bytes)))

@@ -3,6 +3,7 @@
 //! `chains`, with the floors beside them, is what must survive a crash; it is rebuilt from records. The rest may be
 //! forgotten: peers say again where they stand, and frames that waited are asked for again.
 
+use crate::accuse::Claim;
 use crate::chain::Chain;
 use crate::config::{Limits, Setup, Timing};
 use crate::floor::Floors;
@@ -71,6 +72,8 @@ pub(crate) struct Peer {
     /// What was acknowledged here at a moment; it is in time if it acknowledges this before its patience ends.
     pub(crate) mark: Option<(VersionVector, Micros)>,
     pub(crate) is_named: bool,
+    /// What it said it had written, while that is not here.
+    pub(crate) claim: Option<Claim>,
     pub(crate) figures: Figures,
 }
 
@@ -154,6 +157,8 @@ pub struct Sync {
     pub(crate) needs: BTreeMap<Need, Vec<OriginId>>,
     /// Have to end by order. At most as many as there are origins.
     pub(crate) excluded: BTreeSet<Origin>,
+    /// Signed frames that cannot be read. At most as many as there are origins.
+    pub(crate) bad_bundles: BTreeSet<Origin>,
     pub(crate) out: Output,
 }
 
@@ -234,6 +239,7 @@ impl Sync {
             needed_from: Ticket::ZERO,
             needs: BTreeMap::new(),
             excluded: BTreeSet::new(),
+            bad_bundles: BTreeSet::new(),
             out: Output::after_replay(records),
         }
     }
@@ -315,6 +321,7 @@ impl Sync {
         for origin in members.keys() {
             self.chains.entry(*origin).or_default();
         }
+        self.bad_bundles.retain(|origin| members.contains_key(origin));
         self.keys = members;
         self.refresh_peers();
         Ok(())

@@ -40,6 +40,7 @@ impl Sync {
             let jitter = self.chance.below(interval / 4);
             self.next_exchange = now.mono.plus(Micros(interval - interval / 8 + jitter));
             self.name_withholders(now);
+            self.name_overstaters(now);
             self.find_gone(now);
             for (need, donors) in self.needs.clone() {
                 self.out.push(Action::NeedSnapshot { need, donors });

@@ -194,7 +194,12 @@ fn convergent(nodes: &[Row]) -> String {
         "keys",
     ]);
     align_numbers(&mut rows, [2, 3, 4, 5, 6, 7, 8]);
+    let mut troubles = Vec::new();
     for (id, sync) in syncing {
+        let trouble = sync::troubles(sync);
+        if !trouble.is_empty() {
+            troubles.push(format!("node {id} says{}\n", trouble.trim_start_matches(';')));
+        }
         for peer in &sync.peers {
             rows.add_row([
                 id.to_string(),
@@ -209,7 +214,8 @@ fn convergent(nodes: &[Row]) -> String {
             ]);
         }
     }
-    format!("state sync\n{rows}\n")
+    let troubles = troubles.concat();
+    format!("state sync\n{rows}\n{troubles}")
 }
 
 /// What extends the log at this node.

@@ -385,7 +385,8 @@ async fn peers(link: &Link, client: &Client, asked: &Asked) -> Outcome {
             "sync": object(&status),
         }));
     }
-    let mut rows = table(&["peer", "holds", "lag frames", "lag s", "last exchange s", "received", "sent"]);
+    let mut rows =
+        table(&["peer", "holds", "lag frames", "lag s", "last exchange s", "received", "sent", "at fault"]);
     align_numbers(&mut rows, [2, 3, 4, 5, 6]);
     for peer in &status.peers {
         let holds = match peer.id {
@@ -401,6 +402,7 @@ async fn peers(link: &Link, client: &Client, asked: &Asked) -> Outcome {
             exchange_age(peer.last_exchange_ms),
             thousands(peer.bytes_in),
             thousands(peer.bytes_out),
+            peer.fault.clone(),
         ]);
     }
     print_line(format!("node {id}: {}", phrase(&status)))?;
@@ -424,7 +426,15 @@ pub fn phrase(sync: &SyncStatus) -> String {
         sync.avg_sync_latency_us as f64 / 1e3,
         thousands(sync.conflict_count),
         thousands(sync.frames_kept),
-    )
+    ) + &troubles(sync)
+}
+
+/// What somebody should look at: who keeps the others from collecting, and whose end is not decided.
+pub fn troubles(sync: &SyncStatus) -> String {
+    let faults = sync.peers.iter().filter(|peer| peer.withholds);
+    let faults = faults.map(|peer| format!("; node {} {}", peer.id, peer.fault));
+    let frozen = sync.frozen.iter().map(|origin| format!("; {origin} contradicted itself"));
+    faults.chain(frozen).collect()
 }
 
 /// The same for programs.
@@ -434,7 +444,7 @@ pub fn object(sync: &SyncStatus) -> Value {
             "node": peer.id.0, "lag_frames": peer.lag_frames, "lag_ms": peer.lag_ms,
             "last_exchange_ms": (peer.last_exchange_ms != u64::MAX).then_some(peer.last_exchange_ms),
             "exchanges": peer.exchanges, "bytes_in": peer.bytes_in, "bytes_out": peer.bytes_out,
-            "withholds": peer.withholds,
+            "withholds": peer.withholds, "fault": (!peer.fault.is_empty()).then_some(&peer.fault),
         })
     };
     json!({
@@ -444,15 +454,28 @@ pub fn object(sync: &SyncStatus) -> Value {
         "conflict_count": sync.conflict_count,
         "conflicts_open": sync.conflicts_open,
         "keys": sync.keys,
+        "tombstones": sync.tombstones,
         "not_open": sync.not_open,
         "frames_written": sync.frames_written,
         "frames_applied": sync.frames_applied,
         "frames_ordered": sync.frames_ordered,
         "fallbacks": sync.fallbacks,
+        "writes_refused": sync.writes_refused,
+        "bundles_refused": sync.bundles_refused,
+        "exchanges": sync.exchanges,
+        "frames_waiting": sync.frames_waiting,
+        "ordering": sync.ordering,
+        "keys_damaged": sync.keys_damaged,
+        "snapshots_installed": sync.snapshots_installed,
+        "snapshots_refused": sync.snapshots_refused,
+        "donors_stalled": sync.donors_stalled,
+        "resolutions_impure": sync.resolutions_impure,
+        "refused": sync.refused.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
         "frames_kept": sync.frames_kept,
         "frames_kept_bytes": sync.frames_kept_bytes,
         "floor": sync.floor,
         "frozen_origins": sync.frozen_origins,
+        "frozen": sync.frozen,
         "needs_snapshot": sync.needs_snapshot,
         "peers": sync.peers.iter().map(peer).collect::<Vec<_>>(),
     })

@@ -300,6 +300,8 @@ impl World {
             | Event::AnchorDiverged { .. }
             | Event::MemberReplaced { .. }
             | Event::MemberReadmitted { .. }
+            | Event::OriginFrozen { .. }
+            | Event::MemberHoldsUp { .. }
             | Event::StateTransferStarted { .. } => {}
         }
     }
@@ -353,6 +355,8 @@ impl World {
             | Event::Anchored { .. }
             | Event::Digest { .. }
             | Event::RetryAnswered { .. }
+            | Event::OriginFrozen { .. }
+            | Event::MemberHoldsUp { .. }
             | Event::Refused { .. } => return,
         };
         seen.push(format!("{:?} {text}", self.nodes[ix]));

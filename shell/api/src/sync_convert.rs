@@ -111,6 +111,7 @@ pub(crate) fn status(status: SyncStatus) -> v3::SyncStatus {
         conflicts_open: status.conflicts_open,
         not_open: status.not_open,
         keys: status.keys,
+        tombstones: status.tombstones,
         frames_written: status.frames_written,
         frames_applied: status.frames_applied,
         frames_ordered: status.frames_ordered,
@@ -128,6 +129,9 @@ pub(crate) fn status(status: SyncStatus) -> v3::SyncStatus {
         needs_snapshot: status.needs_snapshot,
         snapshots_installed: status.snapshots_installed,
         snapshots_refused: status.snapshots_refused,
+        donors_stalled: status.donors_stalled,
+        frozen: status.frozen,
+        resolutions_impure: status.resolutions_impure,
         refused: status.refused.into_iter().map(|(name, value)| v3::Counter { name, value }).collect(),
         peers: status.peers.into_iter().map(peer).collect(),
     }
@@ -143,5 +147,6 @@ fn peer(peer: SyncPeerStatus) -> v3::SyncPeerStatus {
         bytes_in: peer.bytes_in,
         bytes_out: peer.bytes_out,
         withholds: peer.withholds,
+        fault: peer.fault,
     }
 }

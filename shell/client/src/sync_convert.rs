@@ -103,6 +103,7 @@ pub(crate) fn status(wire: v3::SyncStatus) -> Option<SyncStatus> {
             bytes_in: peer.bytes_in,
             bytes_out: peer.bytes_out,
             withholds: peer.withholds,
+            fault: peer.fault,
         });
     }
     Some(SyncStatus {
@@ -113,6 +114,7 @@ pub(crate) fn status(wire: v3::SyncStatus) -> Option<SyncStatus> {
         conflicts_open: wire.conflicts_open,
         not_open: wire.not_open,
         keys: wire.keys,
+        tombstones: wire.tombstones,
         frames_written: wire.frames_written,
         frames_applied: wire.frames_applied,
         frames_ordered: wire.frames_ordered,
@@ -130,6 +132,9 @@ pub(crate) fn status(wire: v3::SyncStatus) -> Option<SyncStatus> {
         needs_snapshot: wire.needs_snapshot,
         snapshots_installed: wire.snapshots_installed,
         snapshots_refused: wire.snapshots_refused,
+        donors_stalled: wire.donors_stalled,
+        frozen: wire.frozen,
+        resolutions_impure: wire.resolutions_impure,
         refused: wire.refused.into_iter().map(|counter| (counter.name, counter.value)).collect(),
         peers,
     })

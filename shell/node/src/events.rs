@@ -127,6 +127,21 @@ pub(crate) fn tell(event: &Event, metrics: &Metrics, wall_ms: u64) {
             metrics.retries_answered.add(1);
             tracing::debug!(?session, first, "a retry was answered without running again");
         }
+        Event::OriginFrozen { origin } => {
+            metrics.origins_frozen.add(1);
+            tracing::warn!(
+                origin,
+                "contradicted itself in state sync: nothing of it is taken until its end is decided; replace that member"
+            );
+        }
+        Event::MemberHoldsUp { member, how } => {
+            metrics.holdups_named.add(1);
+            tracing::warn!(
+                member,
+                how,
+                "keeps state sync from collecting: mend it, or end its origin with `dwcp member exclude`"
+            );
+        }
         Event::Refused { from, reason } => {
             metrics.count_refusal(reason);
             tracing::debug!(from = from.map(|from| from.0), reason, "refused");

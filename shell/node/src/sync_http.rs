@@ -179,11 +179,14 @@ async fn peers(State(node): Node) -> Response {
             "lag_ms": peer.lag_ms,
             "last_exchange_ms": (peer.last_exchange_ms != u64::MAX).then_some(peer.last_exchange_ms),
             "bytes_in": peer.bytes_in,
+            "exchanges": peer.exchanges,
             "bytes_out": peer.bytes_out,
+            "withholds": peer.withholds,
+            "fault": (!peer.fault.is_empty()).then_some(&peer.fault),
         })
     };
     let peers: Vec<Value> = sync.peers.iter().map(peer).collect();
-    answer(StatusCode::OK, &json!({ "peers": peers }))
+    answer(StatusCode::OK, &json!({ "peers": peers, "frozen": sync.frozen }))
 }
 
 async fn state(State(node): Node, body: Body) -> Response {

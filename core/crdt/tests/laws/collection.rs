@@ -1,7 +1,7 @@
 //! Collection: what frees space, when, and that it changes nothing anybody reads.
 
 use crate::world::{Replica, settle, text};
-use dwcp_crdt::{Applied, Dot, Floor, FloorRefused, Missing, Op, View};
+use dwcp_crdt::{Applied, Dot, Floor, FloorRefused, Missing, Op, Origin, Resolvers, Store, View, Write};
 use std::collections::BTreeMap;
 
 fn next_floor(number: u64, replicas: &[&mut Replica]) -> Floor {
@@ -18,6 +18,23 @@ fn settle_floors(from: u64, replicas: &mut [&mut Replica]) {
             replica.store.check();
         }
     }
+}
+
+#[test]
+fn keys_are_counted_without_their_tombstones() {
+    let mut store = Store::new(Origin::new(0, 0), Resolvers::default());
+    for (key, op) in [
+        ("a", Op::Adjust(1)),
+        ("b", Op::Adjust(1)),
+        ("b", Op::Delete),
+        ("c", Op::Put(text("1"))),
+        ("c", Op::Delete),
+    ] {
+        let written = store.applied().last(store.me());
+        store.write(&[Write::new(key, op)], written, 1_000).expect("a good write");
+    }
+    assert_eq!((store.entries_count(), store.keys_count()), (3, 1));
+    assert_eq!(store.keys(b"").count(), 1);
 }
 
 #[test]
@@ -221,6 +238,7 @@ fn nobody_waits_for_a_change_that_was_decided_never_to_exist() {
         assert_eq!(replica.receive(&over), Applied::Held { missing });
     }
     let released = a.store.end_origin(lost.store.me(), 1);
+    let released: Vec<Dot> = released.iter().map(|b| Dot::new(b.origin(), b.first())).collect();
     assert_eq!(released, [Dot::new(builder.store.me(), 1)]);
     for bundle in builder.log.iter().filter(|b| b.origin() == builder.store.me()) {
         a.receive(bundle);

@@ -9,7 +9,7 @@ use crate::wire::PeerMessage;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Hash, Now, ReplicaId, Ticket, encode};
+use dwcp_base::{Hash, Hasher, Now, ReplicaId, Ticket, encode};
 use dwcp_state::StateMachine;
 
 /// Keys, and about how many bytes, of one answer to `List`.
@@ -23,6 +23,9 @@ const COMPARE_MS: (u32, u32) = (30_000, 3_000);
 impl SyncRoom {
     fn get(&self, key: &[u8], path: &[Bytes]) -> Option<SyncReply> {
         let store = self.store()?;
+        if self.setup.ordered_prefix(key).is_some() {
+            return Some(SyncReply::Value { view: None, kinds: Vec::new(), siblings: 0 });
+        }
         let siblings = u32::try_from(store.siblings(key, path).len()).unwrap_or(u32::MAX);
         Some(SyncReply::Value { view: store.get_at(key, path), kinds: store.kinds(key, path), siblings })
     }
@@ -33,6 +36,7 @@ impl SyncRoom {
         let limit = if limit == 0 { LIST_MAX } else { limit.min(LIST_MAX) };
         let (mut items, mut bytes, mut more) = (Vec::new(), 0, false);
         let below = store.keys(from).take_while(|key| key.starts_with(prefix));
+        let below = below.filter(|key| self.setup.ordered_prefix(key).is_none());
         for key in below.filter(|key| after.is_none_or(|after| *key > after)) {
             if items.len() >= limit as usize || bytes > LIST_BYTES_MAX {
                 more = true;
@@ -59,11 +63,19 @@ impl SyncRoom {
         self.open.as_mut().map(|open| open.store.digest())
     }
 
+    /// The same with the settings that decide what it shows: two nodes of different settings never say that they agree.
+    fn digest_with_settings(&mut self) -> Option<Hash> {
+        let (store, settings) = (self.digest()?, self.setup.digest());
+        let mut hasher = Hasher::new("dwcp v3 sync stand");
+        hasher.update(&store.0).update(&settings.0);
+        Some(hasher.finish())
+    }
+
     fn stand(&mut self) -> Option<SyncReply> {
         let digest = self.digest()?;
         let store = self.store()?;
         let (applied, floor) = (store.applied().clone(), store.floor_number());
-        let keys = store.keys(b"").count() as u64;
+        let keys = store.keys_count() as u64;
         Some(SyncReply::Stand { digest, applied, floor, conflicts: store.conflict_count(), keys })
     }
 
@@ -101,7 +113,7 @@ impl SyncRoom {
 
     /// A peer asks what this node holds, or answers.
     pub(crate) fn on_stand(&mut self, from: ReplicaId, token: u64, digest: Option<Hash>, out: &mut Outbox) {
-        let Some(own) = self.digest() else { return };
+        let Some(own) = self.digest_with_settings() else { return };
         let Some(theirs) = digest else {
             let bytes = Bytes::from(encode(&PeerMessage::SyncStand { token, digest: Some(own) }));
             return out.push(Effect::Send { to: from, class: Class::Request, after: Ticket::ZERO, bytes });

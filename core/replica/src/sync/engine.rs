@@ -5,7 +5,7 @@ use crate::io::{Class, ClientId, Effect, Event};
 use crate::recover::RecoverError;
 use crate::replica::{Outbox, Replica};
 use crate::sync::disk::is_base;
-use crate::sync::fetch::Fetched;
+use crate::sync::fetch::{Fetched, What};
 use crate::sync::{Disk, Open, SyncRoom, origins};
 use crate::wire::PeerMessage;
 use alloc::collections::BTreeMap;
@@ -13,8 +13,8 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Micros, Now, PublicKey, ReplicaId, Ticket, encode};
-use dwcp_crdt::{Origin, OriginId};
+use dwcp_base::{Hash, Micros, Now, PublicKey, ReplicaId, Ticket, encode};
+use dwcp_crdt::{Applied, Bundle, Origin, OriginId, Store};
 use dwcp_pbft::Output;
 use dwcp_state::{CheckedFrame, FrameContent, MachineRefusal, Refusal, StateMachine};
 use dwcp_sync::{Action, Restored, Sync, audit};
@@ -36,6 +36,15 @@ pub(crate) struct Surroundings<'a> {
 
 fn replica_of(id: OriginId) -> Option<ReplicaId> {
     u8::try_from(id.0).ok().map(ReplicaId)
+}
+
+/// Keys of two stores that are not the same in both, those of one alone included.
+fn differing(before: &mut Store, after: &mut Store) -> Vec<Bytes> {
+    let after: BTreeMap<&Bytes, Hash> = after.key_hashes().collect();
+    let before: BTreeMap<&Bytes, Hash> = before.key_hashes().collect();
+    let changed = after.iter().filter(|(key, hash)| before.get(*key) != Some(hash)).map(|(key, _)| *key);
+    let gone = before.keys().filter(|key| !after.contains_key(*key)).copied();
+    changed.chain(gone).cloned().collect()
 }
 
 impl SyncRoom {
@@ -92,7 +101,6 @@ impl SyncRoom {
     }
 
     pub(crate) fn on_time(&mut self, now: Now) {
-        self.transfer.on_time(now);
         if let Some(open) = &mut self.open
             && now.mono >= open.sync.next_wakeup()
         {
@@ -130,6 +138,7 @@ impl SyncRoom {
         self.open = Some(open);
         self.settle_writes(now, out);
         self.send_for_ordering(now, around.orderer, out);
+        self.follow_fetch(now, out);
         self.begin_fetch(now, around.faults, out);
         self.tell_watchers(out);
         self.end_comparisons(now, out);
@@ -137,15 +146,18 @@ impl SyncRoom {
 
     /// A snapshot that came from a peer takes the place of the store.
     fn install_fetched(&mut self, now: Now, open: &mut Open, protocol: &mut Output, out: &mut Outbox) {
-        let Some(Fetched { store, base, parts }) = self.fetched.take() else { return };
+        let Some(Fetched { donor, store, base, parts }) = self.fetched.take() else { return };
         for action in open.sync.take() {
             self.carry_out(now, action, open, protocol, out);
         }
-        if open.sync.install(&base, store.applied(), store.floor_number()).is_err() {
-            self.figures.snapshots_refused += 1;
-            return;
+        if let Err(error) = open.sync.install(&base, store.applied(), store.floor_number()) {
+            return self.on_not_installed(now, donor, error);
         }
-        open.store = store;
+        // Said again while it was on its way; what is still needed after this is said anew.
+        self.transfer.wanted = false;
+        let mut before = core::mem::replace(&mut open.store, store);
+        let differing = differing(&mut before, &mut open.store).into_iter();
+        self.changed.extend(differing.filter(|key| self.setup.ordered_prefix(key).is_none()));
         self.figures.snapshots_installed += 1;
         let actions = open.sync.take();
         let base = actions.iter().find_map(|action| match action {
@@ -158,8 +170,23 @@ impl SyncRoom {
             self.carry_out(now, action, open, protocol, out);
         }
         open.sync.on_applied(open.store.applied());
-        // Nobody can say what differs from before: whoever watches everything reads everything.
-        self.changed.extend(open.store.keys(b"").cloned());
+    }
+
+    /// These became part of the state: counted, and watchers hear of their keys. A change of a key that is ordered here is
+    /// part of the state as everywhere, for prefixes are each node's own settings and replicas must not differ by them; it is
+    /// counted, and shown to nobody.
+    fn note_applied<'a>(&mut self, bundles: impl IntoIterator<Item = &'a Bundle>, out: &mut Outbox) {
+        for bundle in bundles {
+            self.figures.frames_applied += 1;
+            for delta in bundle.deltas() {
+                if self.setup.ordered_prefix(&delta.key).is_some() {
+                    let from = replica_of(bundle.origin().id);
+                    out.event(Event::Refused { from, reason: "a convergent change of an ordered key" });
+                } else {
+                    self.changed.insert(delta.key.clone());
+                }
+            }
+        }
     }
 
     /// True when the store changed.
@@ -186,11 +213,11 @@ impl SyncRoom {
             Action::Apply { bundle } => {
                 // Its clock was judged when it came, or by whoever ordered it.
                 match open.store.apply(&bundle, bundle.hlc().ms()) {
-                    Ok(_) => {
-                        self.changed.extend(bundle.deltas().iter().map(|delta| delta.key.clone()));
-                        self.figures.frames_applied += 1;
+                    Ok(Applied::Done { released, .. }) => {
+                        self.note_applied(core::iter::once(&bundle).chain(&released), out);
                         return true;
                     }
+                    Ok(Applied::Duplicate | Applied::Held { .. }) => return true,
                     Err(error) => {
                         self.figures.bundles_refused += 1;
                         self.figures.last_refusal = error.to_string();
@@ -198,22 +225,32 @@ impl SyncRoom {
                 }
             }
             Action::RaiseFloor(floor) => {
-                if open.store.raise_floor(floor).is_ok() {
+                if let Ok(released) = open.store.raise_floor(floor) {
+                    self.note_applied(&released, out);
                     return true;
                 }
                 self.figures.bundles_refused += 1;
             }
             Action::EndOrigin { origin, last } => {
-                open.store.end_origin(origin, last);
+                let released = open.store.end_origin(origin, last);
+                self.note_applied(&released, out);
                 return true;
             }
             Action::Refused { from, reason } => {
                 let from = from.and_then(replica_of);
                 out.event(Event::Refused { from, reason: reason.word() });
             }
-            Action::Evidence(proof) => self.figures.frozen.push(proof.origin()),
+            // Who is at fault now, the engine says whenever it is asked.
+            Action::Evidence(proof) => {
+                out.event(Event::OriginFrozen { origin: proof.origin().to_string() });
+            }
             Action::NeedSnapshot { .. } => self.transfer.wanted = true,
-            Action::Withholds { member } => self.figures.withholds(member, now),
+            Action::Withholds { member } => {
+                out.event(Event::MemberHoldsUp { member: member.to_string(), how: "does not acknowledge" });
+            }
+            Action::Accuses { member, fault } => {
+                out.event(Event::MemberHoldsUp { member: member.to_string(), how: fault.word() });
+            }
             Action::Audit { peer, work } => {
                 let step = audit::step(&open.store, work.as_ref());
                 open.sync.on_audited(peer, step);
@@ -299,18 +336,11 @@ impl<M: StateMachine> Replica<M> {
                 Ok(())
             }
             PeerMessage::SyncOrder { frame } => room.on_order(now, control, cluster, frame),
-            PeerMessage::SyncFetch { id, part } => {
-                room.on_fetch(now, from, id, part, out);
-                Ok(())
+            PeerMessage::SyncFetch { id, part } => room.on_fetch(now, from, id, part, out),
+            PeerMessage::SyncOffer { id, parts, bytes, digest, base } => {
+                room.on_offer(now, from, (id, What { parts, bytes, digest }), base, out)
             }
-            PeerMessage::SyncOffer { id, parts, digest, base } => {
-                room.on_offer(now, from, (id, parts), digest, base, out);
-                Ok(())
-            }
-            PeerMessage::SyncPart { id, part, bytes } => {
-                room.on_part(now, from, (id, part), bytes, out);
-                Ok(())
-            }
+            PeerMessage::SyncPart { id, part, bytes } => room.on_part(now, from, (id, part), bytes, out),
             PeerMessage::SyncStand { token, digest } => {
                 room.on_stand(from, token, digest, out);
                 Ok(())

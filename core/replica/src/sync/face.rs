@@ -2,10 +2,11 @@
 //! where clients come in.
 
 use crate::sync::values::{Conflict, Kind, Resolvers, View, Write};
+use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Hash, ReplicaId, SettingsError};
+use dwcp_base::{Hash, Hasher, ReplicaId, SettingsError};
 use dwcp_crdt::VersionVector;
 use dwcp_sync::{Limits, Timing};
 
@@ -42,6 +43,24 @@ impl SyncSetup {
             return Err(SettingsError::Genesis("a prefix of keys is either ordered or convergent, not both"));
         }
         Ok(())
+    }
+
+    /// Stands for what must be the same on every node: prefixes, and the names of resolvers. Two custom resolvers of one
+    /// name and different minds are not told apart.
+    #[must_use]
+    pub fn digest(&self) -> Hash {
+        let mut hasher = Hasher::new("dwcp v3 sync settings");
+        for prefixes in [&self.ordered, &self.convergent] {
+            let prefixes: BTreeSet<&Bytes> = prefixes.iter().collect();
+            hasher.update(&(prefixes.len() as u64).to_le_bytes());
+            prefixes.into_iter().for_each(|prefix| {
+                hasher.field(prefix);
+            });
+        }
+        for (prefix, name) in self.resolvers.names() {
+            hasher.field(prefix).field(name.as_bytes());
+        }
+        hasher.finish()
     }
 
     /// The ordered prefix that a key lies under.

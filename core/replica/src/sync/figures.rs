@@ -1,12 +1,12 @@
 //! What people and judges may see of the room. Only counts; nothing is decided by it.
 
-use crate::sync::SyncRoom;
+use crate::sync::{Open, SyncRoom};
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use dwcp_base::{Micros, Now, ReplicaId};
-use dwcp_crdt::{Origin, OriginId};
+use dwcp_crdt::OriginId;
 use dwcp_sync::Reason;
 
 /// Counted since this node started.
@@ -20,12 +20,10 @@ pub(crate) struct Figures {
     pub(crate) bundles_refused: u64,
     pub(crate) last_refusal: String,
     pub(crate) keys_damaged: u64,
-    /// Origins that contradicted themselves. At most one entry for each.
-    pub(crate) frozen: Vec<Origin>,
     pub(crate) snapshots_refused: u64,
     pub(crate) snapshots_installed: u64,
+    pub(crate) donors_stalled: u64,
     exchanges: u64,
-    withholding: BTreeMap<OriginId, Micros>,
     sync_count: u64,
     last_sync_unix_ms: u64,
     latency_sum_us: u64,
@@ -44,7 +42,9 @@ pub struct SyncStatus {
     pub conflicts_open: u64,
     /// Why this node does not take part; empty when it does.
     pub not_open: String,
+    /// Keys that exist, and those of which only a tombstone is left.
     pub keys: u64,
+    pub tombstones: u64,
     pub frames_written: u64,
     pub frames_applied: u64,
     pub frames_ordered: u64,
@@ -60,11 +60,17 @@ pub struct SyncStatus {
     pub floor: u64,
     pub keys_damaged: u64,
     pub bundles_refused: u64,
+    /// Origins that contradicted themselves and whose end is not decided yet: how many, and their names.
     pub frozen_origins: u64,
+    pub frozen: Vec<String>,
+    /// How often a custom resolver gave two answers for one set of siblings.
+    pub resolutions_impure: u64,
     pub needs_snapshot: bool,
     /// Snapshots that came from peers: put in place, and refused.
     pub snapshots_installed: u64,
     pub snapshots_refused: u64,
+    /// Donors that gave nothing more, so that another was asked.
+    pub donors_stalled: u64,
     /// Dropped, by reason; those with none are left out.
     pub refused: Vec<(String, u64)>,
     pub peers: Vec<SyncPeerStatus>,
@@ -82,8 +88,16 @@ pub struct SyncPeerStatus {
     pub exchanges: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
-    /// It has not acknowledged for long what is here.
+    /// It has not acknowledged for long what is here, or its own words keep everybody from collecting.
     pub withholds: bool,
+    /// How, in words; empty when it does not.
+    pub fault: String,
+}
+
+/// Who keeps everybody from collecting now, and how. Who does so in two ways is named for one.
+pub(crate) fn faults(open: &Open) -> BTreeMap<OriginId, &'static str> {
+    let silent = open.sync.withholding().map(|origin| (origin.id, "does not acknowledge"));
+    silent.chain(open.sync.accused().map(|(origin, fault)| (origin.id, fault.word()))).collect()
 }
 
 impl Figures {
@@ -97,10 +111,6 @@ impl Figures {
         self.exchanges += 1;
     }
 
-    pub(crate) fn withholds(&mut self, member: Origin, now: Now) {
-        self.withholding.insert(member.id, now.mono);
-    }
-
     pub(crate) fn status(&self, now: Now, room: &SyncRoom) -> SyncStatus {
         let Some(open) = &room.open else {
             return SyncStatus { not_open: super::write::NOT_A_MEMBER.to_string(), ..SyncStatus::default() };
@@ -108,6 +118,8 @@ impl Figures {
         let (kept, waiting) = open.sync.frames_count();
         let refused =
             Reason::ALL.iter().map(|reason| (reason.word().to_string(), open.sync.refused(*reason)));
+        let faults = faults(open);
+        let frozen: Vec<String> = open.sync.convicted().map(|origin| origin.to_string()).collect();
         let peers = open.sync.peers().filter_map(|(id, figures)| {
             let since = |at: Micros| now.mono.since(at).0 / 1_000;
             Some(SyncPeerStatus {
@@ -118,7 +130,8 @@ impl Figures {
                 exchanges: figures.exchanges,
                 bytes_in: figures.bytes_in,
                 bytes_out: figures.bytes_out,
-                withholds: self.withholding.contains_key(&id) && figures.lag_dots > 0,
+                withholds: faults.contains_key(&id),
+                fault: faults.get(&id).map(|fault| (*fault).to_string()).unwrap_or_default(),
             })
         });
         SyncStatus {
@@ -128,7 +141,8 @@ impl Figures {
             conflict_count: open.store.conflict_count(),
             conflicts_open: open.store.conflicts_open(),
             not_open: String::new(),
-            keys: open.store.entries_count() as u64,
+            keys: open.store.keys_count() as u64,
+            tombstones: (open.store.entries_count() - open.store.keys_count()) as u64,
             frames_written: self.frames_written,
             frames_applied: self.frames_applied,
             frames_ordered: self.frames_ordered,
@@ -142,10 +156,13 @@ impl Figures {
             floor: open.store.floor_number(),
             keys_damaged: self.keys_damaged,
             bundles_refused: self.bundles_refused,
-            frozen_origins: self.frozen.len() as u64,
+            frozen_origins: frozen.len() as u64,
+            frozen,
+            resolutions_impure: open.store.resolutions_impure(),
             needs_snapshot: open.sync.needs().next().is_some(),
             snapshots_installed: self.snapshots_installed,
             snapshots_refused: self.snapshots_refused,
+            donors_stalled: self.donors_stalled,
             refused: refused.filter(|(_, count)| *count > 0).collect(),
             peers: peers.collect(),
         }

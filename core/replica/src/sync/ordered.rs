@@ -18,6 +18,7 @@ use dwcp_base::{encode, signing_hash};
 use dwcp_crdt::Origin;
 use dwcp_crdt::limits::DRIFT_MAX_MS;
 use dwcp_sync::Received;
+use dwcp_sync::limits::FRAME_BYTES_MAX;
 
 /// The first bytes of such a frame; no client's frame begins like this.
 const MARK: [u8; 4] = [0xd5, b'S', b'Y', 1];
@@ -119,6 +120,14 @@ impl Ordering {
         self.frames.insert(self.next, waiting);
         self.next += 1;
         true
+    }
+
+    /// Is there room for one more frame of this origin, whatever its size?
+    pub(crate) fn has_room(&self, origin: Origin) -> bool {
+        let of_origin = self.frames.values().filter(|frame| frame.origin == origin).count();
+        of_origin < ORIGIN_FRAMES_MAX
+            && self.frames.len() < FRAMES_MAX
+            && self.bytes + MARK.len() + FRAME_BYTES_MAX <= BYTES_MAX
     }
 
     /// An own frame, whose record has this ticket. False when too many wait.

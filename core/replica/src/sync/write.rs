@@ -127,6 +127,10 @@ impl SyncRoom {
         if self.writing.pending.len() >= WAITING_MAX {
             return Err("too many writes wait: try again soon".to_string());
         }
+        // There is no other road: what is written must be able to take this one.
+        if order.mode == NetworkMode::Datacenter && !self.ordering.has_room(self.me) {
+            return Err("as many convergent frames wait for the log as may: try again soon".to_string());
+        }
         let written = open.sync.may_write().map_err(|refused| refused.to_string())?;
         let bundle = open.store.write(writes, written, now.wall_ms).map_err(|refused| refused.to_string())?;
         let Some(bundle) = bundle else { return Ok(None) };
@@ -138,8 +142,8 @@ impl SyncRoom {
         let mut falls_back =
             (order.mode == NetworkMode::Hybrid).then(|| now.mono.plus(order.fast_path).min(until));
         if by_log && !self.ordering.add_own(self.me, &made.frame, made.ticket, now.mono, until) {
-            // The log has no room for it: the other road is open, and nothing is lost.
-            falls_back = Some(now.mono);
+            // The log has no room for it: in hybrid mode the other road is open, and nothing is lost.
+            falls_back = (order.mode == NetworkMode::Hybrid).then_some(now.mono);
         }
         self.figures.frames_written += 1;
         self.writing.ask_at = None;

@@ -12,43 +12,43 @@ pub fn setup() -> SyncSetup {
     }
 }
 
-fn put(key: &str, value: &str) -> Write {
+pub fn put(key: &str, value: &str) -> Write {
     Write::new(key.to_string(), Op::Put(Plain::json(value).unwrap()))
 }
 
-fn add(key: &str, by: i64) -> Write {
+pub fn add(key: &str, by: i64) -> Write {
     Write::new(key.to_string(), Op::Adjust(by))
 }
 
-fn raft() -> Policy {
+pub fn raft() -> Policy {
     Policy { raft: true, ..Policy::root_only(Trust::Crash, Quorum::new(3, None).unwrap()) }
 }
 
 impl Cluster {
-    fn ask(&mut self, to: u8, id: u64, request: SyncRequest) {
+    pub fn ask(&mut self, to: u8, id: u64, request: SyncRequest) {
         let request = ClientRequest::Sync { id, request };
         self.nodes[usize::from(to)].inbox.push_back(Input::Client { client: ClientId(8), request });
     }
 
-    fn write(&mut self, to: u8, id: u64, writes: Vec<Write>) {
+    pub fn write(&mut self, to: u8, id: u64, writes: Vec<Write>) {
         self.ask(to, id, SyncRequest::Write { writes, wait: 0, timeout_ms: 0 });
     }
 
-    fn told(&self, from: u8, id: u64) -> Option<&SyncReply> {
+    pub fn told(&self, from: u8, id: u64) -> Option<&SyncReply> {
         self.replies.iter().rev().find_map(|(node, reply)| match reply {
             ClientReply::Sync { id: asked, reply } if *node == from && *asked == id => Some(reply),
             _ => None,
         })
     }
 
-    fn road(&self, from: u8, id: u64) -> Option<Road> {
+    pub fn road(&self, from: u8, id: u64) -> Option<Road> {
         match self.told(from, id) {
             Some(SyncReply::Written(written)) => Some(written.road),
             _ => None,
         }
     }
 
-    fn read(&mut self, at: u8, key: &str) -> Option<View> {
+    pub fn read(&mut self, at: u8, key: &str) -> Option<View> {
         self.ask(at, 99, SyncRequest::Get { key: Bytes::from(key.to_string()), path: vec![] });
         self.run(0);
         let Some(SyncReply::Value { view, .. }) = self.told(at, 99) else { panic!("no value") };
@@ -56,7 +56,7 @@ impl Cluster {
     }
 
     /// Digest, and conflicts counted, on each node.
-    fn stands(&mut self) -> Vec<(dwcp_base::Hash, u64)> {
+    pub fn stands(&mut self) -> Vec<(dwcp_base::Hash, u64)> {
         (0..self.nodes.len() as u8)
             .map(|id| {
                 self.ask(id, 98, SyncRequest::Stand);
@@ -69,14 +69,30 @@ impl Cluster {
             .collect()
     }
 
-    fn assert_converged(&mut self, conflicts: u64) {
+    /// The operator ends the convergent origin of a node, by an order given to another.
+    pub fn exclude(&mut self, at: u8, id: u8, incarnation: u32) -> Option<dwcp_replica::OrderOutcome> {
+        use dwcp_log::{ExcludeOrder, OperatorOrder, SignedOrder};
+        let admin = Ed25519::new(seed(3, 0), &[]);
+        let order = ExcludeOrder { id: ReplicaId(id), incarnation: Incarnation(incarnation) };
+        let signed = SignedOrder::new(order, self.genesis.cluster(), admin.public_key(), &admin);
+        let bytes = Bytes::from(dwcp_base::encode(&OperatorOrder::Exclude(signed)));
+        let request = ClientRequest::Order { id: 5, bytes };
+        self.nodes[usize::from(at)].inbox.push_back(Input::Client { client: ClientId(8), request });
+        self.run(3_000);
+        self.replies.iter().rev().find_map(|(_, reply)| match reply {
+            ClientReply::Order { outcome, .. } => Some(outcome.clone()),
+            _ => None,
+        })
+    }
+
+    pub fn assert_converged(&mut self, conflicts: u64) {
         let stands = self.stands();
         assert!(stands.windows(2).all(|pair| pair[0] == pair[1]), "{stands:?}");
         assert_eq!(stands[0].1, conflicts);
     }
 }
 
-fn json(text: &str) -> Option<View> {
+pub fn json(text: &str) -> Option<View> {
     Some(View::Register(Plain::json(text).unwrap()))
 }
 
@@ -165,6 +181,117 @@ fn in_datacenter_mode_a_write_is_told_when_the_log_has_it() {
     cluster.run(5_000);
     assert_eq!(cluster.read(0, "n"), Some(View::Count(4)), "it did");
     cluster.assert_converged(0);
+}
+
+#[test]
+fn in_datacenter_mode_nothing_is_written_that_the_log_has_no_room_for() {
+    let mut cluster = Cluster::with(3, raft(), NetworkMode::Datacenter);
+    cluster.run(1_000);
+    cluster.apart = vec![2];
+    for write in 0..300_u64 {
+        cluster.write(2, 1_000 + write, vec![put(&format!("k{write}"), "1")]);
+    }
+    cluster.run(500);
+    for write in [0, 255] {
+        assert_eq!(cluster.told(2, 1_000 + write), None, "the log is waited for");
+        assert_eq!(cluster.read(2, &format!("k{write}")), json("1"));
+    }
+    for write in [256, 299] {
+        let Some(SyncReply::Refused { definite: true, .. }) = cluster.told(2, 1_000 + write) else {
+            panic!("{:?}", cluster.told(2, 1_000 + write))
+        };
+        assert_eq!(cluster.read(2, &format!("k{write}")), None, "nothing was written");
+    }
+    cluster.apart.clear();
+    cluster.run(8_000);
+    assert!((0..256).all(|write| cluster.road(2, 1_000 + write) == Some(Road::Log)));
+    cluster.write(2, 2, vec![put("k299", "1")]);
+    cluster.run(1_000);
+    assert_eq!(cluster.road(2, 2), Some(Road::Log), "there is room again");
+}
+
+/// The longest value wins, and of equally long ones the greatest.
+#[derive(Debug)]
+struct Longest;
+
+impl dwcp_crdt::Resolver for Longest {
+    fn name(&self) -> &str {
+        "longest"
+    }
+
+    fn resolve(&self, _: &[u8], siblings: &[dwcp_crdt::Sibling<'_>]) -> Option<Plain> {
+        let values = siblings.iter().filter_map(|sibling| sibling.value);
+        values.max_by_key(|value| (value.as_bytes().len(), value.as_bytes().to_vec())).cloned()
+    }
+}
+
+fn resolving() -> SyncSetup {
+    let mut setup = setup();
+    setup.resolvers.set("merged/", dwcp_crdt::Strategy::Merge);
+    setup.resolvers.set("longest/", dwcp_crdt::Strategy::Custom(Arc::new(Longest)));
+    setup
+}
+
+#[test]
+fn concurrent_writes_are_settled_as_the_settings_say_on_every_node() {
+    let policy = Policy::root_only(Trust::Byzantine, Quorum::new(4, None).unwrap());
+    let mut cluster = Cluster::with(4, policy, NetworkMode::Internet);
+    (0..4).for_each(|id| cluster.stop(id));
+    cluster.settings = (0..4).map(|id| (id, resolving())).collect();
+    (0..4).for_each(|id| cluster.start(id));
+    cluster.run(100);
+    cluster.apart = vec![3];
+    cluster.write(0, 1, vec![put("merged/x", r#"{"a":1}"#), put("longest/x", "\"long one\""), put("x", "1")]);
+    cluster.run(50);
+    cluster.write(3, 2, vec![put("merged/x", r#"{"b":2}"#), put("longest/x", "\"short\""), put("x", "2")]);
+    cluster.run(50);
+    cluster.apart.clear();
+    cluster.run(10_000);
+    for node in 0..4 {
+        assert_eq!(cluster.read(node, "merged/x"), json(r#"{"a":1,"b":2}"#));
+        assert_eq!(cluster.read(node, "longest/x"), json("\"long one\""), "written earlier");
+        assert_eq!(cluster.read(node, "x"), json("2"), "the last writer wins elsewhere");
+        assert_eq!(cluster.sync_status(node).resolutions_impure, 0);
+    }
+    cluster.assert_converged(3);
+}
+
+#[test]
+fn what_a_peer_writes_below_an_ordered_prefix_is_counted_and_shown_to_nobody() {
+    let mut cluster = Cluster::new(4);
+    cluster.stop(3);
+    cluster.settings.insert(3, SyncSetup::default());
+    cluster.start(3);
+    cluster.ask(0, 5, SyncRequest::Watch { prefix: Bytes::new() });
+    cluster.run(100);
+    cluster.write(3, 1, vec![put("ordered/x", "1"), put("fine", "1")]);
+    cluster.run(5_000);
+    assert_eq!((cluster.read(0, "ordered/x"), cluster.read(0, "fine")), (None, json("1")));
+    cluster.ask(0, 4, SyncRequest::List { prefix: Bytes::new(), after: None, limit: 0 });
+    cluster.run(10);
+    let Some(SyncReply::Keys { items, .. }) = cluster.told(0, 4) else { panic!("no answer") };
+    assert_eq!(items.iter().map(|(key, _)| &key[..]).collect::<Vec<_>>(), [b"fine"]);
+    let Some(SyncReply::Changed { items }) = cluster.told(0, 5) else { panic!("no answer") };
+    assert_eq!(items.iter().map(|(key, _)| &key[..]).collect::<Vec<_>>(), [b"fine"]);
+    let is_it =
+        |event: &Event| matches!(event, Event::Refused { reason, .. } if reason.contains("ordered key"));
+    assert_eq!(cluster.events(0, is_it), 1);
+    cluster.assert_converged(0);
+}
+
+#[test]
+fn nodes_of_different_settings_do_not_say_that_they_agree() {
+    let mut cluster = Cluster::new(4);
+    cluster.stop(3);
+    cluster.settings.insert(3, resolving());
+    cluster.start(3);
+    cluster.write(0, 1, vec![put("a", "1")]);
+    cluster.run(10_000);
+    cluster.assert_converged(0);
+    cluster.ask(0, 3, SyncRequest::Compare { peers: vec![], timeout_ms: 100 });
+    cluster.run(200);
+    let Some(SyncReply::Compared { level, differs, .. }) = cluster.told(0, 3) else { panic!("no answer") };
+    assert_eq!((level.len(), differs.as_slice()), (2, &[ReplicaId(3)][..]));
 }
 
 #[test]
@@ -290,16 +417,35 @@ fn rubbish_from_a_peer_is_dropped_and_counted() {
     }
     cluster.run(100);
     assert!(cluster.events(0, |event| matches!(event, Event::Refused { .. })) >= 6);
+    let fetched = |part| dwcp_replica::PeerMessage::SyncPart { id: 1, part, bytes: Bytes::new() };
+    let (digest, base) = (dwcp_base::Hash::ZERO, Bytes::new());
+    let said = [
+        ("a question for a part", dwcp_replica::PeerMessage::SyncFetch { id: 7, part: 0 }),
+        (
+            "an offer of a store",
+            dwcp_replica::PeerMessage::SyncOffer { id: 1, parts: 1, bytes: 1, digest, base },
+        ),
+        ("a part of a store", fetched(0)),
+    ];
+    for (word, message) in said {
+        let bytes = dwcp_base::encode(&message).into();
+        let input = Input::Peer { from: ReplicaId(1), incarnation: Incarnation(0), bytes };
+        cluster.nodes[0].inbox.push_back(input);
+        cluster.run(10);
+        let is_it =
+            |event: &Event| matches!(event, Event::Refused { reason, .. } if reason.starts_with(word));
+        assert_eq!(cluster.events(0, is_it), 1, "{word}");
+    }
 }
 
 impl Cluster {
-    fn sync_status(&self, id: u8) -> dwcp_replica::SyncStatus {
+    pub fn sync_status(&self, id: u8) -> dwcp_replica::SyncStatus {
         self.nodes[usize::from(id)].replica.as_ref().unwrap().status(self.now()).sync.expect("it is on")
     }
 }
 
 /// Writes and deletes enough that all of it is collected, with ordered commands in between so that snapshots are taken.
-fn collected(policy: Policy, n: u8, mode: NetworkMode) -> (Cluster, Session) {
+pub fn collected(policy: Policy, n: u8, mode: NetworkMode) -> (Cluster, Session) {
     let mut cluster = Cluster::with(n, policy, mode);
     cluster.run(500);
     let mut session = Session::open(&mut cluster, 1);
@@ -328,7 +474,7 @@ fn what_everybody_has_is_collected() {
             let sync = cluster.sync_status(id);
             assert!(sync.floor >= 3, "{sync:?}");
             assert!(sync.frames_kept <= 5, "{sync:?}");
-            assert_eq!(sync.keys, 5, "tombstones are gone");
+            assert_eq!((sync.keys, sync.tombstones), (5, 0), "tombstones are gone");
             let views = cluster.events(id, |event| matches!(event, Event::ViewChangeStarted { .. }));
             assert_eq!(views, 0, "a floor costs no view");
         }
@@ -461,8 +607,12 @@ fn an_origin_that_contradicts_itself_is_frozen_and_ended_by_the_log() {
     for id in 0..3 {
         assert_eq!(cluster.sync_status(id).frozen_origins, 1, "node {id} has the proof within an exchange");
         assert_eq!(cluster.read(id, "lie"), json("\"other\""), "what everybody had stays");
+        assert_eq!(cluster.events(id, |event| matches!(event, Event::OriginFrozen { .. })), 1);
     }
     cluster.run(120_000);
+    for id in 0..3 {
+        assert_eq!(cluster.sync_status(id).frozen_origins, 0, "its end is decided");
+    }
     let mut session = Session::open(&mut cluster, 1);
     for round in 0..100_u64 {
         let frame = session.put(&format!("k{round}"), &[7; 8_000]);
@@ -517,8 +667,54 @@ fn ends_and_floors_that_rest_on_nothing_are_not_prepared() {
 }
 
 #[test]
+fn a_restart_remembers_who_contradicted_himself() {
+    use dwcp_crdt::{Origin, Resolvers, Store};
+    let mut cluster = Cluster::new(4);
+    (1..4).for_each(|id| cluster.stop(id));
+    for value in ["1", "2"] {
+        let mut store = Store::new(Origin::new(3, 0), Resolvers::default());
+        let frame = cluster.first_frame(&mut store, &[put("lie", value)]);
+        cluster.push(3, 0, &frame);
+    }
+    cluster.run(100);
+    let named = |cluster: &Cluster| cluster.sync_status(0).frozen;
+    assert_eq!(named(&cluster), [Origin::new(3, 0).to_string()]);
+    cluster.stop(0);
+    cluster.start(0);
+    assert_eq!(named(&cluster), [Origin::new(3, 0).to_string()]);
+}
+
+#[test]
+fn who_does_not_acknowledge_is_named_until_it_does() {
+    let policy = Policy::root_only(Trust::Byzantine, Quorum::new(4, None).unwrap());
+    let mut cluster = Cluster::with(4, policy, NetworkMode::Internet);
+    cluster.run(10_000);
+    cluster.stop(3);
+    cluster.write(0, 1, vec![put("a", "1")]);
+    let named = |cluster: &Cluster| {
+        let peers = cluster.sync_status(0).peers;
+        let named = peers.into_iter().filter(|peer| peer.withholds);
+        named.map(|peer| (peer.id.0, peer.fault)).collect::<Vec<_>>()
+    };
+    cluster.run(50_000);
+    assert_eq!(named(&cluster), []);
+    cluster.run(20_000);
+    assert_eq!(named(&cluster), [(3, "does not acknowledge".to_string())]);
+    let is_it = |event: &Event| matches!(event, Event::MemberHoldsUp { .. });
+    assert_eq!(cluster.events(0, is_it), 1, "one line");
+    cluster.start(3);
+    cluster.run(10_000);
+    // Something is always under way, and it keeps up.
+    for round in 0..40 {
+        cluster.write(0, 100 + round, vec![put("a", &round.to_string())]);
+        cluster.run(2_000);
+        assert_eq!(named(&cluster), [], "it has caught up");
+    }
+    assert_eq!(cluster.events(0, is_it), 1);
+}
+
+#[test]
 fn a_member_that_is_away_can_be_excluded_from_the_floor() {
-    use dwcp_log::{ExcludeOrder, OperatorOrder, SignedOrder};
     let mut cluster = Cluster::with(3, raft(), NetworkMode::Hybrid);
     cluster.run(500);
     cluster.write(2, 1, vec![put("mine", "1")]);
@@ -528,23 +724,10 @@ fn a_member_that_is_away_can_be_excluded_from_the_floor() {
     cluster.run(60_000);
     let stalled = cluster.sync_status(0);
     assert!(stalled.frames_kept > 0, "{stalled:?}");
-    let admin = Ed25519::new(seed(3, 0), &[]);
-    let exclude = |cluster: &mut Cluster, incarnation| {
-        let order = ExcludeOrder { id: ReplicaId(2), incarnation: Incarnation(incarnation) };
-        let signed = SignedOrder::new(order, cluster.genesis.cluster(), admin.public_key(), &admin);
-        let bytes = Bytes::from(dwcp_base::encode(&OperatorOrder::Exclude(signed)));
-        let request = ClientRequest::Order { id: 5, bytes };
-        cluster.nodes[0].inbox.push_back(Input::Client { client: ClientId(8), request });
-        cluster.run(3_000);
-        cluster.replies.iter().rev().find_map(|(_, reply)| match reply {
-            ClientReply::Order { outcome, .. } => Some(outcome.clone()),
-            _ => None,
-        })
-    };
     use dwcp_replica::OrderOutcome::{Done, Refused};
-    assert!(matches!(exclude(&mut cluster, 1), Some(Refused { .. })), "not its incarnation");
-    assert!(matches!(exclude(&mut cluster, 0), Some(Done { .. })));
-    assert!(matches!(exclude(&mut cluster, 0), Some(Refused { .. })), "once is enough");
+    assert!(matches!(cluster.exclude(0, 2, 1), Some(Refused { .. })), "not its incarnation");
+    assert!(matches!(cluster.exclude(0, 2, 0), Some(Done { .. })));
+    assert!(matches!(cluster.exclude(0, 2, 0), Some(Refused { .. })), "once is enough");
     let floor = cluster.sync_status(0).floor;
     for round in 0..10_u64 {
         cluster.write((round % 2) as u8, 10 + round, vec![put("a", &round.to_string())]);

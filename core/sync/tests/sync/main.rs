@@ -2,6 +2,7 @@
 //! networks that lose, delay, double and reorder, judged by the model of `core/crdt`'s own tests (`histories`). `mutants`
 //! shows that the rules matter.
 
+mod accusing;
 mod audits;
 mod border;
 mod floors;

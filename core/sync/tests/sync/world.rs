@@ -4,7 +4,7 @@ use bytes::Bytes;
 use dwcp_base::{ClusterId, Crypto, Hash, Hasher, Micros, Mutants, Now, PublicKey, Signature, Ticket};
 use dwcp_crdt::{Bundle, Op, Origin, OriginId, Plain, Resolvers, Restore, Store, VersionVector, Write};
 use dwcp_sync::{
-    Action, Base, Cut, Frame, Limits, Need, Proof, Reason, Restored, Setup, Sync, Timing, audit,
+    Action, Base, Cut, Fault, Frame, Limits, Need, Proof, Reason, Restored, Setup, Sync, Timing, audit,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -113,6 +113,7 @@ pub struct Node {
     pub evidence: Vec<Proof>,
     pub needs: BTreeMap<Need, Vec<OriginId>>,
     pub withholds: Vec<Origin>,
+    pub accused: Vec<(Origin, Fault)>,
     pub differs: Vec<(OriginId, BTreeSet<Bytes>)>,
     pub refused: Vec<Reason>,
     /// Every bundle handed over since the start, in order.
@@ -155,6 +156,7 @@ impl Node {
             evidence: Vec::new(),
             needs: BTreeMap::new(),
             withholds: Vec::new(),
+            accused: Vec::new(),
             differs: Vec::new(),
             refused: Vec::new(),
             handed: Vec::new(),
@@ -208,6 +210,7 @@ impl Node {
                         self.needs.insert(need, donors);
                     }
                     Action::Withholds { member } => self.withholds.push(member),
+                    Action::Accuses { member, fault } => self.accused.push((member, fault)),
                     Action::Audit { peer, work } => {
                         let step = audit::step(&self.store, work.as_ref());
                         self.sync.on_audited(peer, step);

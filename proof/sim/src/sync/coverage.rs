@@ -48,6 +48,7 @@ counts! {
     cuts: 180, "decisions where an origin ends";
     withholders_named: 10_000, "times that a node named one who does not acknowledge";
     withholders_excluded: 32, "of these, excluded by the operator";
+    overstaters_named: 1, "times that a node named a liar who says it wrote more than it gives";
     forged: 800, "frames refused: signature";
     malformed: 1_200, "messages refused: no message, or beyond a limit";
     clock_ahead: 26_000, "frames refused: too far in the future";

@@ -227,6 +227,10 @@ impl World {
                     self.exclude_if_sure(member);
                 }
             }
+            Action::Accuses { member, .. } => {
+                let is_liar = !self.nodes[place(member.id)].is_honest();
+                self.coverage.overstaters_named += u64::from(is_honest && is_liar);
+            }
             Action::Audit { peer, work } => {
                 self.coverage.audits += 1;
                 self.on_core(id, |live| {

@@ -4,11 +4,13 @@ use crate::ending::{Finder, Found};
 use crate::runner::quiet_panics;
 use crate::sync::coverage::Coverage;
 use crate::sync::dials::Dials;
+use crate::sync::liar::place;
 use crate::sync::translate;
 use crate::sync::workload::rules;
 use crate::sync::world::{Event, Phase, World};
 use check::sync::{Note, Terms, judge};
 use dwcp_base::Mutants;
+use dwcp_crdt::Origin;
 use std::collections::BTreeSet;
 
 /// How long the calm lasts at least, so that everybody has met everybody.
@@ -114,6 +116,7 @@ impl World {
                 self.complain(format!("node {id} is not back"));
             }
             self.look_at(*id, |_| true, true);
+            self.look_for_false_accusations(*id);
             let me = self.nodes[*id as usize].me();
             let Some(live) = &mut self.nodes[*id as usize].live else { continue };
             self.trace.line(self.now_us, || {
@@ -154,6 +157,19 @@ impl World {
             trace_hash: self.trace.hash(),
             events: self.trace.count(),
             ended_at_us: self.now_us,
+        }
+    }
+
+    /// In the end everybody has given what it wrote.
+    fn look_for_false_accusations(&mut self, id: u32) {
+        let Some(live) = &self.nodes[id as usize].live else { return };
+        let is_honest = |origin: &Origin| {
+            let node = &self.nodes[place(origin.id)];
+            node.is_honest() && node.setup.me == *origin
+        };
+        let accused = live.sync.accused().find(|(origin, _)| is_honest(origin));
+        if let Some((origin, fault)) = accused.filter(|_| !self.mutants.any()) {
+            self.complain(format!("node {id} accuses honest {origin}: {}", fault.word()));
         }
     }
 

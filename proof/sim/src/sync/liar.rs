@@ -31,10 +31,12 @@ pub enum Trick {
     FutureClock,
     /// Answers without the frames.
     WithholdFrames,
+    /// Says that it wrote more than it ever did.
+    FalseWritten,
 }
 
 impl Trick {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Equivocate,
         Self::Forge,
         Self::WithholdAcks,
@@ -43,6 +45,7 @@ impl Trick {
         Self::Oversize,
         Self::FutureClock,
         Self::WithholdFrames,
+        Self::FalseWritten,
     ];
 
     #[must_use]
@@ -104,7 +107,8 @@ impl Puppet {
     pub fn says(&mut self, message: Bytes) -> Option<Bytes> {
         let changes = self.plays(Trick::WithholdAcks)
             || self.plays(Trick::FalseHeads)
-            || self.plays(Trick::WithholdFrames);
+            || self.plays(Trick::WithholdFrames)
+            || self.plays(Trick::FalseWritten);
         if !changes {
             return Some(message);
         }
@@ -139,6 +143,9 @@ impl Puppet {
     fn twist(&mut self, heads: &mut Heads) {
         if self.plays(Trick::WithholdAcks) {
             heads.heads.iter_mut().for_each(|head| head.acked = 0);
+        }
+        if self.plays(Trick::FalseWritten) {
+            heads.written += self.chance.between(1, 1 << 40);
         }
         if self.plays(Trick::FalseHeads) {
             for head in &mut heads.heads {

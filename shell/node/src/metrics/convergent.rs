@@ -31,7 +31,8 @@ pub(super) fn write(sync: &SyncStatus, out: &mut Exposition) {
     );
     out.gauge("dwcp_sync_conflicts_open", "Of those, the ones that nobody has settled.", sync.conflicts_open);
     out.gauge("dwcp_sync_open", "1 when this node takes part.", u8::from(sync.not_open.is_empty()));
-    out.gauge("dwcp_sync_keys", "Convergent keys in memory, those of tombstones included.", sync.keys);
+    out.gauge("dwcp_sync_keys", "Convergent keys that exist.", sync.keys);
+    out.gauge("dwcp_sync_tombstones", "Convergent keys of which only a tombstone is left.", sync.tombstones);
     out.counter("dwcp_sync_frames_written_total", "Frames made here.", sync.frames_written);
     out.counter("dwcp_sync_frames_applied_total", "Frames of others applied here.", sync.frames_applied);
     out.counter("dwcp_sync_frames_ordered_total", "Frames that came by the log.", sync.frames_ordered);
@@ -59,6 +60,21 @@ pub(super) fn write(sync: &SyncStatus, out: &mut Exposition) {
         "Snapshots of peers that were not taken.",
         sync.snapshots_refused,
     );
+    out.counter(
+        "dwcp_sync_donors_stalled_total",
+        "Donors of snapshots that gave nothing more, so that another was asked.",
+        sync.donors_stalled,
+    );
+    out.counter(
+        "dwcp_sync_bundles_refused_total",
+        "Frames handed to the convergent store that it refused.",
+        sync.bundles_refused,
+    );
+    out.counter(
+        "dwcp_sync_resolutions_impure_total",
+        "Sets of siblings for which a custom resolver gave two answers.",
+        sync.resolutions_impure,
+    );
     let mut family = out.counters("dwcp_sync_refused_total", "What came and was dropped, by reason.");
     for (reason, count) in &sync.refused {
         family.sample(&[("reason", reason)], count);
@@ -68,6 +84,11 @@ pub(super) fn write(sync: &SyncStatus, out: &mut Exposition) {
     let mut family = out.gauges("dwcp_sync_peer_lag_frames", "Frames acknowledged here and not by the peer.");
     for (peer, id) in peers() {
         family.sample(&[("peer", id)], peer.lag_frames);
+    }
+    let mut family =
+        out.gauges("dwcp_sync_peer_withholds", "1 while the peer keeps everybody from collecting.");
+    for (peer, id) in peers() {
+        family.sample(&[("peer", id)], u8::from(peer.withholds));
     }
     let mut family = out.gauges("dwcp_sync_peer_lag_seconds", "For how long the peer has lacked some.");
     for (peer, id) in peers() {

@@ -83,7 +83,8 @@ fn status() -> Status {
                 exchanges: 9,
                 bytes_in: 10,
                 bytes_out: 11,
-                withholds: false,
+                withholds: true,
+                fault: "does not acknowledge".into(),
             }],
             ..dwcp_replica::SyncStatus::default()
         }),

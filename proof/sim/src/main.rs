@@ -424,19 +424,30 @@ fn hunt(seeds_max: u64, jobs: usize, only: Option<&str>, again: bool) -> anyhow:
         bar.suspend(|| print_catch(hunt, &catch, again));
     });
     bar.finish_and_clear();
-    println!(
-        "not hunted here, see docs/testing.md: {}",
-        mutants::unhunted().iter().map(|mutant| format!("{mutant:?}")).collect::<Vec<_>>().join(", ")
-    );
     let all = good == hunts.len();
     println!(
         "{histories} histories, controls included, in {:.0} s ({cpu_s:.0} s of processor); at most {seeds_most} seeds for one mutant",
         begun.elapsed().as_secs_f64(),
     );
     println!(
-        "{good} of {} caught while the unmutated core and the harmless mutant pass the same seeds: {}",
+        "{good} of {} rules hunted were caught while the unmutated core and the harmless mutant pass the same seeds: {}",
         hunts.len(),
-        if all { "all caught" } else { "NOT all caught" }
+        if all {
+            "every rule that was hunted was missed"
+        } else {
+            "NOT every rule that was hunted was missed"
+        }
+    );
+    let whole = mutants::hunts().len();
+    if hunts.len() < whole {
+        println!("{} rules were left out by --only", whole - hunts.len());
+    }
+    let unhunted = mutants::unhunted();
+    let names: Vec<String> = unhunted.iter().map(|mutant| format!("{mutant:?}")).collect();
+    println!(
+        "{} rules are hunted by no world, and this run says nothing about them (docs/testing.md says what does): {}",
+        unhunted.len(),
+        names.join(", ")
     );
     Ok(all)
 }

@@ -4,12 +4,11 @@
 use super::cluster::{Cluster, Session};
 use super::table::{Table, WALL_MS, genesis, with_rule, without};
 use bytes::Bytes;
-use dwcp_base::{Hash, Hasher, LogTime, Mutant, Mutants, Position, ReplicaId, Sequence, decode};
+use dwcp_base::{LogTime, Mutant, Mutants, Position, ReplicaId, Sequence, decode};
 use dwcp_pbft::{Message, Vote};
 use dwcp_replica::{Event, PeerMessage, SnapshotMeta};
 use dwcp_state::kv::Kv;
 use dwcp_state::{CheckedFrame, ClientFrame, State, state_digest};
-use std::collections::HashMap;
 
 /// The liar and one honest replica that it misled sign a digest that nobody else has.
 fn two_of_four(mutants: Mutants) -> Sequence {
@@ -59,23 +58,6 @@ fn without_checkpoints_the_primary_stops_at_the_window() {
         });
     }
     assert_eq!(table.seat(0).core().delivered(), Sequence(16));
-}
-
-fn digest_in_this_order<'a>(entries: impl Iterator<Item = (&'a u32, &'a u32)>) -> Hash {
-    let mut hasher = Hasher::new("the mistake");
-    for (key, value) in entries {
-        hasher.update(&key.to_le_bytes()).update(&value.to_le_bytes());
-    }
-    hasher.finish()
-}
-
-/// The mistake, written out: a digest over a hash map's own order differs between two maps with equal contents.
-#[test]
-fn a_digest_in_hash_map_order_differs_between_equal_states() {
-    let forwards: HashMap<u32, u32> = (0..64).map(|key| (key, key)).collect();
-    let backwards: HashMap<u32, u32> = (0..64).rev().map(|key| (key, key)).collect();
-    assert_eq!(forwards, backwards);
-    assert_ne!(digest_in_this_order(forwards.iter()), digest_in_this_order(backwards.iter()));
 }
 
 fn state_of(frames: &[CheckedFrame], mutants: Mutants) -> State<Kv> {

@@ -251,6 +251,10 @@ impl<M: StateMachine> Replica<M> {
             // What an earlier life fetched is verified like everything else.
             let _ = target.take(index, &bytes, self.setup.mutants.on(Mutant::StateTransferUnchecked));
         }
+        let chunks = count - u32::try_from(target.missing.len()).expect("no more than there are");
+        if chunks > 0 {
+            out.event(Event::ChunksTakenUp { sequence, chunks });
+        }
         if let Some(transfer) = &mut self.transfer {
             transfer.target = Some(target);
         }

@@ -12,6 +12,8 @@ mod cluster;
 mod examples;
 #[path = "cli/refusals.rs"]
 mod refusals;
+#[path = "cli/stopped_log.rs"]
+mod stopped_log;
 #[path = "cli/sync.rs"]
 mod sync;
 
@@ -95,10 +97,14 @@ struct Trial {
 
 impl Trial {
     fn new(nodes: usize, mode: &str) -> Self {
+        Self::with(nodes, mode, &[])
+    }
+
+    fn with(nodes: usize, mode: &str, besides: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let count = nodes.to_string();
         let init = ["init", "--nodes", &count, "--out", "trial", "--mode", mode, "--base-port", "0"];
-        dwcp(folder.path(), &init).ok();
+        dwcp(folder.path(), &[&init, besides].concat()).ok();
         Self { nodes: (0..nodes).map(|_| None).collect(), folder }
     }
 

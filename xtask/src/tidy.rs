@@ -100,7 +100,8 @@ pub(crate) fn files_below(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
                 if !hidden && !SKIPPED_FOLDERS.contains(&name.as_str()) {
                     open.push(entry.path());
                 }
-            } else if kind.is_file() {
+            } else if kind.is_file() && name != ".git" {
+                // In a second working tree that name is a file.
                 found.push(entry.path());
             }
         }

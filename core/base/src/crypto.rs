@@ -244,6 +244,31 @@ mod tests {
         assert!(known.verify(&key, &message, &signature));
     }
 
+    /// What this file declares, and what the page's table has, in order.
+    #[test]
+    fn the_page_lists_every_kind_of_signature() {
+        let declared = include_str!("crypto.rs").split("pub enum SigningKind {").nth(1).expect("it is above");
+        let declared: Vec<(&str, &str)> = declared
+            .lines()
+            .take_while(|line| *line != "}")
+            .filter_map(|line| line.trim().strip_suffix(',')?.split_once(" = "))
+            .collect();
+        assert!(declared.contains(&("PrePrepare", "1")), "{declared:?}");
+        let page = include_str!("../../../docs/protocol/pbft.md");
+        let listed: Vec<(&str, &str)> = page
+            .lines()
+            .skip_while(|line| !line.starts_with("| kind | name in `SigningKind` |"))
+            .skip(2)
+            .take_while(|line| line.starts_with('|'))
+            .filter_map(|line| {
+                let mut cells = line.split('|').map(str::trim).skip(1);
+                let number = cells.next()?;
+                Some((cells.next()?, number))
+            })
+            .collect();
+        assert_eq!(listed, declared, "docs/protocol/pbft.md lists other kinds of signatures");
+    }
+
     fn items(count: u8) -> Vec<(PublicKey, Hash, Signature)> {
         (0..count)
             .map(|index| {

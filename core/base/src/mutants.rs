@@ -71,6 +71,16 @@ pub enum Mutant {
     FixedBatch,
     /// A backup that is shown a client's frame by another backup does not pass it on to the primary.
     RelayNotForwarded,
+    /// A batch waits until it is full, or for a fixed time.
+    BatchWaits,
+    /// A gateway takes a client's frame without looking at the signature; the others look before they prepare.
+    AdmittedUnverified,
+    /// The digest of a session is over its results in the order in which they came to be here.
+    DigestInArrivalOrder,
+    /// A vote counts whatever configuration and incarnation it was cast under.
+    ConfigurationUnchecked,
+    /// What was said in another epoch is taken as if said in this one.
+    EpochUnchecked,
     /// Raft: a vote leaves before it is durable.
     RaftVoteBeforeSync,
     /// Raft: an acknowledgement leaves before the entries are durable.
@@ -167,6 +177,10 @@ impl Mutant {
         Self::SlowPrimaryTolerated,
         Self::FixedBatch,
         Self::RelayNotForwarded,
+        Self::BatchWaits,
+        Self::AdmittedUnverified,
+        Self::DigestInArrivalOrder,
+        Self::ConfigurationUnchecked,
     ];
 
     /// Those of the segment protocol. The tests of `core/raft` show what each of them breaks, the simulator some of them in
@@ -185,6 +199,7 @@ impl Mutant {
 
     /// Those of opening, anchoring and ending a segment.
     pub const SEGMENT: &'static [Self] = &[
+        Self::EpochUnchecked,
         Self::CloseBelowAnchor,
         Self::SealBeforeSync,
         Self::WeakSuspect,
@@ -220,7 +235,7 @@ impl Mutant {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Mutants {
     #[cfg(feature = "mutants")]
-    off: u64,
+    off: u128,
 }
 
 impl Mutants {

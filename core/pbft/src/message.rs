@@ -5,7 +5,7 @@
 //!
 //! Departs: TOCS '02 authenticates the normal case by codes for each receiver; here every vote is signed, so that a
 //! certificate convinces who was not there and no view-change acknowledgements are needed. Covered by the simulator's
-//! `codes_for_each_replica_split_the_replicas`.
+//! `a_frame_is_authentic_at_every_replica_or_at_none`.
 
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};

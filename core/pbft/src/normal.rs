@@ -379,18 +379,31 @@ impl Pbft {
 
     /// Keeps a message of a view we are about to enter, within the sender's share.
     pub(crate) fn keep_for_later(&mut self, from: ReplicaId, view: View, message: Message) {
-        let size = |message: &Message| match message {
-            Message::PrePrepare { payload, .. } => payload.len() + 256,
-            _ => 256,
-        };
-        if view.0 > self.view.0.saturating_add(u64::from(self.quorum.n())) {
+        let size = kept_bytes;
+        let unbounded = self.mutants.on(Mutant::NoWatermarks);
+        if view.0 > self.view.0.saturating_add(u64::from(self.quorum.n())) && !unbounded {
             return;
         }
         let queue = self.future.entry(from).or_default();
         queue.push_back(message);
         let mut bytes: usize = queue.iter().map(size).sum();
-        while bytes > FUTURE_BYTES_MAX || queue.len() > FUTURE_MESSAGES_MAX {
+        while (bytes > FUTURE_BYTES_MAX || queue.len() > FUTURE_MESSAGES_MAX) && !unbounded {
             bytes -= queue.pop_front().map_or(0, |oldest| size(&oldest));
         }
+    }
+
+    /// How many messages of views to come are kept of this sender, and their bytes as counted towards its share.
+    #[must_use]
+    pub fn kept_for_later(&self, from: ReplicaId) -> (usize, usize) {
+        let queue = self.future.get(&from);
+        queue.map_or((0, 0), |queue| (queue.len(), queue.iter().map(kept_bytes).sum()))
+    }
+}
+
+/// What a kept message counts towards its sender's share.
+fn kept_bytes(message: &Message) -> usize {
+    match message {
+        Message::PrePrepare { payload, .. } => payload.len() + 256,
+        _ => 256,
     }
 }

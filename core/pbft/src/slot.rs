@@ -23,6 +23,7 @@ pub struct Slot {
     pub(crate) prepared: Option<PreparedCertificate>,
     /// Q: each digest accepted here and the last view it was accepted in.
     pub(crate) pre_prepared: BTreeMap<Hash, View>,
+    /// Of digests that the Q-set names, of the accepted one and of the decided one: at most `DIGESTS_MAX` and two.
     pub(crate) payloads: BTreeMap<Hash, Bytes>,
     pub(crate) decided: Option<Certificate>,
     /// The first record that speaks of this slot; the log is kept from there.

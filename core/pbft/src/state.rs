@@ -83,7 +83,7 @@ pub struct Pbft {
     /// Checkpoint votes above the stable one, at the sequences inside the window: at most window / interval.
     pub(crate) checkpoints: BTreeMap<Sequence, Votes>,
     pub(crate) own_checkpoint: Option<Signed>,
-    /// Digests we computed, above the stable checkpoint.
+    /// Digests we computed, above the stable checkpoint: one per interval up to what was delivered, which a window bounds.
     pub(crate) own_digests: BTreeMap<Sequence, Hash>,
     /// The latest VIEW-CHANGE of each member above our active view, with its hash: at most n.
     pub(crate) view_changes: BTreeMap<ReplicaId, Asked>,
@@ -91,6 +91,7 @@ pub struct Pbft {
     /// most n, and n for each.
     pub(crate) pending_new_views: BTreeMap<ReplicaId, SignedBody>,
     pub(crate) fetched_view_changes: BTreeMap<Hash, Asked>,
+    /// Messages of views to come: of each member at most `FUTURE_MESSAGES_MAX` and `FUTURE_BYTES_MAX`.
     pub(crate) future: BTreeMap<ReplicaId, VecDeque<Message>>,
     /// Decided slots kept for laggards, bounded by bytes.
     pub(crate) history: BTreeMap<Sequence, Decided>,
@@ -115,6 +116,7 @@ pub struct Pbft {
     pub(crate) first_vote: Option<Sequence>,
     /// Peers that have yet to tell us where they stand before we vote: by then they have shown us what we signed.
     pub(crate) introductions_missing: usize,
+    /// The latest of each member: at most n.
     pub(crate) standings: BTreeMap<ReplicaId, (Micros, Standing)>,
     pub(crate) timers: crate::timer::Timers,
     /// Votes that were verified ahead. At most what came in one burst of inputs.

@@ -30,7 +30,9 @@ const ACKS_MAX: usize = 65_536;
 /// Which connections want to hear of which sessions. Bounded by the driver's connections times the sessions of each.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Clients {
+    /// The reverse of `by_client`.
     by_session: BTreeMap<SessionId, BTreeSet<ClientId>>,
+    /// Of each connection at most `SESSIONS_PER_CLIENT_MAX`.
     by_client: BTreeMap<ClientId, BTreeSet<SessionId>>,
     /// Who waits for which order.
     pub(crate) orders: Vec<(ClientId, u64, OperatorOrder)>,

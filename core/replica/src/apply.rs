@@ -8,7 +8,7 @@ use crate::io::{
 use crate::replica::{Frozen, Outbox, Replica};
 use crate::reply::{label, reply_signing_hash, tree_of};
 use crate::steering::Ending;
-use crate::wire::SnapshotMeta;
+use crate::wire::{SNAPSHOT_FORMAT, SnapshotMeta};
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::string::{String, ToString};
@@ -406,7 +406,7 @@ impl<M: StateMachine> Replica<M> {
             return; // A later one overtook it, or ours is wrong; the next due checkpoint is written instead.
         }
         let orders = self.control.member_orders();
-        let meta = SnapshotMeta { format: 2, certificate, digests: frozen.digests, orders };
+        let meta = SnapshotMeta { format: SNAPSHOT_FORMAT, certificate, digests: frozen.digests, orders };
         self.saving = Some(sequence);
         self.saving_epoch = frozen.epoch;
         self.donor.prepare(meta.clone());

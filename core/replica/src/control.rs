@@ -13,13 +13,16 @@ use dwcp_log::{ExcludeOrder, Fold, MemberOrder, SignedMemberOrder};
 use dwcp_pbft::Configurations;
 use dwcp_state::state_digest;
 
+/// The format of [`Control`]; 1 knew no segments.
+pub const CONTROL_FORMAT: u16 = 2;
+
 /// Member orders remembered; enough for each of 31 members to lose 33 disks.
 pub const ORDERS_MAX: usize = 1024;
 
 /// Replicated, and equal at all honest replicas after the same sequence.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
 pub struct Control {
-    /// Format of this structure; 2.
+    /// [`CONTROL_FORMAT`].
     pub format: u16,
     /// The last root sequence executed.
     pub executed: Sequence,
@@ -43,7 +46,7 @@ impl Control {
     #[must_use]
     pub fn new(genesis: &Genesis) -> Self {
         Self {
-            format: 2,
+            format: CONTROL_FORMAT,
             executed: Sequence::ZERO,
             fold: Fold::default(),
             steering: Steering::new(genesis),

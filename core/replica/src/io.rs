@@ -385,6 +385,11 @@ pub enum Event {
     StateTransferStarted {
         sequence: Sequence,
     },
+    /// Chunks of this snapshot that an earlier life of this replica had fetched are used.
+    ChunksTakenUp {
+        sequence: Sequence,
+        chunks: u32,
+    },
     StateTransferFinished {
         sequence: Sequence,
     },

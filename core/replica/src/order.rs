@@ -10,6 +10,8 @@ use dwcp_state::StateMachine;
 
 /// A frame that all replicas have known of for so many fast-path timeouts is ordered by the root, though a segment is open.
 const ESCAPE_FACTOR: u64 = 4;
+/// Proof builds only: how long [`Mutant::BatchWaits`] waits for company.
+const MUTANT_BATCH_WAIT: Micros = Micros::from_millis(500);
 /// So many at once, once an anchor interval.
 const ESCAPE_FRAMES_MAX: usize = 64;
 
@@ -44,6 +46,12 @@ impl<M: StateMachine> Replica<M> {
                 self.opening.is_some_and(|(view, at)| view == self.pbft.view() && at > self.control.executed);
             if opening {
                 return Vec::new(); // They would only be deferred.
+            }
+            let oldest = self.pool.oldest().filter(|_| self.setup.mutants.on(Mutant::BatchWaits));
+            if oldest.is_some_and(|since| now.mono < since.plus(MUTANT_BATCH_WAIT))
+                && self.pool.len() < settings.batch_frames_max
+            {
+                return Vec::new();
             }
             let frames_max =
                 if self.setup.mutants.on(Mutant::FixedBatch) { 1 } else { settings.batch_frames_max };

@@ -39,6 +39,8 @@ pub(crate) enum PoolFull {
     Peer,
 }
 
+/// Frames take at most the bytes that `insert` is told, of which each peer has an n-th, and `SESSION_FRAMES_MAX` of a session;
+/// every other map of frames has at most an entry for each of them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pool {
     /// In order of arrival.
@@ -57,8 +59,9 @@ pub(crate) struct Pool {
     turn: u64,
     /// Frames at or after this one have not been looked at for proposing in this turn.
     unproposed_from: u64,
+    /// At most `ORDERS_MAX`.
     orders: Vec<(OperatorOrder, Option<u64>)>,
-    /// Frames executed lately: a copy that a peer relays late is not ordered again.
+    /// Frames executed lately, at most `RECENT_MAX`: a copy that a peer relays late is not ordered again.
     recent: BTreeSet<Hash>,
     recent_in_order: VecDeque<Hash>,
 }

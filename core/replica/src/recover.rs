@@ -7,7 +7,7 @@ use crate::io::Event;
 use crate::pool::Pool;
 use crate::replica::{MachineFactory, Outbox, Replica};
 use crate::serve::Donor;
-use crate::wire::{LogRecord, SnapshotMeta};
+use crate::wire::{LogRecord, SNAPSHOT_FORMAT, SnapshotMeta};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::{String, ToString};
@@ -236,7 +236,7 @@ fn rebuild<M: StateMachine>(
     snapshot: RecoveredSnapshot,
 ) -> Result<(SnapshotMeta, Control, State<M>), String> {
     let meta: SnapshotMeta = decode(&snapshot.meta).map_err(|error| error.to_string())?;
-    if meta.format != 2 {
+    if meta.format != SNAPSHOT_FORMAT {
         return Err("its format is newer than this program".to_string());
     }
     if meta.certificate.claim.sequence != snapshot.sequence

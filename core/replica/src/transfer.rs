@@ -4,7 +4,7 @@
 use crate::control::{Control, follow_orders, key_among, snapshot_digest};
 use crate::io::{Class, Effect, Event};
 use crate::replica::{Outbox, Replica};
-use crate::wire::{CHUNK_PART_BYTES, PeerMessage, SnapshotMeta};
+use crate::wire::{CHUNK_PART_BYTES, PeerMessage, SNAPSHOT_FORMAT, SnapshotMeta};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -251,6 +251,10 @@ impl<M: StateMachine> Replica<M> {
             // What an earlier life fetched is verified like everything else.
             let _ = target.take(index, &bytes, self.setup.mutants.on(Mutant::StateTransferUnchecked));
         }
+        let chunks = count - u32::try_from(target.missing.len()).expect("no more than there are");
+        if chunks > 0 {
+            out.event(Event::ChunksTakenUp { sequence, chunks });
+        }
         if let Some(transfer) = &mut self.transfer {
             transfer.target = Some(target);
         }
@@ -260,7 +264,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// `q` replicas signed the digest of these chunk digests.
     fn judge_offer(&self, meta: &SnapshotMeta) -> Result<(), &'static str> {
-        if meta.format != 2 || meta.digests.is_empty() || meta.digests.len() > CHUNKS_MAX {
+        if meta.format != SNAPSHOT_FORMAT || meta.digests.is_empty() || meta.digests.len() > CHUNKS_MAX {
             return Err("a snapshot of an unknown format");
         }
         if self.setup.mutants.on(Mutant::StateTransferUnchecked) {

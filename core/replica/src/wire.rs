@@ -225,10 +225,13 @@ impl LogRecord {
     }
 }
 
+/// The format of snapshots and of [`SnapshotMeta`].
+pub const SNAPSHOT_FORMAT: u16 = 2;
+
 /// What a snapshot proves about itself: `q` replicas signed a digest that is the digest of these chunk digests.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
 pub struct SnapshotMeta {
-    /// Format of snapshots; 1.
+    /// [`SNAPSHOT_FORMAT`].
     pub format: u16,
     pub certificate: Certificate,
     /// Of chunk 0 (control) and the state's chunks after it.

@@ -155,14 +155,21 @@ impl Cluster {
             mutants: Mutants::default(),
         };
         let disk = &self.nodes[usize::from(id)].disk;
-        let snapshot =
-            disk.snapshots.iter().next_back().map(|(sequence, (meta, chunks))| RecoveredSnapshot {
-                sequence: *sequence,
-                meta: meta.clone(),
-                chunks: Box::new(chunks.clone().into_values().map(Ok)),
-            });
+        // One without metadata was being fetched.
+        let (whole, partial): (Vec<_>, Vec<_>) =
+            disk.snapshots.iter().partition(|(_, (meta, _))| !meta.is_empty());
+        let snapshot = whole.last().map(|(sequence, (meta, chunks))| RecoveredSnapshot {
+            sequence: **sequence,
+            meta: meta.clone(),
+            chunks: Box::new(chunks.clone().into_values().map(Ok)),
+        });
+        let chunks_of = |chunks: &BTreeMap<u32, Vec<u8>>| {
+            chunks.iter().map(|(index, bytes)| (*index, Bytes::from(bytes.clone()))).collect()
+        };
+        let partial =
+            partial.into_iter().map(|(sequence, (_, chunks))| (*sequence, chunks_of(chunks))).collect();
         let next_ticket = Ticket(disk.records.last().map_or(1, |(ticket, _)| ticket.0 + 1));
-        let recovery = Recovery { snapshot, partial: Vec::new(), records: disk.records.clone(), next_ticket };
+        let recovery = Recovery { snapshot, partial, records: disk.records.clone(), next_ticket };
         let mut out = Outbox::default();
         let quota_bytes = self.genesis.quota_bytes;
         let make = Arc::new(move || Kv::new(quota_bytes));
@@ -296,6 +303,25 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// Hands every node what waits for it now, or, when nothing does, lets time pass until somebody's timer is due.
+    fn one_round(&mut self) {
+        let waiting: Vec<_> = self.nodes.iter_mut().map(|node| core::mem::take(&mut node.inbox)).collect();
+        if waiting.iter().all(|inbox| inbox.is_empty()) {
+            let replicas = self.nodes.iter().filter_map(|node| node.replica.as_ref());
+            self.now = self.now.max(replicas.map(Replica::next_wakeup).min().unwrap());
+            for node in &mut self.nodes {
+                if node.replica.as_ref().is_some_and(|replica| replica.next_wakeup() <= self.now) {
+                    node.inbox.push_back(Input::Wake);
+                }
+            }
+            return;
+        }
+        for (id, inbox) in (0..).zip(waiting) {
+            inbox.into_iter().for_each(|input| self.step(id, input));
+        }
+        self.now = self.now.plus(Micros(100));
     }
 
     fn run(&mut self, ms: u64) {
@@ -452,6 +478,49 @@ fn a_sleeper_that_missed_more_than_the_history_fetches_a_snapshot() {
     cluster.send(2, &frame);
     cluster.run(2_000);
     assert_eq!(cluster.executed(2).len(), 1);
+    cluster.assert_agreed(&[0, 1, 2, 3]);
+}
+
+/// Chunks of a snapshot that node 3 is fetching and has on its disk.
+fn chunks_fetched(cluster: &Cluster) -> usize {
+    let unfinished = cluster.nodes[3].disk.snapshots.values().filter(|(meta, _)| meta.is_empty());
+    unfinished.map(|(_, chunks)| chunks.len()).sum()
+}
+
+#[test]
+fn a_state_transfer_goes_on_after_a_restart_with_the_chunks_it_had() {
+    let mut cluster = Cluster::new(4);
+    let mut session = Session::open(&mut cluster, 1);
+    cluster.stop(3);
+    for index in 0..100 {
+        let frame = session.put(&format!("k{index}"), &[7; 8_000]);
+        cluster.send(1, &frame);
+        cluster.run(10);
+    }
+    cluster.start(3);
+    let mut rounds = 0;
+    while chunks_fetched(&cluster) < 100 {
+        cluster.one_round();
+        rounds += 1;
+        assert!(rounds < 100_000, "it does not fetch: {} chunks", chunks_fetched(&cluster));
+    }
+    let had = chunks_fetched(&cluster);
+    assert!(had < 300, "it was stopped in the middle, not at {had}");
+    assert_eq!(cluster.events(3, |event| matches!(event, Event::StateTransferFinished { .. })), 0);
+    cluster.stop(3);
+    // One of them is damaged on the disk: it is verified like any other, and fetched again.
+    let unfinished = cluster.nodes[3].disk.snapshots.values_mut().find(|(meta, _)| meta.is_empty());
+    let (_, chunks) = unfinished.expect("it was being fetched");
+    chunks.values_mut().next().expect("it has some").push(0);
+    cluster.start(3);
+    cluster.run(5_000);
+    let taken_up = |event: &Event| match event {
+        Event::ChunksTakenUp { chunks, .. } => Some(*chunks as usize),
+        _ => None,
+    };
+    let taken: Vec<usize> = cluster.nodes[3].events.iter().filter_map(taken_up).collect();
+    assert_eq!(taken, [had - 1]);
+    assert_eq!(cluster.events(3, |event| matches!(event, Event::StateTransferFinished { .. })), 1);
     cluster.assert_agreed(&[0, 1, 2, 3]);
 }
 

@@ -98,6 +98,9 @@ pub(crate) struct Session {
     slots: BTreeMap<u64, Slot>,
     result_bytes: usize,
     digest: Option<Hash>,
+    /// Proof builds only: sequences in the order in which their results came to be here.
+    #[cfg(feature = "mutants")]
+    arrivals: Vec<u64>,
 }
 
 /// What is known of a sequence before it runs.
@@ -117,7 +120,14 @@ struct SessionRecord {
 
 impl Session {
     pub(crate) fn new(head: SessionHead) -> Self {
-        Self { head, slots: BTreeMap::new(), result_bytes: 0, digest: None }
+        Self {
+            head,
+            slots: BTreeMap::new(),
+            result_bytes: 0,
+            digest: None,
+            #[cfg(feature = "mutants")]
+            arrivals: Vec::new(),
+        }
     }
 
     pub(crate) fn judge(&self, sequence: u64, low_water: u64, mutants: Mutants) -> Verdict {
@@ -150,6 +160,8 @@ impl Session {
         }
         self.head.low_water = low_water;
         self.slots = self.slots.split_off(&low_water);
+        #[cfg(feature = "mutants")]
+        self.arrivals.retain(|sequence| *sequence >= low_water);
         self.result_bytes = self.slots.values().map(|slot| slot.kept.bytes()).sum();
         self.digest = None;
     }
@@ -165,6 +177,8 @@ impl Session {
             }
         };
         self.result_bytes += kept.bytes();
+        #[cfg(feature = "mutants")]
+        self.arrivals.push(sequence);
         if let Some(before) = self.slots.insert(sequence, Slot::new(position, kept)) {
             self.result_bytes -= before.kept.bytes();
         }
@@ -189,18 +203,33 @@ impl Session {
         }
     }
 
-    fn digest(&mut self, id: SessionId) -> Hash {
+    fn digest(&mut self, id: SessionId, mutants: Mutants) -> Hash {
         if let Some(digest) = self.digest {
             return digest;
         }
         let mut hasher = Hasher::new("dwcp v3 session digest");
         hasher.update(&id.0).field(&encode(&self.head));
-        for (sequence, slot) in &self.slots {
+        for (sequence, slot) in self.in_order(mutants) {
             hasher.update(&sequence.to_le_bytes()).update(&slot.hash.0);
         }
         let digest = hasher.finish();
         self.digest = Some(digest);
         digest
+    }
+
+    /// Its results, by sequence, so that a digest does not tell how they came to be here.
+    fn in_order(&self, mutants: Mutants) -> impl Iterator<Item = (u64, &Slot)> {
+        #[cfg(feature = "mutants")]
+        let arrived: &[u64] = if mutants.on(Mutant::DigestInArrivalOrder) { &self.arrivals } else { &[] };
+        #[cfg(not(feature = "mutants"))]
+        let arrived: &[u64] = {
+            let _ = mutants;
+            &[]
+        };
+        let arrived = arrived.iter().filter_map(|sequence| Some((*sequence, self.slots.get(sequence)?)));
+        let sorted = self.slots.iter().map(|(sequence, slot)| (*sequence, slot));
+        let sorted = sorted.filter(move |_| !mutants.on(Mutant::DigestInArrivalOrder));
+        arrived.chain(sorted)
     }
 }
 
@@ -365,7 +394,7 @@ impl SessionTable {
         self.deadlines.first().map(|(deadline_ms, _)| *deadline_ms)
     }
 
-    pub(crate) fn bucket_digest(&mut self, bucket: u32) -> Hash {
+    pub(crate) fn bucket_digest(&mut self, bucket: u32, mutants: Mutants) -> Hash {
         let bucket = bucket as usize;
         if let Some(digest) = self.digests[bucket] {
             return digest;
@@ -374,7 +403,7 @@ impl SessionTable {
         for (id, session) in Arc::make_mut(&mut self.buckets[bucket]).iter_mut() {
             let digest = match session.digest {
                 Some(digest) => digest,
-                None => Arc::make_mut(session).digest(*id),
+                None => Arc::make_mut(session).digest(*id, mutants),
             };
             hasher.update(&digest.0);
         }
@@ -415,7 +444,9 @@ impl SessionTable {
                 .map(|(at, (position, kept))| (at, Slot::new(position, kept)))
                 .collect();
             session.result_bytes = session.slots.values().map(|slot| slot.kept.bytes()).sum();
-            hasher.update(&session.digest(record.id).0);
+            #[cfg(feature = "mutants")]
+            session.arrivals.extend(session.slots.keys());
+            hasher.update(&session.digest(record.id, Mutants::default()).0);
             sessions.push((record.id, session));
         }
         if expected.is_some_and(|expected| hasher.finish() != *expected) {

@@ -463,7 +463,11 @@ impl<M: StateMachine> State<M> {
         digests.push(control_digest(&encode(&self.control)));
         for bucket in 0..SESSION_BUCKETS {
             let without = self.mutants.on(Mutant::DigestWithoutSessions);
-            digests.push(if without { Hash::ZERO } else { self.sessions.bucket_digest(bucket) });
+            digests.push(if without {
+                Hash::ZERO
+            } else {
+                self.sessions.bucket_digest(bucket, self.mutants)
+            });
         }
         for index in 0..self.machine.chunk_count() {
             digests.push(self.machine.chunk_digest(index));

@@ -87,6 +87,11 @@ pub struct InitArgs {
     #[arg(long, value_name = "MS", default_value_t = CALM_MS, conflicts_with = "genesis")]
     calm_ms: u64,
 
+    /// Bytes that the store may hold: keys, values and 256 for each version kept. Beyond it puts are refused until an admin
+    /// disarms the alarm
+    #[arg(long, value_name = "BYTES", default_value_t = 2 << 30, conflicts_with = "genesis")]
+    quota_bytes: u64,
+
     /// Never use Raft, whatever the mode (datacenter mode needs it)
     #[arg(long, conflicts_with = "genesis")]
     no_raft: bool,
@@ -243,6 +248,7 @@ fn options(args: &InitArgs) -> ClusterOptions {
         faults: args.faults,
         calm_ms: args.calm_ms,
         raft: !args.no_raft,
+        quota_bytes: args.quota_bytes,
         default_ack: args.default_ack.into(),
         ..ClusterOptions::default()
     }

@@ -1,6 +1,12 @@
 //! Four nodes of real processes, used as the help texts say.
 
+use super::stopped_log::rewritten;
 use super::*;
+
+use bytes::Bytes;
+use dwcp_base::{decode, encode};
+use dwcp_state::kv::KvCommand;
+use dwcp_state::{ClientFrame, SessionFrame};
 
 #[test]
 fn four_nodes_do_what_the_help_says() {
@@ -308,6 +314,56 @@ fn the_demo_loses_nothing_and_leaves_nothing_behind() {
     }
 }
 
+/// Processes that this one started and that still run.
+fn children_of(pid: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let listed = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    listed
+        .flat_map(|text| text.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<u32>>())
+        .collect()
+}
+
+#[test]
+fn a_demo_interrupted_under_load_leaves_neither_processes_nor_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("told");
+    let within = folder.path().join("within");
+    std::fs::create_dir(&within).unwrap();
+    let mut demo = program()
+        .args(["demo", "--mode", "internet", "--seconds", "600", "--clients", "4", "--dir", "."])
+        .current_dir(&within)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    // Under load: what clients write is in a node's log.
+    let until = Instant::now() + PATIENCE;
+    while newest_file_with(&within, b"demo/write/").is_none() {
+        assert!(demo.try_wait().unwrap().is_none(), "{}", std::fs::read_to_string(&log).unwrap());
+        assert!(Instant::now() < until, "nobody writes: {}", std::fs::read_to_string(&log).unwrap());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let nodes = children_of(demo.id());
+    assert_eq!(nodes.len(), 4, "its nodes run: {nodes:?}");
+    let pid = rustix::process::Pid::from_child(&demo);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let code = loop {
+        if let Some(status) = demo.try_wait().unwrap() {
+            break status.code();
+        }
+        assert!(Instant::now() < until, "it does not end");
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let told = std::fs::read_to_string(&log).unwrap();
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("error: interrupted; all nodes are stopped"), "{told}");
+    for node in nodes {
+        assert!(!Path::new(&format!("/proc/{node}/exe")).exists(), "node process {node} is left");
+    }
+    assert_eq!(std::fs::read_dir(&within).unwrap().count(), 0, "the folder is empty again");
+}
+
 #[test]
 fn the_demo_switches_under_load_falls_back_by_itself_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -371,8 +427,10 @@ fn an_entry_dropped_doubled_or_altered_on_stopped_disks_is_found() {
         "{verdict}"
     );
 
-    // What a second run, a lost write and a wrong value leave behind, made with the cluster's own means.
     let key = |number: u32| format!("demo/write/001/{number:08}");
+    judge_rewritten_logs(&kept.join("cluster/node1/data"), &last_write(&kept), judge);
+
+    // What a second run, a lost write and a wrong value leave behind, made with the cluster's own means.
     let value = |number: u32| {
         change(&kept, &["get", "--value-only", &key(number)]).trim_end_matches('\n').to_string()
     };
@@ -403,6 +461,68 @@ fn an_entry_dropped_doubled_or_altered_on_stopped_disks_is_found() {
     let (code, verdict) = judge();
     assert_eq!(code, Some(5), "{verdict}");
     assert!(verdict["findings"].to_string().contains("diverged: node 2"), "{verdict}");
+}
+
+/// The last key that client 1 wrote: little comes behind it whose revision would follow from it.
+fn last_write(kept: &Path) -> String {
+    let journal = std::fs::read_to_string(kept.join("journal.jsonl")).unwrap();
+    let keys = journal.lines().filter_map(|line| {
+        let entry: Value = serde_json::from_str(line).unwrap();
+        let written = entry["client"] == 1 && entry["told"]["told"] == "acknowledged";
+        entry["ask"]["key"].as_str().filter(|_| written).map(String::from)
+    });
+    keys.max().expect("client 1 wrote")
+}
+
+/// One entry of one stopped node's log, dropped, run twice and of another value, each with every checksum right.
+fn judge_rewritten_logs(data: &Path, key: &str, judge: impl Fn() -> (Option<i32>, Value)) {
+    let log = newest_file_with(&data.join("wal"), key.as_bytes()).expect("the write is in its log");
+    let good = std::fs::read(&log).unwrap();
+    let frame_of = |bytes: &Bytes| decode::<ClientFrame>(bytes).expect("a client frame");
+    let with_body = |bytes: &Bytes, change: &dyn Fn(&mut SessionFrame)| {
+        let ClientFrame::Commands { body, signature } = frame_of(bytes) else { panic!("no commands") };
+        let mut frame: SessionFrame = decode(&body).expect("the body of commands");
+        change(&mut frame);
+        Bytes::from(encode(&ClientFrame::Commands { body: encode(&frame).into(), signature }))
+    };
+    let findings = |verdict: &Value| verdict["findings"].to_string();
+    let judged = |bytes: Vec<u8>| {
+        assert_ne!(bytes, good, "the log says something else");
+        std::fs::write(&log, bytes).unwrap();
+        let (code, verdict) = judge();
+        std::fs::write(&log, &good).unwrap();
+        assert_eq!(code, Some(5), "{verdict}");
+        assert!(findings(&verdict).contains("diverged: the state digest of the disk of node 1"), "{verdict}");
+        verdict
+    };
+
+    let dropped = judged(rewritten(&log, key, |frames, place| {
+        frames.remove(place);
+    }));
+    let what = format!("was acknowledged, and the disk of node 1 has no {key}");
+    assert!(findings(&dropped).contains(&what), "{dropped}");
+
+    // Under another number nothing but the signature, which a log's reader has no reason to doubt, keeps it from running.
+    let doubled = judged(rewritten(&log, key, |frames, place| {
+        let again = with_body(&frames[place], &|frame| frame.first += 500);
+        frames.push(again);
+    }));
+    assert!(doubled["doubled"].as_u64() >= Some(1), "{doubled}");
+    let what = format!("ran 2 times by the version of {key} at the disk of node 1");
+    assert!(findings(&doubled).contains(&what), "{doubled}");
+
+    let altered = judged(rewritten(&log, key, |frames, place| {
+        frames[place] = with_body(&frames[place], &|frame| {
+            for command in &mut frame.commands {
+                if find(command, key.as_bytes()).is_some() {
+                    *command = KvCommand::put(key.as_bytes().to_vec(), "another").to_command();
+                }
+            }
+        });
+    }));
+    let what = format!("the disk of node 1 holds another value of {key}");
+    assert!(findings(&altered).contains(&what), "{altered}");
+    assert_eq!(judge().0, Some(0), "as it was");
 }
 
 /// Starts a kept demo's nodes, runs one `dwcp kv` command, and stops them in good order.

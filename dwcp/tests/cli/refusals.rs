@@ -68,6 +68,7 @@ fn clusters_that_cannot_be_are_not_made() {
     let three = init(&["--nodes", "3"]);
     three.refused(1, &[]);
     assert_eq!(three.err, "error: minimum 4 replicas required for Byzantine tolerance\n");
+    init(&["--nodes", "0"]).refused(1, &["0 nodes: a cluster has 1 to 31"]);
     init(&["--nodes", "32"]).refused(1, &["32 nodes: a cluster has 1 to 31"]);
     init(&["--nodes", "4", "--faults", "2"])
         .refused(1, &["error: f = 2 is more than 4 replicas tolerate: set f to 0..=1"]);
@@ -388,6 +389,41 @@ fn commands_that_cannot_be_are_refused_as_not_applied() {
         "2\n",
         "nothing of the refused was applied"
     );
+}
+
+#[test]
+fn a_transaction_that_is_too_deep_or_too_long_is_refused_as_not_applied() {
+    let trial = Trial::started(1, "datacenter");
+    let put = |key: usize| format!("{{\"put\": {{\"key\": \"k{key}\", \"value\": \"v\"}}}}");
+    let deep = |levels: usize| {
+        (1..levels).fold(format!("{{\"then\": [{}]}}", put(0)), |txn, _| {
+            format!("{{\"then\": [{{\"txn\": {txn}}}]}}")
+        })
+    };
+    let txn = |text: &str| trial.run_with_input(&["kv", "txn"], text.as_bytes());
+    txn(&deep(8)).ok();
+    txn(&deep(9)).refused(1, &["the transaction nests deeper than 8: flatten it", "not applied"]);
+    let long = |puts: usize| format!("{{\"then\": [{}]}}", (0..puts).map(put).collect::<Vec<_>>().join(","));
+    txn(&long(128)).ok();
+    txn(&long(129)).refused(1, &["more than 128 operations or comparisons: split it", "not applied"]);
+    let key = "k128";
+    assert_eq!(trial.run(&["kv", "get", "--value-only", key]).out, "", "nothing of the refused was applied");
+}
+
+#[test]
+fn a_put_beyond_the_quota_raises_the_alarm_and_is_refused_until_it_is_disarmed() {
+    let mut trial = Trial::with(1, "datacenter", &["--quota-bytes", "1000"]);
+    trial.start(0);
+    trial.await_ready(1);
+    trial.run(&["kv", "put", "a", "1"]).ok();
+    let value = "x".repeat(1000);
+    let words = ["no space", "the quota is 1000", "disarm the alarm", "not applied"];
+    trial.run(&["kv", "put", "b", &value]).refused(1, &words);
+    trial.run(&["kv", "put", "c", "1"]).refused(1, &words);
+    assert_eq!(trial.json(&["kv", "alarm"])["no_space"], true);
+    trial.run(&["kv", "del", "a"]).ok();
+    trial.run(&["kv", "alarm", "--disarm"]).ok();
+    trial.run(&["kv", "put", "c", "1"]).ok();
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Every target over its saved corpus, its bombs and its part of 100,000 damaged inputs. Longer:
 //! `cargo run --release -p decoders -- run --target all --count 10000000 --seed 7`.
 
+mod durable;
+
 use decoders::{campaign, corpus, targets};
 
 const DAMAGED: u64 = 100_000;

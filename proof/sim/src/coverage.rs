@@ -59,6 +59,7 @@ counts! {
     new_views_with_gaps: 600, "views entered with null requests in them";
     new_views_carrying: 100, "views entered that re-propose slots";
     state_transfers: 180, "state transfers finished";
+    transfers_resumed: 30, "state transfers that went on with chunks fetched before a crash";
     snapshots_saved: 1_000, "snapshots written";
     donors_dropped: 1, "donors caught lying";
     restarts: 1_000, "replicas that recovered from their disk";

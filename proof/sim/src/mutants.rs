@@ -204,7 +204,9 @@ fn hunt_for(mutant: Mutant) -> Option<Hunt> {
                 trick(&[Trick::NullNewView]),
             ],
         ),
-        M::NoDeduplication | M::SingleSequenceSession => hunt(mutant, "clients", &[("in_flight_max", 4)]),
+        // Frames are sent again; frames overtake one another.
+        M::NoDeduplication => hunt(mutant, "clients", &[("in_flight_max", 2), ("retry_pm", 700)]),
+        M::SingleSequenceSession => hunt(mutant, "clients", &[("in_flight_max", 4)]),
         M::ExecutePrepared => hunt(mutant, "partition", &[("n", 4)]),
         M::ExecuteOutOfOrder => hunt(mutant, "partition", &[("pipeline_depth", 8)]),
         M::StateTransferUnchecked => hunt(mutant, "transfer", &[("liars", 1), trick(&[Trick::LieAsDonor])]),
@@ -212,9 +214,8 @@ fn hunt_for(mutant: Mutant) -> Option<Hunt> {
             hunt(mutant, "transfer", &[("n", 4), ("liars", 1), trick(&[Trick::FalseCheckpoint])])
         }
         M::ForgetVotesOnRestart => hunt(mutant, "crash", &[]),
-        M::LearnerVotes | M::WipedDiskRejoins => {
-            hunt(mutant, "disk", &[("wipe_ms", 4_000), ("fsync_liars", 0)])
-        }
+        M::LearnerVotes => hunt(mutant, "disk", &[("n", 4), ("wipe_ms", 4_000), ("fsync_liars", 0)]),
+        M::WipedDiskRejoins => hunt(mutant, "disk", &[("wipe_ms", 4_000), ("fsync_liars", 0)]),
         M::ReplyBeforeCommit => hunt(mutant, "partition", &[]),
         // What is lent for some seconds is taken back too early.
         M::ClockUnchecked => hunt(
@@ -319,6 +320,27 @@ fn hunt_for(mutant: Mutant) -> Option<Hunt> {
                 trick(&[Trick::HideFromPrimary]),
             ],
         ),
+        // A round takes 60 ms or so, a lone client's command stays alone, and nobody says anything twice.
+        M::BatchWaits => hunt(
+            mutant,
+            "calm",
+            &[
+                ("n", 4),
+                ("liars", 0),
+                ("clients", 1),
+                ("in_flight_max", 1),
+                ("think_ms", 40),
+                ("delay_us", 10_000),
+                ("jitter_us", 2_000),
+                ("view_timeout_ms", 4_000),
+                ("retry_ms", 60_000),
+                ("retry_pm", 0),
+                ("answer_ms", 400),
+                ("safety_ms", 3_000),
+            ],
+        ),
+        M::AdmittedUnverified => hunt(mutant, "calm", &[("n", 4), ("liars", 0), ("lying_clients", 2)]),
+        M::DigestInArrivalOrder => hunt(mutant, "transfer", &[("liars", 0), ("in_flight_max", 4)]),
         // A crash right after the words left: what was said is forgotten. In mode 2 members elect each other.
         M::RaftVoteBeforeSync => hunt(mutant, "switch", &with(MEMBERS_CRASH, &[("sync_us", 5_000)])),
         M::RaftAckBeforeSync => {

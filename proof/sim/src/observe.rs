@@ -255,6 +255,7 @@ impl World {
                     self.journals[journal].note(at, event);
                 }
             }
+            Event::ChunksTakenUp { .. } => self.coverage.transfers_resumed += 1,
             Event::StateTransferFinished { sequence } => {
                 self.coverage.state_transfers += 1;
                 self.journals[journal].note(at, ReplicaEvent::Restored { epoch: 0, sequence: sequence.0 });
@@ -319,6 +320,9 @@ impl World {
             }
             Event::StableCheckpoint { sequence, .. } => format!("checkpoint {sequence} is stable"),
             Event::StateTransferStarted { sequence } => format!("fetches the state at {sequence:?}"),
+            Event::ChunksTakenUp { sequence, chunks } => {
+                format!("goes on with {chunks} chunks it had of {sequence:?}")
+            }
             Event::StateTransferFinished { sequence } => format!("has the state at {sequence:?}"),
             Event::DonorDropped { donor, .. } => format!("drops the donor {donor:?}"),
             Event::Recovered { view, executed, stable, .. } => {

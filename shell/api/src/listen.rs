@@ -74,6 +74,7 @@ pub(crate) struct Connections(Arc<ConnectionsState>);
 
 #[derive(Debug, Default)]
 struct ConnectionsState {
+    /// One for each permit that is out.
     open: Mutex<HashMap<u64, Cut>>,
     next: AtomicU64,
 }

@@ -49,6 +49,7 @@ pub(crate) struct Readership<P> {
 
 #[derive(Debug, Default)]
 struct Known {
+    /// As many as the registry holds.
     keys: HashMap<PublicKey, Role>,
     read_at: Option<Instant>,
 }

@@ -28,6 +28,7 @@ pub(crate) struct Node {
     pub trouble: String,
     /// The highest view it claimed to be in.
     view: Option<u64>,
+    /// At most `OUTBOX_BYTES_MAX`.
     outbox: VecDeque<(ClientMessage, usize)>,
     outbox_bytes: usize,
 }

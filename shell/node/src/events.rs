@@ -103,6 +103,9 @@ pub(crate) fn tell(event: &Event, metrics: &Metrics, wall_ms: u64) {
             metrics.transfers_started.add(1);
             tracing::info!(target: LIFE, %sequence, "fetches the state from its peers");
         }
+        Event::ChunksTakenUp { sequence, chunks } => {
+            tracing::info!(target: LIFE, %sequence, chunks, "goes on with chunks that it had fetched before");
+        }
         Event::StateTransferFinished { sequence } => {
             metrics.transfers_finished.add(1);
             tracing::info!(target: LIFE, %sequence, "has fetched the state");

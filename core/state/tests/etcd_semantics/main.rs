@@ -2,6 +2,7 @@
 //! `model` says what etcd's data model answers; `store` compares; `sessions` holds each command to running once;
 //! `snapshots` compares a state with its restored copies; `hostile` feeds it rubbish.
 
+mod differences;
 mod hostile;
 mod model;
 #[cfg(feature = "mutants")]

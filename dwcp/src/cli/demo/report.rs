@@ -1,6 +1,8 @@
 //! What the demo tells at its end: figures per phase, computed from the clients' journals alone, as a table for people
 //! and as one JSON object for machines. It measures nothing itself.
 
+use std::collections::BTreeSet;
+
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
@@ -64,6 +66,9 @@ pub struct PhaseReport {
     pub name: &'static str,
     pub seconds: f64,
     pub acknowledged: u64,
+    /// Of what was answered in it.
+    pub lost: u64,
+    pub doubled: u64,
     pub ops_per_s: f64,
     pub p50_ms: f64,
     pub p99_ms: f64,
@@ -99,9 +104,14 @@ pub struct Report {
     pub sync: Parting,
 }
 
-/// Figures of one phase: acknowledgements that arrived in it.
-pub fn measure(phase: &Phase, journal: &[Entry]) -> PhaseReport {
+/// Figures of one phase: acknowledgements that arrived in it, and what was found out about answers given in it.
+pub fn measure(phase: &Phase, journal: &[Entry], verdict: &Verdict) -> PhaseReport {
     let within = phase.began_us..phase.ended_us;
+    let among = |names: &BTreeSet<String>| {
+        let answered = journal.iter().filter(|entry| within.contains(&entry.done_us));
+        answered.filter(|entry| names.contains(&entry.to_string())).count() as u64
+    };
+    let (lost, doubled) = (among(&verdict.lost_names), among(&verdict.doubled_names));
     let mut acknowledged: Vec<&Entry> = journal
         .iter()
         .filter(|entry| within.contains(&entry.done_us) && entry.acknowledged().is_some())
@@ -122,6 +132,8 @@ pub fn measure(phase: &Phase, journal: &[Entry]) -> PhaseReport {
         name: phase.name,
         seconds,
         acknowledged: acknowledged.len() as u64,
+        lost,
+        doubled,
         ops_per_s: if seconds > 0.0 {
             (acknowledged.len() as f64 / seconds * 10.0).round() / 10.0
         } else {
@@ -191,8 +203,8 @@ impl Report {
             longest_gap_ms: longest_gap_ms(journal, &record.dead),
             digest_sequence: digest.0,
             digest: digest.1,
+            phases: phases.iter().map(|phase| measure(phase, journal, &verdict)).collect(),
             findings: verdict.findings,
-            phases: phases.iter().map(|phase| measure(phase, journal)).collect(),
             switches: record.switches.iter().map(|switch| measure_switch(switch, &done)).collect(),
             sync: record.sync.clone(),
         }
@@ -204,6 +216,8 @@ impl Report {
             "phase",
             "seconds",
             "acknowledged",
+            "lost",
+            "doubled",
             "ops/s",
             "p50 ms",
             "p99 ms",
@@ -211,7 +225,8 @@ impl Report {
             "view",
             "killed",
         ]);
-        align_numbers(&mut rows, 1..=6);
+        align_numbers(&mut rows, 1..=8);
+        let count = |count: u64| paint(thousands(count), if count == 0 { GREEN } else { RED });
         for phase in &self.phases {
             let measured = phase.acknowledged > 0;
             let figure = |text: String| if measured { text } else { "-".into() };
@@ -220,6 +235,8 @@ impl Report {
                 phase.name.to_string(),
                 format!("{:.1}", phase.seconds),
                 figure(thousands(phase.acknowledged)),
+                if measured || phase.lost + phase.doubled > 0 { count(phase.lost) } else { "-".into() },
+                if measured || phase.lost + phase.doubled > 0 { count(phase.doubled) } else { "-".into() },
                 figure(thousands(phase.ops_per_s.round() as u64)),
                 figure(milliseconds(phase.p50_ms)),
                 figure(milliseconds(phase.p99_ms)),
@@ -228,7 +245,11 @@ impl Report {
                 killed_text(&phase.killed),
             ]);
         }
-        let figure = |count: u64| paint(thousands(count), if count == 0 { GREEN } else { RED });
+        // Counters that many clients share, and what was answered between phases, stand in the sum alone.
+        let mut sum = vec!["all".to_string(), String::new(), thousands(self.acknowledged)];
+        sum.extend([count(self.lost), count(self.doubled)]);
+        sum.resize(11, String::new());
+        rows.add_row(sum);
         let agreed = if self.diverged {
             paint("nodes differ", RED)
         } else {
@@ -244,8 +265,8 @@ impl Report {
         let mut text = format!(
             "\n{rows}\n{switches}\n{} acknowledged, {} lost, {} doubled, {} not applied, {} unknown; longest gap {} ms\n{agreed}\n",
             thousands(self.acknowledged),
-            figure(self.lost),
-            figure(self.doubled),
+            count(self.lost),
+            count(self.doubled),
             thousands(self.not_applied),
             thousands(self.unknown),
             milliseconds(self.longest_gap_ms),
@@ -256,7 +277,7 @@ impl Report {
             "state sync: {held} {} ms after two halves met; {} writes, {} lost, {} conflicts counted of {} made\n",
             thousands(sync.converged_ms),
             thousands(sync.writes),
-            figure(sync.lost),
+            count(sync.lost),
             thousands(sync.conflicts_counted),
             thousands(sync.conflicts_expected),
         ));
@@ -322,16 +343,45 @@ mod tests {
     fn a_phase_counts_what_was_acknowledged_in_it_and_its_silences_to_both_ends() {
         let journal = [entry(0, 5), entry(10, 20), entry(15, 30), entry(30, 100)];
         let phase = Phase { name: "load", began_us: 10_000, ended_us: 90_000, ..Phase::default() };
-        let report = measure(&phase, &journal);
+        let report = measure(&phase, &journal, &Verdict::default());
         assert_eq!((report.acknowledged, report.seconds, report.ops_per_s), (2, 0.08, 25.0));
         assert_eq!(report.longest_gap_ms, 60.0);
         assert!((report.p99_ms - 15.0).abs() < 0.1);
     }
 
     #[test]
+    fn what_was_lost_or_doubled_stands_in_the_row_of_its_phase() {
+        let mut journal = [entry(0, 5), entry(10, 20), entry(15, 30)];
+        (0..).zip(&mut journal).for_each(|(number, entry)| entry.number = number);
+        let name = |entry: &Entry| entry.to_string();
+        let verdict = Verdict {
+            lost: 2,
+            doubled: 1,
+            lost_names: [name(&journal[0]), "demo/counter/00".into()].into(),
+            doubled_names: [name(&journal[2])].into(),
+            ..Verdict::default()
+        };
+        let phase = |name, began_us, ended_us| Phase { name, began_us, ended_us, ..Phase::default() };
+        let phases = vec![phase("warm up", 0, 10_000), phase("kill leader", 10_000, 40_000)];
+        let record = Record { phases, journal: journal.to_vec(), ..Record::default() };
+        let report = Report::new(4, "hybrid", 1, &record, verdict);
+        let counts: Vec<_> = report.phases.iter().map(|phase| (phase.lost, phase.doubled)).collect();
+        assert_eq!(counts, [(1, 0), (0, 1)]);
+        let text = report.text();
+        let row = |name: &str| -> Vec<&str> {
+            let row = text.lines().find(|line| line.contains(name)).expect("it has a row");
+            row.split(['|', '\u{2502}', '\u{2506}']).flat_map(str::split_whitespace).collect()
+        };
+        let figures = |name: &str, skip: usize| row(name)[skip..skip + 2].join(" ");
+        assert_eq!(figures("warm up", 4), "1 0", "{text}");
+        assert_eq!(figures("kill leader", 4), "0 1", "{text}");
+        assert_eq!(figures("all ", 2), "2 1", "{text}");
+    }
+
+    #[test]
     fn a_phase_without_acknowledgements_is_one_gap() {
         let phase = Phase { name: "load", began_us: 0, ended_us: 7_000, ..Phase::default() };
-        let report = measure(&phase, &[]);
+        let report = measure(&phase, &[], &Verdict::default());
         assert_eq!((report.acknowledged, report.longest_gap_ms, report.p50_ms), (0, 7.0, 0.0));
     }
 

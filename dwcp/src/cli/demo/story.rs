@@ -30,7 +30,7 @@ const PAGE: u64 = 500;
 const LEVEL_KEY: &str = "level";
 
 /// Everything the story leaves behind for those who judge and tell.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Record {
     pub phases: Vec<Phase>,
     pub journal: Vec<Entry>,

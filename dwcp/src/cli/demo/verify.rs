@@ -51,6 +51,11 @@ pub struct Verdict {
     /// Differences between nodes, and keys nobody wrote.
     pub differences: u64,
     pub findings: Vec<String>,
+    /// Which entries of the journal were lost, and which doubled, by their names; counters stand there under theirs.
+    #[serde(skip)]
+    pub lost_names: BTreeSet<String>,
+    #[serde(skip)]
+    pub doubled_names: BTreeSet<String>,
 }
 
 impl Verdict {
@@ -109,6 +114,8 @@ pub fn verify(journal: &[Entry], agreed: &Holding, nodes: &[NodeView]) -> Verdic
         doubled: found.doubled.len() as u64,
         differences: found.differences,
         findings: found.findings,
+        lost_names: found.lost,
+        doubled_names: found.doubled,
     }
 }
 

@@ -5,12 +5,14 @@ use super::table::{WALL_MS, admin_crypto, genesis, vote_crypto};
 use bytes::Bytes;
 use dwcp_base::crypto::Ed25519;
 use dwcp_base::{
-    ClusterId, Genesis, Hash, Incarnation, Micros, Mutants, Now, PublicKey, ReplicaId, Sequence, Ticket,
-    decode, encode,
+    ClusterId, Genesis, Hash, Incarnation, Micros, Mutants, NetworkMode, Now, Policy, PublicKey, ReplicaId,
+    Sequence, Ticket, Trust, decode, encode,
 };
+use dwcp_log::{ModeOrder, OperatorOrder, SignedOrder};
+use dwcp_replica::raft::{OwnRaft, RaftMaker};
 use dwcp_replica::{
     ClientId, ClientReply, ClientRequest, Effect, Event, Input, Outbox, PeerMessage, RecoveredSnapshot,
-    Recovery, Replica, Settings, Setup,
+    Recovery, Replica, Settings, Setup, Status,
 };
 use dwcp_state::kv::{Kv, KvBody, KvCommand, KvReply};
 use dwcp_state::{ClientFrame, Command, SessionFrame, SessionOpen, state_digest};
@@ -52,6 +54,8 @@ pub struct Cluster {
     pub cut: Option<Cut>,
     mutants: Mutants,
     settings: Settings,
+    /// Whether nodes can run segments.
+    raft: bool,
 }
 
 impl Cluster {
@@ -62,8 +66,22 @@ impl Cluster {
     }
 
     pub fn with_settings(n: u8, mutants: Mutants, settings: Settings) -> Self {
+        Self::of(genesis(n, "cluster"), false, mutants, settings)
+    }
+
+    /// Members that only crash, in a datacenter: a segment is always open.
+    pub fn with_segments(n: u8, mutants: Mutants) -> Self {
+        let mut genesis = Genesis::clone(&genesis(n, "cluster"));
+        genesis.policy = Policy::new(Trust::Crash, genesis.policy.quorum);
+        genesis.mode = NetworkMode::Datacenter;
+        genesis.check().unwrap();
+        Self::of(Arc::new(genesis), true, mutants, Settings::lan())
+    }
+
+    fn of(genesis: Arc<Genesis>, raft: bool, mutants: Mutants, settings: Settings) -> Self {
+        let n = genesis.policy.quorum.n();
         let mut cluster = Self {
-            genesis: genesis(n, "cluster"),
+            genesis,
             nodes: (0..n).map(|_| Node::default()).collect(),
             now: Micros(1_000_000),
             replies: Vec::new(),
@@ -71,6 +89,7 @@ impl Cluster {
             cut: None,
             mutants,
             settings,
+            raft,
         };
         (0..n).for_each(|id| cluster.start(id));
         cluster
@@ -103,7 +122,7 @@ impl Cluster {
             me: ReplicaId(id),
             incarnation: Incarnation(0),
             settings: self.settings,
-            raft: None,
+            raft: self.raft.then(|| Arc::new(OwnRaft) as Arc<dyn RaftMaker>),
             sync: None,
             seed: u64::from(id),
             mutants: self.mutants,
@@ -290,6 +309,21 @@ impl Cluster {
             _ => None,
         };
         self.nodes[usize::from(id)].events.iter().filter_map(executed).collect()
+    }
+
+    pub fn status(&self, id: u8) -> Status {
+        self.replica(id).status(self.now())
+    }
+
+    /// The operator orders this mode, which ends the segment that is open.
+    pub fn order_mode(&mut self, at: u8, mode: NetworkMode, first_leader: u8) {
+        let number = self.status(at).next_order;
+        let admin = admin_crypto();
+        let order = ModeOrder { number, mode, first_leader: Some(ReplicaId(first_leader)) };
+        let signed = SignedOrder::new(order, self.genesis.cluster(), admin.public_key(), &admin);
+        let bytes = Bytes::from(encode(&OperatorOrder::Mode(signed)));
+        let request = ClientRequest::Order { id: number, bytes };
+        self.node(at).inbox.push_back(Input::Client { client: ClientId(8), request });
     }
 
     pub fn replica(&self, id: u8) -> &Replica<Kv> {

@@ -83,8 +83,8 @@ fn a_vote_signed_for_another_cluster_is_not_replayed_here() {
 /// Votes name the configuration and the incarnation they were made under; neither can be carried over to the next.
 #[test]
 fn a_vote_of_another_configuration_or_incarnation_does_not_count() {
-    let cast = |configuration: u32, incarnation: u32| {
-        let mut table = Table::new(4, &[0], with_rule());
+    let cast = |configuration: u32, incarnation: u32, mutants: Mutants| {
+        let mut table = Table::new(4, &[0], mutants);
         table.hand(0, 1, table.pre_prepare(0, 0, 1, b"A"));
         for name in [0, 2, 3] {
             let mut claim = Table::claim(Vote::Commit, 0, 1, b"A");
@@ -96,8 +96,11 @@ fn a_vote_of_another_configuration_or_incarnation_does_not_count() {
         }
         table.seats[1].delivered.len()
     };
-    assert_eq!(cast(1, 0), 1, "the very votes count when they name what is in force");
-    assert_eq!([cast(2, 0), cast(0, 0), cast(1, 1)], [0, 0, 0]);
+    assert_eq!(cast(1, 0, with_rule()), 1, "the very votes count when they name what is in force");
+    for (configuration, incarnation) in [(2, 0), (0, 0), (1, 1)] {
+        assert_eq!(cast(configuration, incarnation, with_rule()), 0);
+        assert_eq!(cast(configuration, incarnation, without(Mutant::ConfigurationUnchecked)), 1);
+    }
 }
 
 /// The liar sends its commit for A three times to r1, and for B three times to r2.
@@ -368,20 +371,31 @@ fn votes_beyond_the_window_are_not_kept() {
     assert_eq!(flood(without(Mutant::NoWatermarks)), (500, 500));
 }
 
+/// What r1 keeps of a liar that sends votes of the next view, votes of a view far ahead, and large proposals of the view it
+/// is primary of.
+fn kept_of_a_flood(mutants: Mutants) -> (usize, usize) {
+    let mut table = Table::new(4, &[3], mutants);
+    let big: &'static [u8] = Box::leak(vec![7; 1 << 20].into_boxed_slice());
+    for number in 0..20 {
+        table.hand(3, 1, table.pre_prepare(3, 3, number + 1, big));
+    }
+    for number in 0..600 {
+        table.hand(3, 1, table.vote(3, Vote::Prepare, 1, number + 1, b"A"));
+        table.hand(3, 1, table.vote(3, Vote::Prepare, 1_000_000 + number, 1, b"A"));
+        let (messages, bytes) = table.seat(1).core().kept_for_later(ReplicaId(3));
+        let bounded = messages <= 512 && bytes <= 8 << 20;
+        assert!(bounded || mutants.any(), "{messages} messages, {bytes} bytes");
+    }
+    table.seat(1).core().kept_for_later(ReplicaId(3))
+}
+
 /// Messages of views to come are kept, since they cannot be judged yet, but only so many and only near ones.
 #[test]
 fn messages_of_far_views_do_not_pile_up() {
-    let mut table = Table::new(4, &[3], with_rule());
-    let size = |table: &mut Table| format!("{:?}", table.seat(1).core()).len();
-    for view in 0..600 {
-        table.hand(3, 1, table.vote(3, Vote::Prepare, 1, view + 1, b"A"));
-    }
-    let full = size(&mut table);
-    for view in 0..600 {
-        table.hand(3, 1, table.vote(3, Vote::Prepare, 1, view + 601, b"A"));
-        table.hand(3, 1, table.vote(3, Vote::Prepare, 1_000_000 + view, 1, b"A"));
-    }
-    assert!(size(&mut table) < full + full / 8, "the sender's share is full and stays so");
+    let (messages, bytes) = kept_of_a_flood(with_rule());
+    assert_eq!((messages, bytes <= 8 << 20), (512, true), "the sender's share is full and stays so");
+    let (messages, bytes) = kept_of_a_flood(without(Mutant::NoWatermarks));
+    assert!(messages > 1_000 && bytes > 8 << 20, "{messages} messages, {bytes} bytes");
 }
 
 /// A slot that we know to be decided is not an invitation to believe whatever is said about it.

@@ -99,7 +99,7 @@ pub enum Mutant {
     RaftMarkerHolderConfirmsReads,
     /// Raft: a sealed member goes on taking part.
     RaftIgnoresSeal,
-    /// A Close is prepared though the last Anchor is not in the log that ends there.
+    /// A Close holds though the last Anchor is not in the log that ends there.
     CloseBelowAnchor,
     /// A replica says where its log ends before that is durable.
     SealBeforeSync,
@@ -115,6 +115,20 @@ pub enum Mutant {
     LiveCheckpoint,
     /// Commands that come back from a segment's end are forgotten.
     PoolForgetsAtClose,
+    /// f + 1 sealed logs justify a Close.
+    CloseOfFewReports,
+    /// The choice among sealed logs goes by length, not by term first.
+    CloseLongestLog,
+    /// A replica takes part in a segment whose Open it has not seen decided.
+    AckBeforeOpen,
+    /// All segments share one log: what was said of an earlier one's counts in this one.
+    SegmentLogReused,
+    /// A segment begins where the log stood when its Open was proposed, not where the fold has come to.
+    BaseAsProposed,
+    /// What is committed in a segment is labelled as if a certificate of the root covered it.
+    LabelAtCommit,
+    /// The calm after a forced Close is counted by the replica's own clock, not by ordered times.
+    CalmByOwnClock,
     /// Sync: frames are put in line by their numbers; whether they name their predecessor's hash is not looked at.
     SyncHashIgnored,
     /// Sync: the first half of a frame is applied.
@@ -208,6 +222,13 @@ impl Mutant {
         Self::DeferredFirst,
         Self::LiveCheckpoint,
         Self::PoolForgetsAtClose,
+        Self::CloseOfFewReports,
+        Self::CloseLongestLog,
+        Self::AckBeforeOpen,
+        Self::SegmentLogReused,
+        Self::BaseAsProposed,
+        Self::LabelAtCommit,
+        Self::CalmByOwnClock,
     ];
 
     /// Those of state sync: the tests of `core/sync` and the simulator show what each of them breaks.
@@ -245,7 +266,7 @@ impl Mutants {
     pub const fn on(self, mutant: Mutant) -> bool {
         #[cfg(feature = "mutants")]
         {
-            self.off & (1 << mutant as u8) != 0
+            self.off & (1u128 << mutant as u8) != 0
         }
         #[cfg(not(feature = "mutants"))]
         {
@@ -258,7 +279,7 @@ impl Mutants {
     #[cfg(feature = "mutants")]
     #[must_use]
     pub const fn with(self, mutant: Mutant) -> Self {
-        Self { off: self.off | (1 << mutant as u8) }
+        Self { off: self.off | (1u128 << mutant as u8) }
     }
 
     /// True when any rule but the harmless one is off: the core's own assertions then stand back, so that the judges

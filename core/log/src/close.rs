@@ -12,7 +12,7 @@ use crate::seal::{Sealed, Signed, Speaker, Statement, StopCert};
 use crate::segment::Segment;
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
-use dwcp_base::{ClusterId, Crypto, Epoch, Hash, PublicKey, Quorum, Signature};
+use dwcp_base::{ClusterId, Crypto, Epoch, Hash, Mutant, Mutants, PublicKey, Quorum, Signature};
 
 /// Takes the right to extend the virtual log back from a segment.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
@@ -82,6 +82,7 @@ pub struct Bench<'a> {
     pub quorum: Quorum,
     pub crypto: &'a dyn Crypto,
     pub voters: &'a dyn Voters,
+    pub mutants: Mutants,
 }
 
 impl core::fmt::Debug for Bench<'_> {
@@ -130,6 +131,15 @@ impl Bench<'_> {
         }
     }
 
+    /// How many sealed logs end this segment.
+    #[must_use]
+    pub fn reports_needed(&self, segment: &Segment) -> usize {
+        if self.mutants.on(Mutant::CloseOfFewReports) {
+            return self.quorum.weak();
+        }
+        reports_needed(self.quorum, segment.open.members.len())
+    }
+
     /// Whether this Close ends the open segment, if there is one.
     ///
     /// # Errors
@@ -139,7 +149,7 @@ impl Bench<'_> {
         if close.epoch != segment.epoch {
             return Err(CloseRefusal::OtherEpoch);
         }
-        if !segment.may_hold_anchor(&close.tail) {
+        if !segment.may_hold_anchor(&close.tail) && !self.mutants.on(Mutant::CloseBelowAnchor) {
             return Err(CloseRefusal::BelowAnchor);
         }
         segment.ends(&close.tail).ok_or(CloseRefusal::PositionsRunOut)?;
@@ -147,9 +157,9 @@ impl Bench<'_> {
             CloseProof::Marker if close.tail.index.0 == 0 => Err(CloseRefusal::NotTheBest),
             CloseProof::Marker => Ok(()),
             CloseProof::Reports(reports) => {
-                let needed = reports_needed(self.quorum, segment.open.members.len());
+                let needed = self.reports_needed(segment);
                 self.voices(close.epoch, reports, needed).map_err(CloseRefusal::Voices)?;
-                match choose(reports)? {
+                match choose(reports, self.mutants)? {
                     Some(best) if best == close.tail => Ok(()),
                     _ => Err(CloseRefusal::NotTheBest),
                 }
@@ -167,14 +177,21 @@ pub fn reports_needed(quorum: Quorum, members: usize) -> usize {
     (members + 1 - majority).max(quorum.q().min(members.saturating_sub(1))).max(1)
 }
 
-/// The best of the reported logs by Raft's measure, (term, index): a longer log of an older term may hold what a later
-/// leader has replaced. `None` of no reports.
+/// What a log that ends there is worth: by Raft's measure, (term, index), for a longer log of an older term may hold what a
+/// later leader has replaced.
+#[must_use]
+pub fn worth(last: &Place, mutants: Mutants) -> (u64, u64) {
+    let Place { index, term, .. } = last;
+    if mutants.on(Mutant::CloseLongestLog) { (index.0, term.0) } else { (term.0, index.0) }
+}
+
+/// The best of the reported logs; `None` of no reports.
 ///
 /// # Errors
 /// [`CloseRefusal::Ambiguous`] when two reports name the best place with different logs.
-pub fn choose(reports: &[Signed<Sealed>]) -> Result<Option<Place>, CloseRefusal> {
-    let Some(best) = reports.iter().map(|report| report.said.last).max_by_key(|last| (last.term, last.index))
-    else {
+pub fn choose(reports: &[Signed<Sealed>], mutants: Mutants) -> Result<Option<Place>, CloseRefusal> {
+    let lasts = reports.iter().map(|report| report.said.last);
+    let Some(best) = lasts.max_by_key(|last| worth(last, mutants)) else {
         return Ok(None);
     };
     let same = |last: &Place| (last.term, last.index) == (best.term, best.index);
@@ -217,7 +234,13 @@ pub(crate) mod tests {
     pub(crate) fn with_bench<T>(run: impl FnOnce(&Bench<'_>) -> T) -> T {
         let crypto = key(100);
         let quorum = Quorum::new(5, Some(1)).unwrap();
-        run(&Bench { cluster: CLUSTER, quorum, crypto: &crypto, voters: &voters })
+        run(&Bench {
+            cluster: CLUSTER,
+            quorum,
+            crypto: &crypto,
+            voters: &voters,
+            mutants: Mutants::default(),
+        })
     }
 
     pub(crate) fn place(term: u64, index: u64) -> Place {

@@ -349,9 +349,10 @@ impl<M: StateMachine> Replica<M> {
     /// Whether a certificate of the root covers this position.
     pub(crate) fn is_certified(&self, position: Position) -> bool {
         let open = self.control.fold.segment();
-        open.is_none_or(|segment| {
-            segment.position(segment.anchor.index).is_some_and(|anchored| position <= anchored)
-        })
+        self.setup.mutants.on(Mutant::LabelAtCommit)
+            || open.is_none_or(|segment| {
+                segment.position(segment.anchor.index).is_some_and(|anchored| position <= anchored)
+            })
     }
 
     /// An acknowledgement that its client wants anchored waits for it.

@@ -5,7 +5,7 @@ use crate::control::Control;
 use crate::segment::SegmentNode;
 use dwcp_base::{ClusterId, Crypto, Index, Mutant, Mutants, PublicKey, Quorum};
 use dwcp_log::anchor::Anchor;
-use dwcp_log::close::{Bench, CloseRefusal, reports_needed};
+use dwcp_log::close::{Bench, CloseRefusal};
 use dwcp_log::seal::Speaker;
 use dwcp_log::{Close, CloseProof, Place, Segment, Switch};
 use dwcp_state::StateMachine;
@@ -33,7 +33,8 @@ impl<M: StateMachine> Court<'_, M> {
 
     pub(crate) fn with_bench<T>(&self, judge: impl FnOnce(&Bench<'_>) -> T) -> T {
         let voters = |speaker: Speaker| self.voter_key(speaker);
-        judge(&Bench { cluster: self.cluster, quorum: self.quorum, crypto: self.crypto, voters: &voters })
+        let Self { cluster, quorum, crypto, mutants, .. } = *self;
+        judge(&Bench { cluster, quorum, crypto, voters: &voters, mutants })
     }
 
     /// Whether this Close would end the open segment, by what was ordered so far.
@@ -45,7 +46,7 @@ impl<M: StateMachine> Court<'_, M> {
     }
 
     pub(crate) fn reports_needed(&self, segment: &Segment) -> usize {
-        reports_needed(self.quorum, segment.open.members.len())
+        self.with_bench(|bench| bench.reports_needed(segment))
     }
 
     pub(crate) fn anchor_holds(&self, anchor: &Anchor) -> bool {
@@ -57,7 +58,7 @@ impl<M: StateMachine> Court<'_, M> {
     pub(crate) fn holds_tail(&self, segment: &Segment, tail: &Place) -> bool {
         let Some(open) = self.segment.filter(|open| open.epoch == segment.epoch) else { return false };
         if tail.index == Index::ZERO {
-            return segment.anchor.index == Index::ZERO;
+            return segment.anchor.index == Index::ZERO || self.mutants.on(Mutant::CloseBelowAnchor);
         }
         if *tail == segment.anchored() {
             return true; // The Anchor itself: q replicas hold what leads there.
@@ -94,7 +95,7 @@ impl<M: StateMachine> Court<'_, M> {
         // Whoever sealed will not see the Marker commit; q reports that choose it say as much.
         let known = self.segment.is_some_and(|open| {
             open.marker == Some(close.tail.index)
-                || open.failover.reports_choose(&close.tail, self.reports_needed(segment))
+                || open.failover.reports_choose(&close.tail, self.reports_needed(segment), self.mutants)
                 // Nobody outside the segment sees what commits: those inside, who are needed for q, answer for that.
                 || (open.raft.is_none() && open.ends_with_marker(&close.tail))
         });

@@ -14,8 +14,10 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Hash, LogTime, Micros, Mutant, NetworkMode, Now, ReplicaId, Sequence, Term, Ticket, View};
-use dwcp_log::close::choose;
+use dwcp_base::{
+    Hash, LogTime, Micros, Mutant, Mutants, NetworkMode, Now, ReplicaId, Sequence, Term, Ticket, View,
+};
+use dwcp_log::close::{choose, worth};
 use dwcp_log::seal::{Sealed, Signed, StopCert, Suspect};
 use dwcp_log::segment::Protocol;
 use dwcp_log::{Close, CloseProof, Decide, Open, Place, Proposal, RootEntry, Segment, Switch};
@@ -128,9 +130,9 @@ impl Failover {
     }
 
     /// Whether `q` reports are here of which this place is the best.
-    pub(crate) fn reports_choose(&self, tail: &Place, q: usize) -> bool {
+    pub(crate) fn reports_choose(&self, tail: &Place, q: usize, mutants: Mutants) -> bool {
         let reports: Vec<Signed<Sealed>> = self.reports.values().copied().collect();
-        reports.len() >= q && choose(&reports) == Ok(Some(*tail))
+        reports.len() >= q && choose(&reports, mutants) == Ok(Some(*tail))
     }
 
     /// Who says that its log ends at this place.
@@ -492,11 +494,13 @@ impl<M: StateMachine> Replica<M> {
         if reports.len() < needed {
             reports = failover.reports.values().copied().collect();
         }
+        let mutants = self.setup.mutants;
         while reports.len() >= needed {
-            let best = reports.iter().map(|report| (report.said.last.term, report.said.last.index)).max()?;
-            let at_best = |report: &Signed<Sealed>| (report.said.last.term, report.said.last.index) == best;
+            let best = reports.iter().map(|report| worth(&report.said.last, mutants)).max()?;
+            let at_best = |report: &Signed<Sealed>| worth(&report.said.last, mutants) == best;
             let places: Vec<Place> = reports.iter().filter(|r| at_best(r)).map(|r| r.said.last).collect();
-            let holds_anchor = |place: &&Place| segment.may_hold_anchor(place);
+            let holds_anchor =
+                |place: &&Place| segment.may_hold_anchor(place) || mutants.on(Mutant::CloseBelowAnchor);
             // An honest log that is the best of q holds what q anchored, and two honest logs do not differ at one place:
             // whoever says otherwise is left out while enough others remain.
             let shown =
@@ -567,6 +571,7 @@ impl<M: StateMachine> Replica<M> {
             self.control.steering.wants_segment(time).ok()?;
             let open = self.make_open(&[])?;
             self.opening = Some((view, self.pbft.next_sequence()));
+            self.base_seen = Some(self.live);
             return Some(RootEntry::Switch(Box::new(Switch { close: None, open: Some(open) })));
         };
         if self.segment.as_ref().is_none_or(|open| under_way(open.failover.proposed)) {
@@ -590,6 +595,7 @@ impl<M: StateMachine> Replica<M> {
         }
         let open = after.wants_segment(time).ok().and_then(|()| self.make_open(&failed));
         let next = self.pbft.next_sequence();
+        self.base_seen = Some(self.live);
         if let Some(segment) = &mut self.segment {
             segment.failover.proposed = Some((view, next));
         }
@@ -623,6 +629,7 @@ impl<M: StateMachine> Replica<M> {
         let Ok(Some(proposal)) = Proposal::from_payload(payload) else { return false };
         for entry in &proposal.entries {
             let RootEntry::Switch(switch) = entry else { continue };
+            self.base_seen = Some(self.live);
             let Err(reason) = self.court().may_prepare_switch(switch) else { continue };
             self.count(reason);
             if let Some(close) = &switch.close

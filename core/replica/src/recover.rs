@@ -176,6 +176,7 @@ impl<M: StateMachine> Replica<M> {
             blocked: VecDeque::new(),
             kept: VecDeque::new(),
             opening: None,
+            base_seen: None,
             down: BTreeSet::new(),
             straggler_helped: BTreeMap::new(),
             found_diverged: None,

@@ -102,6 +102,8 @@ pub struct Replica<M: StateMachine> {
     pub(crate) kept: VecDeque<(ReplicaId, Message)>,
     /// The Open under way.
     pub(crate) opening: Option<(View, Sequence)>,
+    /// Where the log stood when an Open was last proposed. What opens begins where the fold is; a mutant takes this.
+    pub(crate) base_seen: Option<VirtualLog>,
     /// Peers whose link is known to be down.
     pub(crate) down: BTreeSet<ReplicaId>,
     pub(crate) straggler_helped: BTreeMap<ReplicaId, Micros>,

@@ -133,7 +133,10 @@ impl<M: StateMachine> Replica<M> {
 
     /// As [`Self::begin_segment`], with the state of an earlier Anchor.
     pub(crate) fn begin_segment_at(&mut self, now: Now, anchor: AnchorPoint, out: &mut Outbox) {
-        let Some(segment) = self.control.fold.segment().cloned() else { return };
+        let Some(mut segment) = self.control.fold.segment().cloned() else { return };
+        if let Some(base) = self.base_seen.take().filter(|_| self.setup.mutants.on(Mutant::BaseAsProposed)) {
+            segment.base = base;
+        }
         let epoch = segment.epoch;
         let anchored = Place { index: anchor.index, term: anchor.term, chain: anchor.chain };
         let position = segment.position(anchored.index).expect("the fold has seen to it");
@@ -207,7 +210,7 @@ impl<M: StateMachine> Replica<M> {
             return (None, tickets);
         }
         let setup = SegmentSetup {
-            epoch,
+            epoch: self.log_of(epoch),
             me: self.setup.me,
             members: segment.open.members.clone(),
             first_leader: segment.open.first_leader,
@@ -238,6 +241,11 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
+    /// The name under which a segment keeps its log and is spoken of: its epoch, and no other's.
+    fn log_of(&self, epoch: Epoch) -> Epoch {
+        if self.setup.mutants.on(Mutant::SegmentLogReused) { Epoch(1) } else { epoch }
+    }
+
     /// Takes a message between members of a segment.
     pub(crate) fn on_segment(
         &mut self,
@@ -251,7 +259,17 @@ impl<M: StateMachine> Replica<M> {
         let epoch = if self.setup.mutants.on(Mutant::EpochUnchecked) { current } else { epoch };
         if epoch > current {
             // Its Open is on its way to us.
+            if self.setup.mutants.on(Mutant::AckBeforeOpen) && self.join_unopened(now, from, epoch, &bytes) {
+                return;
+            }
             return self.early.keep(from, epoch, bytes);
+        }
+        if let Some(segment) = self.segment.as_mut()
+            && epoch < current
+            && self.setup.mutants.on(Mutant::SegmentLogReused)
+        {
+            segment.raft.iter_mut().for_each(|raft| raft.step(now, from, &bytes));
+            return;
         }
         if epoch < current || self.segment.is_none() {
             // Inert. The certificates that close its epoch for the sender come with the slots it lacks.
@@ -259,6 +277,33 @@ impl<M: StateMachine> Replica<M> {
             return self.show_where_we_stand(now, from, out);
         }
         self.on_segment_message(now, from, epoch, &bytes);
+    }
+
+    /// Only a mutant does this: takes a member's word for it that the next segment is open, from here, with the members there
+    /// are now.
+    fn join_unopened(&mut self, now: Now, from: ReplicaId, epoch: Epoch, bytes: &Bytes) -> bool {
+        let Some(maker) = self.setup.raft.clone() else { return false };
+        if self.segment.is_some() || epoch.0 != self.control.fold.epoch().0 + 1 {
+            return false;
+        }
+        let members = self.control.segment_members(self.control.executed, self.setup.genesis.window);
+        let setup = SegmentSetup {
+            epoch,
+            me: self.setup.me,
+            members,
+            first_leader: Some(from),
+            base: self.live,
+            timing: self.setup.settings.segment.timing,
+            limits: self.setup.settings.segment.limits,
+            seed: self.setup.seed,
+            mutants: self.setup.mutants,
+        };
+        if !self.retired.contains_key(&epoch) && !self.remembered.contains_key(&epoch) {
+            let raft = maker.open(setup, &[], now).ok();
+            self.retired.insert(epoch, Retired { raft, tickets: TicketMap::default(), body: None });
+        }
+        let node = self.retired.get_mut(&epoch).and_then(|retired| retired.raft.as_mut());
+        node.map(|raft| raft.step(now, from, bytes)).is_some()
     }
 
     fn on_segment_message(&mut self, now: Now, from: ReplicaId, epoch: Epoch, bytes: &Bytes) {
@@ -380,13 +425,25 @@ impl<M: StateMachine> Replica<M> {
     /// Carries out what the open segment's node and those of segments that are over want done.
     pub(crate) fn drain_segment(&mut self, now: Now, out: &mut Outbox) {
         self.carry_out(now, out);
+        let speaks_early = self.setup.mutants.on(Mutant::AckBeforeOpen);
         for (epoch, retired) in &mut self.retired {
             for action in retired.raft.as_mut().map(|raft| raft.take()).unwrap_or_default() {
-                if let Action::Persist { record, .. } = action {
-                    let ticket = self.protocol.allocate();
-                    retired.tickets.note(ticket);
-                    let record = LogRecord::segment(*epoch, &record);
-                    out.push(Effect::Persist { ticket, record, prompt: false });
+                match action {
+                    Action::Persist { record, .. } => {
+                        let ticket = self.protocol.allocate();
+                        retired.tickets.note(ticket);
+                        let record = LogRecord::segment(*epoch, &record);
+                        out.push(Effect::Persist { ticket, record, prompt: false });
+                    }
+                    Action::Send { to, message, after }
+                        if speaks_early && *epoch > self.control.fold.epoch() =>
+                    {
+                        let after = retired.tickets.to_node(after);
+                        let bytes =
+                            Bytes::from(encode(&PeerMessage::Segment { epoch: *epoch, bytes: message }));
+                        out.push(Effect::Send { to, class: Class::Vote, after, bytes });
+                    }
+                    _ => {}
                 }
             }
         }

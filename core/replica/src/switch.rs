@@ -7,7 +7,7 @@ use crate::io::{Event, OrderOutcome};
 use crate::replica::{Outbox, Replica};
 use crate::steering::Ending;
 use alloc::string::ToString;
-use dwcp_base::{Configuration, ConfigurationId, Index, Mutant, Now, Sequence};
+use dwcp_base::{Configuration, ConfigurationId, Index, LogTime, Mutant, Now, Sequence};
 use dwcp_log::fold::Closed;
 use dwcp_log::{CloseProof, Decide, OperatorOrder, SignedModeOrder, SignedPolicyOrder, Switch};
 use dwcp_state::{StateMachine, state_digest};
@@ -86,7 +86,8 @@ impl<M: StateMachine> Replica<M> {
 
     /// A switch was ordered: all of it takes effect or nothing does.
     pub(crate) fn apply_switch(&mut self, now: Now, switch: &Switch, sequence: Sequence, out: &mut Outbox) {
-        let time = self.control.steering.time;
+        let by_own_clock = self.setup.mutants.on(Mutant::CalmByOwnClock);
+        let time = if by_own_clock { LogTime(now.wall_ms) } else { self.control.steering.time };
         let calm_ms = self.setup.genesis.calm_ms;
         let mut after = self.control.steering.clone();
         let mut forced = false;
@@ -119,7 +120,7 @@ impl<M: StateMachine> Replica<M> {
             let ending = self.control.steering.ending;
             let marker = matches!(close.proof, CloseProof::Marker);
             let closed = {
-                let Self { control, cluster, crypto, pbft, .. } = self;
+                let Self { control, cluster, crypto, pbft, setup, .. } = self;
                 let Control { fold, steering, .. } = control;
                 let members = fold.segment().map(|segment| segment.open.members.clone()).unwrap_or_default();
                 let voters = |speaker: dwcp_log::seal::Speaker| {
@@ -131,8 +132,13 @@ impl<M: StateMachine> Replica<M> {
                     counts.then_some(member.vote_key)
                 };
                 let quorum = pbft.quorum();
-                let bench =
-                    dwcp_log::close::Bench { cluster: *cluster, quorum, crypto: &**crypto, voters: &voters };
+                let bench = dwcp_log::close::Bench {
+                    cluster: *cluster,
+                    quorum,
+                    crypto: &**crypto,
+                    voters: &voters,
+                    mutants: setup.mutants,
+                };
                 fold.close(&bench, close.clone())
             };
             let Ok(closed) = closed else { return self.count("switches without effect") };

@@ -4,7 +4,7 @@
 //! so that no judge can inherit a mistake from the code it judges. All times come from one clock (the simulator's, or the
 //! driver's machine), in microseconds. Two calls are ordered in real time when one returned strictly before the other was invoked.
 
-use crate::operation::{Answer, Operation};
+use crate::operation::{Answer, KeyValue, Operation};
 use crate::text;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -197,6 +197,18 @@ pub struct Vote {
     pub digest: [u8; 32],
 }
 
+/// One change of a key, as a watch is told of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    pub revision: u64,
+    /// The place within the revision.
+    pub sub: u32,
+    #[serde(with = "text::bytes")]
+    pub key: Vec<u8>,
+    /// None: deleted.
+    pub record: Option<KeyValue>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReplicaEvent {
     /// The process started. What it executes next may repeat what it executed before.
@@ -274,6 +286,22 @@ pub enum ReplicaEvent {
         epoch: u64,
     },
     Closed(Closed),
+    /// A certificate of the root covers the virtual log up to here, as it knows from now on: a batch of the root, a Close or an
+    /// Anchor that it has executed.
+    Covered {
+        position: u64,
+    },
+    /// What it has decided about protocols once it has executed the root up to here.
+    Decided {
+        sequence: u64,
+        decision: String,
+    },
+    /// What its watches would be told when the run is over: every change up to `revision`, from behind `forgotten` on.
+    Changes {
+        forgotten: u64,
+        revision: u64,
+        changes: Vec<Change>,
+    },
     /// Where it stands when the run is over and nothing is under way.
     Stands {
         position: u64,

@@ -14,7 +14,9 @@
 //! | `stop` | was a segment that nobody ordered to end complained of by enough members? |
 //! | `exactly_once` | was every acknowledged command executed once, with the result its client got? |
 //! | `read_back` | by the clients' journals and a final read alone: what was lost, what was doubled? |
-//! | `label` | did an acknowledgement claim more than the policy allows? |
+//! | `label` | did an acknowledgement claim more than the policy allows, or than the root's certificates cover? |
+//! | `decision` | did replicas that executed one prefix decide alike about protocols? |
+//! | `watch` | are changes told alike by all, in one order, and as they were acknowledged? |
 //! | `live` | did every command finish once the faults stopped? |
 //! | `bounds` | did memory stay within the window, whatever peers said? |
 //! | `linear`, `register` | is there one order, in real time, that explains every reply? |
@@ -23,6 +25,7 @@
 //! lost, were conflicts counted and liars stopped, and are all equal in the end?
 
 pub mod bounds;
+pub mod decision;
 pub mod digest;
 pub mod exactly_once;
 pub mod history;
@@ -45,6 +48,7 @@ pub mod stop;
 pub mod sync;
 mod text;
 mod verdict;
+pub mod watch;
 
 use std::collections::HashSet;
 
@@ -72,11 +76,15 @@ pub struct Terms {
     pub slots_max: Option<u64>,
     /// Voices that stop a segment. None: not judged.
     pub quorum: Option<u32>,
+    /// Nothing failed and nobody lied, however much there was to do.
+    pub faultless: bool,
     /// A member may lie (or its disk about syncs) though the policy says `crash`: what is acknowledged under that label may be
     /// lost. Lost `byzantine` ones are violations all the same.
     pub members_may_lie: bool,
     /// Commands whose last answer, refusals included, came under the label `crash`. Looked at only if members may lie.
     pub crash_answers: HashSet<CommandId>,
+    /// Keys under this prefix are written by clients that say two things under one number. None: there are none.
+    pub unread: Option<Vec<u8>>,
     /// What the cluster should have come to in the calm and did not, as whoever drove it saw: judged as liveness.
     pub unfinished: Vec<String>,
     pub budget: Budget,
@@ -93,8 +101,10 @@ impl Terms {
             reads_are_logged: true,
             slots_max: None,
             quorum: None,
+            faultless: false,
             members_may_lie: false,
             crash_answers: HashSet::new(),
+            unread: None,
             unfinished: Vec::new(),
             budget: Budget::default(),
         }
@@ -168,13 +178,16 @@ pub fn judge_all(history: &History, terms: &Terms) -> Judgement {
     take(tally.as_ref().map(|tally| tally.findings.clone()).unwrap_or_default());
     take(sign_once::judge(replicas));
     take(silence::judge(replicas));
-    take(terms.quorum.map(|quorum| stop::judge(replicas, quorum)).unwrap_or_default());
+    take(terms.quorum.map(|quorum| stop::judge(replicas, quorum, terms.faultless)).unwrap_or_default());
+    take(decision::judge(replicas));
+    take(watch::judge(believed, replicas, terms.unread.as_deref()));
     take(digest::judge(replicas));
     take(terms.calm.map(|calm| live::judge(clients, calm).findings).unwrap_or_default());
     let mut unfinished = Findings::default();
     terms.unfinished.iter().for_each(|reason| unfinished.push(Judge::Live, reason.clone(), vec![]));
     take(unfinished);
     take(label::judge(clients, terms.f));
+    take(label::judge_truth(clients, replicas, &discarded, terms.f));
     take(terms.slots_max.map(|slots_max| bounds::judge(replicas, slots_max)).unwrap_or_default());
     let find_order = |clients: &[ClientJournal]| {
         if terms.has_revisions {

@@ -79,6 +79,9 @@ fn judge_order(journal: &ReplicaJournal, findings: &mut Findings) {
             | ReplicaEvent::Holds { .. }
             | ReplicaEvent::Opened { .. }
             | ReplicaEvent::Knows { .. }
+            | ReplicaEvent::Covered { .. }
+            | ReplicaEvent::Decided { .. }
+            | ReplicaEvent::Changes { .. }
             | ReplicaEvent::SegmentExecuted { .. }
             | ReplicaEvent::DeferredExecuted { .. }
             | ReplicaEvent::Anchored { .. }

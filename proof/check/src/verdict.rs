@@ -15,6 +15,8 @@ pub enum Judge {
     SignOnce,
     Silence,
     Stop,
+    Decision,
+    Watch,
     Digest,
     Live,
     Label,
@@ -30,7 +32,7 @@ pub enum Judge {
 }
 
 impl Judge {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Prefix,
         Self::OneLog,
         Self::ExactlyOnce,
@@ -38,6 +40,8 @@ impl Judge {
         Self::SignOnce,
         Self::Silence,
         Self::Stop,
+        Self::Decision,
+        Self::Watch,
         Self::Digest,
         Self::Live,
         Self::Label,
@@ -61,6 +65,8 @@ impl Judge {
             Self::SignOnce => "sign-once",
             Self::Silence => "silence",
             Self::Stop => "stop",
+            Self::Decision => "decision",
+            Self::Watch => "watch",
             Self::Digest => "digest",
             Self::Live => "live",
             Self::Label => "label",

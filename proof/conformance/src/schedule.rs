@@ -8,7 +8,7 @@ use crate::subject::Subject;
 use crate::world::{EPOCH, Weather, World, base};
 use dwcp_base::{Chance, Micros, Now};
 use dwcp_raft::message::Payload;
-use dwcp_raft::{Entry, Index, Limits, RaftNode, SegmentSetup, Timing};
+use dwcp_raft::{Entry, Index, Kind, Limits, RaftNode, SegmentSetup, Timing};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -480,12 +480,36 @@ fn end(world: &mut World<'_>, ending: Ending, chance: &mut Chance) {
     }
 }
 
-/// Whether another implementation can explain this history: a lone member of it, given the same payloads in the same
-/// order, orders the same bytes.
+/// Whether entries are a log that Raft can have made: terms never fall, whoever led a term began it with an empty entry, and
+/// a Marker is the last.
+///
+/// # Errors
+/// The first entry that cannot be.
+pub fn well_formed(committed: &[Entry]) -> Result<(), String> {
+    let mut term = dwcp_raft::Term::ZERO;
+    for (at, entry) in (1..).zip(committed) {
+        let kind = entry.body.kind();
+        if entry.term < term {
+            return Err(format!("entry {at} is of term {}, behind one of term {term}", entry.term));
+        }
+        if entry.term > term && kind != Kind::Empty {
+            return Err(format!("term {} begins with a {kind:?} at entry {at}", entry.term));
+        }
+        if kind == Kind::Marker && at != committed.len() {
+            return Err(format!("a Marker at entry {at} of {}", committed.len()));
+        }
+        term = entry.term;
+    }
+    Ok(())
+}
+
+/// Whether another implementation can explain this history: it is a log that can be, and a lone member, given the same
+/// payloads in the same order, orders the same bytes, under a chain that is theirs.
 ///
 /// # Errors
 /// Where the two part.
 pub fn explain(by: &dyn Subject, committed: &[Entry]) -> Result<(), String> {
+    well_formed(committed)?;
     let me = dwcp_base::ReplicaId(1);
     let timing =
         Timing { election_timeout: Micros::from_millis(10), heartbeat_interval: Micros::from_millis(1) };
@@ -532,6 +556,15 @@ pub fn explain(by: &dyn Subject, committed: &[Entry]) -> Result<(), String> {
             node.settle(now);
         }
     }
+    well_formed(&said).map_err(|why| format!("{} itself: {why}", by.name()))?;
+    let mut log = base();
+    for entry in &said {
+        log.append(&entry.digest());
+    }
+    let chain = node.place(applied).map(|place| place.chain);
+    if chain != Some(log.chain) {
+        return Err(format!("{} ends with chain {chain:?}, its entries with {:?}", by.name(), log.chain));
+    }
     let said: Vec<Payload> =
         said.iter().map(Entry::payload).filter(|payload| *payload != Payload::Empty).collect();
     if said == wanted {
@@ -539,4 +572,37 @@ pub fn explain(by: &dyn Subject, committed: &[Entry]) -> Result<(), String> {
     }
     let at = said.iter().zip(&wanted).position(|(a, b)| a != b).unwrap_or(said.len().min(wanted.len()));
     Err(format!("{} cannot explain entry {} of {}", by.name(), at + 1, wanted.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dwcp_raft::{Body, Term};
+
+    fn log(entries: &[(u64, Payload)]) -> Vec<Entry> {
+        let entry = |(term, payload): &(u64, Payload)| {
+            let body = Body::new(payload).expect("a small payload");
+            Entry { term: Term(*term), body }
+        };
+        entries.iter().map(entry).collect()
+    }
+
+    fn tick() -> Payload {
+        Payload::Tick { time: dwcp_base::LogTime(1) }
+    }
+
+    #[test]
+    fn only_a_log_that_raft_can_have_made_is_explained() {
+        let good = log(&[(1, Payload::Empty), (1, tick()), (3, Payload::Empty), (3, Payload::Marker)]);
+        assert_eq!(well_formed(&good), Ok(()));
+        let own = crate::Own::default();
+        assert_eq!(explain(&own, &good), Ok(()));
+        let refused = |entries: &[(u64, Payload)], why: &str| {
+            let found = explain(&own, &log(entries)).expect_err("it cannot be");
+            assert!(found.contains(why), "{found}");
+        };
+        refused(&[(2, Payload::Empty), (1, Payload::Empty)], "entry 2 is of term 1");
+        refused(&[(1, Payload::Empty), (2, tick())], "term 2 begins with a Tick");
+        refused(&[(1, Payload::Empty), (1, Payload::Marker), (1, tick())], "a Marker at entry 2 of 3");
+    }
 }

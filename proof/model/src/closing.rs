@@ -2,6 +2,7 @@
 //! `dwcp-log` itself, and of what passes only that whose log can be shown and holds the last Anchor. Rules can be switched
 //! off here, around the judge and never in it. It knows nothing of how the logs came about: that is `sealing`.
 
+use dwcp_base::Mutants;
 use dwcp_base::{
     ClusterId, ConfigurationId, Epoch, Hash, Incarnation, Position, Quorum, ReplicaId, Sequence,
 };
@@ -293,7 +294,7 @@ impl Closing {
                 lasts.max_by_key(|last| (last.index, last.term)) == Some(*tail)
             }
             (Some(Slip::Reports(few)), Err(CloseRefusal::Voices(VoicesRefusal::TooFew))) => {
-                reports.len() >= few && choose(reports) == Ok(Some(*tail))
+                reports.len() >= few && choose(reports, Mutants::default()) == Ok(Some(*tail))
             }
             (_, judged) => judged.is_ok(),
         }
@@ -303,7 +304,13 @@ impl Closing {
         let member = |speaker: Speaker| speaker.id.0 < self.quorum.n();
         let key_of = |speaker: Speaker| member(speaker).then(|| vote_key(speaker.id.0));
         let crypto = KeyedHash::of(u8::MAX);
-        let bench = Bench { cluster: CLUSTER, quorum: self.quorum, crypto: &crypto, voters: &key_of };
+        let bench = Bench {
+            cluster: CLUSTER,
+            quorum: self.quorum,
+            crypto: &crypto,
+            voters: &key_of,
+            mutants: Mutants::default(),
+        };
         bench.judge_close(Some(segment), close)
     }
 }

@@ -111,5 +111,9 @@ counts! {
     discarded: 0, "entries executed that a liar kept from being part of the log";
     both_killed: 0, "deaths of the root's primary and the segment's leader at one moment";
     sealed_wiped: 0, "disks lost between a seal and its Close";
+    led_anew_while_ending: 0, "segments that got another leader while they were to end";
+    older_after_younger: 0, "commands that ran first after a younger one of their session had run in the root";
+    storms_met: 0, "segments of which a liar complained all the time";
+    policies_ordered: 0, "policy orders in effect";
     real_signatures: 10, "runs with Ed25519";
 }

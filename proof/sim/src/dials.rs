@@ -127,6 +127,8 @@ dials! {
 
     /// Replicas that lie.
     liars,
+    /// Liars beyond those that the policy tolerates. No profile draws any: a hunt may ask for them.
+    beyond_f,
     /// Bit set of `Trick`s; 0: each liar draws its own.
     tricks,
     /// 1: liars are the primaries of the first views. 2: one is the first primary, the others the last replicas.
@@ -147,12 +149,16 @@ dials! {
     election_ms,
     fast_path_ms,
     anchor_ms,
+    /// Entries of one message between members of a segment; 0: as many as there are by default.
+    append_entries_max,
     /// Share of frames whose client waits for an Anchor.
     anchored_pm,
     /// Share of reads that are asked of the segment's leader and cost no entry.
     leader_reads_pm,
     /// Mean time between orders of a mode.
     mode_order_ms,
+    /// Share of these orders that are of a policy.
+    policy_order_pm,
     /// Share of links that are cut, or whose other end dies, that say so.
     link_down_pm,
     /// Mean time between deaths of the root's primary and the segment's leader at one moment.
@@ -181,6 +187,11 @@ pub const PROFILES: &[Profile] = &[
     Profile { name: "transfer", about: "long absences, short logs: state transfer", tweak: transfer },
     Profile { name: "switch", about: "segments in every seed", tweak: switch },
     Profile { name: "orders", about: "segments and orders of a mode, and no faults", tweak: calm },
+    Profile {
+        name: "overload",
+        about: "segments, slow disks, small pipes, many clients, and no faults",
+        tweak: overload,
+    },
     Profile { name: "clocks", about: "clocks far off", tweak: clocks },
 ];
 
@@ -199,10 +210,17 @@ impl Profile {
         (self.tweak)(&mut dials, &mut chance);
         // A stream of its own: what is drawn here moves nothing else.
         let mut chance = Chance::new(seed).fork("segments");
-        if chance.per_mille(500) || matches!(self.name, "switch" | "orders") {
+        if chance.per_mille(500) || matches!(self.name, "switch" | "orders" | "overload") {
             switching(&mut dials, &mut chance);
         }
-        if matches!(self.name, "calm" | "orders") {
+        if self.name == "overload" {
+            // Patience is for a network and a disk at rest: what is slower than that is so because of the load.
+            let commit_ms = 2 * (dials.delay_us + dials.jitter_us + dials.sync_us) / 1_000;
+            dials.fast_path_ms = dials.fast_path_ms.max(4 * commit_ms);
+            dials.election_ms = dials.election_ms.max(4 * commit_ms);
+            dials.view_timeout_ms = dials.view_timeout_ms.max(8 * commit_ms);
+        }
+        if matches!(self.name, "calm" | "orders" | "overload") {
             dials.kill_both_ms = 0;
             dials.wipe_sealed_pm = 0;
         }
@@ -217,8 +235,8 @@ impl Dials {
     pub fn settle(&mut self) {
         self.n = self.n.clamp(1, 31);
         self.f = self.f.min((self.n - 1) / 3);
-        self.liars = self.liars.min(self.f);
-        self.fsync_liars = self.fsync_liars.min(self.f - self.liars);
+        self.liars = self.liars.min(self.f + self.beyond_f);
+        self.fsync_liars = self.fsync_liars.min(self.f.saturating_sub(self.liars));
         // Alone, or one of two, a wrong clock is the cluster's.
         self.wrong_clocks = self.wrong_clocks.min((self.n - 1) / 2);
         self.clients = self.clients.max(1);
@@ -239,6 +257,12 @@ impl Dials {
     #[must_use]
     pub fn switches(&self) -> bool {
         self.mode != 0
+    }
+
+    /// Nothing fails and nobody lies: whatever is slow is slow because there is much to do.
+    #[must_use]
+    pub fn is_faultless(&self) -> bool {
+        FAULTS.iter().all(|name| self.get(name) == Some(0))
     }
 
     /// A member may lie though the policy says `crash`.
@@ -330,6 +354,7 @@ fn switching(dials: &mut Dials, chance: &mut Chance) {
     dials.link_down_pm = *chance.pick(&[0, 500, 900, 1_000]).expect("not empty");
     dials.kill_both_ms = maybe(chance, 250, 5_000, 20_000);
     dials.wipe_sealed_pm = maybe(chance, 150, 20, 200);
+    dials.policy_order_pm = maybe(chance, 400, 100, 500);
 }
 
 /// The liveliest of it: the root alone never for long, short calms, orders all the time.
@@ -340,30 +365,49 @@ fn switch(dials: &mut Dials, chance: &mut Chance) {
     dials.think_ms = chance.between(30, 150);
 }
 
+/// Dials that are 0 where nothing fails.
+const FAULTS: &[&str] = &[
+    "lying_clients",
+    "death_pm",
+    "drop_pm",
+    "commits_lost_pm",
+    "duplicate_pm",
+    "stray_pm",
+    "partition_ms",
+    "slow_link_ms",
+    "slow_disk_ms",
+    "full_disk_ms",
+    "crash_ticket_ppm",
+    "crash_ms",
+    "blackout_ms",
+    "pause_ms",
+    "torn_pm",
+    "wipe_ms",
+    "fsync_liars",
+    "wrong_clocks",
+    "liars",
+    "kill_both_ms",
+    "wipe_sealed_pm",
+];
+
 fn calm(dials: &mut Dials, _: &mut Chance) {
-    for name in [
-        "lying_clients",
-        "death_pm",
-        "drop_pm",
-        "duplicate_pm",
-        "stray_pm",
-        "partition_ms",
-        "slow_link_ms",
-        "slow_disk_ms",
-        "full_disk_ms",
-        "crash_ticket_ppm",
-        "crash_ms",
-        "blackout_ms",
-        "pause_ms",
-        "torn_pm",
-        "wipe_ms",
-        "fsync_liars",
-        "wrong_clocks",
-        "liars",
-    ] {
+    for name in FAULTS {
         let known = dials.set(name, 0);
         assert!(known, "{name} is a dial");
     }
+}
+
+/// Much more to do than disks and pipes are made for.
+fn overload(dials: &mut Dials, chance: &mut Chance) {
+    calm(dials, chance);
+    dials.sync_us = *chance.pick(&[3_000, 10_000, 30_000]).expect("not empty");
+    dials.pipeline_depth = 1;
+    dials.batch_bytes_max = 2_000;
+    dials.clients = chance.between(15, 40);
+    dials.in_flight_max = 4;
+    dials.think_ms = chance.between(1, 20);
+    dials.commands_max = chance.between(1, 2);
+    dials.leases_pm = 0;
 }
 
 fn crash(dials: &mut Dials, chance: &mut Chance) {

@@ -10,6 +10,7 @@ use crate::world::{Event, World};
 use check::history::{ReplicaEvent, ReplicaJournal};
 use dwcp_base::{Incarnation, Micros, Ticket};
 use dwcp_pbft::Timing;
+use dwcp_replica::raft::Limits;
 use dwcp_replica::{
     Effect, Input, Outbox, RecoveredSnapshot, Recovery, Replica, SegmentSettings, Settings, Setup,
 };
@@ -574,6 +575,7 @@ impl World {
                 node.spoken.clear();
                 self.journals[journal].note(at, ReplicaEvent::Boot);
                 self.journals[journal].note(at, ReplicaEvent::Knows { epoch });
+                self.note_covered(ix);
                 self.wakes_up(ix);
                 self.trace.line(at, || format!("{:?} starts", self.nodes[ix]));
                 self.drain(ix);
@@ -700,7 +702,10 @@ fn settings(dials: &crate::dials::Dials) -> Settings {
             },
             fast_path_timeout: Micros::from_millis(dials.fast_path_ms.max(50)),
             anchor_interval: Micros::from_millis(dials.anchor_ms.max(10)),
-            ..SegmentSettings::lan()
+            limits: match dials.append_entries_max {
+                0 => SegmentSettings::lan().limits,
+                most => Limits { append_entries_max: most, ..SegmentSettings::lan().limits },
+            },
         },
         snapshot_log_bytes: dials.snapshot_log_bytes,
         history_bytes_max: size(dials.snapshot_log_bytes * 2),

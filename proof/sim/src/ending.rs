@@ -147,6 +147,8 @@ impl World {
         terms.slots_max = Some(2 * self.genesis.window);
         let (n, f) = (self.dials.n, self.dials.f);
         terms.quorum = Some(u32::try_from((n + f) / 2 + 1).expect("few replicas"));
+        terms.unread = Some(b"lie/".to_vec());
+        terms.faultless = self.dials.is_faultless();
         terms.members_may_lie = self.dials.members_may_lie();
         terms.crash_answers.clone_from(&self.crash_answers);
         terms.unfinished.clone_from(&self.unfinished);
@@ -167,6 +169,7 @@ impl World {
         for puppet in self.nodes.iter().filter_map(|node| node.puppet.as_ref()) {
             self.coverage.lies_told += puppet.lies_told;
             self.coverage.equivocations += puppet.equivocations;
+            self.coverage.storms_met += puppet.storms.len() as u64;
         }
         Report {
             seed: self.seed,
@@ -227,7 +230,7 @@ impl World {
         let wall_ms = self.nodes[*ix].now(self.now_us).wall_ms;
         let ends_ms = crate::node::EPOCH_MS + (self.dials.safety_ms + self.dials.calm_ms);
         let calm = steering.mode == NetworkMode::Hybrid && steering.calm_until.0 + 10_000 > ends_ms;
-        if steering.mode != NetworkMode::Internet && fold.segment().is_none() && !calm {
+        if steering.wants_segments() && fold.segment().is_none() && !calm {
             let after = steering.calm_until.0.saturating_sub(wall_ms);
             missing.push(format!("no segment is open in {} mode ({after} ms of calm left)", steering.mode));
         }
@@ -242,6 +245,7 @@ impl World {
             let journal = self.nodes[ix].journal;
             let (position, chain, state) = (head.position.0, head.chain.0, state.0);
             self.journals[journal].note(self.now_us, ReplicaEvent::Stands { position, chain, state });
+            self.note_changes(ix);
         }
     }
 

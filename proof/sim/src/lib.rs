@@ -22,6 +22,7 @@ pub mod puppet;
 pub mod reads;
 pub mod runner;
 pub mod scenario;
+pub mod segment_hunts;
 pub mod segments;
 pub mod shrink;
 pub mod sync;

@@ -27,17 +27,18 @@ pub struct Hunt {
     pub overrides: Vec<(&'static str, u64)>,
 }
 
-/// Half the patience of `sim run`, so that a cluster that hangs costs half the time; the controls keep to it as well.
-const PATIENCE: [(&str, u64); 2] = [("answer_ms", 60_000), ("calm_ms", 75_000)];
+/// Half the patience of `sim run`, so that a cluster that hangs costs half the time; the controls keep to it as well. Policies
+/// that allow no segments would only make most hunts longer.
+const PATIENCE: [(&str, u64); 3] = [("answer_ms", 60_000), ("calm_ms", 75_000), ("policy_order_pm", 0)];
 
-fn hunt(mutant: Mutant, profile: &'static str, overrides: &[(&'static str, u64)]) -> Hunt {
+pub(crate) fn hunt(mutant: Mutant, profile: &'static str, overrides: &[(&'static str, u64)]) -> Hunt {
     let unsaid = |dial: &&(&str, u64)| overrides.iter().all(|(name, _)| *name != dial.0);
     let overrides = PATIENCE.iter().filter(unsaid).chain(overrides).copied().collect();
     Hunt { mutant, profile, seconds: 30, overrides }
 }
 
 /// Members of segments die, often right before or after a sync; nobody lies.
-const MEMBERS_CRASH: &[(&str, u64)] = &[
+pub(crate) const MEMBERS_CRASH: &[(&str, u64)] = &[
     ("n", 3),
     ("liars", 0),
     ("fsync_liars", 0),
@@ -49,7 +50,7 @@ const MEMBERS_CRASH: &[(&str, u64)] = &[
 ];
 
 /// Members of segments are cut off from one another; nobody lies.
-const MEMBERS_PART: &[(&str, u64)] = &[
+pub(crate) const MEMBERS_PART: &[(&str, u64)] = &[
     ("n", 5),
     ("liars", 0),
     ("fsync_liars", 0),
@@ -62,12 +63,16 @@ const MEMBERS_PART: &[(&str, u64)] = &[
     ("down_ms", 500),
 ];
 
-fn with(dials: &[(&'static str, u64)], besides: &[(&'static str, u64)]) -> Vec<(&'static str, u64)> {
+pub(crate) fn with(
+    dials: &[(&'static str, u64)],
+    besides: &[(&'static str, u64)],
+) -> Vec<(&'static str, u64)> {
     let unsaid = |dial: &&(&str, u64)| besides.iter().all(|(name, _)| *name != dial.0);
     dials.iter().filter(unsaid).chain(besides).copied().collect()
 }
 
-/// One hunt per mutant, in the order of `Mutant::ALL`; the harmless one is in every hunt.
+/// One hunt per mutant, in the order of `Mutant::ALL`, and a second one for rules that must hold in more than one kind of
+/// world; the harmless one is in every hunt.
 #[must_use]
 pub fn hunts() -> Vec<Hunt> {
     // The root's own rules are looked for where nothing but the root is at work.
@@ -78,7 +83,7 @@ pub fn hunts() -> Vec<Hunt> {
         hunt
     });
     let segments = [Mutant::RAFT, Mutant::SEGMENT].concat();
-    root.chain(segments.into_iter().filter_map(hunt_for)).collect()
+    root.chain(segments.into_iter().filter_map(hunt_for)).chain(crate::segment_hunts::again()).collect()
 }
 
 /// Rules that no hunt looks for; `docs/testing.md` says why.
@@ -450,8 +455,8 @@ fn hunt_for(mutant: Mutant) -> Option<Hunt> {
                 ],
             )
         },
-        // Not shown within the seeds tried, or not with clean controls; the harmless one nowhere.
-        _ => return None,
+        // The harmless one is hunted nowhere.
+        _ => return crate::segment_hunts::hunt_for(mutant),
     };
     Some(hunt)
 }

@@ -105,6 +105,8 @@ pub struct Node {
     pub spoken: BTreeSet<(u64, check::history::Word)>,
     /// Closes and Anchors of the slot being executed: what their bytes say is known when it is.
     pub borders: Vec<dwcp_replica::Event>,
+    /// Up to where it is known to know the log certified.
+    pub covered: u64,
     /// The last epoch it knew when it went down.
     pub slept_at_epoch: u64,
 }

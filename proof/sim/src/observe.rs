@@ -214,7 +214,7 @@ impl World {
         self.spot(ix, &event);
         let honest = self.nodes[ix].honest;
         if honest {
-            self.observe_segment_event(&event);
+            self.observe_segment_event(ix, &event);
         }
         let journal = self.nodes[ix].journal;
         match event {

@@ -4,8 +4,11 @@
 use crate::keys::Identity;
 use crate::world::{Event, OPERATOR, World};
 use bytes::Bytes;
-use dwcp_base::{Incarnation, NetworkMode, PublicKey, ReplicaId, encode};
-use dwcp_log::{MemberOrder, ModeOrder, OperatorOrder, SignedMemberOrder, SignedModeOrder};
+use dwcp_base::configuration::check_mode;
+use dwcp_base::{Ack, Incarnation, NetworkMode, Policy, PublicKey, ReplicaId, Trust, encode};
+use dwcp_log::{
+    MemberOrder, ModeOrder, OperatorOrder, PolicyOrder, SignedMemberOrder, SignedModeOrder, SignedPolicyOrder,
+};
 use dwcp_replica::{ClientReply, ClientRequest, OrderOutcome};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,14 +28,23 @@ pub struct Replacement {
     pub admitted: bool,
 }
 
+/// What the operator has ordered last.
+#[derive(Clone, Copy, Debug)]
+struct InForce {
+    mode: NetworkMode,
+    policy: Policy,
+}
+
 #[derive(Debug, Default)]
 pub struct Operator {
     /// By order id. At most one per node.
     pub replacements: BTreeMap<u64, Replacement>,
     next_id: u64,
     awake: bool,
-    /// The mode order under way: its number and bytes.
-    mode: Option<(u64, Bytes)>,
+    /// The mode or policy order under way: its number, its bytes, and what is in force after it.
+    mode: Option<(u64, Bytes, InForce)>,
+    /// What the orders done so far have brought; None: what the genesis says.
+    in_force: Option<InForce>,
     /// What each replica last said the next order's number is.
     next_numbers: BTreeMap<usize, u64>,
     /// The last refusal heard, for people.
@@ -145,10 +157,16 @@ impl World {
         said.sort_unstable_by(|a, b| b.cmp(a));
         let number = said.get(usize::try_from(self.dials.f).expect("few liars")).copied().unwrap_or(1);
         let n = self.genesis.policy.quorum.n();
+        let genesis = InForce { mode: self.genesis.mode, policy: self.genesis.policy };
+        let in_force = self.operator.in_force.unwrap_or(genesis);
+        let chance = &mut self.chances.operator;
+        if chance.per_mille(self.dials.policy_order_pm) {
+            return self.order_policy(number, in_force);
+        }
         let mut modes = vec![NetworkMode::Hybrid, NetworkMode::Hybrid, NetworkMode::Datacenter];
         modes.extend((n >= 4).then_some(NetworkMode::Internet));
-        let chance = &mut self.chances.operator;
-        let mode = *chance.pick(&modes).expect("not empty");
+        modes.retain(|mode| check_mode(*mode, &in_force.policy).is_ok());
+        let mode = *chance.pick(&modes).expect("hybrid is always there");
         let leader = u8::try_from(chance.below(u64::from(n))).expect("few replicas");
         let first_leader = chance.per_mille(500).then_some(ReplicaId(leader));
         let order = ModeOrder { number, mode, first_leader };
@@ -157,12 +175,36 @@ impl World {
         let admin = Identity::Principal { number: 0 };
         let signer = self.keys.signer(admin, &[]);
         let signed = SignedModeOrder::new(order, self.cluster, self.keys.public(admin), &*signer);
-        self.operator.mode = Some((number, Bytes::from(encode(&OperatorOrder::Mode(signed)))));
+        let bytes = Bytes::from(encode(&OperatorOrder::Mode(signed)));
+        self.operator.mode = Some((number, bytes, InForce { mode, ..in_force }));
+        self.say_mode();
+    }
+
+    /// Any policy that so many replicas may have in the mode in force. Two of three allow segments.
+    fn order_policy(&mut self, number: u64, in_force: InForce) {
+        let chance = &mut self.chances.operator;
+        let wide = chance.per_mille(667);
+        let trust = if wide || chance.per_mille(500) { Trust::Crash } else { Trust::Byzantine };
+        let raft = wide || chance.per_mille(500);
+        let default_ack = if chance.per_mille(300) { Ack::Anchored } else { Ack::Majority };
+        let policy = Policy { trust, raft, default_ack, ..in_force.policy };
+        let too_few = trust == Trust::Byzantine && policy.quorum.n() < 4;
+        if too_few || check_mode(in_force.mode, &policy).is_err() {
+            return;
+        }
+        let order = PolicyOrder { number, trust, raft, default_ack };
+        let at = self.now_us;
+        self.trace.line(at, || format!("## the operator orders {order:?}"));
+        let admin = Identity::Principal { number: 0 };
+        let signer = self.keys.signer(admin, &[]);
+        let signed = SignedPolicyOrder::new(order, self.cluster, self.keys.public(admin), &*signer);
+        let bytes = Bytes::from(encode(&OperatorOrder::Policy(signed)));
+        self.operator.mode = Some((number, bytes, InForce { policy, ..in_force }));
         self.say_mode();
     }
 
     fn say_mode(&mut self) {
-        let Some((number, bytes)) = self.operator.mode.clone() else { return };
+        let Some((number, bytes, _)) = self.operator.mode.clone() else { return };
         for to in 0..self.nodes.len() {
             let id = MODE_ORDERS + number;
             self.request(OPERATOR, to, ClientRequest::Order { id, bytes: bytes.clone() });
@@ -184,10 +226,13 @@ impl World {
     fn on_status(&mut self, from: usize, next_order: u64) {
         let replica = usize::from(self.nodes[from].replica.0);
         self.operator.next_numbers.insert(replica, next_order);
-        let Some((number, _)) = self.operator.mode else { return };
+        let Some((number, _, after)) = self.operator.mode else { return };
         let past = self.operator.next_numbers.values().filter(|next| **next > number).count();
         if past as u64 > self.dials.f {
             self.operator.mode = None;
+            let before = self.operator.in_force.map_or(self.genesis.policy, |in_force| in_force.policy);
+            self.coverage.policies_ordered += u64::from(before != after.policy);
+            self.operator.in_force = Some(after);
         }
     }
 

@@ -17,7 +17,7 @@ use dwcp_log::{Proposal, RootEntry};
 use dwcp_pbft::{Message, NewView, PrePrepared, PreparedCertificate, Signed, SignedBody, ViewChange, Vote};
 use dwcp_replica::{Class, ClientReply, ClientRequest, Control, Input, PeerMessage};
 use dwcp_state::{ClientFrame, SessionFrame};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 /// A way to lie. The number is its bit in the dial `tricks`.
@@ -91,10 +91,13 @@ pub enum Trick {
     SegmentGarbage,
     /// Acknowledges entries that it does not hold, and votes for everybody.
     FalseRaft,
+    /// As a segment's leader it keeps the last replica and the Marker from the others, then says that its log was empty all
+    /// along; as the primary, Closes by such words alone.
+    EmptySeal,
 }
 
 impl Trick {
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Equivocate,
         Self::Withhold,
         Self::SplitViewChange,
@@ -128,6 +131,7 @@ impl Trick {
         Self::OldEpochs,
         Self::SegmentGarbage,
         Self::FalseRaft,
+        Self::EmptySeal,
     ];
 
     /// Where segments open, a liar draws one or two of these besides.
@@ -190,6 +194,8 @@ pub struct Puppet {
     /// The same of segments, and what it said last of where one ends.
     pub(crate) old_epochs: VecDeque<Bytes>,
     pub(crate) false_seals: BTreeMap<Epoch, seal::Signed<Sealed>>,
+    /// What the others said of it.
+    pub(crate) seals_heard: BTreeMap<(Epoch, ReplicaId), seal::Signed<Sealed>>,
     highest: (View, Sequence),
     silent_until_us: u64,
     censored: Option<dwcp_state::SessionId>,
@@ -200,6 +206,8 @@ pub struct Puppet {
     /// The last slot of each kind counted for coverage.
     pub lies_told: u64,
     pub equivocations: u64,
+    /// Epochs of whose segments it complained all the time.
+    pub storms: BTreeSet<Epoch>,
 }
 
 impl std::fmt::Debug for Puppet {
@@ -242,6 +250,7 @@ impl Puppet {
             memory: VecDeque::new(),
             old_epochs: VecDeque::new(),
             false_seals: BTreeMap::new(),
+            seals_heard: BTreeMap::new(),
             highest: (View::ZERO, Sequence::ZERO),
             silent_until_us: 0,
             censored: None,
@@ -249,6 +258,7 @@ impl Puppet {
             oldest: BTreeMap::new(),
             lies_told: 0,
             equivocations: 0,
+            storms: BTreeSet::new(),
         }
     }
 
@@ -298,6 +308,7 @@ impl Puppet {
             Input::Peer { bytes, .. } => {
                 self.remember(bytes);
                 self.remember_epoch(bytes);
+                self.note_seal(bytes);
                 if self.has(Trick::OldProofs) {
                     self.hoard(bytes);
                 }
@@ -352,7 +363,9 @@ impl Puppet {
             Ok(PeerMessage::Request { to_all, frame }) if self.has(Trick::HideFromPrimary) => {
                 return self.hide(to, to_all, frame, out);
             }
-            Ok(message) if Trick::OF_SEGMENTS.iter().any(|trick| self.has(*trick)) => {
+            Ok(message)
+                if self.has(Trick::EmptySeal) || Trick::OF_SEGMENTS.iter().any(|trick| self.has(*trick)) =>
+            {
                 return self.speak_in_segment(to, bytes, message, out);
             }
             _ => {
@@ -441,7 +454,8 @@ impl Puppet {
         } else if self.has(Trick::WrongTime) && self.chance.per_mille(300) {
             let ahead = self.chance.between(600, 1_000_000);
             altered(&payload, |proposal| proposal.time = LogTime(proposal.time.0 + ahead))
-        } else if self.has(Trick::FalseSealed) || self.has(Trick::FalseAnchors) {
+        } else if self.has(Trick::FalseSealed) || self.has(Trick::FalseAnchors) || self.has(Trick::EmptySeal)
+        {
             self.false_border(&payload)
         } else {
             None

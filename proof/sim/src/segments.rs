@@ -9,7 +9,8 @@ use dwcp_log::entry::payload_digest;
 use dwcp_log::{Proposal, RootEntry};
 use dwcp_pbft::Message;
 use dwcp_replica::raft::{Message as RaftMessage, Said};
-use dwcp_replica::{Event, PeerMessage};
+use dwcp_replica::{Control, Event, PeerMessage, Steering};
+use dwcp_state::kv::EventKind;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A member grants its vote in a term to one candidate.
@@ -33,6 +34,9 @@ pub struct Seen {
     mode: Option<NetworkMode>,
     /// Where commands ran first; 0: in the root.
     ran_in: HashMap<(u128, u64), u64>,
+    /// The youngest command of each session that the root ran, and epochs whose leadership moved while they were to end.
+    youngest: HashMap<u128, u64>,
+    moved: BTreeSet<u64>,
     /// Replicas that said where an epoch ends, once each.
     said: BTreeSet<(usize, u64)>,
 }
@@ -255,7 +259,9 @@ impl World {
                 self.nodes[ix].borders.push(event.clone());
             }
             Event::Anchored { .. } => self.nodes[ix].borders.push(event.clone()),
-            Event::Executed { payload_digest, commands, .. } => {
+            Event::Executed { sequence, payload_digest, commands, .. } => {
+                self.note_covered(ix);
+                self.note_decision(ix, Some(*sequence));
                 self.note_ran(commands, 0);
                 let slot = self.slots.get(payload_digest).cloned().unwrap_or_default();
                 for border in std::mem::take(&mut self.nodes[ix].borders) {
@@ -263,6 +269,8 @@ impl World {
                 }
             }
             Event::StateTransferFinished { sequence } => {
+                self.note_covered(ix);
+                self.note_decision(ix, None);
                 // What it executes of a segment from there is noted at once, so this is, too.
                 self.journals[journal].note(at, ReplicaEvent::Installs { epoch: 0, sequence: sequence.0 });
                 let epoch = self.nodes[ix].core.as_ref().map_or(0, |core| core.control().fold.epoch().0);
@@ -294,7 +302,83 @@ impl World {
         if self.dials.switches() {
             for command in commands {
                 let id = (u128::from_be_bytes(command.session.0), command.sequence);
-                self.segments.ran_in.entry(id).or_insert(epoch);
+                if self.segments.ran_in.contains_key(&id) {
+                    continue;
+                }
+                self.segments.ran_in.insert(id, epoch);
+                let youngest = self.segments.youngest.entry(id.0).or_default();
+                self.coverage.older_after_younger += u64::from(command.sequence < *youngest);
+                if epoch == 0 {
+                    *youngest = command.sequence.max(*youngest);
+                }
+            }
+        }
+    }
+
+    /// What certificates of the root cover, as this replica knows now.
+    pub fn note_covered(&mut self, ix: usize) {
+        let node = &mut self.nodes[ix];
+        let Some(core) = node.core.as_ref().filter(|_| node.honest) else { return };
+        let fold = &core.control().fold;
+        let anchored = fold.segment().and_then(|segment| segment.position(segment.anchor.index));
+        let position = anchored.unwrap_or(fold.log().position).0;
+        if position > node.covered {
+            node.covered = position;
+            let journal = node.journal;
+            self.journals[journal].note(self.now_us, ReplicaEvent::Covered { position });
+        }
+    }
+
+    /// What this replica has decided about protocols, if it stands right behind this sequence (None: wherever it stands).
+    fn note_decision(&mut self, ix: usize, sequence: Option<dwcp_base::Sequence>) {
+        if !self.dials.switches() {
+            return;
+        }
+        let node = &self.nodes[ix];
+        let Some(core) = node.core.as_ref().filter(|_| node.honest) else { return };
+        let Control { executed, fold, steering, .. } = core.control();
+        if sequence.is_some_and(|sequence| sequence != *executed) {
+            return;
+        }
+        let Steering { mode, policy, ending, calm_until, failures, opened, failovers, last_order, .. } =
+            steering;
+        let open = fold.segment().map(|segment| (segment.epoch, segment.base.position, &segment.open));
+        let decision = format!(
+            "{mode} {policy:?}, order {last_order}, next leader {:?}, ending {ending:?}, calm until {}, \
+             {failures} failures of {failovers}, opened {}, time {}, open {open:?}",
+            steering.first_leader, calm_until.0, opened.0, steering.time.0
+        );
+        let event = ReplicaEvent::Decided { sequence: executed.0, decision };
+        let journal = node.journal;
+        self.journals[journal].note(self.now_us, event);
+    }
+
+    /// What a replica's watches would be told, from the first revision that it has not forgotten.
+    pub fn note_changes(&mut self, ix: usize) {
+        let node = &self.nodes[ix];
+        let Some(core) = node.core.as_ref() else { return };
+        let machine = core.state().machine();
+        let forgotten = machine.compacted().max(1);
+        let changes = machine.events_since(forgotten + 1).map(|events| {
+            events
+                .map(|event| check::history::Change {
+                    revision: event.revision,
+                    sub: event.sub,
+                    key: event.kv.key.to_vec(),
+                    record: (event.kind == EventKind::Put).then(|| crate::translate::record(event.kv)),
+                })
+                .collect()
+        });
+        let journal = node.journal;
+        match changes {
+            Ok(changes) => {
+                let event = ReplicaEvent::Changes { forgotten, revision: machine.revision(), changes };
+                self.journals[journal].note(self.now_us, event);
+            }
+            Err(error) => {
+                let text =
+                    format!("{node:?} has no changes since {forgotten}, which it says it has: {error}");
+                self.complain(text);
             }
         }
     }
@@ -335,11 +419,29 @@ impl World {
     }
 
     /// The same of what is durable.
-    pub fn observe_segment_event(&mut self, event: &Event) {
+    pub fn observe_segment_event(&mut self, ix: usize, event: &Event) {
         match event {
             Event::Suspected { .. } => self.coverage.suspicions += 1,
-            Event::LeaderChanged { leader: Some(_), .. } => self.coverage.leaders_seen += 1,
-            Event::AnchorDiverged { .. } => self.coverage.anchors_diverged += 1,
+            Event::LeaderChanged { epoch, leader: Some(_), .. } => {
+                self.coverage.leaders_seen += 1;
+                let control = self.nodes[ix].core.as_ref().map(|core| core.control());
+                let ends = control.is_some_and(|control| {
+                    let open = control.fold.segment().map(|segment| segment.epoch);
+                    open == Some(*epoch) && control.steering.ending.is_some()
+                });
+                if ends && self.segments.moved.insert(epoch.0) {
+                    self.coverage.led_anew_while_ending += 1;
+                }
+            }
+            Event::AnchorDiverged { epoch, index } => {
+                self.coverage.anchors_diverged += 1;
+                // Where nobody lies and no disk does, all compute the same.
+                if self.dials.liars + self.dials.fsync_liars == 0 {
+                    let text =
+                        format!("{:?} diverged from epoch {epoch}'s Anchor at {index}", self.nodes[ix]);
+                    self.divergences.push(text);
+                }
+            }
             _ => {}
         }
     }

@@ -88,7 +88,7 @@ pub fn command(operation: &Operation) -> Bytes {
     command.to_command()
 }
 
-fn record(record: kv::KeyValue) -> KeyValue {
+pub fn record(record: kv::KeyValue) -> KeyValue {
     KeyValue {
         key: record.key.to_vec(),
         value: record.value.to_vec(),

@@ -418,6 +418,7 @@ impl World {
             complained: BTreeSet::new(),
             spoken: BTreeSet::new(),
             borders: Vec::new(),
+            covered: 0,
             slept_at_epoch: 0,
         });
         self.nodes.len() - 1

@@ -1,0 +1,178 @@
+//! Hunts for rules of segments and of switching: who may end one and where, who may take part, what a label says, who decides
+//! by which clock. And hunts for rules of sessions and disks once more, where protocols switch.
+//!
+//! `mutants` says what a hunt is and runs them.
+
+use crate::mutants::{Hunt, MEMBERS_CRASH, MEMBERS_PART, hunt, with};
+use crate::puppet::Trick;
+use dwcp_base::Mutant;
+
+fn trick(trick: Trick) -> (&'static str, u64) {
+    ("tricks", trick.bit())
+}
+
+/// None: not looked for.
+pub fn hunt_for(mutant: Mutant) -> Option<Hunt> {
+    use Mutant as M;
+    let hunt = match mutant {
+        // One report of three: it need not have met the majority that committed.
+        M::CloseOfFewReports => hunt(
+            mutant,
+            "switch",
+            &with(MEMBERS_PART, &[("n", 3), ("mode", 1), ("mode_order_ms", 1_500), ("segment_calm_ms", 300)]),
+        ),
+        // A leader whose words reach nobody holds more entries than the one that came after it, and its report is among the first.
+        M::CloseLongestLog => Hunt {
+            seconds: 20,
+            ..hunt(
+                mutant,
+                "switch",
+                &with(
+                    MEMBERS_PART,
+                    &[
+                        ("n", 3),
+                        ("mode", 2),
+                        ("mode_order_ms", 300),
+                        ("delay_us", 5_000),
+                        ("jitter_us", 5_000),
+                        ("drop_pm", 200),
+                        ("one_way_pm", 1_000),
+                        ("partition_ms", 250),
+                        ("partition_long_ms", 250),
+                        ("election_ms", 80),
+                        ("crash_ms", 1_000),
+                        ("down_ms", 200),
+                        ("think_ms", 5),
+                        ("clients", 4),
+                        ("in_flight_max", 4),
+                        ("commands_max", 1),
+                        ("pipeline_depth", 32),
+                        ("append_entries_max", 2),
+                        ("anchor_ms", 20),
+                        ("sync_us", 500),
+                    ],
+                ),
+            )
+        },
+        M::AckBeforeOpen => hunt(mutant, "switch", &with(MEMBERS_PART, &[("mode", 2), ("n", 4)])),
+        // Segment follows segment, and much of what was said in one arrives in the next: acknowledgements reach a leader whose own
+        // words reach nobody, and it dies on that.
+        M::SegmentLogReused => hunt(
+            mutant,
+            "switch",
+            &with(
+                MEMBERS_PART,
+                &[
+                    ("n", 3),
+                    ("mode", 2),
+                    ("mode_order_ms", 300),
+                    ("delay_us", 10_000),
+                    ("jitter_us", 10_000),
+                    ("drop_pm", 100),
+                    ("stray_pm", 600),
+                    ("duplicate_pm", 600),
+                    ("one_way_pm", 1_000),
+                    ("partition_ms", 300),
+                    ("partition_long_ms", 300),
+                    ("election_ms", 150),
+                    ("crash_ms", 2_000),
+                    ("down_ms", 300),
+                    ("think_ms", 10),
+                    ("commands_max", 1),
+                    ("pipeline_depth", 8),
+                ],
+            ),
+        ),
+        M::BaseAsProposed => {
+            hunt(mutant, "orders", &[("n", 4), ("mode", 3), ("mode_order_ms", 600), ("think_ms", 10)])
+        }
+        M::LabelAtCommit => hunt(
+            mutant,
+            "orders",
+            &[
+                ("n", 4),
+                ("mode", 2),
+                ("anchor_ms", 2_000),
+                ("mode_order_ms", 0),
+                ("retry_ms", 300),
+                ("delay_us", 2_000),
+                ("jitter_us", 2_000),
+            ],
+        ),
+        M::CalmByOwnClock => hunt(
+            mutant,
+            "switch",
+            &with(MEMBERS_PART, &[("n", 4), ("mode", 1), ("skew_ms", 200), ("segment_calm_ms", 500)]),
+        ),
+        // Two liars, one more than are tolerated: one leads the segment and leaves a replica behind, and both say that their logs
+        // were empty all along.
+        M::CloseBelowAnchor => hunt(
+            mutant,
+            "orders",
+            &[
+                ("n", 4),
+                ("beyond_f", 1),
+                ("liars", 2),
+                ("liars_first", 1),
+                ("mode", 2),
+                ("anchor_ms", 50),
+                ("mode_order_ms", 4_000),
+                ("anchored_pm", 400),
+                ("election_ms", 200),
+                ("view_timeout_ms", 1_000),
+                ("leader_reads_pm", 0),
+                trick(Trick::EmptySeal),
+            ],
+        ),
+        // Figure 8: leaders die soon and often, and a message holds one entry, so that old entries arrive before the new
+        // leader's own.
+        M::RaftCommitOldTerm => hunt(
+            mutant,
+            "switch",
+            &with(
+                MEMBERS_CRASH,
+                &[
+                    ("n", 5),
+                    ("append_entries_max", 1),
+                    ("crash_ticket_ppm", 20_000),
+                    ("crash_ms", 300),
+                    ("down_ms", 100),
+                    ("partition_ms", 600),
+                    ("partition_long_ms", 300),
+                    ("drop_pm", 100),
+                    ("election_ms", 60),
+                    ("fast_path_ms", 10_000),
+                    ("view_timeout_ms", 2_000),
+                    ("pipeline_depth", 8),
+                    ("mode_order_ms", 0),
+                    ("delay_us", 10_000),
+                    ("jitter_us", 10_000),
+                    ("think_ms", 10),
+                ],
+            ),
+        ),
+        _ => return None,
+    };
+    Some(hunt)
+}
+
+/// Rules of sessions and disks, also where segments open and close.
+pub fn again() -> Vec<Hunt> {
+    use Mutant as M;
+    let orders = ("mode_order_ms", 1_500);
+    vec![
+        hunt(M::SnapshotWithoutSessions, "transfer", &[("mode", 2), orders, ("leader_reads_pm", 0)]),
+        hunt(M::NoDeduplication, "clients", &[("in_flight_max", 4), ("mode", 2), orders]),
+        hunt(M::SingleSequenceSession, "clients", &[("in_flight_max", 4), ("mode", 1), orders]),
+        hunt(
+            M::LearnerVotes,
+            "disk",
+            &[("wipe_ms", 4_000), ("fsync_liars", 0), ("mode", 1), ("segment_calm_ms", 500), orders],
+        ),
+        hunt(
+            M::WipedDiskRejoins,
+            "disk",
+            &[("wipe_ms", 4_000), ("fsync_liars", 0), ("mode", 1), ("segment_calm_ms", 500), orders],
+        ),
+    ]
+}

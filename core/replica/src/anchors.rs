@@ -341,8 +341,8 @@ impl<M: StateMachine> Replica<M> {
         let (epoch, opened_at) = (segment.epoch, segment.opened_at);
         self.count("diverged");
         out.event(Event::AnchorDiverged { epoch, index });
+        // What the root has ordered is right here, so its votes count on: with a liar there may be none to spare.
         self.diverged = true;
-        self.pbft.mute();
         self.start_transfer(now, opened_at, Purpose::Wrong, out);
     }
 

@@ -346,6 +346,9 @@ impl<M: StateMachine> Replica<M> {
         };
         let digest = checkpoint_digest(control, state);
         self.last_digest = (sequence, digest);
+        if self.diverged && open.is_none() {
+            self.pbft.mute(); // From here on it is our own state that a checkpoint vouches for.
+        }
         if !self.recovering {
             out.event(Event::Digest { sequence, digest });
         }

@@ -7,13 +7,14 @@
 
 use crate::io::{Class, Effect};
 use crate::replica::{Outbox, Replica};
+use crate::segment::SegmentNode;
 use crate::transfer::Purpose;
 use crate::wire::{FetchedEntries, LogRecord, PeerMessage};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use dwcp_base::limits::CLOCK_AHEAD_MAX_MS;
 use dwcp_base::{Epoch, Index, LogTime, Micros, Mutant, Now, ReplicaId, Ticket};
-use dwcp_log::{Close, Place, Segment, VirtualLog};
+use dwcp_log::{Place, VirtualLog};
 use dwcp_raft::Entry;
 use dwcp_state::StateMachine;
 
@@ -78,8 +79,11 @@ impl<M: StateMachine> Replica<M> {
     /// Asks for all that it takes to execute up to this tail of a decided Close.
     pub(crate) fn fetch_to_execute(&mut self, now: Now, tail: Place, out: &mut Outbox) {
         let Some(open) = &self.segment else { return };
-        let (from, from_index) = (self.live, open.applied.index);
-        self.fetch_from(now, (from, from_index), tail, true, out);
+        let from = match open.begins(&tail) {
+            Some((_, true)) => (open.anchors.frozen.log, open.anchors.frozen.place.index),
+            _ => (self.live, open.applied.index),
+        };
+        self.fetch_from(now, from, tail, true, out);
     }
 
     fn fetch_from(
@@ -358,64 +362,92 @@ impl<M: StateMachine> Replica<M> {
 
     /// Whether all entries from what is executed here to this tail are at hand.
     pub(crate) fn can_execute_to(&self, tail: &Place) -> bool {
-        let (Some(open), Some(anchor)) = (&self.segment, self.control.fold.segment().map(Segment::anchored))
-        else {
-            return true;
-        };
-        let own = open.raft.as_ref();
-        if open.applied.index >= tail.index || own.is_some_and(|raft| raft.place(tail.index) == Some(*tail)) {
-            // Our own log, unless its beginning is gone.
-            let border = own.map_or(Index::ZERO, |raft| raft.border().index);
-            return open.applied.index >= tail.index || border <= open.applied.index;
-        }
-        let Some(body) = open.body.as_ref().filter(|body| body.tail == *tail) else { return false };
-        // What was executed behind the Anchor may have to be taken back; up to it our own log serves, if it is the same.
-        let from_own = own.is_some_and(|raft| {
-            raft.border().index <= open.applied.index
-                && raft.place(anchor.index).is_some_and(|place| place.chain == anchor.chain)
-        });
-        body.from_index <= open.applied.index || (from_own && body.from_index <= anchor.index)
+        let (Some(open), Some(segment)) = (&self.segment, self.control.fold.segment()) else { return true };
+        let anchor = segment.anchored();
+        open.begins(tail).is_some_and(|(from, _)| open.source(from, tail, &anchor).is_some())
     }
 
-    /// The entries that lead from what is executed here to the tail of a Close, and how many executed ones are not part of
-    /// it: those were rolled back first.
-    pub(crate) fn take_tail(&mut self, now: Now, close: &Close, out: &mut Outbox) -> (Vec<Entry>, u64) {
-        let tail = close.tail;
-        let Some(open) = &self.segment else { return (Vec::new(), 0) };
-        let own = open.raft.as_ref().filter(|raft| raft.place(tail.index) == Some(tail));
-        let applied = open.applied;
-        let body = open.body.as_ref();
-        let is_prefix = applied.index <= tail.index
-            && match (own, body) {
-                (Some(raft), _) => raft.place(applied.index).is_none_or(|place| place.chain == applied.chain),
-                (None, Some(body)) => {
-                    body.place_chain(applied.index).is_none_or(|chain| chain == applied.chain)
-                }
-                (None, None) => true,
-            };
-        let mut rolled_back = 0;
-        if !is_prefix {
-            rolled_back = self.roll_back(now, out);
-        }
+    /// The entries that lead from what is executed here to the tail of a Close, through the last Anchor of its epoch, and how
+    /// many executed ones are not part of it: those were rolled back first.
+    pub(crate) fn take_tail(
+        &mut self,
+        now: Now,
+        tail: Place,
+        anchor: &Place,
+        out: &mut Outbox,
+    ) -> (Vec<Entry>, u64) {
+        let begins = self.segment.as_ref().and_then(|open| open.begins(&tail));
+        let rolled_back = match begins {
+            Some((_, true)) => self.roll_back(now, out),
+            _ => 0,
+        };
         let Some(open) = &self.segment else { return (Vec::new(), rolled_back) };
         let first = open.applied.index.next();
-        if first > tail.index {
-            return (Vec::new(), rolled_back);
-        }
-        let own = open.raft.as_ref().filter(|raft| raft.place(tail.index) == Some(tail));
-        let entries = match (own, &open.body) {
-            (Some(raft), _) => raft.entries(first, tail.index, usize::MAX),
-            (None, Some(body)) => {
+        let entries = match (open.source(open.applied.index, &tail, anchor), &open.raft, open.body_to(&tail))
+        {
+            (Some(Source::OwnLog), Some(raft), _) => raft.entries(first, tail.index, usize::MAX),
+            (Some(Source::Fetched), raft, Some(body)) => {
                 // Up to where the fetched part begins our own log serves.
-                let raft = open.raft.as_ref().filter(|_| first <= body.from_index);
+                let raft = raft.as_ref().filter(|_| first <= body.from_index);
                 let mut entries =
                     raft.map(|raft| raft.entries(first, body.from_index, usize::MAX)).unwrap_or_default();
                 entries.extend(body.part(first.max(body.from_index.next()), usize::MAX));
                 entries
             }
-            (None, None) => Vec::new(),
+            _ => Vec::new(),
         };
         (entries, rolled_back)
+    }
+}
+
+/// Where entries are taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// There are none to take.
+    Nowhere,
+    OwnLog,
+    Fetched,
+}
+
+impl<M: StateMachine> SegmentNode<M> {
+    fn body_to(&self, tail: &Place) -> Option<&Body> {
+        self.body.as_ref().filter(|body| body.tail == *tail)
+    }
+
+    /// Where the entries behind `from` that lead to the tail are.
+    fn source(&self, from: Index, tail: &Place, anchor: &Place) -> Option<Source> {
+        if from == tail.index {
+            return Some(Source::Nowhere);
+        }
+        // Our own log, unless its beginning is gone.
+        let own = self.raft.as_ref().filter(|raft| raft.border().index <= from);
+        if own.is_some_and(|raft| raft.place(tail.index) == Some(*tail)) {
+            return Some(Source::OwnLog);
+        }
+        let body = self.body_to(tail)?;
+        // Up to the Anchor our own log serves, if it is the same.
+        let joins = body.from_index <= anchor.index
+            && own.and_then(|raft| raft.place(anchor.index)).is_some_and(|place| place.chain == anchor.chain);
+        (body.from_index <= from || joins).then_some(Source::Fetched)
+    }
+
+    /// From where entries have to be executed to come to this tail, and whether what is executed behind that has to be taken
+    /// back first. `None` when it cannot be told with what is here.
+    fn begins(&self, tail: &Place) -> Option<(Index, bool)> {
+        let applied = self.applied;
+        let own = self.raft.as_ref().filter(|raft| raft.place(tail.index) == Some(*tail));
+        // Where nothing is executed there is nothing to compare: the place before the first entry has no chain of its own.
+        let agrees = |chain: Option<dwcp_base::Hash>| {
+            applied.index == Index::ZERO || chain.is_none_or(|chain| chain == applied.chain)
+        };
+        let is_prefix = match (own, self.body_to(tail)) {
+            _ if applied.index >= tail.index => applied.index == tail.index && agrees(Some(tail.chain)),
+            (Some(raft), _) => agrees(raft.place(applied.index).map(|place| place.chain)),
+            (None, Some(body)) => agrees(body.place_chain(applied.index)),
+            (None, None) => return None,
+        };
+        let from = if is_prefix { applied.index } else { self.anchors.frozen.place.index };
+        Some((from, !is_prefix))
     }
 }
 

@@ -82,6 +82,9 @@ impl<M: StateMachine> Replica<M> {
         if self.window_must_move() {
             while self.pbft.room() > 0 {
                 self.propose(now, Vec::from([RootEntry::Noop]));
+                if self.moves_slowly() {
+                    break;
+                }
             }
             self.next_tick = now.mono.plus(self.tick_pause());
             return;
@@ -96,9 +99,10 @@ impl<M: StateMachine> Replica<M> {
     /// When the primary looks again whether something is to be ordered for its own sake. Proposals for others' sake must not
     /// put off what somebody waits for.
     fn tick_pause(&self) -> Micros {
-        if self.window_must_move() {
+        let moves = self.window_must_move();
+        if moves && !self.moves_slowly() {
             Micros::from_millis(1)
-        } else if self.wants_open() {
+        } else if moves || self.wants_open() {
             self.setup.settings.segment.anchor_interval
         } else {
             self.setup.settings.tick_interval
@@ -120,15 +124,21 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// Somebody waits for a checkpoint: a replaced member, a peer that needs a snapshot of now, or a segment's log that
-    /// outgrows what snapshots cover. Not while ours could be none: the log would only fill with entries that help nobody, and
-    /// everybody's snapshots be overtaken before those who lag have fetched one, ourselves maybe.
+    /// outgrows what snapshots cover.
     pub(crate) fn window_must_move(&self) -> bool {
-        self.learners_wait() || (self.may_freeze() && (self.snapshot_wanted || self.segment_outgrows()))
+        self.snapshot_wanted || self.learners_wait() || self.segment_outgrows()
+    }
+
+    /// We would write no snapshot at the next checkpoint, though others may: there is no haste. The log would fill with entries
+    /// that help nobody, and everybody's snapshots be overtaken before those who lag have fetched one, ourselves maybe.
+    fn moves_slowly(&self) -> bool {
+        !self.learners_wait() && !self.may_freeze()
     }
 
     fn segment_outgrows(&self) -> bool {
         let Some(segment) = &self.segment else { return false };
         self.segment_uncovered(self.setup.settings.segment.limits.log_bytes_max / 4, 3)
+            && self.saving.is_none()
             && segment.anchors.frozen.place.index > dwcp_base::Index::ZERO
     }
 

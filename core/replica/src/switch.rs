@@ -189,7 +189,7 @@ impl<M: StateMachine> Replica<M> {
         if self.setup.mutants.on(Mutant::DeferredFirst) {
             self.run_deferred(now, &closed, out);
         }
-        let (entries, rolled_back) = self.take_tail(now, &closed.close, out);
+        let (entries, rolled_back) = self.take_tail(now, tail, &closed.segment.anchored(), out);
         for entry in &entries {
             self.execute_entry(now, entry, out);
         }

@@ -172,7 +172,7 @@ pub fn again() -> Vec<Hunt> {
         hunt(
             M::WipedDiskRejoins,
             "disk",
-            &[("wipe_ms", 4_000), ("fsync_liars", 0), ("mode", 1), ("segment_calm_ms", 500), orders],
+            &[("wipe_ms", 4_000), ("fsync_liars", 0), ("mode", 2), ("segment_calm_ms", 500), orders],
         ),
     ]
 }

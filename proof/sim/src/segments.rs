@@ -331,7 +331,8 @@ impl World {
 
     /// What this replica has decided about protocols, if it stands right behind this sequence (None: wherever it stands).
     fn note_decision(&mut self, ix: usize, sequence: Option<dwcp_base::Sequence>) {
-        if !self.dials.switches() {
+        // Alone, a replica executes before its disk knows: what a crash takes back was decided for nobody.
+        if !self.dials.switches() || self.dials.n == 1 {
             return;
         }
         let node = &self.nodes[ix];

@@ -436,9 +436,9 @@ fn hunt(seeds_max: u64, jobs: usize, only: Option<&str>, again: bool) -> anyhow:
         "{good} of {} rules hunted were caught while the unmutated core and the harmless mutant pass the same seeds: {}",
         hunts.len(),
         if all {
-            "every rule that was hunted was missed"
+            "the loss of each was noticed"
         } else {
-            "NOT every rule that was hunted was missed"
+            "NOT every loss was noticed"
         }
     );
     let whole = mutants::hunts().len();

@@ -435,11 +435,7 @@ fn hunt(seeds_max: u64, jobs: usize, only: Option<&str>, again: bool) -> anyhow:
     println!(
         "{good} of {} rules hunted were caught while the unmutated core and the harmless mutant pass the same seeds: {}",
         hunts.len(),
-        if all {
-            "the loss of each was noticed"
-        } else {
-            "NOT every loss was noticed"
-        }
+        if all { "the loss of each was noticed" } else { "NOT every loss was noticed" }
     );
     let whole = mutants::hunts().len();
     if hunts.len() < whole {

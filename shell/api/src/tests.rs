@@ -469,7 +469,12 @@ async fn a_real_node_answers_a_replayed_frame_to_its_owner_alone() {
         (refused, malformed) = (refused + answer.refused.len(), malformed + answer.malformed.len());
     }
     sender.send(put).await.expect("open");
-    assert_eq!(firsts(&mut stream, 1).await, [1], "the very frame is answered, where it may be");
+    // The owner may first be told again of the opening that was replayed.
+    let mut again = firsts(&mut stream, 1).await;
+    if again == [0] {
+        again = firsts(&mut stream, 1).await;
+    }
+    assert_eq!(again, [1], "the very frame is answered, where it may be");
     stop.send(()).expect("serving");
     served.await.expect("no panic").expect("a clean end");
     node.shutdown().await;

@@ -125,15 +125,12 @@ impl Index {
     }
 
     fn split(&mut self, place: usize) {
-        let segment = &mut self.segments[place];
-        let upper = segment.entries.split_off(SEGMENT_KEYS_MAX / 2);
-        segment.live = count_existing(&segment.entries);
-        segment.heads = Heads::of(segment.entries.len(), |place| segment.entries[place].key());
-        if let Some(upper) = Segment::new(upper) {
-            self.segments.insert(place + 1, upper);
-            let segments = &self.segments;
-            self.heads.insert(place + 1, segments.len(), |place| &segments[place].first);
-        }
+        let mut lower = core::mem::take(&mut self.segments[place].entries);
+        let upper = lower.split_off(SEGMENT_KEYS_MAX / 2);
+        // The first segment may hold keys below its `first`: both halves get their own, or the order would be lost.
+        let halves = [Segment::new(lower), Segment::new(upper)];
+        self.segments.splice(place..=place, halves.into_iter().flatten());
+        self.number_segments();
     }
 
     fn number_segments(&mut self) {
@@ -247,17 +244,36 @@ mod tests {
         Arc::new(Version { main, sub: 0, key, value: Default::default(), create: main, version, lease: 0 })
     }
 
+    /// A key larger than all that follow must not keep the first segment's place when that segment is split.
+    #[test]
+    fn keys_that_come_in_falling_order_are_found() {
+        let mut index = Index::default();
+        for (main, number) in (0..5_000u64).rev().enumerate() {
+            index.push(version(number, main as u64 + 1, false));
+        }
+        assert!(index.segments.is_sorted_by(|one, next| one.first < next.first));
+        assert!((0..5_000u64).all(|number| index.get(&number.to_be_bytes()).is_some()));
+        let all = index.range((Bound::Unbounded, Bound::Unbounded)).map(|history| history.key().to_vec());
+        assert!(all.eq((0..5_000u64).map(|number| number.to_be_bytes().to_vec())));
+        assert_eq!(index.count(bounds(&10u64.to_be_bytes(), &[0]).expect("a range")), 4_990);
+    }
+
     /// Thousands of keys come, die and go, so that segments split, join and vanish; every range and count agrees with
     /// an ordered map.
     #[test]
     fn ranges_and_counts_agree_with_an_ordered_map_while_segments_split_and_join() {
+        (1..=4).for_each(grow_and_shrink);
+    }
+
+    fn grow_and_shrink(seed: u64) {
         let (mut index, mut map, mut chance) =
-            (Index::default(), BTreeMap::<u64, Vec<u64>>::new(), Chance::new(5));
+            (Index::default(), BTreeMap::<u64, Vec<u64>>::new(), Chance::new(seed));
         let mut segments_most = 0;
         for main in 1..40_000u64 {
-            let number = chance.below(6_000);
+            // The first key is the largest: all that follow are below what the first segment began with.
+            let number = if main == 1 { 5_999 } else { chance.below(6_000) };
             // First mostly grow, then mostly shrink.
-            if chance.per_mille(if main < 20_000 { 950 } else { 50 }) {
+            if main == 1 || chance.per_mille(if main < 20_000 { 950 } else { 50 }) {
                 let deletion = chance.per_mille(200);
                 index.push(version(number, main, deletion));
                 map.entry(number).or_default().push(if deletion { 0 } else { main });

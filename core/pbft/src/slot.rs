@@ -5,6 +5,7 @@ use crate::message::{Certificate, PreparedCertificate, Signed};
 use alloc::collections::BTreeMap;
 use bytes::Bytes;
 use dwcp_base::{Hash, Micros, Ticket, View};
+use dwcp_log::entry::payload_digest;
 
 /// Digests remembered per slot in the Q set. A slot sees one digest per view that fails; the oldest views go first.
 pub(crate) const DIGESTS_MAX: usize = 8;
@@ -37,6 +38,14 @@ impl Slot {
 
     pub(crate) fn holds(&self, digest: &Hash) -> bool {
         self.payloads.contains_key(digest)
+    }
+
+    /// Takes back a payload that a record says has this digest. The disk may hold another thing under a sound checksum: what
+    /// does not hash to it is left out, and asked of peers like any that never came.
+    pub(crate) fn recall(&mut self, digest: Hash, payload: Bytes) {
+        if payload_digest(&payload) == digest {
+            self.payloads.insert(digest, payload);
+        }
     }
 
     /// The accepted assignment whose payload is here and that the Q-set does not name yet.

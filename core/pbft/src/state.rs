@@ -204,15 +204,14 @@ impl Pbft {
                 if self.mutants.on(Mutant::ForgetVotesOnRestart) && claim.sequence > self.delivered {
                     // The payload is needed if the slot turns out decided; the vote is what the mutant forgets.
                     if let Some(payload) = payload {
-                        let slot = self.slots.entry(claim.sequence).or_default();
-                        slot.payloads.insert(claim.digest, payload);
+                        self.slots.entry(claim.sequence).or_default().recall(claim.digest, payload);
                     }
                     return;
                 }
                 let view = self.view;
                 if let Some(slot) = self.replayed_slot(claim.sequence, ticket) {
                     if let Some(payload) = payload {
-                        slot.payloads.insert(claim.digest, payload);
+                        slot.recall(claim.digest, payload);
                     }
                     slot.note_pre_prepared(claim.digest, claim.view);
                     if claim.view == view {
@@ -238,7 +237,7 @@ impl Pbft {
             Record::Decided(decided) => {
                 let claim = decided.certificate.claim;
                 if let Some(slot) = self.replayed_slot(claim.sequence, ticket) {
-                    slot.payloads.insert(claim.digest, decided.payload);
+                    slot.recall(claim.digest, decided.payload);
                     slot.decided = Some(decided.certificate);
                 }
             }

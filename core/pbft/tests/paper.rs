@@ -10,8 +10,8 @@ use dwcp_base::{
 };
 use dwcp_log::entry::payload_digest;
 use dwcp_pbft::{
-    Action, Application, Certificate, Claim, Decided, Message, NewView, Output, Pbft, PbftSetup, Signed,
-    SignedBody, SlotHeld, Standing, Statement, Timing, Vote,
+    Action, Application, Certificate, Claim, Decided, Message, NewView, Output, Pbft, PbftSetup, Record,
+    Signed, SignedBody, SlotHeld, Standing, Statement, Timing, Vote,
 };
 use std::sync::Arc;
 struct App;
@@ -107,6 +107,21 @@ fn a_decision_of_ours_does_not_vouch_for_another_digest() {
     r.on_message(now(), ReplicaId(0), Message::Decided(vec![decided]), &mut App, &mut out);
     let ran: Vec<_> = out.take().into_iter().filter(|a| matches!(a, Action::Deliver(..))).collect();
     assert!(ran.is_empty(), "{ran:?}");
+}
+
+/// A disk may hold another payload than was decided, under a checksum that holds.
+#[test]
+fn a_payload_read_back_is_executed_only_under_its_own_digest() {
+    for (payload, runs) in [(&b"A"[..], 1), (b"B", 0)] {
+        let mut r = replica(2);
+        let mut out = Output::new(Ticket(3));
+        let claim = vote(0, Vote::Commit, payload_digest(b"A")).statement.claim;
+        let certificate = Certificate { claim, vouchers: vec![] };
+        r.replay(Ticket(1), Record::Decided(Decided { certificate, payload: Bytes::from_static(payload) }));
+        r.replayed(now(), &mut out);
+        let ran = out.take().into_iter().filter(|a| matches!(a, Action::Deliver(..))).count();
+        assert_eq!(ran, runs);
+    }
 }
 
 #[test]

@@ -22,6 +22,12 @@ impl TicketMap {
         self.node.push_back(node);
     }
 
+    /// The node's ticket of the first record that is still needed.
+    #[must_use]
+    pub fn first(&self) -> Option<Ticket> {
+        self.node.front().copied()
+    }
+
     /// What a send after this ticket of the segment waits for.
     #[must_use]
     pub fn to_node(&self, segment: Ticket) -> Ticket {

@@ -166,6 +166,7 @@ impl<M: StateMachine> Replica<M> {
             state,
             segment: None,
             retired: BTreeMap::new(),
+            dropped: None,
             remembered,
             early: crate::segment::Early::default(),
             bodies: BTreeMap::new(),

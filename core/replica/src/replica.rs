@@ -79,9 +79,13 @@ pub struct Replica<M: StateMachine> {
     /// The head of the virtual log as executed here; with a segment open it runs ahead of the root.
     pub(crate) live: VirtualLog,
     pub(crate) segment: Option<SegmentNode<M>>,
-    /// Raft nodes of segments that are over, until a durable snapshot covers them.
+    /// Raft nodes of segments that are over, until a durable snapshot covers them; at most `RETIRED_MAX`, the newest.
     pub(crate) retired: BTreeMap<Epoch, Retired>,
-    /// Records of segments that the disk remembers and that have not opened again yet.
+    /// The newest segment dropped from `retired` for want of room that no durable snapshot covers, and the first record on
+    /// disk of any such.
+    pub(crate) dropped: Option<(Epoch, Option<Ticket>)>,
+    /// Records of segments that the disk remembers and that have not opened again yet. Filled once, at the start, with no more
+    /// than the log on disk holds.
     pub(crate) remembered: BTreeMap<Epoch, Vec<(Ticket, Bytes)>>,
     pub(crate) early: Early,
     /// Ends of segments that were fetched and are on disk, beside those in use; what the disk remembers of them comes here

@@ -65,6 +65,9 @@ pub(crate) struct Retired {
     pub body: Option<Body>,
 }
 
+/// Closed segments whose Raft nodes are kept at once, each with as much log as a segment may have.
+pub(crate) const RETIRED_MAX: usize = 64;
+
 /// Messages of epochs to come.
 #[derive(Debug, Default)]
 pub(crate) struct Early {
@@ -627,6 +630,23 @@ impl<M: StateMachine> Replica<M> {
             let _ = raft.seal(now);
         }
         self.retired.insert(epoch, Retired { raft, tickets, body });
+        self.drop_oldest_segments();
+    }
+
+    /// Closed segments beyond `RETIRED_MAX` leave memory, though no durable snapshot covers them yet: a disk slower than the
+    /// switches must not fill it. Their records stay on disk. Should this life execute such an epoch once more, it takes
+    /// part as one that remembers nothing, and has its entries from others.
+    fn drop_oldest_segments(&mut self) {
+        while self.retired.len() > RETIRED_MAX {
+            let Some((epoch, retired)) = self.retired.pop_first() else { return };
+            let bodies = self.bodies.remove(&epoch).unwrap_or_default();
+            let fetched = retired.body.iter().chain(&bodies).map(|body| body.first_ticket);
+            let first = retired.tickets.first().into_iter().chain(fetched).min();
+            self.remembers_from = self.remembers_from.max(Epoch(epoch.0 + 1));
+            let earlier = self.dropped.and_then(|(_, ticket)| ticket);
+            self.dropped = Some((epoch, earlier.into_iter().chain(first).min()));
+            self.count("closed segments dropped from memory before a snapshot covered them");
+        }
     }
 
     /// A snapshot that knows this much of the epochs is durable: says from which record of the log on segments still need
@@ -650,6 +670,8 @@ impl<M: StateMachine> Replica<M> {
         self.retired.retain(|epoch, _| !is_over(*epoch));
         self.remembered.retain(|epoch, _| !is_over(*epoch));
         self.bodies.retain(|epoch, _| !is_over(*epoch));
+        self.dropped = self.dropped.filter(|(newest, _)| !is_over(*newest));
+        need(self.dropped.and_then(|(_, first)| first));
         for retired in self.retired.values_mut() {
             if let Some(raft) = &retired.raft {
                 need(retired.tickets.forget_before(raft.needed_from()));

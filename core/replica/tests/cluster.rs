@@ -95,6 +95,10 @@ struct Cluster {
     to_the_dead: Vec<(u8, u8, Bytes)>,
     /// Nothing passes between these and the others.
     apart: Vec<u8>,
+    /// Its disk ends a snapshot only when the story says so.
+    slow: Option<u8>,
+    /// What its disk has yet to say.
+    late: Vec<Input>,
     /// Settings of state sync of replicas that have others than `syncing::setup`.
     settings: BTreeMap<u8, dwcp_replica::SyncSetup>,
     /// Says what becomes of what one replica sends another, for stories with a liar.
@@ -128,6 +132,8 @@ impl Cluster {
             censor: None,
             to_the_dead: Vec::new(),
             apart: Vec::new(),
+            slow: None,
+            late: Vec::new(),
             settings: BTreeMap::new(),
             twist: None,
         };
@@ -223,7 +229,8 @@ impl Cluster {
                     let chunks =
                         (0..frozen.chunk_count()).map(|at| (at, frozen.chunk(at).unwrap())).collect();
                     node.disk.snapshots.insert(sequence, (meta, chunks));
-                    node.inbox.push_back(Input::SnapshotSaved { sequence });
+                    let saved = Input::SnapshotSaved { sequence };
+                    if self.slow == Some(id) { self.late.push(saved) } else { node.inbox.push_back(saved) }
                 }
                 Effect::SaveChunk { sequence, index, bytes } => {
                     node.disk.snapshots.entry(sequence).or_default().1.insert(index, bytes.to_vec());

@@ -77,11 +77,14 @@ pub(crate) struct Engine {
     principal_key: PublicKey,
     trust: Trust,
     nodes: Nodes,
+    /// One for each handle the caller holds or let go with commands under way, and what nobody used for `FORGET_AFTER`.
     sessions: HashMap<u64, Session>,
+    /// One for each session.
     numbers: HashMap<SessionId, u64>,
+    /// Each has a command that waits or flies: at most `waiting_max` and the window of each session.
     calls: HashMap<u64, Call>,
     next_call: u64,
-    /// Sessions that may have something to send. May name one twice.
+    /// Sessions that may have something to send. May name one twice; emptied after every burst of `driver::BURST` happenings.
     dirty: Vec<u64>,
     /// Nothing is due before.
     wake_at: Option<Instant>,

@@ -213,6 +213,45 @@ fn a_sleeper_over_three_epochs_catches_up() {
     cluster.load(&mut session, 3, 20);
 }
 
+/// More epochs go by than a replica whose disk ends no snapshot keeps in memory. What left memory is still on its disk: after
+/// a restart it remembers all.
+#[test]
+fn a_disk_slower_than_the_switches_fills_no_memory_and_forgets_nothing() {
+    const EPOCHS: usize = 75;
+    let mut cluster = Cluster::with(4, crash(4), NetworkMode::Datacenter);
+    cluster.slow = Some(3);
+    cluster.run(500);
+    let mut session = Session::open(&mut cluster, 1);
+    for leader in (0..3).cycle().take(EPOCHS) {
+        cluster.order_mode(1, NetworkMode::Datacenter, Some(leader));
+        cluster.load(&mut session, 1, 4);
+        cluster.run(300);
+    }
+    assert_eq!(cluster.status(0).epoch, Epoch(EPOCHS as u64 + 1));
+    cluster.assert_one_log(&[0, 1, 2, 3]);
+    let dropped = |status: Status| {
+        let dropped = "closed segments dropped from memory before a snapshot covered them";
+        status.counters.iter().find(|(name, _)| *name == dropped).map_or(0, |(_, count)| *count)
+    };
+    assert_eq!(dropped(cluster.status(3)), EPOCHS as u64 - 64, "64 are kept");
+    assert_eq!(dropped(cluster.status(0)), 0, "a snapshot covered them in time");
+    // A snapshot from the beginning is durable at last, and what lies before it is discarded, no more.
+    assert_eq!(cluster.late.len(), 1);
+    let records = cluster.nodes[3].disk.records.len();
+    let saved = cluster.late.remove(0);
+    cluster.step(3, saved);
+    assert!(cluster.nodes[3].disk.records.len() < records);
+    // Alone with its disk: nothing of what it executed is lacking there.
+    (0..4).for_each(|id| cluster.stop(id));
+    cluster.start(3);
+    let remembered = cluster.status(3).executed_commands;
+    assert!(remembered >= 4 * (EPOCHS as u64 - 1), "{remembered} commands came back from the disk");
+    (0..3).for_each(|id| cluster.start(id));
+    cluster.run(3_000);
+    cluster.assert_one_log(&[0, 1, 2, 3]);
+    assert_eq!(cluster.status(3).executed_commands, 4 * EPOCHS as u64 + 1);
+}
+
 #[test]
 fn all_may_restart_inside_a_segment_again_and_again() {
     let mut cluster = Cluster::with(3, crash(3), NetworkMode::Datacenter);

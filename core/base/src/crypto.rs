@@ -104,6 +104,7 @@ pub enum SigningKind {
     ModeOrder = 17,
     SyncFrame = 18,
     ExcludeOrder = 19,
+    Consent = 20,
 }
 
 /// The 32 bytes that are signed: cluster, kind, body. The body carries view, sequence, configuration and incarnation.

@@ -3,6 +3,7 @@
 
 use crate::anchor::Anchor;
 use crate::close::Close;
+use crate::consent::Agreed;
 use crate::order::{SignedExcludeOrder, SignedMemberOrder, SignedModeOrder, SignedPolicyOrder};
 use crate::seal::{Sealed, Signed};
 use crate::segment::Open;
@@ -46,13 +47,13 @@ pub enum RootEntry {
     /// An operator replaces a member's lost disk by a new incarnation.
     Member(SignedMemberOrder) = 8,
     /// Where an origin of convergent state ends: it contradicted itself, or its node came back with another disk. Its bytes are
-    /// state sync's.
-    Evidence(Bytes) = 9,
+    /// state sync's. Judged where it is executed; what nobody agreed to is a no-op.
+    Evidence(Box<Agreed>) = 9,
     /// Nothing: it only moves the window on. (Log time passes with a batch, which may be empty.)
     Noop = 10,
     /// What all members have acknowledged of convergent state, so that what lies below may be forgotten. Its bytes are state
-    /// sync's; it is no part of the virtual log.
-    Floor(Bytes) = 11,
+    /// sync's; it is no part of the virtual log. Judged as an end is.
+    Floor(Box<Agreed>) = 11,
     /// The operator has state sync go on without a member.
     Exclude(SignedExcludeOrder) = 12,
 }

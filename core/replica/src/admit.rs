@@ -13,8 +13,8 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::limits::CLOCK_AHEAD_MAX_MS;
-use dwcp_base::{Ack, Hash, LogTime, Micros, Mutant, NetworkMode, Now, ReplicaId, Ticket, Trust, decode};
-use dwcp_log::{OperatorOrder, Proposal, RootEntry, SignedOrder};
+use dwcp_base::{Ack, Hash, LogTime, Micros, Mutant, NetworkMode, Now, ReplicaId, Ticket, decode};
+use dwcp_log::{Matter, OperatorOrder, Proposal, RootEntry, SignedOrder};
 use dwcp_pbft::Application;
 use dwcp_state::{
     Admission, CheckedFrame, ClientFrame, FrameOutcome, Refusal, SessionId, State, StateMachine,
@@ -90,7 +90,6 @@ impl Clients {
 /// What a backup checks before it prepares.
 pub(crate) struct Judge<'a, M: StateMachine> {
     pub pool: &'a Pool,
-    pub sync: Option<&'a crate::sync::SyncRoom>,
     pub log_time: LogTime,
     pub court: Court<'a, M>,
 }
@@ -143,22 +142,8 @@ impl<M: StateMachine> Application for Judge<'_, M> {
                 RootEntry::Policy(order) => signatures.push(order.signature_item(cluster)),
                 RootEntry::Exclude(order) => signatures.push(order.signature_item(cluster)),
                 RootEntry::Member(order) => signatures.push(order.signature_item(cluster)),
-                RootEntry::Evidence(cut) => {
-                    if let Some(room) = self.sync {
-                        room.judges_end(cut)?;
-                    }
-                }
-                RootEntry::Floor(floor) => {
-                    if floor.len() > crate::sync::FLOOR_BYTES_MAX {
-                        return Err("a floor that is too long");
-                    }
-                    // Where members only crash a primary proposes what it was told.
-                    if self.court.control.steering.policy.trust == Trust::Byzantine
-                        && let Some(room) = self.sync
-                    {
-                        room.judges(floor)?;
-                    }
-                }
+                RootEntry::Evidence(agreed) => self.court.may_prepare_agreed(Matter::End, agreed)?,
+                RootEntry::Floor(agreed) => self.court.may_prepare_agreed(Matter::Floor, agreed)?,
                 RootEntry::Noop => {}
             }
         }

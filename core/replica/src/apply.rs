@@ -58,8 +58,8 @@ impl<M: StateMachine> Replica<M> {
                     RootEntry::Policy(order) => self.apply_policy(&order, sequence, out),
                     RootEntry::Member(order) => self.apply_member(now, &order, sequence, out),
                     RootEntry::Exclude(order) => self.apply_exclude(&order, sequence, out),
-                    RootEntry::Floor(floor) => self.apply_floor(floor),
-                    RootEntry::Evidence(cut) => self.apply_end(cut),
+                    RootEntry::Floor(agreed) => self.apply_floor(*agreed),
+                    RootEntry::Evidence(agreed) => self.apply_end(*agreed),
                     RootEntry::Noop => {}
                 }
             }

@@ -6,8 +6,9 @@ use crate::segment::SegmentNode;
 use dwcp_base::{ClusterId, Crypto, Index, Mutant, Mutants, PublicKey, Quorum};
 use dwcp_log::anchor::Anchor;
 use dwcp_log::close::{Bench, CloseRefusal};
+use dwcp_log::consent::{ConsentCourt, ConsentRefusal};
 use dwcp_log::seal::Speaker;
-use dwcp_log::{Close, CloseProof, Place, Segment, Switch};
+use dwcp_log::{Agreed, Close, CloseProof, Matter, Place, Segment, Switch};
 use dwcp_state::StateMachine;
 
 pub(crate) struct Court<'a, M: StateMachine> {
@@ -17,6 +18,19 @@ pub(crate) struct Court<'a, M: StateMachine> {
     pub mutants: Mutants,
     pub control: &'a Control,
     pub segment: Option<&'a SegmentNode<M>>,
+}
+
+impl<'a, M: StateMachine> Court<'a, M> {
+    /// Whose consents count now.
+    pub(crate) fn consents(&self) -> ConsentCourt<'a> {
+        ConsentCourt {
+            cluster: self.cluster,
+            configuration: self.control.configurations.latest(),
+            executed: self.control.executed,
+            ends: self.control.ends.len() as u64,
+            crypto: self.crypto,
+        }
+    }
 }
 
 impl<M: StateMachine> Court<'_, M> {
@@ -72,6 +86,18 @@ impl<M: StateMachine> Court<'_, M> {
             || raft.place(anchored.index).is_some_and(|place| place.chain == anchored.chain)
             || self.mutants.on(Mutant::CloseBelowAnchor);
         raft.place(tail.index) == Some(*tail) && passes_anchor
+    }
+
+    /// # Errors
+    /// What no honest primary proposes. One that was too slow is without effect where it is executed.
+    pub(crate) fn may_prepare_agreed(&self, matter: Matter, agreed: &Agreed) -> Result<(), &'static str> {
+        if agreed.bytes.len() > crate::sync::FLOOR_BYTES_MAX {
+            return Err("a floor that is too long");
+        }
+        match self.consents().judge(matter, agreed) {
+            Ok(()) | Err(ConsentRefusal::Stale) => Ok(()),
+            Err(_) => Err("a floor or an end that no quorum agreed to"),
+        }
     }
 
     /// Whether a backup may prepare a proposal with this switch now.

@@ -24,8 +24,7 @@ impl<M: StateMachine> Replica<M> {
             entries.extend(self.next_switch(now, out));
             entries.extend(self.next_anchor());
             entries.extend(self.next_decision(now));
-            entries.extend(self.next_floor(now));
-            entries.extend(self.next_end(now));
+            entries.extend(self.next_agreed(now, out));
             let frames = self.next_frames(now);
             if !frames.is_empty() {
                 entries.push(RootEntry::Batch(frames));

@@ -245,6 +245,10 @@ impl<M: StateMachine> Replica<M> {
             | PeerMessage::SyncPart { .. } => {
                 self.on_sync_message(now, from, message, out);
             }
+            PeerMessage::SyncAsk { matter, ground, bytes } => self.on_ask(from, matter, ground, &bytes, out),
+            PeerMessage::SyncConsent { matter, ground, content, signature } => {
+                self.on_consent(from, (matter, ground, content), signature, out);
+            }
         }
     }
 
@@ -268,7 +272,6 @@ impl<M: StateMachine> Replica<M> {
         let quorum = self.pbft.quorum();
         let mut judge = Judge {
             pool: &self.pool,
-            sync: self.sync.as_ref(),
             log_time: self.state.log_time(),
             court: Court {
                 cluster: self.cluster,
@@ -328,12 +331,7 @@ impl<M: StateMachine> Replica<M> {
     /// Why this replica, as a backup, would not prepare a proposal. For tests and tools.
     #[must_use]
     pub fn would_refuse(&self, now: Now, payload: &Bytes) -> Option<&'static str> {
-        let mut judge = Judge {
-            pool: &self.pool,
-            sync: self.sync.as_ref(),
-            log_time: self.state.log_time(),
-            court: self.court(),
-        };
+        let mut judge = Judge { pool: &self.pool, log_time: self.state.log_time(), court: self.court() };
         dwcp_pbft::Application::check(&mut judge, now, payload).err()
     }
 

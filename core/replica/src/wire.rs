@@ -3,8 +3,9 @@
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
-use dwcp_base::{Epoch, Hash, Index, Sequence};
+use dwcp_base::{Epoch, Hash, Index, Sequence, Signature};
 use dwcp_log::anchor::AnchorVote;
+use dwcp_log::consent::{Ground, Matter};
 use dwcp_log::seal::{Sealed, Signed, StopCert, Suspect};
 use dwcp_log::{OperatorOrder, Place, SignedMemberOrder, VirtualLog};
 use dwcp_pbft::{Certificate, Message, Record};
@@ -108,6 +109,19 @@ pub enum PeerMessage {
         part: u32,
         bytes: Bytes,
     } = 22,
+    /// The primary: "do you find this true by yourself?"
+    SyncAsk {
+        matter: Matter,
+        ground: Ground,
+        bytes: Bytes,
+    } = 23,
+    /// "I do." The content is the hash of what was asked.
+    SyncConsent {
+        matter: Matter,
+        ground: Ground,
+        content: Hash,
+        signature: Signature,
+    } = 24,
 }
 
 /// One record of the node's log: the root protocol's, or a segment's. Discriminants are part of the format.

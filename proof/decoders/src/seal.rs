@@ -6,12 +6,13 @@
 
 use crate::keys::{cluster, sign, vote_key};
 use bytes::Bytes;
-use dwcp_base::{Chance, Hash, ReplicaId, SigningKind, decode, encode, signing_hash};
+use dwcp_base::{Chance, Hash, Incarnation, ReplicaId, SigningKind, decode, encode, signing_hash};
 use dwcp_log::close::{Close, CloseProof};
+use dwcp_log::consent::consent_hash;
 use dwcp_log::entry::payload_digest;
 use dwcp_log::order::OrderBody;
 use dwcp_log::seal;
-use dwcp_log::{OperatorOrder, Proposal, RootEntry, SignedOrder};
+use dwcp_log::{Agreed, Matter, OperatorOrder, Proposal, RootEntry, SignedOrder};
 use dwcp_pbft::message::{
     Certificate, Claim, Decided, Message, NewView, PreparedCertificate, Signed, SignedBody, Statement,
     ViewChange, Vote,
@@ -145,6 +146,18 @@ impl Sealer {
         signed.signature = sign(&vote_key(speaker.id, speaker.incarnation), &hash);
     }
 
+    fn agreed(&mut self, matter: Matter, agreed: &mut Agreed) {
+        if self.repairs() {
+            agreed.consents.sort_by_key(|(by, _)| *by);
+            agreed.consents.dedup_by_key(|(by, _)| *by);
+        }
+        let content = Hash::of(&agreed.bytes);
+        for (by, signature) in &mut agreed.consents {
+            let hash = consent_hash(cluster(), matter, agreed.ground, content, *by);
+            *signature = sign(&vote_key(*by, Incarnation(0)), &hash);
+        }
+    }
+
     fn stop(stop: &mut seal::StopCert) {
         stop.suspects.iter_mut().for_each(Self::said);
     }
@@ -196,7 +209,9 @@ impl Sealer {
                 RootEntry::Mode(order) => self.order(order),
                 RootEntry::Policy(order) => self.order(order),
                 RootEntry::Exclude(order) => self.order(order),
-                RootEntry::Evidence(_) | RootEntry::Floor(_) | RootEntry::Noop => {}
+                RootEntry::Evidence(agreed) => self.agreed(Matter::End, agreed),
+                RootEntry::Floor(agreed) => self.agreed(Matter::Floor, agreed),
+                RootEntry::Noop => {}
             }
         }
         *payload = proposal.to_payload();
@@ -271,7 +286,13 @@ impl Sealer {
             | PeerMessage::SyncStand { .. }
             | PeerMessage::SyncFetch { .. }
             | PeerMessage::SyncOffer { .. }
-            | PeerMessage::SyncPart { .. } => {}
+            | PeerMessage::SyncPart { .. }
+            | PeerMessage::SyncAsk { .. } => {}
+            PeerMessage::SyncConsent { matter, ground, content, signature } => {
+                let by = ReplicaId(u8::try_from(self.chance.below(4)).expect("four members"));
+                let hash = consent_hash(cluster(), *matter, *ground, *content, by);
+                *signature = sign(&vote_key(by, Incarnation(0)), &hash);
+            }
         }
         replace(bytes, &message)
     }

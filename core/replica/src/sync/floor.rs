@@ -1,21 +1,25 @@
-//! Collection floors: proposed by the root's primary, agreed on as root entries, and told to the engine in their order.
+//! Collection floors and ends of origins: found by the root's primary, agreed to by a quorum, ordered as root entries, and told
+//! to the engine in their order.
 //!
-//! A floor rests on what members said in exchanges, and members hear of each other at different times. So the primary waits
-//! with what it has found until everybody has had time to hear the same; whoever then has not heard it does not prepare it.
-//! Where members only crash nobody need look.
+//! Both rest on what members said in exchanges, and members hear of each other at different times; a liar may tell each of
+//! them something else. So the primary asks first (`dwcp_log::consent`), and orders only what a quorum has signed. Nobody's
+//! word, and nobody's silence, can make a slot of the root one that honest replicas do not prepare.
 //!
-//! Ends of origins go the same road: of those that contradicted themselves, and of past incarnations. Everybody looks there.
+//! Origins end that contradicted themselves, that are past incarnations, and that the operator excludes.
 
-use crate::io::OrderOutcome;
+use crate::io::{Class, OrderOutcome};
 use crate::replica::{Outbox, Replica};
 use crate::sync::{Open, SyncRoom, origins};
+use crate::wire::PeerMessage;
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Micros, Now, Sequence, decode, encode};
+use dwcp_base::{Hash, Micros, Now, ReplicaId, Sequence, Signature, Ticket, decode, encode};
 use dwcp_crdt::{Floor, Origin};
-use dwcp_log::{OperatorOrder, RootEntry, SignedExcludeOrder};
+use dwcp_log::consent::{ConsentCourt, Ground, Question, consent};
+use dwcp_log::{Agreed, Matter, OperatorOrder, RootEntry, SignedExcludeOrder};
 use dwcp_state::StateMachine;
 use dwcp_sync::Cut;
 
@@ -24,87 +28,72 @@ pub(crate) const FLOOR_BYTES_MAX: usize = 1 << 20;
 /// Executed and not yet told to the engine, within one step.
 const ARRIVED_MAX: usize = 1_024;
 
-/// An end that is not agreed to is proposed again after this time at most.
-const END_PATIENCE_MAX: Micros = Micros::from_millis(600_000);
-
-/// What is found and what was agreed.
+/// What is asked and what was agreed.
 #[derive(Debug, Default)]
 pub(crate) struct Collecting {
-    /// Found, and from when it may be proposed.
-    found: Option<(Floor, Micros)>,
-    /// Not looked for before.
-    next_look: Micros,
+    /// The question under way of each matter.
+    asking: BTreeMap<Matter, Asking>,
+    /// None of a matter is looked for before.
+    next_look: BTreeMap<Matter, Micros>,
+    /// The origin whose end was asked for last: another has its turn next.
+    last_end: Option<Origin>,
     arrived: Vec<Bytes>,
-    /// Origins that have to end, and where; at most one entry for each.
-    endings: BTreeMap<Origin, Ending>,
-    next_end_look: Micros,
     ended: Vec<Bytes>,
 }
 
-/// Where an origin should end, when that may be proposed, and how long to wait after that.
-#[derive(Clone, Copy, Debug)]
-struct Ending {
-    cut: Cut,
-    from: Micros,
-    patience: Micros,
+/// A question, and its times.
+#[derive(Debug)]
+struct Asking {
+    question: Question,
+    next_send: Micros,
+    /// Given up then: whoever does not agree by now has heard something else.
+    until: Micros,
 }
 
 impl SyncRoom {
-    /// The next floor to propose, if one was found long enough ago. Only the primary asks.
-    pub(super) fn next_floor(&mut self, now: Now) -> Option<Bytes> {
+    /// What to ask next of this matter, if anything is due.
+    fn find(&mut self, now: Now, matter: Matter, quorum: usize) -> Option<Bytes> {
         let open = self.open.as_ref()?;
-        if let Some((floor, from)) = &self.collecting.found
-            && *from <= now.mono
-        {
-            let bytes = Bytes::from(encode(floor));
-            self.collecting.found = None;
-            return (bytes.len() <= FLOOR_BYTES_MAX).then_some(bytes);
-        }
-        if self.collecting.found.is_some() || now.mono < self.collecting.next_look {
+        let next_look = self.collecting.next_look.entry(matter).or_default();
+        if now.mono < *next_look {
             return None;
         }
-        let interval = self.setup.timing.exchange_interval;
-        self.collecting.next_look = now.mono.plus(interval);
-        // A past incarnation whose end nobody decided may have changes on their way that know no floor.
-        if open.sync.has_open_past() {
-            return None;
+        *next_look = now.mono.plus(self.setup.timing.exchange_interval);
+        match matter {
+            // A past incarnation whose end nobody decided may have changes on their way that know no floor.
+            Matter::Floor if open.sync.has_open_past() => None,
+            Matter::Floor => {
+                let bytes = encode(&open.sync.floor_candidate()?);
+                (bytes.len() <= FLOOR_BYTES_MAX).then(|| Bytes::from(bytes))
+            }
+            Matter::End => {
+                // Where it stands here, once a quorum says that it stands there.
+                let standing = |origin: Origin| {
+                    open.sync.standing(origin).filter(|cut| open.sync.standing_alike(cut) >= quorum)
+                };
+                let cuts: Vec<Cut> = open.sync.endings().into_iter().filter_map(standing).collect();
+                let last = self.collecting.last_end;
+                let cut = cuts.iter().find(|cut| Some(cut.origin) > last).or(cuts.first())?;
+                self.collecting.last_end = Some(cut.origin);
+                Some(Bytes::from(encode(cut)))
+            }
         }
-        let floor = open.sync.floor_candidate()?;
-        // Each member asks every other once in a round; two rounds, for messages that were lost.
-        let hearing = interval.times(2 * (open.sync.peers().count() as u64 + 1));
-        self.collecting.found = Some((floor, now.mono.plus(hearing)));
-        None
     }
 
-    /// Where an origin should end that has to, once a quorum has stood there for as long as it takes to hear of it.
-    pub(super) fn next_end(&mut self, now: Now, quorum: usize) -> Option<Bytes> {
-        if now.mono < self.collecting.next_end_look {
-            return None;
+    /// Does this replica find it true by itself?
+    fn finds_true(&self, matter: Matter, bytes: &[u8]) -> bool {
+        let Some(open) = &self.open else { return false };
+        match matter {
+            Matter::Floor => decode::<Floor>(bytes).is_ok_and(|floor| open.sync.judge_floor(&floor).is_ok()),
+            Matter::End => decode::<Cut>(bytes).is_ok_and(|cut| open.sync.may_end(&cut)),
         }
-        let interval = self.setup.timing.exchange_interval;
-        self.collecting.next_end_look = now.mono.plus(interval);
-        let open = self.open.as_ref()?;
-        let hearing = interval.times(2 * (open.sync.peers().count() as u64 + 1));
-        let standing = |origin| open.sync.standing(origin);
-        let agreed = |cut: &Cut| open.sync.standing_alike(cut) >= quorum;
-        let endings: BTreeMap<Origin, Cut> = open
-            .sync
-            .endings()
-            .into_iter()
-            .filter_map(|origin| Some((origin, standing(origin).filter(|cut| agreed(cut))?)))
-            .collect();
-        let seen = &mut self.collecting.endings;
-        seen.retain(|origin, ending| endings.get(origin) == Some(&ending.cut));
-        for (origin, cut) in endings {
-            let patience = hearing;
-            let from = now.mono.plus(hearing);
-            seen.entry(origin).or_insert(Ending { cut, from, patience });
-        }
-        let ending = seen.values_mut().find(|ending| ending.from <= now.mono)?;
-        // Should it not be agreed to, it is not asked again for longer and longer.
-        ending.patience = ending.patience.times(2).min(END_PATIENCE_MAX);
-        ending.from = now.mono.plus(ending.patience);
-        Some(Bytes::from(encode(&ending.cut)))
+    }
+
+    /// How long the replicas are asked: each member asks every other once in a round of exchanges; two rounds, for
+    /// messages that were lost, and one more for the question itself.
+    fn hearing(&self) -> Micros {
+        let peers = self.open.as_ref().map_or(0, |open| open.sync.peers().count() as u64);
+        self.setup.timing.exchange_interval.times(3 * (peers + 1))
     }
 
     /// The log decided where an origin ends.
@@ -124,20 +113,7 @@ impl SyncRoom {
     pub(super) fn end_origins(&mut self, open: &mut Open) {
         for bytes in core::mem::take(&mut self.collecting.ended) {
             let Ok(cut) = decode::<Cut>(&bytes) else { continue };
-            self.collecting.endings.remove(&cut.origin);
-            self.collecting.found = None;
             open.sync.set_cut(cut);
-        }
-    }
-
-    /// May an origin end where it is proposed to, as far as this replica knows?
-    pub(crate) fn judges_end(&self, bytes: &[u8]) -> Result<(), &'static str> {
-        let cut = decode::<Cut>(bytes).map_err(|_| "a malformed end of an origin")?;
-        match &self.open {
-            Some(open) if !open.sync.may_end(&cut) => {
-                Err("an origin's end where this replica does not stand")
-            }
-            _ => Ok(()),
         }
     }
 
@@ -153,44 +129,125 @@ impl SyncRoom {
     pub(super) fn commit_floors(&mut self, open: &mut Open) {
         for bytes in core::mem::take(&mut self.collecting.arrived) {
             let Ok(floor) = decode::<Floor>(&bytes) else { continue };
-            self.collecting.found = None;
             // Those before it were committed while this replica took a snapshot of the root.
             self.transfer.wanted |= open.sync.commit_floor(floor).is_err();
-        }
-    }
-
-    /// Does a proposed floor rest on what was said, as far as this replica heard?
-    pub(crate) fn judges(&self, bytes: &[u8]) -> Result<(), &'static str> {
-        let floor = decode::<Floor>(bytes).map_err(|_| "a malformed floor")?;
-        match &self.open {
-            Some(open) => {
-                open.sync.judge_floor(&floor).map_err(|_| "a floor that rests on nothing heard here")
-            }
-            None => Ok(()),
         }
     }
 }
 
 impl<M: StateMachine> Replica<M> {
-    /// The next collection floor, from the primary.
-    pub(crate) fn next_floor(&mut self, now: Now) -> Option<RootEntry> {
-        self.sync.as_mut()?.next_floor(now).map(RootEntry::Floor)
+    fn consent_court(&self) -> ConsentCourt<'_> {
+        self.court().consents()
     }
 
-    /// The end of an origin that has to end, from the primary.
-    pub(crate) fn next_end(&mut self, now: Now) -> Option<RootEntry> {
-        let quorum = self.pbft.quorum().q();
-        self.sync.as_mut()?.next_end(now, quorum).map(RootEntry::Evidence)
+    /// From the primary: floors and ends that a quorum has agreed to. Asks for what is not agreed to yet.
+    pub(crate) fn next_agreed(&mut self, now: Now, out: &mut Outbox) -> Vec<RootEntry> {
+        [Matter::End, Matter::Floor]
+            .into_iter()
+            .filter_map(|matter| {
+                let agreed = Box::new(self.ask_for(now, matter, out)?);
+                Some(match matter {
+                    Matter::Floor => RootEntry::Floor(agreed),
+                    Matter::End => RootEntry::Evidence(agreed),
+                })
+            })
+            .collect()
+    }
+
+    fn ask_for(&mut self, now: Now, matter: Matter, out: &mut Outbox) -> Option<Agreed> {
+        let (quorum, me) = (self.pbft.quorum().q(), self.setup.me);
+        let ground = self.consent_court().ground();
+        let room = self.sync.as_mut()?;
+        room.collecting
+            .asking
+            .retain(|_, asking| asking.question.ground == ground && now.mono < asking.until);
+        if !room.collecting.asking.contains_key(&matter) {
+            let bytes = room.find(now, matter, quorum)?;
+            let (question, until) = (Question::new(bytes, ground), now.mono.plus(room.hearing()));
+            room.collecting.asking.insert(matter, Asking { question, next_send: now.mono, until });
+        }
+        let asking = room.collecting.asking.get_mut(&matter)?;
+        if !asking.question.consents.contains_key(&me) && self.pbft.is_voter() {
+            let content = asking.question.content;
+            let signature = consent(self.cluster, matter, ground, content, me, &*self.crypto);
+            asking.question.consents.insert(me, signature);
+        }
+        if let Some(agreed) = asking.question.agreed(quorum) {
+            room.collecting.asking.remove(&matter);
+            return Some(agreed);
+        }
+        if asking.next_send <= now.mono {
+            asking.next_send = now.mono.plus(room.setup.timing.exchange_interval);
+            let bytes = asking.question.bytes.clone();
+            self.send_all(&PeerMessage::SyncAsk { matter, ground, bytes }, Class::Bulk, Ticket::ZERO, out);
+        }
+        None
+    }
+
+    /// The primary asks. Whoever cannot agree yet says nothing: it is asked again.
+    pub(crate) fn on_ask(
+        &mut self,
+        from: ReplicaId,
+        matter: Matter,
+        ground: Ground,
+        bytes: &Bytes,
+        out: &mut Outbox,
+    ) {
+        if bytes.len() > FLOOR_BYTES_MAX {
+            return self.refuse_peer(from, "a question that is too long", out);
+        }
+        let asks = self.pbft.is_active() && self.pbft.primary() == from && self.pbft.is_voter();
+        let agrees = self.sync.as_ref().is_some_and(|room| room.finds_true(matter, bytes));
+        if !asks || !agrees || self.consent_court().ground() != ground {
+            return self.count("questions not answered");
+        }
+        let content = Hash::of(bytes);
+        let signature = consent(self.cluster, matter, ground, content, self.setup.me, &*self.crypto);
+        let answer = PeerMessage::SyncConsent { matter, ground, content, signature };
+        self.send_one(from, &answer, Class::Request, out);
+    }
+
+    /// Somebody agrees.
+    pub(crate) fn on_consent(
+        &mut self,
+        from: ReplicaId,
+        (matter, ground, content): (Matter, Ground, Hash),
+        signature: Signature,
+        out: &mut Outbox,
+    ) {
+        let asked = |asking: &Asking| {
+            let question = &asking.question;
+            (question.ground, question.content) == (ground, content) && !question.consents.contains_key(&from)
+        };
+        let asking = self.sync.as_ref().and_then(|room| room.collecting.asking.get(&matter));
+        if !asking.is_some_and(asked) || self.consent_court().ground() != ground {
+            return; // Late, or twice.
+        }
+        if !self.consent_court().counts(matter, content, from, &signature) {
+            return self.refuse_peer(from, "a consent that does not count", out);
+        }
+        if let Some(asking) = self.sync.as_mut().and_then(|room| room.collecting.asking.get_mut(&matter)) {
+            asking.question.consents.insert(from, signature);
+        }
+    }
+
+    /// Did a quorum agree, on the ground on which this is executed?
+    fn is_agreed(&mut self, matter: Matter, agreed: &Agreed) -> bool {
+        let judged = self.consent_court().judge(matter, agreed);
+        if judged.is_err() {
+            self.count("floors and ends without effect");
+        }
+        judged.is_ok()
     }
 
     /// An end was decided. The first about an origin stands; one of nobody, or that cannot be read, is a no-op.
-    pub(crate) fn apply_end(&mut self, bytes: Bytes) {
-        let Ok(cut) = decode::<Cut>(&bytes) else { return };
+    pub(crate) fn apply_end(&mut self, agreed: Agreed) {
+        let Ok(cut) = decode::<Cut>(&agreed.bytes) else { return };
         let is_known = origins(&self.setup, &self.control).contains_key(&cut.origin);
         let of = |bytes: &Bytes| decode::<Cut>(bytes).map(|cut| cut.origin);
         let is_decided = self.control.ends.iter().any(|end| of(end) == Ok(cut.origin));
-        if is_known && !is_decided {
-            self.control.ends.push(bytes);
+        if is_known && !is_decided && self.is_agreed(Matter::End, &agreed) {
+            self.control.ends.push(agreed.bytes);
             self.tell_ends();
         }
     }
@@ -233,9 +290,11 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    pub(crate) fn apply_floor(&mut self, bytes: Bytes) {
-        if let Some(room) = &mut self.sync {
-            room.note_floor(bytes);
+    pub(crate) fn apply_floor(&mut self, agreed: Agreed) {
+        if self.is_agreed(Matter::Floor, &agreed)
+            && let Some(room) = &mut self.sync
+        {
+            room.note_floor(agreed.bytes);
         }
     }
 }

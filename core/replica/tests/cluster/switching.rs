@@ -19,6 +19,10 @@ impl Cluster {
         self.nodes[usize::from(id)].replica.as_ref().unwrap().status(self.now())
     }
 
+    pub fn counted(&self, id: u8, what: &str) -> u64 {
+        self.status(id).counters.iter().find(|(name, _)| *name == what).map_or(0, |(_, count)| *count)
+    }
+
     fn leader(&self, at: u8) -> Option<u8> {
         self.status(at).segment.and_then(|segment| segment.leader).map(|leader| leader.0)
     }
@@ -229,12 +233,9 @@ fn a_disk_slower_than_the_switches_fills_no_memory_and_forgets_nothing() {
     }
     assert_eq!(cluster.status(0).epoch, Epoch(EPOCHS as u64 + 1));
     cluster.assert_one_log(&[0, 1, 2, 3]);
-    let dropped = |status: Status| {
-        let dropped = "closed segments dropped from memory before a snapshot covered them";
-        status.counters.iter().find(|(name, _)| *name == dropped).map_or(0, |(_, count)| *count)
-    };
-    assert_eq!(dropped(cluster.status(3)), EPOCHS as u64 - 64, "64 are kept");
-    assert_eq!(dropped(cluster.status(0)), 0, "a snapshot covered them in time");
+    let dropped = "closed segments dropped from memory before a snapshot covered them";
+    assert_eq!(cluster.counted(3, dropped), EPOCHS as u64 - 64, "64 are kept");
+    assert_eq!(cluster.counted(0, dropped), 0, "a snapshot covered them in time");
     // A snapshot from the beginning is durable at last, and what lies before it is discarded, no more.
     assert_eq!(cluster.late.len(), 1);
     let records = cluster.nodes[3].disk.records.len();

@@ -603,13 +603,13 @@ fn an_origin_that_contradicts_itself_is_frozen_and_ended_by_the_log() {
     (0..3).for_each(|to| push(&mut cluster, to, &frames[0]));
     cluster.run(5_000);
     push(&mut cluster, 1, &frames[1]);
-    cluster.run(5_000);
+    cluster.run(100);
     for id in 0..3 {
-        assert_eq!(cluster.sync_status(id).frozen_origins, 1, "node {id} has the proof within an exchange");
+        assert_eq!(cluster.sync_status(id).frozen_origins, 1, "node {id} has the proof at once");
         assert_eq!(cluster.read(id, "lie"), json("\"other\""), "what everybody had stays");
         assert_eq!(cluster.events(id, |event| matches!(event, Event::OriginFrozen { .. })), 1);
     }
-    cluster.run(120_000);
+    cluster.run(20_000);
     for id in 0..3 {
         assert_eq!(cluster.sync_status(id).frozen_origins, 0, "its end is decided");
     }
@@ -642,9 +642,44 @@ fn an_origin_that_contradicts_itself_is_frozen_and_ended_by_the_log() {
     cluster.assert_converged(0);
 }
 
+/// A liar acknowledges to the primary, and to nobody else. The primary finds floors that nobody but the two can know to be
+/// true: collection stands still, and nothing else does.
+#[test]
+fn who_acknowledges_to_the_primary_alone_stops_no_slot() {
+    let policy = Policy::root_only(Trust::Byzantine, Quorum::new(4, None).unwrap());
+    let mut cluster = Cluster::with(4, policy, NetworkMode::Internet);
+    let mut session = Session::open(&mut cluster, 1);
+    cluster.twist = Some(Box::new(|from, to, bytes| {
+        let is_sync = matches!(dwcp_base::decode(&bytes), Ok(dwcp_replica::PeerMessage::Sync(_)));
+        (from != 3 || to == 0 || !is_sync).then_some(bytes)
+    }));
+    for round in 0..60_u64 {
+        cluster.write(0, round + 1, vec![put("a", &round.to_string())]);
+        let frame = session.put(&format!("k{round}"), b"v");
+        cluster.send(1, &frame);
+        cluster.run(2_000);
+        assert_eq!(cluster.executed(1).len() as u64, round + 2, "no command waits for it");
+    }
+    for id in 0..4 {
+        let views = cluster.events(id, |event| matches!(event, Event::ViewChangeStarted { .. }));
+        assert_eq!(views, 0, "nobody proposes what is not agreed to");
+    }
+    assert_eq!(cluster.sync_status(0).floor, 0, "nothing was agreed to");
+    assert!(
+        cluster.counted(0, "questions not answered") == 0 && cluster.counted(1, "questions not answered") > 5
+    );
+    // It tells everybody the same again.
+    cluster.twist = None;
+    cluster.run(60_000);
+    assert!(cluster.sync_status(1).floor > 0, "{:?}", cluster.sync_status(1));
+    cluster.assert_converged(0);
+}
+
 #[test]
 fn ends_and_floors_that_rest_on_nothing_are_not_prepared() {
-    use dwcp_log::{Proposal, RootEntry};
+    use dwcp_base::ConfigurationId;
+    use dwcp_log::consent::{Ground, consent};
+    use dwcp_log::{Agreed, Matter, Proposal, RootEntry};
     let policy = Policy::root_only(Trust::Byzantine, Quorum::new(4, None).unwrap());
     let mut cluster = Cluster::with(4, policy, NetworkMode::Internet);
     cluster.write(0, 1, vec![put("a", "1")]);
@@ -652,10 +687,21 @@ fn ends_and_floors_that_rest_on_nothing_are_not_prepared() {
     let before = cluster.stands();
     // A primary that was bought: what it proposes is well-formed and not true.
     let cut = dwcp_sync::Cut { origin: dwcp_crdt::Origin::new(0, 0), last: 0, hash: dwcp_base::Hash::ZERO };
+    let (bytes, id) = (Bytes::from(dwcp_base::encode(&cut)), cluster.genesis.cluster());
+    let ground = Ground { configuration: ConfigurationId(1), ends: 0 };
+    // It agrees with itself, as often as it likes, and has no other's consent.
+    let own = |by: u8, key: u8| {
+        let by = ReplicaId(by);
+        let crypto = Ed25519::new(seed(1, key), &[]);
+        (by, consent(id, Matter::End, ground, dwcp_base::Hash::of(&bytes), by, &crypto))
+    };
+    let agreed = |consents| Box::new(Agreed { bytes: bytes.clone(), ground, consents });
     for entry in [
-        RootEntry::Evidence(dwcp_base::encode(&cut).into()),
-        RootEntry::Evidence(Bytes::from_static(b"rubbish")),
-        RootEntry::Floor(Bytes::from_static(b"rubbish")),
+        RootEntry::Evidence(agreed(vec![])),
+        RootEntry::Evidence(agreed(vec![own(0, 0), own(0, 0), own(0, 0)])),
+        RootEntry::Evidence(agreed(vec![own(0, 0), own(1, 0), own(2, 0)])),
+        // Of a quorum, and about another matter.
+        RootEntry::Floor(agreed(vec![own(0, 0), own(1, 1), own(2, 2)])),
     ] {
         let payload = Proposal { time: dwcp_base::LogTime(0), entries: vec![entry] }.to_payload();
         for id in 1..4 {

@@ -13,6 +13,7 @@ use dwcp_base::{
     Quorum, ReplicaId, Sequence, Signature, Trust, View, decode, encode,
 };
 use dwcp_log::close::CloseProof;
+use dwcp_log::consent::{Agreed, Ground};
 use dwcp_log::place::{Index, Place, Term};
 use dwcp_log::seal::{Sealed, Signed, Speaker};
 use dwcp_log::segment::{AnchorPoint, Protocol};
@@ -391,6 +392,12 @@ fn sealed() -> Signed<Sealed> {
     Signed { said, signature: Signature([9; 64]) }
 }
 
+fn agreed() -> Box<Agreed> {
+    let ground = Ground { configuration: ConfigurationId(1), ends: 0 };
+    let consents = vec![(ReplicaId(0), Signature([7; 64]))];
+    Box::new(Agreed { bytes: Bytes::from_static(b"sync's"), ground, consents })
+}
+
 fn signed<O>(order: O) -> SignedOrder<O> {
     SignedOrder { order, admin_key: key("admin", 0, 0), signature: Signature([8; 64]) }
 }
@@ -417,9 +424,9 @@ fn the_page_lists_the_entries_of_a_payload() {
         RootEntry::Anchor(Box::new(Anchor { held, votes: Vec::new() })),
         RootEntry::Policy(signed(policy)),
         RootEntry::Member(decoders::world::member_order()),
-        RootEntry::Evidence(Bytes::new()),
+        RootEntry::Evidence(agreed()),
         RootEntry::Noop,
-        RootEntry::Floor(Bytes::new()),
+        RootEntry::Floor(agreed()),
         RootEntry::Exclude(signed(exclude)),
     ];
     let name = |entry: &RootEntry| match entry {

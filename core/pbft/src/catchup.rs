@@ -209,6 +209,11 @@ impl Pbft {
         if ahead.is_empty() {
             return;
         }
+        // Not one that has given its share, unless all have.
+        let gives = |(id, ..): &(ReplicaId, _, _, _)| self.timers.gives_from(*id, &self.timing) <= now.mono;
+        if ahead.iter().any(gives) {
+            ahead.retain(gives);
+        }
         // Another one each time, so that a peer that does not answer, or lies about how far it is, costs one round.
         let turn = usize::try_from(self.timers.help_turn % ahead.len() as u64).unwrap_or(0);
         ahead.rotate_left(turn);
@@ -250,6 +255,8 @@ impl Pbft {
             return; // The caller cannot execute more; it is asked for again.
         }
         let mut refused = None;
+        let bytes = decided.iter().map(|one| one.payload.len()).sum();
+        self.timers.took(now, from, bytes, &self.timing);
         for one in decided {
             let claim = one.certificate.claim;
             if claim.sequence <= self.delivered {
@@ -288,13 +295,28 @@ impl Pbft {
             // The timers ask again, and others too: at once would let a liar keep us busy at the speed of the link.
             return self.refuse(from, reason, out);
         }
-        let more = self.standings.get(&from).is_some_and(|(_, standing)| standing.executed > self.delivered);
         self.timers.catching_up_until = Micros::ZERO;
-        if more && (self.delivered < self.stable_sequence() || self.slots.is_empty()) {
-            self.timers.catching_up_until = now.mono.plus(self.timing.resend_interval.times(4));
-            let message = Message::FetchDecided { from: self.delivered.next() };
-            out.push(Action::Send { to: from, message, after: Ticket::ZERO });
+        // What is under way here comes by itself, unless we are far behind it.
+        let farthest = self.standings.values().map(|(_, standing)| standing.executed.0).max().unwrap_or(0);
+        let is_far = farthest.saturating_sub(self.delivered.0) > self.window / 4;
+        let under_way = self.slots.range(self.delivered.next()..).next().is_some();
+        if self.delivered < self.stable_sequence() || is_far || !under_way {
+            self.fetch_on(now, from, out);
         }
+    }
+
+    /// Asks for what follows: the same peer as long as it gives, then another that has it. When all have given their share
+    /// the next standing finds one that gives again.
+    fn fetch_on(&mut self, now: Now, from: ReplicaId, out: &mut Output) {
+        let next = self.delivered.next();
+        let has_more = |(id, (_, standing)): (&ReplicaId, &(Micros, Standing))| {
+            let has = standing.executed > self.delivered && (standing.decided_from <= next || *id == from);
+            (has && self.timers.gives_from(*id, &self.timing) <= now.mono).then_some(*id)
+        };
+        let able: Vec<ReplicaId> = self.standings.iter().filter_map(has_more).collect();
+        let Some(to) = able.iter().find(|id| **id == from).or(able.first()).copied() else { return };
+        self.timers.catching_up_until = now.mono.plus(self.timing.resend_interval.times(4));
+        out.push(Action::Send { to, message: Message::FetchDecided { from: next }, after: Ticket::ZERO });
     }
 
     pub(crate) fn on_fetch_payload(

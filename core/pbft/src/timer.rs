@@ -48,6 +48,8 @@ pub struct Timers {
     pub(crate) stalled_since: Micros,
     /// Bytes sent to each peer to help it, and since when they are counted.
     pub(crate) helped: BTreeMap<ReplicaId, (Micros, usize)>,
+    /// The same of what peers gave us in decided slots: whoever gave its share gives no more for a while, and says nothing.
+    pub(crate) gave: BTreeMap<ReplicaId, (Micros, usize)>,
     /// Peers that ask for a view above ours: which, since when, and how often we followed one for its sake.
     pub(crate) strays: BTreeMap<ReplicaId, (View, Micros, u32)>,
     /// When each peer may be shown our NEW-VIEW again.
@@ -87,6 +89,23 @@ impl Timers {
         let within = share.1 < HELP_BYTES_MAX;
         share.1 += bytes;
         within
+    }
+
+    /// Notes what a peer gave.
+    pub(crate) fn took(&mut self, now: Now, from: ReplicaId, bytes: usize, timing: &Timing) {
+        let share = self.gave.entry(from).or_insert((now.mono, 0));
+        if now.mono.since(share.0) >= timing.resend_interval {
+            *share = (now.mono, 0);
+        }
+        share.1 += bytes;
+    }
+
+    /// From when on a peer may have more for us.
+    pub(crate) fn gives_from(&self, from: ReplicaId, timing: &Timing) -> Micros {
+        match self.gave.get(&from) {
+            Some((since, bytes)) if *bytes >= HELP_BYTES_MAX => since.plus(timing.resend_interval),
+            _ => Micros::ZERO,
+        }
     }
 
     pub(crate) fn left_view(&mut self, now: Now, timing: &Timing) {

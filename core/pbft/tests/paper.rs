@@ -11,7 +11,7 @@ use dwcp_base::{
 use dwcp_log::entry::payload_digest;
 use dwcp_pbft::{
     Action, Application, Certificate, Claim, Decided, Message, NewView, Output, Pbft, PbftSetup, Record,
-    Signed, SignedBody, SlotHeld, Standing, Statement, Timing, Vote,
+    Signed, SignedBody, SlotHeld, Standing, Statement, Timing, Vote, Voucher,
 };
 use std::sync::Arc;
 struct App;
@@ -122,6 +122,55 @@ fn a_payload_read_back_is_executed_only_under_its_own_digest() {
         let ran = out.take().into_iter().filter(|a| matches!(a, Action::Deliver(..))).count();
         assert_eq!(ran, runs);
     }
+}
+
+/// A peer gives a laggard so much in an interval and then says nothing more. Waiting for it would cost seconds each time: the
+/// laggard knows the share, and asks another.
+#[test]
+fn a_laggard_asks_another_peer_once_one_has_given_its_share() {
+    let mut r = replica(2);
+    let mut out = Output::new(Ticket(1));
+    for peer in [0, 1] {
+        let standing = Standing { executed: Sequence(1_000), ..standing() };
+        r.on_message(now(), ReplicaId(peer), Message::Standing(standing), &mut App, &mut out);
+    }
+    let asked = |out: &mut Output| {
+        let asked = |action: &Action| match action {
+            Action::Send { to, message: Message::FetchDecided { from }, .. } => Some((to.0, from.0)),
+            _ => None,
+        };
+        out.take().iter().filter_map(asked).collect::<Vec<_>>()
+    };
+    let mut asked_now = asked(&mut out);
+    let mut peers = Vec::new();
+    for sequence in 1..=20_u64 {
+        assert_eq!((asked_now.len(), asked_now[0].1), (1, sequence));
+        let from = ReplicaId(asked_now[0].0);
+        peers.push(from.0);
+        let payload = Bytes::from(vec![sequence as u8; 1 << 20]);
+        let mut claim = vote(0, Vote::Commit, payload_digest(&payload)).statement.claim;
+        claim.sequence = Sequence(sequence);
+        let voucher = |sender: u8| {
+            let (id, incarnation) = (ReplicaId(sender), Incarnation(0));
+            let statement = Statement { claim, sender: id, incarnation };
+            let signature = Signed::new(statement, genesis().cluster(), &signer(sender)).signature;
+            Voucher { sender: id, incarnation, signature }
+        };
+        let certificate = Certificate { claim, vouchers: [0, 1, 3].map(voucher).to_vec() };
+        let decided = vec![Decided { certificate, payload }];
+        r.on_message(now(), from, Message::Decided(decided), &mut App, &mut out);
+        asked_now = asked(&mut out);
+        if asked_now.is_empty() {
+            break;
+        }
+    }
+    let first = peers[0];
+    assert_eq!(peers, [[first; 8], [1 - first; 8]].concat(), "each gives its eight MiB");
+    // An interval later they give again.
+    let later = Now { mono: now().mono.plus(Timing::lan().resend_interval), ..now() };
+    let standing = Standing { executed: Sequence(1_000), ..standing() };
+    r.on_message(later, ReplicaId(0), Message::Standing(standing), &mut App, &mut out);
+    assert_eq!(asked(&mut out).first().map(|(_, from)| *from), Some(17));
 }
 
 #[test]

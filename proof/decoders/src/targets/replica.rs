@@ -1,10 +1,11 @@
 //! Stories told to a live replica: what its peers and clients say, damaged and sealed again, until its handlers have
 //! seen every field lie. And a log whose last records are damaged under good checksums.
 
-use crate::Target;
+use crate::Seal::Sums;
 use crate::seal::Sealer;
 use crate::story::{self, Step};
 use crate::world::{member_order, world};
+use crate::{Target, Verdict};
 use bytes::Bytes;
 use dwcp_base::{ConfigurationId, Incarnation, ReplicaId, Sequence, Signature, View, encode};
 use dwcp_log::OperatorOrder;
@@ -13,8 +14,10 @@ use dwcp_replica::{Input, Outbox, PeerMessage};
 
 pub static HEIR: Target = story_target("replica_heir", play_heir, heir_stories).bombs(swept_messages);
 pub static BACKUP: Target = story_target("replica_backup", play_backup, backup_stories);
-pub static SLEEPER: Target = story_target("replica_sleeper", play_sleeper, sleeper_stories).weight(1);
-pub static LOG: Target = Target::new("replica_log", run_log, logs).sealed(seal_log).weight(2);
+pub static SLEEPER: Target = story_target("replica_sleeper", play_sleeper, sleeper_stories);
+pub static LOG: Target = Target::new("replica_log", run_log, logs, Sums(seal_log)).fewer(50, LIVES);
+
+const LIVES: &str = "each brings a whole replica with its history to life";
 
 /// Each number of the short messages, as large as it can be, under a good signature where there is one.
 fn swept_messages() -> Vec<Vec<u8>> {
@@ -31,21 +34,22 @@ fn swept_messages() -> Vec<Vec<u8>> {
     bombs
 }
 
-const fn story_target(name: &'static str, run: fn(&[u8]), seeds: fn() -> Vec<Vec<u8>>) -> Target {
-    let target = Target::new(name, run, seeds).sealed(story::seal).weight(4);
+const fn story_target(name: &'static str, run: fn(&[u8]) -> Verdict, seeds: fn() -> Vec<Vec<u8>>) -> Target {
+    let target = Target::new(name, run, seeds, Sums(story::seal)).fewer(50, LIVES);
     Target { damage: story::damage, ..target }
 }
 
-fn play_heir(bytes: &[u8]) {
-    drop(story::play(&world().heir, bytes));
+/// Accepted when nothing of it was refused.
+fn play_heir(bytes: &[u8]) -> Verdict {
+    Verdict::of(story::play(&world().heir, bytes).is_empty())
 }
 
-fn play_backup(bytes: &[u8]) {
-    drop(story::play(&world().backup, bytes));
+fn play_backup(bytes: &[u8]) -> Verdict {
+    Verdict::of(story::play(&world().backup, bytes).is_empty())
 }
 
-fn play_sleeper(bytes: &[u8]) {
-    drop(story::play(&world().sleeper, bytes));
+fn play_sleeper(bytes: &[u8]) -> Verdict {
+    Verdict::of(story::play(&world().sleeper, bytes).is_empty())
 }
 
 fn is_standing(step: &Step) -> bool {
@@ -144,15 +148,15 @@ fn sleeper_stories() -> Vec<Vec<u8>> {
 
 /// A log whose tail is these records. The checksums of the log are good; what the records say may be nonsense, and then
 /// the replica must refuse to begin, or begin. What it wrote itself it may believe, so its invariants are not asked for.
-fn run_log(bytes: &[u8]) {
+fn run_log(bytes: &[u8]) -> Verdict {
     let extra: Vec<Bytes> = story::read(bytes).iter().map(|step| Bytes::from(body(step))).collect();
     let mut out = Outbox::default();
     let heir = &world().heir;
-    if let Ok(mut replica) = heir.revive(&extra, &mut out) {
-        replica.step(heir.now(), Input::Wake, &mut out);
-        replica.step(heir.now(), Input::LinkUp { peer: ReplicaId(0) }, &mut out);
-        let _ = replica.status(heir.now());
-    }
+    let Ok(mut replica) = heir.revive(&extra, &mut out) else { return Verdict::Refused };
+    replica.step(heir.now(), Input::Wake, &mut out);
+    replica.step(heir.now(), Input::LinkUp { peer: ReplicaId(0) }, &mut out);
+    let _ = replica.status(heir.now());
+    Verdict::Accepted
 }
 
 fn body(step: &Step) -> Vec<u8> {

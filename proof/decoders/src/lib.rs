@@ -16,7 +16,9 @@ pub mod keys;
 pub mod meter;
 pub mod mutate;
 pub mod seal;
+pub mod steps;
 pub mod story;
+pub mod sync_world;
 pub mod targets;
 pub mod world;
 

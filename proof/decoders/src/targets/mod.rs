@@ -7,6 +7,7 @@ pub mod links;
 pub mod messages;
 pub mod replica;
 pub mod state;
+pub mod sync;
 pub mod wire;
 
 use crate::Target;
@@ -35,6 +36,15 @@ pub static ALL: &[&Target] = &[
     &chunks::STATE_CHUNK,
     &disk::WAL_SEGMENT,
     &disk::MANIFEST,
+    // Convergent state: what travels, what is kept, and a live engine.
+    &sync::FRAME,
+    &sync::MESSAGE,
+    &sync::RECORD,
+    &sync::BUNDLE,
+    &sync::JSON,
+    &sync::SNAPSHOT,
+    &sync::LOG,
+    &sync::NODE,
     // What people write.
     &files::GENESIS,
     &files::MEMBERS,

@@ -5,6 +5,7 @@ pub mod disk;
 pub mod files;
 pub mod links;
 pub mod messages;
+pub mod raft;
 pub mod replica;
 pub mod state;
 pub mod sync;
@@ -45,6 +46,11 @@ pub static ALL: &[&Target] = &[
     &sync::SNAPSHOT,
     &sync::LOG,
     &sync::NODE,
+    // A segment.
+    &raft::MESSAGE,
+    &raft::LOG,
+    &raft::FOLLOWER,
+    &raft::LEADER,
     // What people write.
     &files::GENESIS,
     &files::MEMBERS,

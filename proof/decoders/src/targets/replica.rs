@@ -7,8 +7,9 @@ use crate::story::{self, Step};
 use crate::world::{member_order, world};
 use crate::{Target, Verdict};
 use bytes::Bytes;
-use dwcp_base::{ConfigurationId, Incarnation, ReplicaId, Sequence, Signature, View, encode};
-use dwcp_log::OperatorOrder;
+use dwcp_base::{ConfigurationId, Incarnation, ReplicaId, Sequence, Signature, View, decode, encode};
+use dwcp_log::entry::payload_digest;
+use dwcp_log::{OperatorOrder, Proposal};
 use dwcp_pbft::message::{Message, NewView, SignedBody, SlotHeld, Standing};
 use dwcp_replica::{Input, Outbox, PeerMessage};
 
@@ -138,8 +139,30 @@ fn heir_stories() -> Vec<Vec<u8>> {
     stories(&[&world().heir_normal, &world().heir_change])
 }
 
+/// Also what a primary that lies may propose next: every kind of entry, in that slot which the backup expects.
 fn backup_stories() -> Vec<Vec<u8>> {
-    stories(&[&world().backup_normal, &world().backup_change])
+    let mut seeds = stories(&[&world().backup_normal, &world().backup_change]);
+    let first = world().backup_normal.iter().find_map(|step| match step {
+        Step::Peer { from, bytes } => match decode::<PeerMessage>(bytes) {
+            Ok(PeerMessage::Pbft(Message::PrePrepare { proposal, payload })) => {
+                Proposal::from_payload(&payload).ok().flatten().map(|good| (*from, proposal, good))
+            }
+            _ => None,
+        },
+        _ => None,
+    });
+    let (from, proposal, good) = first.expect("the primary proposed something");
+    for entry in super::entries::entries() {
+        let payload = Proposal { entries: vec![entry], ..good.clone() }.to_payload();
+        let mut signed = proposal;
+        signed.statement.claim.digest = payload_digest(&payload);
+        let message = Message::PrePrepare { proposal: signed, payload };
+        let bytes = encode(&PeerMessage::Pbft(message));
+        let mut told = story::write(&[Step::Peer { from, bytes }, Step::Wake]);
+        assert!(story::seal(&mut told), "a proposal can be signed");
+        seeds.push(told);
+    }
+    seeds
 }
 
 fn sleeper_stories() -> Vec<Vec<u8>> {

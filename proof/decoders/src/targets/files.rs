@@ -4,17 +4,26 @@
 
 use crate::Seal::Form;
 use crate::keys::genesis;
+use crate::meter::bounded;
 use crate::{Target, Verdict};
 use dwcp_client::{ClientFile, NodeEntry, PrincipalConfig, PrincipalEntry, SettingsEntry, TrustWord};
 use dwcp_node::NodeConfig;
 use dwcp_node::genesis_file::{genesis_text, parse_genesis, read_members};
 use dwcp_node::init::read_order;
+use dwcp_state::kv::KvCommand;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 pub static GENESIS: Target =
     Target::new("genesis_toml", run_genesis, genesis_seeds, Form(is_toml)).bombs(bombs).fewer(4, LONG);
+pub static TXN: Target = Target::new(
+    "txn_text",
+    run_txn,
+    txn_seeds,
+    Form(|b| text(b).is_some_and(|text| dwcp::txn_text::parse(text).is_ok())),
+)
+.bombs(txn_bombs);
 pub static MEMBERS: Target =
     Target::new("members_toml", run_members, member_seeds, Form(is_toml)).bombs(bombs).fewer(10, WRITTEN);
 pub static ORDER: Target =
@@ -103,6 +112,59 @@ fn run_client(bytes: &[u8]) -> Verdict {
         }
         Err(error) => one_line(&error),
     }
+}
+
+/// What `dwcp kv txn` reads. The store judges depth and numbers: what it takes must travel as it is.
+fn run_txn(bytes: &[u8]) -> Verdict {
+    let Some(text) = text(bytes) else { return Verdict::Refused };
+    match bounded(bytes, || dwcp::txn_text::parse(text)) {
+        Ok(txn) => {
+            let lines = text.lines().count();
+            let json = text.trim_start().starts_with('{');
+            let parts = txn.compare.len() + txn.success.len() + txn.failure.len();
+            assert!(json || (1..=lines).contains(&parts), "{parts} parts in {lines} lines");
+            let command = KvCommand::Txn(txn);
+            if let Ok(again) = KvCommand::decode(&command.encode()) {
+                assert!(again == command, "a transaction does not survive its own bytes");
+            }
+            Verdict::Accepted
+        }
+        Err(error) => one_line(&error),
+    }
+}
+
+fn txn_seeds() -> Vec<Vec<u8>> {
+    let text = "# who was first\nversion(\"a b\") = 0\nvalue(b) != \"x\\n\\x00é\"\nmod(c) > 5\ncreate(d) < 7\nlease(e) = 0\n\n\
+                put a 1\nput \"c d\" \"\\\"quoted\\\"\"\nget a --prefix\n\ndel --prefix\ndel a --prefix\nget a\n";
+    let json = r#"{"compare":[{"key":"a","target":"value","op":"!=","value":"x"},{"key":"p","prefix":true,"target":"version","value":3}],
+        "then":[{"put":{"key":"a","value":"1","lease":7,"prev":true}},{"txn":{"then":[{"get":{"key":"b","prefix":true}}]}}],
+        "else":[{"delete":{"key":"a","prefix":true}},{"get":{"key":"\u00e9"}}]}"#;
+    vec![
+        text.as_bytes().to_vec(),
+        json.as_bytes().to_vec(),
+        b"\nput a 1\n".to_vec(),
+        b"value(a) = \"\"\n\n\nget a".to_vec(),
+    ]
+}
+
+fn txn_bombs() -> Vec<Vec<u8>> {
+    const LONG: usize = 100_000;
+    let nested = r#"{"then":[{"txn":"#.repeat(LONG / 10);
+    let lines = "\nput a 1".repeat(LONG / 10);
+    let quoted = ["\nput a \"", &"\\x".repeat(LONG), "\""].concat();
+    let word = ["value(", &"(".repeat(LONG), ") = 1"].concat();
+    [
+        nested,
+        lines,
+        quoted,
+        word,
+        "\n".repeat(LONG),
+        "\"".repeat(LONG),
+        "[".repeat(LONG),
+        "\nget \\".repeat(LONG / 10),
+    ]
+    .map(String::into_bytes)
+    .into()
 }
 
 fn genesis_seeds() -> Vec<Vec<u8>> {

@@ -61,6 +61,7 @@ pub static ALL: &[&Target] = &[
     &files::ORDER,
     &files::NODE,
     &files::CLIENT,
+    &files::TXN,
     // A live replica.
     &replica::HEIR,
     &replica::BACKUP,

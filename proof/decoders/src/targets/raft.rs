@@ -25,10 +25,10 @@ pub static LOG: Target =
         .fewer(4, "each opens a segment with its log");
 pub static FOLLOWER: Target =
     Target { damage: steps::damage, ..Target::new("raft_follower", run_follower, stories, Sums(seal_story)) }
-        .fewer(4, MEMBER);
+        .fewer(2, MEMBER);
 pub static LEADER: Target =
     Target { damage: steps::damage, ..Target::new("raft_leader", run_leader, stories, Sums(seal_story)) }
-        .fewer(4, MEMBER);
+        .fewer(2, MEMBER);
 
 const MEMBER: &str =
     "each is told to a member with its log, which is checked after every step and opened again";

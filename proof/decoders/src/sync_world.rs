@@ -28,8 +28,9 @@ pub fn origin(id: u32) -> Origin {
     Origin::new(id, 0)
 }
 
+/// That of the replica of this number, so that a live replica takes these frames too.
 fn key_of(origin: Origin) -> PublicKey {
-    key("sync", origin.id.0.into(), origin.incarnation.0.into())
+    key("vote", origin.id.0.into(), origin.incarnation.0.into())
 }
 
 /// So much later than the beginning, on both clocks.

@@ -135,8 +135,43 @@ fn stuck_standing(executed: u64) -> Vec<u8> {
     encode(&PeerMessage::Pbft(Message::Standing(standing)))
 }
 
+/// Also all that its peers may say about convergent state.
 fn heir_stories() -> Vec<Vec<u8>> {
-    stories(&[&world().heir_normal, &world().heir_change])
+    let mut seeds = stories(&[&world().heir_normal, &world().heir_change]);
+    let sync = crate::sync_world::world();
+    let by = |from: u32, message: &PeerMessage| Step::Peer {
+        from: u8::try_from(from).expect("a replica"),
+        bytes: encode(message),
+    };
+    let said: Vec<Step> = sync
+        .messages
+        .iter()
+        .map(|(from, message)| by(*from, &PeerMessage::Sync(message.to_bytes())))
+        .collect();
+    let push = |frame: &dwcp_sync::Frame| {
+        let message = dwcp_sync::Message::Push { hops: 0, frame: frame.bytes().clone() };
+        by(frame.header().origin.id.0, &PeerMessage::Sync(message.to_bytes()))
+    };
+    let pushes: Vec<Step> = sync.all.iter().map(push).chain([Step::Wake, Step::Wake]).collect();
+    let order = |frame: &dwcp_sync::Frame| {
+        by(frame.header().origin.id.0, &PeerMessage::SyncOrder { frame: frame.bytes().clone() })
+    };
+    let base = Bytes::from(encode(&sync.base));
+    let digest = dwcp_base::Hash::of(b"a store");
+    let rest = [
+        PeerMessage::SyncStand { token: 1, digest: None },
+        PeerMessage::SyncStand { token: 1, digest: Some(digest) },
+        PeerMessage::SyncFetch { id: 0, part: 0 },
+        PeerMessage::SyncFetch { id: 1, part: 1 },
+        PeerMessage::SyncOffer { id: 1, parts: 2, bytes: 90, digest, base },
+        PeerMessage::SyncPart { id: 1, part: 0, bytes: Bytes::from(sync.store.snapshot_head()) },
+    ];
+    seeds.extend(said.chunks(8).map(story::write));
+    seeds.push(story::write(&pushes));
+    seeds.push(story::write(&sync.all.iter().map(order).chain([Step::Wake]).collect::<Vec<_>>()));
+    seeds.push(story::write(&rest.iter().map(|message| by(0, message)).collect::<Vec<_>>()));
+    seeds.extend(rest.iter().map(|message| story::write(&[by(2, message)])));
+    seeds
 }
 
 /// Also what a primary that lies may propose next: every kind of entry, in that slot which the backup expects.
@@ -233,6 +268,27 @@ mod tests {
             }
         }
         reasons
+    }
+
+    /// Convergent state is said to the live replica, too: its frames are taken as they are, and refused when altered.
+    #[test]
+    fn frames_of_state_sync_reach_the_engine_of_the_live_replica() {
+        let said: Vec<Step> = crate::sync_world::world()
+            .all
+            .iter()
+            .filter(|frame| frame.header().origin.id.0 != 1)
+            .map(|frame| {
+                let push = dwcp_sync::Message::Push { hops: 0, frame: frame.bytes().clone() };
+                Step::Peer { from: 0, bytes: encode(&PeerMessage::Sync(push.to_bytes())) }
+            })
+            .collect();
+        let reasons = story::play(&world().heir, &story::write(&said));
+        assert!(reasons.is_empty(), "{reasons:?}");
+        let Step::Peer { from, mut bytes } = said[0].clone() else { unreachable!("they were just made") };
+        // The last byte of the bundle: signature and hash no longer fit.
+        *bytes.last_mut().expect("a message") ^= 1;
+        let reasons = story::play(&world().heir, &story::write(&[Step::Peer { from, bytes }]));
+        assert_eq!(reasons.into_iter().collect::<Vec<_>>(), ["forged"]);
     }
 
     #[test]

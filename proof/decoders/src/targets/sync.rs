@@ -13,6 +13,7 @@ use crate::{Target, Verdict};
 use bytes::Bytes;
 use dwcp_base::{Chance, Hash, Now, decode, encode};
 use dwcp_crdt::{Applied, Bundle, Floor, Op, OriginId, Plain, Resolvers, Restore, Store, Write};
+use dwcp_sync::message::Load;
 use dwcp_sync::{Action, Base, Cut, Message, Reason, Received, Record, Sync, audit};
 use std::sync::LazyLock;
 
@@ -33,6 +34,7 @@ pub static LOG: Target =
         .fewer(20, ENGINE);
 pub static NODE: Target =
     Target { damage: steps::damage, ..Target::new("sync_node", run_node, stories, Sums(seal_story)) }
+        .bombs(swept_messages)
         .fewer(20, ENGINE);
 
 const ENGINE: &str = "each opens an engine with its log and its store, and checks all of both";
@@ -577,6 +579,27 @@ fn message_bombs() -> Vec<Vec<u8>> {
             ends.collect::<Vec<_>>()
         })
         .collect()
+}
+
+/// Each number of the short messages as large as it can be, as it is and under good signatures.
+fn swept_messages() -> Vec<Vec<u8>> {
+    let first = |kind: u8| {
+        let of_kind = messages().into_iter().filter(move |message| message.first() == Some(&kind));
+        of_kind.min_by_key(Vec::len)
+    };
+    let hints = Load { hints: world().hints(), ..Load::default() };
+    let short = [first(1), first(2), first(5), Some(encode(&Message::Rest { load: hints }))];
+    let mut bombs = Vec::new();
+    for message in short.into_iter().flatten() {
+        for bytes in crate::mutate::sweep(&message, &[8]) {
+            let mut sealed = bytes.clone();
+            bombs.push(steps::write(&[(1, bytes)]));
+            if seal_said(&mut sealed, 1) {
+                bombs.push(steps::write(&[(1, sealed)]));
+            }
+        }
+    }
+    bombs
 }
 
 /// Every place a number may stand, made the longest count there is.

@@ -57,7 +57,7 @@
 //! | [`raft`] | what a Raft of your own must be |
 //! | [`NodeConfig`], [`settings`], [`init`] | settings files, keys, genesis |
 //! | [`SmallMachine`], [`Small`], [`StateMachine`], [`Context`], [`MachineRefusal`] | machines of your own |
-//! | [`kv`] | commands and answers of the built-in store |
+//! | [`kv`], [`txn_text`] | commands and answers of the built-in store; transactions as people write them |
 //! | [`client`] | sessions, retries, f + 1 equal replies |
 //! | [`api`], [`proto`] | the `dwcp.v3` service, for those who serve or speak it themselves |
 //!
@@ -70,6 +70,7 @@ pub mod operator;
 pub mod proxy;
 mod server;
 pub mod state_sync;
+pub mod txn_text;
 
 pub use adaptive::AdaptiveConsensus;
 pub use dwcp_base as base;

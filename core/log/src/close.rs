@@ -169,12 +169,14 @@ impl Bench<'_> {
 }
 
 /// How many sealed logs end a segment of so many members: `q`, where all replicas are members. A segment that opened without
-/// a learner has fewer members, and must be able to end when one of them is lost: then all but one, and never fewer than
-/// meet every majority of the members.
+/// a learner has fewer members, and must be able to end when as many of them are lost as the cluster withstands, or one where
+/// that is none: then all but those, and never fewer than meet every majority of the members.
 #[must_use]
 pub fn reports_needed(quorum: Quorum, members: usize) -> usize {
     let majority = members / 2 + 1;
-    (members + 1 - majority).max(quorum.q().min(members.saturating_sub(1))).max(1)
+    (members + 1 - majority)
+        .max(quorum.q().min(members.saturating_sub(usize::from(quorum.f()).max(1))))
+        .max(1)
 }
 
 /// What a log that ends there is worth: by Raft's measure, (term, index), for a longer log of an older term may hold what a
@@ -375,6 +377,8 @@ pub(crate) mod tests {
                 let needed = reports_needed(quorum, members);
                 let majority = members / 2 + 1;
                 assert!(needed + majority > members && needed < members.max(2), "{members} of {n}");
+                let lost = usize::from(quorum.f());
+                assert!(needed + lost <= members, "{members} of {n} cannot end without {lost}");
             }
         }
     }

@@ -1,6 +1,8 @@
 //! What is written to the node's log before the segment speaks, and therefore what a restart remembers.
 
+use crate::election::TERM_MAX;
 use crate::message::{Entry, encode_sized, entries_bytes};
+use crate::step::INDEX_MAX;
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
@@ -48,6 +50,23 @@ impl Record {
     pub fn to_bytes(&self, epoch: Epoch) -> Bytes {
         let entries = if let Self::Entries { entries, .. } = self { entries.as_slice() } else { &[] };
         encode_sized(&(epoch, self), 160 + entries_bytes(entries))
+    }
+
+    /// Whether a member can have written it. Beyond these numbers there is no next place, and counting on would wrap.
+    pub(crate) fn is_sound(&self) -> bool {
+        let place = |place: &Place| place.index.0 <= INDEX_MAX && place.term <= TERM_MAX;
+        match self {
+            Self::Hard(hard) => hard.term <= TERM_MAX,
+            Self::Entries { first, entries } => {
+                (1..=INDEX_MAX).contains(&first.0) && entries.iter().all(|entry| entry.term <= TERM_MAX)
+            }
+            Self::Sealed(last) => place(last),
+            Self::Discarded(border) | Self::Installed(border) => {
+                place(&border.place)
+                    && border.hard.term <= TERM_MAX
+                    && border.sealed.is_none_or(|last| place(&last))
+            }
+        }
     }
 
     /// # Errors

@@ -167,6 +167,9 @@ impl Raft {
             if epoch != self.epoch {
                 return Err(OpenError::Epoch { number, found: epoch });
             }
+            if !record.is_sound() {
+                return Err(OpenError::Gap { number });
+            }
             match record {
                 Record::Hard(hard) => (self.hard, self.hard_ticket) = (hard, Ticket(number)),
                 Record::Sealed(place) => (self.sealed, self.sealed_ticket) = (Some(place), Ticket(number)),

@@ -1,11 +1,10 @@
 //! `dwcp kv`: the key-value store from the command line, in etcdctl's words.
 //!
 //! Each invocation is one command of one session, believed as the client file says. What commands
-//! and answers mean is the store's; how a transaction is written is `kv/txn.rs`, how answers look `kv/show.rs`.
+//! and answers mean is the store's; how a transaction is written is `txn_text` of the library, how answers look `kv/show.rs`.
 
 mod lease;
 mod show;
-mod txn;
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -320,7 +319,9 @@ fn command(args: &KvArgs) -> Outcome<(KvCommand, Shape)> {
             let text = String::from_utf8(input).map_err(|_| {
                 Failure::usage("malformed transaction: it is not UTF-8; write bytes as \\xNN")
             })?;
-            (KvCommand::Txn(txn::parse(&text)?), verbose)
+            let txn = dwcp::txn_text::parse(&text)
+                .map_err(|error| Failure::usage(format!("{error}; `dwcp kv txn --help` shows both forms")))?;
+            (KvCommand::Txn(txn), verbose)
         }
         KvSubcommand::Lease(lease) => (lease.command(), verbose),
         KvSubcommand::Compact { revision } => (KvCommand::Compact { revision: *revision }, verbose),

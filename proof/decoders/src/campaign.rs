@@ -1,7 +1,7 @@
 //! Runs targets: the corpus as it is, then damage, a good part of it sealed again; collects what broke and shortens it.
 //! Equal seeds give equal campaigns, whatever the number of threads.
 
-use crate::{Target, corpus};
+use crate::{Target, Verdict, corpus};
 use anyhow::Result;
 use dwcp_base::Chance;
 use std::cell::RefCell;
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Of the damaged inputs of a target that can be sealed, so many in a thousand must be.
+/// Of the damaged inputs of every target so many in a thousand must be sealed, or have their form where nothing is sealed.
 pub const SEALED_PER_MILLE_MIN: u64 = 300;
 /// Inputs of one unit of work.
 const SLICE: u64 = 100;
@@ -27,6 +27,9 @@ pub struct Tally {
     pub bombs: u64,
     pub damaged: u64,
     pub sealed: u64,
+    /// Of the damaged inputs: those that were taken, and of those that were sealed.
+    pub accepted: u64,
+    pub accepted_sealed: u64,
     pub bytes: u64,
     pub time: Duration,
     /// The longest single run and its input's length.
@@ -55,6 +58,8 @@ impl Tally {
         self.bombs += other.bombs;
         self.damaged += other.damaged;
         self.sealed += other.sealed;
+        self.accepted += other.accepted;
+        self.accepted_sealed += other.accepted_sealed;
         self.bytes += other.bytes;
         self.time += other.time;
         self.slowest = self.slowest.max(other.slowest);
@@ -112,7 +117,7 @@ fn listen() {
 ///
 /// # Errors
 /// The panic's place and words.
-pub fn try_run(target: &Target, bytes: &[u8]) -> Result<(), String> {
+pub fn try_run(target: &Target, bytes: &[u8]) -> Result<Verdict, String> {
     listen();
     LAST_WORDS.with(|last| *last.borrow_mut() = Some(String::new()));
     let result = panic::catch_unwind(AssertUnwindSafe(|| (target.run)(bytes)));
@@ -120,20 +125,24 @@ pub fn try_run(target: &Target, bytes: &[u8]) -> Result<(), String> {
     let stranger = STRANGERS.lock().unwrap_or_else(PoisonError::into_inner).pop();
     match (result, stranger) {
         (Err(_), _) => Err(words),
-        (Ok(()), Some(words)) => Err(words),
-        (Ok(()), None) => Ok(()),
+        (Ok(_), Some(words)) => Err(words),
+        (Ok(verdict), None) => Ok(verdict),
     }
 }
 
-fn timed(target: &'static Target, bytes: &[u8], tally: &mut Tally) {
+/// True when the input was taken.
+fn timed(target: &'static Target, bytes: &[u8], tally: &mut Tally) -> bool {
     let began = Instant::now();
-    if let Err(message) = try_run(target, bytes) {
+    let outcome = try_run(target, bytes);
+    let accepted = outcome == Ok(Verdict::Accepted);
+    if let Err(message) = outcome {
         tally.fail(Failure { target: target.name, input: bytes.to_vec(), message });
     }
     let took = began.elapsed();
     tally.bytes += bytes.len() as u64;
     tally.time += took;
     tally.slowest = tally.slowest.max((took, bytes.len()));
+    accepted
 }
 
 /// One damaged input, and whether it was sealed again.
@@ -141,17 +150,17 @@ fn damaged(target: &Target, pool: &[Vec<u8>], chance: &mut Chance) -> (Vec<u8>, 
     let empty = Vec::new();
     let other = chance.pick(pool).unwrap_or(&empty).clone();
     let good = chance.pick(pool).unwrap_or(&empty).clone();
-    let Some(reseal) = target.reseal.filter(|_| chance.per_mille(650)) else {
+    if !chance.per_mille(650) {
         let mut bytes = good;
         (target.damage)(&mut bytes, &other, chance.per_mille(300), chance);
         return (bytes, false);
-    };
+    }
     let mut bytes = Vec::new();
     for attempt in 0..ATTEMPTS {
         bytes.clone_from(&good);
         // Rough damage first: what can be sealed after that is worth more.
         (target.damage)(&mut bytes, &other, attempt > 1, chance);
-        if reseal(&mut bytes) {
+        if target.seal.make_good(&mut bytes) {
             return (bytes, true);
         }
     }
@@ -167,15 +176,14 @@ struct Work {
     last: u64,
 }
 
-/// Runs the corpus and bombs of each target and `count` damaged inputs, shared out by weight.
+/// Runs the corpus and bombs of each target and `count` damaged inputs, or as many as are its share.
 ///
 /// # Errors
 /// A corpus that cannot be read.
 pub fn run(targets: &[&'static Target], count: u64, seed: u64) -> Result<BTreeMap<&'static str, Tally>> {
-    let weights: u64 = targets.iter().map(|target| u64::from(target.weight)).sum();
     let mut works = Vec::new();
     for target in targets {
-        let share = (count * u64::from(target.weight)).div_ceil(weights.max(1));
+        let share = target.share_of(count);
         let saved: Vec<Vec<u8>> = corpus::load(target)?.into_iter().map(|(_, bytes)| bytes).collect();
         let mut pool = (target.seeds)();
         pool.extend(saved.iter().cloned());
@@ -215,7 +223,7 @@ fn one_unit(work: &Work, slice: Option<u64>, seed: u64) -> Tally {
         // A saved input is also run under today's keys: its seal may be that of an older cluster.
         for bytes in &work.saved {
             let mut sealed = bytes.clone();
-            if target.reseal.is_some_and(|reseal| reseal(&mut sealed)) && sealed != *bytes {
+            if target.seal.make_good(&mut sealed) && sealed != *bytes {
                 timed(target, &sealed, &mut tally);
                 tally.corpus += 1;
             }
@@ -229,9 +237,11 @@ fn one_unit(work: &Work, slice: Option<u64>, seed: u64) -> Tally {
     let mut chance = Chance::new(seed).fork(target.name).fork(&slice.to_string());
     for _ in slice * SLICE..work.last.min((slice + 1) * SLICE) {
         let (bytes, sealed) = damaged(target, &work.pool, &mut chance);
-        timed(target, &bytes, &mut tally);
+        let accepted = timed(target, &bytes, &mut tally);
         tally.damaged += 1;
         tally.sealed += u64::from(sealed);
+        tally.accepted += u64::from(accepted);
+        tally.accepted_sealed += u64::from(accepted && sealed);
     }
     tally
 }
@@ -270,7 +280,7 @@ pub fn shrink(target: &Target, failure: &Failure, runs_max: usize) -> Vec<u8> {
     best
 }
 
-/// The figures, one line a target.
+/// The figures, one line a target. A share in brackets is of inputs that kept their form, where a format has no seal.
 #[must_use]
 pub fn table(tallies: &BTreeMap<&'static str, Tally>) -> String {
     let mut table = comfy_table::Table::new();
@@ -281,7 +291,9 @@ pub fn table(tallies: &BTreeMap<&'static str, Tally>) -> String {
         "bombs",
         "damaged",
         "sealed",
-        "share",
+        "accepted",
+        "refused",
+        "sealed and refused",
         "MB",
         "s",
         "slowest ms",
@@ -289,24 +301,28 @@ pub fn table(tallies: &BTreeMap<&'static str, Tally>) -> String {
     ]);
     let mut sum = Tally::default();
     for (name, tally) in tallies {
-        table.add_row(row(name, tally));
+        let has_no_seal = crate::targets::ALL
+            .iter()
+            .any(|target| target.name == *name && matches!(target.seal, crate::Seal::Form(_)));
+        table.add_row(row(name, tally, has_no_seal));
         sum.add(tally.clone());
     }
-    table.add_row(row("all", &sum));
+    table.add_row(row("all", &sum, false));
     table.to_string()
 }
 
-fn row(name: &str, tally: &Tally) -> [String; 10] {
+fn row(name: &str, tally: &Tally, in_brackets: bool) -> [String; 12] {
     let per_mille = tally.sealed_per_mille();
-    let share =
-        if tally.sealed == 0 { "-".into() } else { format!("{}.{} %", per_mille / 10, per_mille % 10) };
+    let share = format!("{}.{} %", per_mille / 10, per_mille % 10);
     [
         name.into(),
         tally.corpus.to_string(),
         tally.bombs.to_string(),
         tally.damaged.to_string(),
-        tally.sealed.to_string(),
-        share,
+        if in_brackets { format!("({share})") } else { share },
+        tally.accepted.to_string(),
+        (tally.damaged - tally.accepted).to_string(),
+        (tally.sealed - tally.accepted_sealed).to_string(),
         format!("{:.1}", tally.bytes as f64 / 1e6),
         format!("{:.1}", tally.time.as_secs_f64()),
         format!("{:.1} ({} B)", tally.slowest.0.as_secs_f64() * 1e3, tally.slowest.1),

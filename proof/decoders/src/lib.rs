@@ -16,7 +16,9 @@ pub mod keys;
 pub mod meter;
 pub mod mutate;
 pub mod seal;
+pub mod steps;
 pub mod story;
+pub mod sync_world;
 pub mod targets;
 pub mod world;
 
@@ -25,40 +27,80 @@ use dwcp_base::Chance;
 /// Damages the first, may take from the second; see [`mutate::damage`].
 pub type Damage = fn(&mut Vec<u8>, &[u8], bool, &mut Chance);
 
+/// What became of an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Accepted,
+    Refused,
+}
+
+impl Verdict {
+    const fn of(accepted: bool) -> Self {
+        if accepted { Self::Accepted } else { Self::Refused }
+    }
+}
+
+/// How a damaged input is made to reach the fields behind a format's first check.
+#[derive(Clone, Copy, Debug)]
+pub enum Seal {
+    /// Makes checksums, digests and signatures good again. False when the bytes are too broken for that.
+    Sums(fn(&mut Vec<u8>) -> bool),
+    /// The format carries none of these: its first check is its form, and what still has that form counts as sealed.
+    Form(fn(&[u8]) -> bool),
+}
+
+impl Seal {
+    /// True when the bytes reach the fields now.
+    pub fn make_good(&self, bytes: &mut Vec<u8>) -> bool {
+        match self {
+            Self::Sums(seal) => seal(bytes),
+            Self::Form(has_form) => has_form(bytes),
+        }
+    }
+}
+
 /// One decoder, or one road that bytes take through several.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
     /// Names its folder in the corpus.
     pub name: &'static str,
     /// Panics when a promise is broken.
-    pub run: fn(&[u8]),
+    pub run: fn(&[u8]) -> Verdict,
     /// Good inputs. Equal in every run of one build.
     pub seeds: fn() -> Vec<Vec<u8>>,
     /// Inputs made to exhaust memory, stack or time; run as they are, never damaged.
     pub bombs: fn() -> Vec<Vec<u8>>,
-    /// Makes checksums, digests and signatures good again. False when the bytes are too broken for that. `None` where the
-    /// format has nothing of the kind.
-    pub reseal: Option<fn(&mut Vec<u8>) -> bool>,
+    pub seal: Seal,
     pub damage: Damage,
-    /// Its share of a campaign; one run of a heavy target counts as many of a light one.
-    pub weight: u32,
+    /// It gets one of so many damaged inputs that a plain decoder gets.
+    pub one_in: u32,
+    /// Why it gets fewer. Empty for those that get all.
+    pub why_fewer: &'static str,
 }
 
 impl Target {
-    const fn new(name: &'static str, run: fn(&[u8]), seeds: fn() -> Vec<Vec<u8>>) -> Self {
-        Self { name, run, seeds, bombs: Vec::new, reseal: None, damage: mutate::damage, weight: 16 }
-    }
-
-    const fn sealed(self, reseal: fn(&mut Vec<u8>) -> bool) -> Self {
-        Self { reseal: Some(reseal), ..self }
+    const fn new(
+        name: &'static str,
+        run: fn(&[u8]) -> Verdict,
+        seeds: fn() -> Vec<Vec<u8>>,
+        seal: Seal,
+    ) -> Self {
+        let damage = mutate::damage;
+        Self { name, run, seeds, bombs: Vec::new, seal, damage, one_in: 1, why_fewer: "" }
     }
 
     const fn bombs(self, bombs: fn() -> Vec<Vec<u8>>) -> Self {
         Self { bombs, ..self }
     }
 
-    const fn weight(self, weight: u32) -> Self {
-        Self { weight, ..self }
+    const fn fewer(self, one_in: u32, why_fewer: &'static str) -> Self {
+        Self { one_in, why_fewer, ..self }
+    }
+
+    /// Its part of a campaign of so many damaged inputs a target.
+    #[must_use]
+    pub fn share_of(&self, count: u64) -> u64 {
+        count.div_ceil(self.one_in.into())
     }
 }
 
@@ -72,7 +114,7 @@ fn named(name: &str) -> &'static Target {
 /// # Panics
 /// When the target does, or there is none of this name.
 pub fn run(name: &str, bytes: &[u8]) {
-    (named(name).run)(bytes);
+    let _ = (named(name).run)(bytes);
 }
 
 /// Damages the first `len` bytes of `buffer` and seals them again, for a fuzzer that brings its own buffer. `None` when
@@ -84,12 +126,14 @@ pub fn run(name: &str, bytes: &[u8]) {
 pub fn damage_and_seal(name: &str, buffer: &mut [u8], len: usize, seed: u32) -> Option<usize> {
     let target = named(name);
     let mut chance = Chance::new(seed.into());
-    let reseal = target.reseal.filter(|_| chance.per_mille(500))?;
+    if chance.per_mille(500) {
+        return None;
+    }
     let mut bytes = buffer.get(..len)?.to_vec();
     let other = bytes.clone();
     let gentle = chance.per_mille(700);
     (target.damage)(&mut bytes, &other, gentle, &mut chance);
-    if !reseal(&mut bytes) {
+    if !target.seal.make_good(&mut bytes) {
         return None;
     }
     buffer.get_mut(..bytes.len())?.copy_from_slice(&bytes);

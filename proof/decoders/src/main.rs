@@ -23,11 +23,11 @@ enum Verb {
         #[arg(long, default_value = "all")]
         target: String,
     },
-    /// Run the corpus and this many damaged inputs.
+    /// Run the corpus and this many damaged inputs a target; `list` says which get fewer, and why.
     Run {
         #[arg(long, default_value = "all")]
         target: String,
-        #[arg(long, default_value_t = 1_000_000)]
+        #[arg(long, default_value_t = 100_000)]
         count: u64,
         #[arg(long, default_value_t = 1)]
         seed: u64,
@@ -54,14 +54,17 @@ fn chosen(name: &str) -> Result<Vec<&'static Target>> {
 
 fn main() -> Result<ExitCode> {
     match Arguments::parse().verb {
-        Verb::List => targets::ALL.iter().for_each(|target| println!("{}", target.name)),
+        Verb::List => targets::ALL.iter().for_each(|target| match target.one_in {
+            1 => println!("{}", target.name),
+            one_in => println!("{}: one in {one_in}, for {}", target.name, target.why_fewer),
+        }),
         Verb::Bless { target } => {
             for target in chosen(&target)? {
                 println!("{}: {} inputs", target.name, corpus::bless(target)?);
             }
         }
         Verb::Run { target, count, seed, out } => {
-            println!("seed {seed}, {count} damaged inputs");
+            println!("seed {seed}, {count} damaged inputs a target");
             let tallies = campaign::run(&chosen(&target)?, count, seed)?;
             println!("{}", campaign::table(&tallies));
             let failures: Vec<&Failure> = tallies.values().flat_map(|tally| &tally.failures).collect();
@@ -86,9 +89,12 @@ fn main() -> Result<ExitCode> {
         Verb::Replay { target, file } => {
             let target = chosen(&target)?[0];
             let input = std::fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
-            let Err(message) = campaign::try_run(target, &input) else {
-                println!("{}: nothing broke", target.name);
-                return Ok(ExitCode::SUCCESS);
+            let message = match campaign::try_run(target, &input) {
+                Ok(verdict) => {
+                    println!("{}: nothing broke; {verdict:?}", target.name);
+                    return Ok(ExitCode::SUCCESS);
+                }
+                Err(message) => message,
             };
             let failure = Failure { target: target.name, input, message };
             let short = campaign::shrink(target, &failure, 20_000);

@@ -5,6 +5,7 @@
 //! between fields are repaired beside the signatures is drawn from the bytes, so that equal bytes seal equally.
 
 use crate::keys::{cluster, sign, vote_key};
+use crate::sync_world;
 use bytes::Bytes;
 use dwcp_base::{Chance, Hash, Incarnation, ReplicaId, SigningKind, decode, encode, signing_hash};
 use dwcp_log::close::{Close, CloseProof};
@@ -259,6 +260,21 @@ impl Sealer {
         meta.orders.iter_mut().for_each(|order| self.order(order));
     }
 
+    /// What members say about convergent state; what cannot be read stays as it is.
+    fn sync(&mut self, said: &mut Bytes, from: ReplicaId) {
+        if let Ok(mut message) = decode::<dwcp_sync::Message>(said) {
+            sync_world::seal_message(&mut message, from.0.into(), &mut self.chance);
+            *said = message.to_bytes();
+        }
+    }
+
+    fn sync_frame(&mut self, frame: &mut Bytes) {
+        let mut bytes = frame.to_vec();
+        if sync_world::seal_frame(&mut bytes, &mut self.chance) {
+            *frame = Bytes::from(bytes);
+        }
+    }
+
     /// False when the bytes are no message.
     pub fn peer_message(&mut self, bytes: &mut Vec<u8>, from: ReplicaId) -> bool {
         let Ok(mut message) = decode::<PeerMessage>(bytes) else { return false };
@@ -273,6 +289,14 @@ impl Sealer {
             PeerMessage::Sealed(sealed) => Self::said(sealed),
             PeerMessage::AnchorVote(vote) => Self::said(vote),
             PeerMessage::Offer(meta) => self.snapshot_meta(meta),
+            PeerMessage::Sync(said) => self.sync(said, from),
+            PeerMessage::SyncOrder { frame } => self.sync_frame(frame),
+            PeerMessage::SyncOffer { base, .. } => {
+                if let Ok(mut read) = decode::<dwcp_sync::Base>(base) {
+                    sync_world::seal_base(&mut read);
+                    *base = Bytes::from(encode(&read));
+                }
+            }
             PeerMessage::FetchOffer { .. }
             | PeerMessage::FetchChunk { .. }
             | PeerMessage::Chunk { .. }
@@ -281,11 +305,8 @@ impl Sealer {
             | PeerMessage::FetchEntries { .. }
             | PeerMessage::Entries { .. }
             | PeerMessage::Behind { .. }
-            | PeerMessage::Sync(_)
-            | PeerMessage::SyncOrder { .. }
             | PeerMessage::SyncStand { .. }
             | PeerMessage::SyncFetch { .. }
-            | PeerMessage::SyncOffer { .. }
             | PeerMessage::SyncPart { .. }
             | PeerMessage::SyncAsk { .. } => {}
             PeerMessage::SyncConsent { matter, ground, content, signature } => {

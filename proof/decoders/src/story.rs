@@ -396,15 +396,15 @@ impl Live {
     }
 }
 
-/// One message may hold many decided slots, or release votes that waited: the first good ones count though a later one
-/// is refused.
+/// One message may hold many decided slots or frames, or release votes that waited: the first good ones count though a
+/// later one is refused. And whoever shows that somebody lied is believed, though what he showed is not taken.
 fn several_at_once(input: &Input) -> bool {
     let Input::Peer { bytes, .. } = input else { return false };
     matches!(
         decode::<PeerMessage>(bytes),
         Ok(PeerMessage::Pbft(
             Message::Decided(_) | Message::NewView(_) | Message::ViewChange(_) | Message::Stable(_)
-        ))
+        ) | PeerMessage::Sync(_))
     )
 }
 

@@ -119,10 +119,11 @@ impl SnapshotStore {
             let mut info = self.incomplete(&snapshots, seq)?;
             let mut chunks = write.open_table(CHUNKS)?;
             let replaced = chunks.get((seq, index))?.map(|old| old.value().len().saturating_sub(CRC_BYTES));
-            if replaced.is_none() {
-                info.chunks += 1;
-            }
-            info.bytes = (info.bytes + bytes.len() as u64).saturating_sub(replaced.unwrap_or(0) as u64);
+            let more = u32::from(replaced.is_none());
+            let counted = info.chunks.checked_add(more).zip(info.bytes.checked_add(bytes.len() as u64));
+            let (count, total) = counted.ok_or_else(|| self.miscounted(seq))?;
+            info.chunks = count;
+            info.bytes = total.saturating_sub(replaced.unwrap_or(0) as u64);
             let mut value = chunks.insert_reserve((seq, index), CRC_BYTES + bytes.len())?;
             let (crc, body) = value.as_mut().split_at_mut(CRC_BYTES);
             crc.copy_from_slice(&chunk_crc(seq, index, bytes).to_le_bytes());
@@ -143,10 +144,19 @@ impl SnapshotStore {
                 info => info?,
             };
             let chunks = write.open_table(CHUNKS)?;
-            for (expected, entry) in (0..info.chunks).zip(chunks.range(all_chunks(seq))?) {
-                if entry?.0.value().1 != expected {
-                    return refused(StorageError::ChunkMissing { seq, index: expected });
+            let mut next = 0;
+            for entry in chunks.range(all_chunks(seq))? {
+                if next == info.chunks {
+                    return refused(self.miscounted(seq));
                 }
+                if entry?.0.value().1 != next {
+                    return refused(StorageError::ChunkMissing { seq, index: next });
+                }
+                next += 1;
+            }
+            // The count is a row's word: it may be of more than there is.
+            if next < info.chunks {
+                return refused(StorageError::ChunkMissing { seq, index: next });
             }
             info.complete = true;
             snapshots.insert(seq, &encode_info(&info)[..])?;
@@ -269,6 +279,10 @@ impl SnapshotStore {
 
     fn damaged(&self, what: impl Into<String>) -> StorageError {
         StorageError::StoreDamaged { path: self.path.clone(), what: what.into() }
+    }
+
+    fn miscounted(&self, seq: u64) -> StorageError {
+        self.damaged(format!("the entry of snapshot {seq} counts other chunks than there are"))
     }
 
     fn read<T>(

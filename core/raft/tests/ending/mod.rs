@@ -360,6 +360,32 @@ fn a_log_of_another_epoch_or_with_a_hole_is_refused() {
 }
 
 #[test]
+fn a_log_with_a_place_beyond_all_places_is_refused() {
+    let setup = Net::new(3, 27).setup(0);
+    let now = dwcp_base::Now::default();
+    let whole = records(1, None, &[1, 1]);
+    let far = |index| Place { index: Index(index), term: Term(1), chain: dwcp_base::Hash::ZERO };
+    let hard = |term| dwcp_raft::HardState { term: Term(term), vote: None };
+    let border = |index, term| dwcp_raft::Border { place: far(index), hard: hard(term), sealed: None };
+    let entries = |index| dwcp_raft::Record::Entries { first: Index(index), entries: vec![entry(1, "x"); 2] };
+    let beyond = [
+        vec![entries(u64::MAX)],
+        // Nothing follows an entry there, and the next record is compared with what would.
+        vec![entries(u64::MAX - 1), entries(3)],
+        vec![entries(0)],
+        vec![dwcp_raft::Record::Hard(hard(u64::MAX))],
+        vec![dwcp_raft::Record::Sealed(far(u64::MAX))],
+        vec![dwcp_raft::Record::Discarded(border(u64::MAX, 1))],
+        vec![dwcp_raft::Record::Installed(border(2, u64::MAX))],
+    ];
+    for records in beyond {
+        let after: Vec<_> = records.iter().map(|record| record.to_bytes(EPOCH)).collect();
+        let log = [whole.clone(), after].concat();
+        assert_eq!(Raft::open(&setup, &log, now).unwrap_err(), OpenError::Gap { number: 3 }, "{records:?}");
+    }
+}
+
+#[test]
 fn a_setup_that_cannot_be_is_refused() {
     let sound = Net::new(3, 28).setup(0);
     let refused = |change: &dyn Fn(&mut dwcp_raft::SegmentSetup)| {

@@ -84,6 +84,19 @@ fn each_kind_of_nonsense_is_dropped_under_its_name() {
 }
 
 #[test]
+fn a_header_without_a_next_counter_is_forged_and_not_counted_on_from() {
+    let mut node = node();
+    let frame = Liar::new(origin(1)).put(at(0), "k", "v");
+    node.message(at(10), PEER, &push(&frame));
+    let mut hint = *frame.signed();
+    hint.header.last = u64::MAX;
+    let load = Load { hints: vec![hint], ..Load::default() };
+    node.message(at(11), PEER, &Message::Rest { load }.to_bytes());
+    assert_eq!(node.sync.refused(Reason::Forged), 1);
+    assert!(node.evidence.is_empty());
+}
+
+#[test]
 fn a_frame_from_the_future_is_taken_when_its_time_has_come() {
     let mut node = node();
     let frame = Liar::new(origin(1)).put(at(5_000), "k", "v");

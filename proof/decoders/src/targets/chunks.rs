@@ -5,9 +5,10 @@
 //!
 //! An input is a flag (1: the digest is that of these bytes), the chunk's number (u32) and its bytes.
 
-use crate::Target;
+use crate::Seal::Sums;
 use crate::keys::{START_MS, genesis};
 use crate::world::{commands, commands_frame, machine, open_frame, world};
+use crate::{Target, Verdict};
 use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
 use dwcp_base::lthash::LtHash;
@@ -16,7 +17,9 @@ use dwcp_state::session::SESSION_BUCKETS;
 use dwcp_state::{ClientFrame, Refusal, SessionId, State};
 use std::collections::BTreeMap;
 
-pub static STATE_CHUNK: Target = Target::new("state_chunk", run, seeds).sealed(seal).bombs(bombs).weight(2);
+pub static STATE_CHUNK: Target = Target::new("state_chunk", run, seeds, Sums(seal))
+    .bombs(bombs)
+    .fewer(40, "each that is taken is completed to a whole state, which goes on");
 
 const LEASE_CHUNKS: u32 = 16;
 
@@ -134,8 +137,8 @@ fn good(index: u32) -> Option<&'static Vec<u8>> {
     world().snapshot.1.get(&index.checked_add(1)?)
 }
 
-fn run(bytes: &[u8]) {
-    let Some((sealed, index, body)) = split(bytes) else { return };
+fn run(bytes: &[u8]) -> Verdict {
+    let Some((sealed, index, body)) = split(bytes) else { return Verdict::Refused };
     let own = if sealed { digest(index, body) } else { None };
     let promised = good(index).and_then(|good| digest(index, good));
     let expected = own.or(promised).unwrap_or(Hash::ZERO);
@@ -145,7 +148,7 @@ fn run(bytes: &[u8]) {
     let after: Vec<u32> = restorer.missing().collect();
     if taken.is_err() {
         assert!(before == after, "a chunk was refused and yet counts");
-        return;
+        return Verdict::Refused;
     }
     assert!(
         after.len() + 1 == before.len() && !after.contains(&index),
@@ -159,7 +162,7 @@ fn run(bytes: &[u8]) {
         let expected = digest(index, bytes).expect("a good chunk");
         restorer.chunk(index, bytes, &expected).expect("a good chunk is taken");
     }
-    let Ok(mut state) = restorer.finish() else { return };
+    let Ok(mut state) = restorer.finish() else { return Verdict::Refused };
     let made = state.chunk_digests()[usize::try_from(index).expect("a chunk's number")];
     assert!(made == expected, "the restored state is not what its digest promises");
     // Whatever it is, it must be a state that goes on, and writes itself down again.
@@ -175,6 +178,7 @@ fn run(bytes: &[u8]) {
     state.begin_entry(Position(1_000_001), LogTime(u64::MAX));
     let frozen = state.freeze();
     let _ = frozen.chunk(index);
+    Verdict::Accepted
 }
 
 fn seal(bytes: &mut Vec<u8>) -> bool {

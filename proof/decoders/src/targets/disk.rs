@@ -4,16 +4,18 @@
 //! part, the header first, then batches. Sealing makes header, batch and body checksums good again, as written in
 //! `docs/durable.md`.
 
-use crate::Target;
+use crate::Seal::Sums;
+use crate::{Target, Verdict};
 use dwcp_storage::{Disk, DiskFile, DiskLock, Manifest, OWNER_BYTES, Wal, WalSettings};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub static WAL_SEGMENT: Target = Target::new("wal_segment", run_wal, wal_seeds).sealed(seal_wal).weight(4);
+pub static WAL_SEGMENT: Target = Target::new("wal_segment", run_wal, wal_seeds, Sums(seal_wal))
+    .fewer(10, "each is a whole segment, opened twice");
 pub static MANIFEST: Target =
-    Target::new("manifest", run_manifest, manifest_seeds).sealed(|b| seal_manifest(b));
+    Target::new("manifest", run_manifest, manifest_seeds, Sums(|b| seal_manifest(b)));
 
 const PAGE: usize = 4096;
 const SEGMENT_BYTES: usize = 64 << 10;
@@ -184,7 +186,7 @@ fn settings() -> WalSettings {
     WalSettings { segment_bytes: SEGMENT_BYTES as u64, prepare_ahead: false, owner: OWNER }
 }
 
-fn run_wal(bytes: &[u8]) {
+fn run_wal(bytes: &[u8]) -> Verdict {
     let file = segment(bytes);
     // The file goes by the name its header claims, else no header with another number would be read.
     let name = number(&file, 16).unwrap_or(1);
@@ -195,7 +197,7 @@ fn run_wal(bytes: &[u8]) {
         Ok(opened) => opened,
         Err(error) => {
             assert!(!error.to_string().contains('\n'), "a refusal is one line: {error}");
-            return;
+            return Verdict::Refused;
         }
     };
     let mut lsn = wal.first_lsn();
@@ -212,6 +214,7 @@ fn run_wal(bytes: &[u8]) {
     assert!(warnings.is_empty() || !torn.is_empty(), "a whole log is torn by appending: {warnings:?}");
     assert!(again[..records.len()] == records[..], "what was read once is read again");
     assert!(again.len() == records.len() + 1 && again[records.len()].lsn == added, "and what was added");
+    Verdict::Accepted
 }
 
 fn crc(initial: u32, pieces: &[&[u8]]) -> u32 {
@@ -280,19 +283,21 @@ fn take_apart(file: &[u8]) -> Vec<u8> {
     join(&found)
 }
 
-fn run_manifest(bytes: &[u8]) {
+fn run_manifest(bytes: &[u8]) -> Verdict {
     let path = Path::new("/d/manifest");
     let disk = MemoryDisk::with(path, bytes.to_vec());
-    match Manifest::load_on(&disk, path) {
+    let loaded = Manifest::load_on(&disk, path);
+    match &loaded {
         Ok(manifest) => {
             manifest.store_on(&disk, path).expect("a disk in memory");
-            assert!(Manifest::load_on(&disk, path).expect("own bytes") == manifest, "a manifest reads back");
+            assert!(Manifest::load_on(&disk, path).expect("own bytes") == *manifest, "a manifest reads back");
         }
         Err(error) => assert!(!error.to_string().contains('\n'), "a refusal is one line: {error}"),
     }
     // Damaged or not, it is there: nobody may make a new one over it.
     let new = Manifest { boots: 77, ..good_manifest() };
     assert!(new.create_new_on(&disk, path).is_err(), "a manifest was made over another");
+    Verdict::of(loaded.is_ok())
 }
 
 fn good_manifest() -> Manifest {

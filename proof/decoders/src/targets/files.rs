@@ -2,36 +2,63 @@
 //!
 //! TOML nests; the bombs are as deep as a file may be long.
 
-use crate::Target;
+use crate::Seal::Form;
 use crate::keys::genesis;
+use crate::meter::bounded;
+use crate::{Target, Verdict};
 use dwcp_client::{ClientFile, NodeEntry, PrincipalConfig, PrincipalEntry, SettingsEntry, TrustWord};
 use dwcp_node::NodeConfig;
 use dwcp_node::genesis_file::{genesis_text, parse_genesis, read_members};
 use dwcp_node::init::read_order;
+use dwcp_state::kv::KvCommand;
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-pub static GENESIS: Target = Target::new("genesis_toml", run_genesis, genesis_seeds).bombs(bombs).weight(8);
-pub static MEMBERS: Target = Target::new("members_toml", run_members, member_seeds).bombs(bombs).weight(4);
-pub static ORDER: Target = Target::new("order_toml", run_order, order_seeds).bombs(bombs).weight(4);
-pub static NODE: Target = Target::new("node_toml", run_node, node_seeds).bombs(bombs).weight(8);
-pub static CLIENT: Target = Target::new("client_toml", run_client, client_seeds).bombs(bombs).weight(8);
+pub static GENESIS: Target =
+    Target::new("genesis_toml", run_genesis, genesis_seeds, Form(is_toml)).bombs(bombs).fewer(4, LONG);
+pub static TXN: Target = Target::new(
+    "txn_text",
+    run_txn,
+    txn_seeds,
+    Form(|b| text(b).is_some_and(|text| dwcp::txn_text::parse(text).is_ok())),
+)
+.bombs(txn_bombs);
+pub static MEMBERS: Target =
+    Target::new("members_toml", run_members, member_seeds, Form(is_toml)).bombs(bombs).fewer(10, WRITTEN);
+pub static ORDER: Target =
+    Target::new("order_toml", run_order, order_seeds, Form(is_toml)).bombs(bombs).fewer(10, WRITTEN);
+pub static NODE: Target =
+    Target::new("node_toml", run_node, node_seeds, Form(is_toml)).bombs(bombs).fewer(4, LONG);
+pub static CLIENT: Target =
+    Target::new("client_toml", run_client, client_seeds, Form(is_toml)).bombs(bombs).fewer(4, LONG);
 
-fn one_line(error: &impl std::fmt::Display) {
+const LONG: &str = "kilobytes of text, read twice: for its form, and by whom it is for";
+const WRITTEN: &str = "each is written to a file, for its reader reads nothing else";
+
+/// Text that is no TOML reaches no field.
+fn is_toml(bytes: &[u8]) -> bool {
+    text(bytes).is_some_and(|text| toml::from_str::<toml::Table>(text).is_ok())
+}
+
+fn one_line(error: &impl std::fmt::Display) -> Verdict {
     let text = error.to_string();
     assert!(!text.is_empty() && !text.contains('\n'), "a refusal is one line: {text:?}");
+    Verdict::Refused
 }
 
 fn text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok()
 }
 
-fn run_genesis(bytes: &[u8]) {
-    let Some(text) = text(bytes) else { return };
+fn run_genesis(bytes: &[u8]) -> Verdict {
+    let Some(text) = text(bytes) else { return Verdict::Refused };
     let path = Path::new("genesis.toml");
     match parse_genesis(path, text) {
         Ok(genesis) => {
             let again = parse_genesis(path, &genesis_text(&genesis)).expect("its own text");
             assert!(again == genesis, "a genesis does not survive its own text");
+            Verdict::Accepted
         }
         Err(error) => one_line(&error),
     }
@@ -44,45 +71,100 @@ fn as_file<T>(bytes: &[u8], read: impl FnOnce(&Path) -> T) -> T {
     }
     FOLDER.with(|folder| {
         let path = folder.path().join("file.toml");
-        std::fs::write(&path, bytes).expect("a temporary file");
+        // Made shorter afterwards and not before: some file systems write a file to the disk when it was emptied.
+        let mut file = OpenOptions::new().create(true).write(true).truncate(false).open(&path);
+        let file = file.as_mut().expect("a temporary file");
+        file.write_all(bytes).expect("room for a temporary file");
+        file.set_len(bytes.len() as u64).expect("a temporary file");
         read(&path)
     })
 }
 
-fn run_members(bytes: &[u8]) {
-    if let Err(error) = as_file(bytes, read_members) {
-        one_line(&error);
-    }
+fn run_members(bytes: &[u8]) -> Verdict {
+    as_file(bytes, read_members).map_or_else(|error| one_line(&error), |_| Verdict::Accepted)
 }
 
-fn run_order(bytes: &[u8]) {
-    if let Err(error) = as_file(bytes, read_order) {
-        one_line(&error);
-    }
+fn run_order(bytes: &[u8]) -> Verdict {
+    as_file(bytes, read_order).map_or_else(|error| one_line(&error), |_| Verdict::Accepted)
 }
 
-fn run_node(bytes: &[u8]) {
-    let Some(text) = text(bytes) else { return };
+fn run_node(bytes: &[u8]) -> Verdict {
+    let Some(text) = text(bytes) else { return Verdict::Refused };
     match NodeConfig::parse(Path::new("/etc/dwcp/node.toml"), text) {
+        Ok(config) => match config.check_against(&genesis()) {
+            Ok(()) => Verdict::Accepted,
+            Err(error) => one_line(&error),
+        },
+        Err(error) => one_line(&error),
+    }
+}
+
+fn run_client(bytes: &[u8]) -> Verdict {
+    let Some(text) = text(bytes) else { return Verdict::Refused };
+    let Ok(file) = toml::from_str::<ClientFile>(text) else { return Verdict::Refused };
+    let again: ClientFile = toml::from_str(&file.to_toml()).expect("its own text");
+    assert!(again == file, "a client file does not survive its own text");
+    let principal = PrincipalConfig { name: "admin".into(), seed: [1; 32] };
+    match file.into_config(Path::new("client.toml"), principal) {
         Ok(config) => {
-            if let Err(error) = config.check_against(&genesis()) {
-                one_line(&error);
-            }
+            let _ = config.weak();
+            Verdict::Accepted
         }
         Err(error) => one_line(&error),
     }
 }
 
-fn run_client(bytes: &[u8]) {
-    let Some(text) = text(bytes) else { return };
-    let Ok(file) = toml::from_str::<ClientFile>(text) else { return };
-    let again: ClientFile = toml::from_str(&file.to_toml()).expect("its own text");
-    assert!(again == file, "a client file does not survive its own text");
-    let principal = PrincipalConfig { name: "admin".into(), seed: [1; 32] };
-    match file.into_config(Path::new("client.toml"), principal) {
-        Ok(config) => drop(config.weak()),
+/// What `dwcp kv txn` reads. The store judges depth and numbers: what it takes must travel as it is.
+fn run_txn(bytes: &[u8]) -> Verdict {
+    let Some(text) = text(bytes) else { return Verdict::Refused };
+    match bounded(bytes, || dwcp::txn_text::parse(text)) {
+        Ok(txn) => {
+            let lines = text.lines().count();
+            let json = text.trim_start().starts_with('{');
+            let parts = txn.compare.len() + txn.success.len() + txn.failure.len();
+            assert!(json || (1..=lines).contains(&parts), "{parts} parts in {lines} lines");
+            let command = KvCommand::Txn(txn);
+            if let Ok(again) = KvCommand::decode(&command.encode()) {
+                assert!(again == command, "a transaction does not survive its own bytes");
+            }
+            Verdict::Accepted
+        }
         Err(error) => one_line(&error),
     }
+}
+
+fn txn_seeds() -> Vec<Vec<u8>> {
+    let text = "# who was first\nversion(\"a b\") = 0\nvalue(b) != \"x\\n\\x00é\"\nmod(c) > 5\ncreate(d) < 7\nlease(e) = 0\n\n\
+                put a 1\nput \"c d\" \"\\\"quoted\\\"\"\nget a --prefix\n\ndel --prefix\ndel a --prefix\nget a\n";
+    let json = r#"{"compare":[{"key":"a","target":"value","op":"!=","value":"x"},{"key":"p","prefix":true,"target":"version","value":3}],
+        "then":[{"put":{"key":"a","value":"1","lease":7,"prev":true}},{"txn":{"then":[{"get":{"key":"b","prefix":true}}]}}],
+        "else":[{"delete":{"key":"a","prefix":true}},{"get":{"key":"\u00e9"}}]}"#;
+    vec![
+        text.as_bytes().to_vec(),
+        json.as_bytes().to_vec(),
+        b"\nput a 1\n".to_vec(),
+        b"value(a) = \"\"\n\n\nget a".to_vec(),
+    ]
+}
+
+fn txn_bombs() -> Vec<Vec<u8>> {
+    const LONG: usize = 100_000;
+    let nested = r#"{"then":[{"txn":"#.repeat(LONG / 10);
+    let lines = "\nput a 1".repeat(LONG / 10);
+    let quoted = ["\nput a \"", &"\\x".repeat(LONG), "\""].concat();
+    let word = ["value(", &"(".repeat(LONG), ") = 1"].concat();
+    [
+        nested,
+        lines,
+        quoted,
+        word,
+        "\n".repeat(LONG),
+        "\"".repeat(LONG),
+        "[".repeat(LONG),
+        "\nget \\".repeat(LONG / 10),
+    ]
+    .map(String::into_bytes)
+    .into()
 }
 
 fn genesis_seeds() -> Vec<Vec<u8>> {
@@ -116,18 +198,19 @@ fn node_seeds() -> Vec<Vec<u8>> {
 }
 
 fn client_seeds() -> Vec<Vec<u8>> {
-    let key = "cd".repeat(32);
+    // Two nodes with one key are refused.
+    let key = |kind: u8, id: u8| format!("{kind:x}{id:x}").repeat(32);
     let node = |id: u8| NodeEntry {
         id,
         incarnation: 0,
         address: format!("127.0.0.1:{}", 8000 + u16::from(id)),
-        tls_key: (id != 3).then(|| key.clone()),
-        vote_key: key.clone(),
+        tls_key: (id != 3).then(|| key(12, id)),
+        vote_key: key(13, id),
     };
     let file = ClientFile {
         trust: TrustWord::Crash,
         version: 1,
-        cluster: key.clone(),
+        cluster: key(14, 0),
         f: 1,
         settings: SettingsEntry { call_timeout_ms: Some(5_000), ..SettingsEntry::default() },
         nodes: (0..4).map(node).collect(),

@@ -3,7 +3,8 @@
 //!
 //! An input is what is sent inside TLS. Sealing makes the hello or answer good, so that the frames behind it are read.
 
-use crate::Target;
+use crate::Seal::Sums;
+use crate::{Target, Verdict};
 use dwcp_transport::{
     CERTIFICATE_NAME, Class, Delivery, Limits, LinkEnd, LinkUp, PeerConfig, PeerId, PinSet, RuntimeChoice,
     Sink, TlsIdentity, Transport, TransportConfig, VersionRange, client_config, server_config,
@@ -15,12 +16,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-pub static ACCEPTOR: Target = Target::new("link_acceptor", run_acceptor, acceptor_seeds)
-    .sealed(|b| seal_opening(b, &hello()))
-    .weight(1);
-pub static DIALLER: Target = Target::new("link_dialler", run_dialler, dialler_seeds)
-    .sealed(|b| seal_opening(b, &answer(0, 1)))
-    .weight(1);
+pub static ACCEPTOR: Target =
+    Target::new("link_acceptor", run_acceptor, acceptor_seeds, Sums(|b| seal_opening(b, &hello())))
+        .fewer(100, HANDSHAKE);
+pub static DIALLER: Target =
+    Target::new("link_dialler", run_dialler, dialler_seeds, Sums(|b| seal_opening(b, &answer(0, 1))))
+        .fewer(100, HANDSHAKE);
+
+const HANDSHAKE: &str = "each is a connection with a TLS handshake of its own";
 
 const CLUSTER: [u8; 32] = [42; 32];
 const FRAME_BYTES_MAX: usize = 64 * 1024;
@@ -32,6 +35,7 @@ const MAGIC: &[u8; 8] = b"DWCPLINK";
 #[derive(Debug, Default)]
 struct Counts {
     frames: AtomicU64,
+    ups: AtomicU64,
     oversize: AtomicU64,
 }
 
@@ -44,7 +48,9 @@ impl Sink for Counts {
         Delivery::Taken
     }
 
-    fn link_up(&self, _: PeerId, _: LinkUp) {}
+    fn link_up(&self, _: PeerId, _: LinkUp) {
+        self.ups.fetch_add(1, Ordering::SeqCst);
+    }
 
     fn link_down(&self, _: PeerId, _: &LinkEnd) {}
 
@@ -161,9 +167,12 @@ fn read_all(stream: &mut impl Read) -> Vec<u8> {
     }
 }
 
-fn run_acceptor(bytes: &[u8]) {
+/// Accepted when some frame was delivered.
+fn run_acceptor(bytes: &[u8]) -> Verdict {
     let mut arena = arena(false);
+    let heard = arena.counts.frames.load(Ordering::SeqCst);
     arena.dial(bytes);
+    let accepted = arena.counts.frames.load(Ordering::SeqCst) > heard;
     arena.judge();
     arena.runs += 1;
     if arena.runs % 16 == 1 {
@@ -174,12 +183,16 @@ fn run_acceptor(bytes: &[u8]) {
             "after this the honest are not heard any more"
         );
     }
+    Verdict::of(accepted)
 }
 
-fn run_dialler(bytes: &[u8]) {
+/// Accepted when the link came up.
+fn run_dialler(bytes: &[u8]) -> Verdict {
     let arena = arena(true);
+    let ups = arena.counts.ups.load(Ordering::SeqCst);
     arena.answer(bytes);
     arena.judge();
+    Verdict::of(arena.counts.ups.load(Ordering::SeqCst) > ups)
 }
 
 fn with_len(body: Vec<u8>) -> Vec<u8> {

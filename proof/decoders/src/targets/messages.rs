@@ -1,10 +1,11 @@
 //! What replicas send each other and write to their logs: decoding, the one encoding, and memory in proportion.
 
-use crate::Target;
+use crate::Seal::{Form, Sums};
 use crate::meter::bounded;
 use crate::seal::Sealer;
 use crate::story::Step;
 use crate::world::{member_order, operator_orders, world};
+use crate::{Target, Verdict};
 use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
 use dwcp_base::{ReplicaId, SigningKind, decode, encode};
@@ -15,50 +16,56 @@ use dwcp_replica::{ClientReply, Control, ExecutedReply, LogRecord, PeerMessage, 
 use std::collections::BTreeMap;
 
 pub static PEER_MESSAGE: Target =
-    Target::new("peer_message", run_peer_message, peer_messages).sealed(seal_peer_message).bombs(peer_bombs);
-pub static RECORD: Target = Target::new("record", run_record, records).sealed(|b| Sealer::of(b).record(b));
+    Target::new("peer_message", run_peer_message, peer_messages, Sums(seal_peer_message)).bombs(peer_bombs);
+pub static RECORD: Target = Target::new("record", run_record, records, Sums(|b| Sealer::of(b).record(b)));
 pub static VIEW_CHANGE: Target =
-    Target::new("view_change", plain::<ViewChange>, view_changes).sealed(seal_view_change);
-pub static NEW_VIEW: Target = Target::new("new_view", plain::<NewView>, new_views).sealed(seal_new_view);
+    Target::new("view_change", plain::<ViewChange>, view_changes, Sums(seal_view_change));
+pub static NEW_VIEW: Target = Target::new("new_view", plain::<NewView>, new_views, Sums(seal_new_view));
 pub static PROPOSAL: Target =
-    Target::new("proposal", run_proposal, proposals).sealed(seal_proposal).bombs(proposal_bombs);
-pub static OPERATOR_ORDER: Target = Target::new("operator_order", run_order, orders).sealed(seal_order);
+    Target::new("proposal", run_proposal, proposals, Sums(seal_proposal)).bombs(proposal_bombs);
+pub static OPERATOR_ORDER: Target = Target::new("operator_order", run_order, orders, Sums(seal_order));
 pub static SNAPSHOT_META: Target =
-    Target::new("snapshot_meta", plain::<SnapshotMeta>, metas).sealed(seal_meta);
-pub static CONTROL: Target = Target::new("control", plain::<Control>, controls);
+    Target::new("snapshot_meta", plain::<SnapshotMeta>, metas, Sums(seal_meta));
+pub static CONTROL: Target = Target::new("control", plain::<Control>, controls, Form(reads::<Control>));
 pub static EXECUTED_REPLY: Target =
-    Target::new("executed_reply", run_reply, replies).sealed(|b| Sealer::of(b).executed_reply(b));
+    Target::new("executed_reply", run_reply, replies, Sums(|b| Sealer::of(b).executed_reply(b)));
 
 /// Decodes; what decodes must be the one encoding of itself.
-fn plain<T: BorshDeserialize + BorshSerialize>(bytes: &[u8]) {
-    checked::<T>(bytes);
+fn plain<T: BorshDeserialize + BorshSerialize>(bytes: &[u8]) -> Verdict {
+    Verdict::of(checked::<T>(bytes).is_some())
 }
 
-fn checked<T: BorshDeserialize + BorshSerialize>(bytes: &[u8]) -> Option<T> {
+pub(crate) fn reads<T: BorshDeserialize>(bytes: &[u8]) -> bool {
+    decode::<T>(bytes).is_ok()
+}
+
+pub(crate) fn checked<T: BorshDeserialize + BorshSerialize>(bytes: &[u8]) -> Option<T> {
     let value = bounded(bytes, || decode::<T>(bytes)).ok()?;
     assert!(encode(&value) == bytes, "bytes were accepted that are not the encoding of what they mean");
     Some(value)
 }
 
-fn run_peer_message(bytes: &[u8]) {
-    match checked::<PeerMessage>(bytes) {
-        Some(PeerMessage::Pbft(Message::ViewChange(signed))) => plain::<ViewChange>(&signed.body),
-        Some(PeerMessage::Pbft(Message::NewView(signed))) => plain::<NewView>(&signed.body),
-        Some(PeerMessage::Pbft(Message::PrePrepare { payload, .. } | Message::Payload { payload, .. })) => {
-            run_proposal(&payload);
+/// What lies inside is read as its receiver reads it, and counts as the message does.
+fn run_peer_message(bytes: &[u8]) -> Verdict {
+    let Some(message) = checked::<PeerMessage>(bytes) else { return Verdict::Refused };
+    match message {
+        PeerMessage::Pbft(Message::ViewChange(signed)) => plain::<ViewChange>(&signed.body),
+        PeerMessage::Pbft(Message::NewView(signed)) => plain::<NewView>(&signed.body),
+        PeerMessage::Pbft(Message::PrePrepare { payload, .. } | Message::Payload { payload, .. }) => {
+            run_proposal(&payload)
         }
-        _ => {}
+        _ => Verdict::Accepted,
     }
 }
 
-fn run_record(bytes: &[u8]) {
+fn run_record(bytes: &[u8]) -> Verdict {
     let shared = Bytes::copy_from_slice(bytes);
-    if let Some(record) = bounded(bytes, || LogRecord::read(&shared)) {
-        assert!(record_bytes(&record) == bytes, "a record was accepted that is not its own encoding");
-        if let LogRecord::Segment { bytes, .. } = record {
-            let _ = bounded(&bytes, || dwcp_replica::raft::Record::from_bytes(&bytes));
-        }
+    let Some(record) = bounded(bytes, || LogRecord::read(&shared)) else { return Verdict::Refused };
+    assert!(record_bytes(&record) == bytes, "a record was accepted that is not its own encoding");
+    if let LogRecord::Segment { bytes, .. } = record {
+        return Verdict::of(bounded(&bytes, || dwcp_replica::raft::Record::from_bytes(&bytes)).is_ok());
     }
+    Verdict::Accepted
 }
 
 /// A record as it is written.
@@ -74,29 +81,32 @@ pub(crate) fn record_bytes(record: &LogRecord) -> Vec<u8> {
     }
 }
 
-fn run_proposal(bytes: &[u8]) {
+fn run_proposal(bytes: &[u8]) -> Verdict {
     let payload = Bytes::copy_from_slice(bytes);
-    if let Ok(Some(proposal)) = bounded(bytes, || Proposal::from_payload(&payload)) {
+    let Ok(read) = bounded(bytes, || Proposal::from_payload(&payload)) else { return Verdict::Refused };
+    if let Some(proposal) = read {
         assert!(proposal.to_payload() == payload, "a proposal was accepted that is not its own encoding");
     }
+    Verdict::Accepted
 }
 
-fn run_order(bytes: &[u8]) {
-    if let Some(order) = checked::<OperatorOrder>(bytes) {
-        let _ = order.signature_item(crate::keys::cluster());
-    }
+fn run_order(bytes: &[u8]) -> Verdict {
+    let Some(order) = checked::<OperatorOrder>(bytes) else { return Verdict::Refused };
+    let (key, hash, signature) = order.signature_item(crate::keys::cluster());
+    Verdict::of(crate::keys::sign(&key, &hash) == signature)
 }
 
-fn run_reply(bytes: &[u8]) {
-    if let Some(reply) = checked::<ExecutedReply>(bytes) {
-        let key = crate::keys::vote_key(reply.replica, reply.incarnation);
-        let signer = crate::keys::Signer(key);
-        let cluster = crate::keys::cluster();
-        // The same word under another key is worth nothing.
-        if reply.verify(cluster, &key, &signer) {
-            assert!(!reply.verify(cluster, &crate::keys::admin_key(), &signer), "any key verifies");
-        }
+fn run_reply(bytes: &[u8]) -> Verdict {
+    let Some(reply) = checked::<ExecutedReply>(bytes) else { return Verdict::Refused };
+    let key = crate::keys::vote_key(reply.replica, reply.incarnation);
+    let signer = crate::keys::Signer(key);
+    let cluster = crate::keys::cluster();
+    if !reply.verify(cluster, &key, &signer) {
+        return Verdict::Refused;
     }
+    // The same word under another key is worth nothing.
+    assert!(!reply.verify(cluster, &crate::keys::admin_key(), &signer), "any key verifies");
+    Verdict::Accepted
 }
 
 fn seal_peer_message(bytes: &mut Vec<u8>) -> bool {

@@ -2,11 +2,15 @@
 
 pub mod chunks;
 pub mod disk;
+pub mod entries;
 pub mod files;
 pub mod links;
 pub mod messages;
+pub mod raft;
 pub mod replica;
+pub mod rows;
 pub mod state;
+pub mod sync;
 pub mod wire;
 
 use crate::Target;
@@ -19,6 +23,7 @@ pub static ALL: &[&Target] = &[
     &messages::VIEW_CHANGE,
     &messages::NEW_VIEW,
     &messages::PROPOSAL,
+    &entries::ROOT_ENTRY,
     &messages::OPERATOR_ORDER,
     &messages::SNAPSHOT_META,
     &messages::CONTROL,
@@ -35,12 +40,28 @@ pub static ALL: &[&Target] = &[
     &chunks::STATE_CHUNK,
     &disk::WAL_SEGMENT,
     &disk::MANIFEST,
+    &rows::SNAPSHOT_ROWS,
+    // Convergent state: what travels, what is kept, and a live engine.
+    &sync::FRAME,
+    &sync::MESSAGE,
+    &sync::RECORD,
+    &sync::BUNDLE,
+    &sync::JSON,
+    &sync::SNAPSHOT,
+    &sync::LOG,
+    &sync::NODE,
+    // A segment.
+    &raft::MESSAGE,
+    &raft::LOG,
+    &raft::FOLLOWER,
+    &raft::LEADER,
     // What people write.
     &files::GENESIS,
     &files::MEMBERS,
     &files::ORDER,
     &files::NODE,
     &files::CLIENT,
+    &files::TXN,
     // A live replica.
     &replica::HEIR,
     &replica::BACKUP,

@@ -1,20 +1,24 @@
 //! Stories told to a live replica: what its peers and clients say, damaged and sealed again, until its handlers have
 //! seen every field lie. And a log whose last records are damaged under good checksums.
 
-use crate::Target;
+use crate::Seal::Sums;
 use crate::seal::Sealer;
 use crate::story::{self, Step};
 use crate::world::{member_order, world};
+use crate::{Target, Verdict};
 use bytes::Bytes;
-use dwcp_base::{ConfigurationId, Incarnation, ReplicaId, Sequence, Signature, View, encode};
-use dwcp_log::OperatorOrder;
+use dwcp_base::{ConfigurationId, Incarnation, ReplicaId, Sequence, Signature, View, decode, encode};
+use dwcp_log::entry::payload_digest;
+use dwcp_log::{OperatorOrder, Proposal};
 use dwcp_pbft::message::{Message, NewView, SignedBody, SlotHeld, Standing};
 use dwcp_replica::{Input, Outbox, PeerMessage};
 
 pub static HEIR: Target = story_target("replica_heir", play_heir, heir_stories).bombs(swept_messages);
 pub static BACKUP: Target = story_target("replica_backup", play_backup, backup_stories);
-pub static SLEEPER: Target = story_target("replica_sleeper", play_sleeper, sleeper_stories).weight(1);
-pub static LOG: Target = Target::new("replica_log", run_log, logs).sealed(seal_log).weight(2);
+pub static SLEEPER: Target = story_target("replica_sleeper", play_sleeper, sleeper_stories);
+pub static LOG: Target = Target::new("replica_log", run_log, logs, Sums(seal_log)).fewer(50, LIVES);
+
+const LIVES: &str = "each brings a whole replica with its history to life";
 
 /// Each number of the short messages, as large as it can be, under a good signature where there is one.
 fn swept_messages() -> Vec<Vec<u8>> {
@@ -31,21 +35,22 @@ fn swept_messages() -> Vec<Vec<u8>> {
     bombs
 }
 
-const fn story_target(name: &'static str, run: fn(&[u8]), seeds: fn() -> Vec<Vec<u8>>) -> Target {
-    let target = Target::new(name, run, seeds).sealed(story::seal).weight(4);
+const fn story_target(name: &'static str, run: fn(&[u8]) -> Verdict, seeds: fn() -> Vec<Vec<u8>>) -> Target {
+    let target = Target::new(name, run, seeds, Sums(story::seal)).fewer(50, LIVES);
     Target { damage: story::damage, ..target }
 }
 
-fn play_heir(bytes: &[u8]) {
-    drop(story::play(&world().heir, bytes));
+/// Accepted when nothing of it was refused.
+fn play_heir(bytes: &[u8]) -> Verdict {
+    Verdict::of(story::play(&world().heir, bytes).is_empty())
 }
 
-fn play_backup(bytes: &[u8]) {
-    drop(story::play(&world().backup, bytes));
+fn play_backup(bytes: &[u8]) -> Verdict {
+    Verdict::of(story::play(&world().backup, bytes).is_empty())
 }
 
-fn play_sleeper(bytes: &[u8]) {
-    drop(story::play(&world().sleeper, bytes));
+fn play_sleeper(bytes: &[u8]) -> Verdict {
+    Verdict::of(story::play(&world().sleeper, bytes).is_empty())
 }
 
 fn is_standing(step: &Step) -> bool {
@@ -130,12 +135,69 @@ fn stuck_standing(executed: u64) -> Vec<u8> {
     encode(&PeerMessage::Pbft(Message::Standing(standing)))
 }
 
+/// Also all that its peers may say about convergent state.
 fn heir_stories() -> Vec<Vec<u8>> {
-    stories(&[&world().heir_normal, &world().heir_change])
+    let mut seeds = stories(&[&world().heir_normal, &world().heir_change]);
+    let sync = crate::sync_world::world();
+    let by = |from: u32, message: &PeerMessage| Step::Peer {
+        from: u8::try_from(from).expect("a replica"),
+        bytes: encode(message),
+    };
+    let said: Vec<Step> = sync
+        .messages
+        .iter()
+        .map(|(from, message)| by(*from, &PeerMessage::Sync(message.to_bytes())))
+        .collect();
+    let push = |frame: &dwcp_sync::Frame| {
+        let message = dwcp_sync::Message::Push { hops: 0, frame: frame.bytes().clone() };
+        by(frame.header().origin.id.0, &PeerMessage::Sync(message.to_bytes()))
+    };
+    let pushes: Vec<Step> = sync.all.iter().map(push).chain([Step::Wake, Step::Wake]).collect();
+    let order = |frame: &dwcp_sync::Frame| {
+        by(frame.header().origin.id.0, &PeerMessage::SyncOrder { frame: frame.bytes().clone() })
+    };
+    let base = Bytes::from(encode(&sync.base));
+    let digest = dwcp_base::Hash::of(b"a store");
+    let rest = [
+        PeerMessage::SyncStand { token: 1, digest: None },
+        PeerMessage::SyncStand { token: 1, digest: Some(digest) },
+        PeerMessage::SyncFetch { id: 0, part: 0 },
+        PeerMessage::SyncFetch { id: 1, part: 1 },
+        PeerMessage::SyncOffer { id: 1, parts: 2, bytes: 90, digest, base },
+        PeerMessage::SyncPart { id: 1, part: 0, bytes: Bytes::from(sync.store.snapshot_head()) },
+    ];
+    seeds.extend(said.chunks(8).map(story::write));
+    seeds.push(story::write(&pushes));
+    seeds.push(story::write(&sync.all.iter().map(order).chain([Step::Wake]).collect::<Vec<_>>()));
+    seeds.push(story::write(&rest.iter().map(|message| by(0, message)).collect::<Vec<_>>()));
+    seeds.extend(rest.iter().map(|message| story::write(&[by(2, message)])));
+    seeds
 }
 
+/// Also what a primary that lies may propose next: every kind of entry, in that slot which the backup expects.
 fn backup_stories() -> Vec<Vec<u8>> {
-    stories(&[&world().backup_normal, &world().backup_change])
+    let mut seeds = stories(&[&world().backup_normal, &world().backup_change]);
+    let first = world().backup_normal.iter().find_map(|step| match step {
+        Step::Peer { from, bytes } => match decode::<PeerMessage>(bytes) {
+            Ok(PeerMessage::Pbft(Message::PrePrepare { proposal, payload })) => {
+                Proposal::from_payload(&payload).ok().flatten().map(|good| (*from, proposal, good))
+            }
+            _ => None,
+        },
+        _ => None,
+    });
+    let (from, proposal, good) = first.expect("the primary proposed something");
+    for entry in super::entries::entries() {
+        let payload = Proposal { entries: vec![entry], ..good.clone() }.to_payload();
+        let mut signed = proposal;
+        signed.statement.claim.digest = payload_digest(&payload);
+        let message = Message::PrePrepare { proposal: signed, payload };
+        let bytes = encode(&PeerMessage::Pbft(message));
+        let mut told = story::write(&[Step::Peer { from, bytes }, Step::Wake]);
+        assert!(story::seal(&mut told), "a proposal can be signed");
+        seeds.push(told);
+    }
+    seeds
 }
 
 fn sleeper_stories() -> Vec<Vec<u8>> {
@@ -144,15 +206,15 @@ fn sleeper_stories() -> Vec<Vec<u8>> {
 
 /// A log whose tail is these records. The checksums of the log are good; what the records say may be nonsense, and then
 /// the replica must refuse to begin, or begin. What it wrote itself it may believe, so its invariants are not asked for.
-fn run_log(bytes: &[u8]) {
+fn run_log(bytes: &[u8]) -> Verdict {
     let extra: Vec<Bytes> = story::read(bytes).iter().map(|step| Bytes::from(body(step))).collect();
     let mut out = Outbox::default();
     let heir = &world().heir;
-    if let Ok(mut replica) = heir.revive(&extra, &mut out) {
-        replica.step(heir.now(), Input::Wake, &mut out);
-        replica.step(heir.now(), Input::LinkUp { peer: ReplicaId(0) }, &mut out);
-        let _ = replica.status(heir.now());
-    }
+    let Ok(mut replica) = heir.revive(&extra, &mut out) else { return Verdict::Refused };
+    replica.step(heir.now(), Input::Wake, &mut out);
+    replica.step(heir.now(), Input::LinkUp { peer: ReplicaId(0) }, &mut out);
+    let _ = replica.status(heir.now());
+    Verdict::Accepted
 }
 
 fn body(step: &Step) -> Vec<u8> {
@@ -206,6 +268,27 @@ mod tests {
             }
         }
         reasons
+    }
+
+    /// Convergent state is said to the live replica, too: its frames are taken as they are, and refused when altered.
+    #[test]
+    fn frames_of_state_sync_reach_the_engine_of_the_live_replica() {
+        let said: Vec<Step> = crate::sync_world::world()
+            .all
+            .iter()
+            .filter(|frame| frame.header().origin.id.0 != 1)
+            .map(|frame| {
+                let push = dwcp_sync::Message::Push { hops: 0, frame: frame.bytes().clone() };
+                Step::Peer { from: 0, bytes: encode(&PeerMessage::Sync(push.to_bytes())) }
+            })
+            .collect();
+        let reasons = story::play(&world().heir, &story::write(&said));
+        assert!(reasons.is_empty(), "{reasons:?}");
+        let Step::Peer { from, mut bytes } = said[0].clone() else { unreachable!("they were just made") };
+        // The last byte of the bundle: signature and hash no longer fit.
+        *bytes.last_mut().expect("a message") ^= 1;
+        let reasons = story::play(&world().heir, &story::write(&[Step::Peer { from, bytes }]));
+        assert_eq!(reasons.into_iter().collect::<Vec<_>>(), ["forged"]);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! What clients sign and what they get back, down to the store: frames are executed, commands applied, and what is
 //! refused must have changed nothing.
 
-use crate::Target;
+use crate::Seal::{Form, Sums};
 use crate::keys::{START_MS, genesis};
 use crate::meter::bounded;
 use crate::seal::Sealer;
 use crate::world::{commands, commands_frame, machine, open_frame, world};
+use crate::{Target, Verdict};
 use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
 use dwcp_base::configuration::Role;
@@ -20,12 +21,25 @@ use dwcp_state::{
 use std::sync::LazyLock;
 
 pub static CLIENT_FRAME: Target =
-    Target::new("client_frame", run_frame, frames).sealed(seal_frame).bombs(frame_bombs).weight(8);
-pub static COMMAND: Target = Target::new("command", run_command, command_seeds).bombs(command_bombs);
+    Target::new("client_frame", run_frame, frames, Sums(seal_frame)).bombs(frame_bombs).fewer(5, EXECUTES);
+pub static COMMAND: Target =
+    Target::new("command", run_command, command_seeds, Form(has_command)).bombs(command_bombs);
 pub static KV_COMMAND: Target =
-    Target::new("kv_command", run_kv_command, kv_commands).bombs(kv_bombs).weight(8);
-pub static KV_REPLY: Target = Target::new("kv_reply", run_kv_reply, kv_replies).bombs(reply_bombs);
-pub static RESULTS: Target = Target::new("results", run_results, result_seeds);
+    Target::new("kv_command", run_kv_command, kv_commands, Form(|b| KvCommand::decode(b).is_ok()))
+        .bombs(kv_bombs)
+        .fewer(4, EXECUTES);
+pub static KV_REPLY: Target =
+    Target::new("kv_reply", run_kv_reply, kv_replies, Form(|b| KvReply::decode(b).is_ok()))
+        .bombs(reply_bombs);
+pub static RESULTS: Target =
+    Target::new("results", run_results, result_seeds, Form(|b| run_results(b) == Verdict::Accepted));
+
+const EXECUTES: &str =
+    "each is executed by a state of its own, and the digests of all its chunks are compared";
+
+fn has_command(bytes: &[u8]) -> bool {
+    Command::decode(&Bytes::copy_from_slice(bytes)).is_ok()
+}
 
 /// A state with a session of each role and a few keys.
 fn state() -> State<Kv> {
@@ -46,9 +60,10 @@ fn run_good(state: &mut State<Kv>, bytes: Bytes) {
     state.execute(&ClientFrame::decode(bytes).expect("a good frame"));
 }
 
-fn run_frame(bytes: &[u8]) {
+/// Accepted when something of it was done.
+fn run_frame(bytes: &[u8]) -> Verdict {
     let input = Bytes::copy_from_slice(bytes);
-    let Ok(checked) = bounded(bytes, || ClientFrame::decode(input.clone())) else { return };
+    let Ok(checked) = bounded(bytes, || ClientFrame::decode(input.clone())) else { return Verdict::Refused };
     assert!(checked.frame().encode() == input, "a frame was accepted that is not its own encoding");
     let (key, hash, signature) = checked.signature_item(crate::keys::cluster());
     let _ = crate::keys::sign(&key, &hash) == signature;
@@ -74,24 +89,27 @@ fn run_frame(bytes: &[u8]) {
         first.execute(&checked);
         assert!(first.machine().revision() == revision, "a retry wrote again");
     }
+    Verdict::of(before.1.results.iter().any(|result| matches!(result.outcome, Outcome::Done(_))))
 }
 
-fn run_command(bytes: &[u8]) {
+fn run_command(bytes: &[u8]) -> Verdict {
     let input = Bytes::copy_from_slice(bytes);
-    if let Ok(command) = bounded(bytes, || Command::decode(&input)) {
+    let decoded = bounded(bytes, || Command::decode(&input));
+    if let Ok(command) = &decoded {
         assert!(command.encode() == input, "a command was accepted that is not its own encoding");
     }
-    let mut state = state();
-    let before = state.digest();
-    let _ = state.query(bytes);
-    assert!(state.digest() == before, "a query wrote");
+    // A question only borrows the state, so it cannot write.
+    static STATE: LazyLock<State<Kv>> = LazyLock::new(state);
+    let answer = STATE.query(bytes);
+    assert!(decoded.is_ok() || answer.is_err(), "what cannot be read was answered");
+    Verdict::of(decoded.is_ok())
 }
 
 fn digests(kv: &mut Kv) -> Vec<Hash> {
     (0..kv.chunk_count()).map(|index| kv.chunk_digest(index)).collect()
 }
 
-fn run_kv_command(bytes: &[u8]) {
+fn run_kv_command(bytes: &[u8]) -> Verdict {
     let decoded = bounded(bytes, || KvCommand::decode(bytes));
     static KV: LazyLock<Kv> = LazyLock::new(|| {
         let mut kv = state().machine().clone();
@@ -119,17 +137,18 @@ fn run_kv_command(bytes: &[u8]) {
     if read_only || (answer.is_err() && kv.no_space() == before.1) {
         assert!(digests(&mut kv) == before.0, "a refused or reading command changed the store");
     }
-    if let Ok(reply) = answer {
-        let read = KvReply::decode(&reply).expect("the store's own reply");
-        assert!(read.encode() == reply, "the store's reply is not its own encoding");
+    if let Ok(reply) = &answer {
+        let read = KvReply::decode(reply).expect("the store's own reply");
+        assert!(read.encode() == *reply, "the store's reply is not its own encoding");
     }
     kv.advance(u64::MAX);
+    Verdict::of(answer.is_ok())
 }
 
-fn run_kv_reply(bytes: &[u8]) {
-    if let Ok(reply) = bounded(bytes, || KvReply::decode(bytes)) {
-        assert!(reply.encode() == bytes, "a reply was accepted that is not its own encoding");
-    }
+fn run_kv_reply(bytes: &[u8]) -> Verdict {
+    let Ok(reply) = bounded(bytes, || KvReply::decode(bytes)) else { return Verdict::Refused };
+    assert!(reply.encode() == bytes, "a reply was accepted that is not its own encoding");
+    Verdict::Accepted
 }
 
 fn same<T: BorshDeserialize + BorshSerialize>(bytes: &[u8]) -> Option<T> {
@@ -139,19 +158,18 @@ fn same<T: BorshDeserialize + BorshSerialize>(bytes: &[u8]) -> Option<T> {
 }
 
 /// Whatever a client decodes of a result. The first byte chooses the type.
-fn run_results(bytes: &[u8]) {
-    let Some((kind, bytes)) = bytes.split_first() else { return };
-    match kind % 5 {
-        0 => drop(same::<FrameOutcome>(bytes)),
-        1 => drop(same::<Vec<CommandResult>>(bytes)),
-        2 => {
-            if let Some(refusal) = same::<Refusal>(bytes) {
-                let _ = (refusal.to_string(), refusal.fate(), refusal.definite());
-            }
-        }
-        3 => drop(same::<AdminReply>(bytes)),
-        _ => drop(same::<OpenReply>(bytes)),
-    }
+fn run_results(bytes: &[u8]) -> Verdict {
+    let Some((kind, bytes)) = bytes.split_first() else { return Verdict::Refused };
+    Verdict::of(match kind % 5 {
+        0 => same::<FrameOutcome>(bytes).is_some(),
+        1 => same::<Vec<CommandResult>>(bytes).is_some(),
+        2 => same::<Refusal>(bytes).is_some_and(|refusal| {
+            let _ = (refusal.fate(), refusal.definite());
+            !refusal.to_string().is_empty()
+        }),
+        3 => same::<AdminReply>(bytes).is_some(),
+        _ => same::<OpenReply>(bytes).is_some(),
+    })
 }
 
 fn seal_frame(bytes: &mut Vec<u8>) -> bool {

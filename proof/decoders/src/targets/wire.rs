@@ -1,10 +1,11 @@
 //! The gRPC messages and what both ends do with the bytes in them: the API hands frames to the core, a client reads
 //! replies and refusals of a node that may lie.
 
-use crate::Target;
+use crate::Seal::Form;
 use crate::keys::START_MS;
 use crate::meter::bounded;
 use crate::world::{commands_frame, open_frame, operator_orders, world};
+use crate::{Target, Verdict};
 use bytes::Bytes;
 use dwcp_base::{decode, encode};
 use dwcp_log::OperatorOrder;
@@ -16,13 +17,23 @@ use dwcp_replica::{ClientReply, ExecutedReply};
 use dwcp_state::{ClientFrame, Refusal, SessionId};
 use prost::Message;
 
-pub static CLIENT_MESSAGE: Target =
-    Target::new("client_message", run_client_message, client_messages).bombs(varint_bombs);
-pub static SERVER_MESSAGE: Target =
-    Target::new("server_message", run_server_message, server_messages).bombs(varint_bombs);
+pub static CLIENT_MESSAGE: Target = Target::new(
+    "client_message",
+    run_client_message,
+    client_messages,
+    Form(|b| ClientMessage::decode(b).is_ok()),
+)
+.bombs(varint_bombs);
+pub static SERVER_MESSAGE: Target = Target::new(
+    "server_message",
+    run_server_message,
+    server_messages,
+    Form(|b| ServerMessage::decode(b).is_ok()),
+)
+.bombs(varint_bombs);
 
-fn run_client_message(bytes: &[u8]) {
-    let Ok(message) = bounded(bytes, || ClientMessage::decode(bytes)) else { return };
+fn run_client_message(bytes: &[u8]) -> Verdict {
+    let Ok(message) = bounded(bytes, || ClientMessage::decode(bytes)) else { return Verdict::Refused };
     let _ = message.items();
     for frame in &message.frames {
         let claimed = SessionId::claimed_by(frame);
@@ -34,10 +45,11 @@ fn run_client_message(bytes: &[u8]) {
         let _ = bounded(&order.order, || decode::<OperatorOrder>(&order.order));
     }
     survives(&message);
+    Verdict::Accepted
 }
 
-fn run_server_message(bytes: &[u8]) {
-    let Ok(message) = bounded(bytes, || ServerMessage::decode(bytes)) else { return };
+fn run_server_message(bytes: &[u8]) -> Verdict {
+    let Ok(message) = bounded(bytes, || ServerMessage::decode(bytes)) else { return Verdict::Refused };
     let _ = message.items();
     for reply in &message.executed {
         if let Ok(reply) = bounded(reply, || decode::<ExecutedReply>(reply)) {
@@ -48,6 +60,7 @@ fn run_server_message(bytes: &[u8]) {
         let _ = bounded(&refused.refusal, || decode::<Refusal>(&refused.refusal));
     }
     survives(&message);
+    Verdict::Accepted
 }
 
 /// Protobuf has many encodings of one value; the value itself must survive.

@@ -98,6 +98,43 @@ fn what_cannot_be_is_refused_by_type() {
     assert!(matches!(SnapshotStore::open(&at(&dir)), Err(StorageError::Locked { .. })));
 }
 
+/// Two chunks, and an entry that counts so many chunks and bytes under a good checksum.
+fn miscounted(dir: &tempfile::TempDir, chunks: u32, bytes: u64) -> SnapshotStore {
+    let store = SnapshotStore::open(&at(dir)).expect("open");
+    store.begin(5, b"m").expect("begin");
+    store.put_chunk(5, 0, b"abc").expect("put");
+    store.put_chunk(5, 1, b"def").expect("put");
+    drop(store);
+    let database = Database::create(at(dir)).expect("the store's own file");
+    let write = database.begin_write().expect("a transaction");
+    let info = SnapshotInfo { seq: 5, meta: b"m".to_vec(), chunks, bytes, complete: false };
+    write.open_table(SNAPSHOTS).expect("a table").insert(5, &encode_info(&info)[..]).expect("a row");
+    write.commit().expect("commit");
+    drop(database);
+    SnapshotStore::open(&at(dir)).expect("open")
+}
+
+#[test]
+fn a_snapshot_with_fewer_chunks_than_its_entry_counts_is_not_complete() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let store = miscounted(&dir, 5, 6);
+    assert!(matches!(store.finish(5), Err(StorageError::ChunkMissing { seq: 5, index: 2 })));
+    assert!(!store.list().expect("list")[0].complete);
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let store = miscounted(&dir, 1, 6);
+    assert!(matches!(store.finish(5), Err(StorageError::StoreDamaged { .. })), "nor one with more");
+}
+
+#[test]
+fn counts_at_the_end_of_the_numbers_are_damage_and_not_counted_on() {
+    for (chunks, bytes) in [(u32::MAX, 6), (2, u64::MAX)] {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let store = miscounted(&dir, chunks, bytes);
+        let refused = store.put_chunk(5, 2, b"ghi").expect_err("it cannot be counted").to_string();
+        assert!(refused.contains("counts other chunks than there are"), "{refused}");
+    }
+}
+
 #[test]
 fn a_snapshot_is_written_by_one_thread_while_others_read() {
     let dir = tempfile::tempdir().expect("temporary directory");

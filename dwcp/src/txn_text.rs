@@ -13,18 +13,36 @@
 //! It turns text into a `Txn` and knows nothing of the cluster. Depth and number of operations are the store's to judge;
 //! here only the nesting of JSON is bounded, by its parser.
 
+use std::fmt;
+
 use bytes::Bytes;
 use dwcp_state::kv::{Compare, CompareOp, CompareTarget, DeleteRange, Put, Range, Txn, TxnOp, prefix_end};
 use serde::Deserialize;
 
-use crate::cli::output::Failure;
+/// Why a text is no transaction: what is wrong, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Malformed(String);
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("malformed transaction: ")?;
+        // It quotes the text, which may hold what a terminal obeys.
+        self.0.chars().try_for_each(|c| match c.is_control() {
+            true => write!(f, "{}", c.escape_default()),
+            false => write!(f, "{c}"),
+        })
+    }
+}
+
+impl std::error::Error for Malformed {}
 
 /// Reads either form; the first character tells which.
-pub fn parse(text: &str) -> Result<Txn, Failure> {
+///
+/// # Errors
+/// See [`Malformed`].
+pub fn parse(text: &str) -> Result<Txn, Malformed> {
     let txn = if text.trim_start().starts_with('{') { parse_json(text) } else { parse_text(text) };
-    txn.map_err(|what| {
-        Failure::usage(format!("malformed transaction: {what}; `dwcp kv txn --help` shows both forms"))
-    })
+    txn.map_err(Malformed)
 }
 
 fn parse_text(text: &str) -> Result<Txn, String> {
@@ -280,7 +298,7 @@ mod tests {
     use super::*;
 
     fn refusal(text: &str) -> String {
-        parse(text).unwrap_err().message
+        parse(text).unwrap_err().to_string()
     }
 
     #[test]
@@ -333,6 +351,15 @@ mod tests {
         assert!(refusal("{\"compare\":[}").contains("line 1 column"));
         assert!(refusal(r#"{"then":[{"put":{"key":"a"}}]}"#).contains("missing field `value`"));
         assert!(refusal(r#"{"them":[]}"#).contains("unknown field `them`"));
+    }
+
+    #[test]
+    fn a_refusal_is_one_line_whatever_it_quotes() {
+        let refused = refusal("version(\"a\") = \"x\\n\\x1b[2J\"");
+        assert!(refused.contains(r"not `x\n\u{1b}[2J`"), "{refused}");
+        for text in ["put\u{7}", "{\"a\u{1b}\": 1}", "\nput a\u{9b}"] {
+            assert!(!refusal(text).contains(|c: char| c.is_control()), "{text:?}");
+        }
     }
 
     #[test]

@@ -126,6 +126,31 @@ const ONCE_WRONG: &[Once] = &[
                 batch_bytes_max=2000 snapshot_log_bytes=65536 mode=1 segment_calm_ms=1464 election_ms=204 \
                 fast_path_ms=444 anchor_ms=229 anchored_pm=364 leader_reads_pm=545 mode_order_ms=7680",
     },
+    Once {
+        seed: 99,
+        what: "a segment opened without a learner lost two members of six, and five words were asked for to end it",
+        dials: "n=7 f=2 safety_ms=54000 calm_ms=240000 answer_ms=120000 clients=4 think_ms=64 commands_max=8 \
+                in_flight_max=3 retry_pm=68 death_pm=5 retry_ms=686 value_bytes_max=300 leases_pm=27 \
+                delay_us=300 jitter_us=71 drop_pm=22 stray_pm=26 partition_ms=13203 partition_long_ms=3159 \
+                one_way_pm=345 sync_us=500 pipelined_sync=1 crash_ms=19791 down_ms=5099 pause_ms=17120 \
+                pause_long_ms=5406 torn_pm=34 wipe_ms=11948 damage_pm=76 skew_ms=166 liars_first=1 \
+                checkpoint_interval=8 window_checkpoints=3 view_timeout_ms=2000 pipeline_depth=4 \
+                batch_bytes_max=500000 snapshot_log_bytes=65536 mode=1 segment_calm_ms=2779 election_ms=486 \
+                fast_path_ms=690 anchor_ms=154 anchored_pm=380 leader_reads_pm=420 mode_order_ms=2370 \
+                link_down_pm=1000 kill_both_ms=15746",
+    },
+    Once {
+        seed: 350,
+        what: "as seed 99: too many words were asked for to end a segment that had opened without a learner",
+        dials: "n=7 f=2 safety_ms=54000 calm_ms=240000 answer_ms=120000 ed25519=1 clients=5 lying_clients=1 \
+                think_ms=216 commands_max=4 in_flight_max=3 retry_pm=80 retry_ms=678 value_bytes_max=16 \
+                delay_us=30000 jitter_us=24338 drop_pm=55 duplicate_pm=7 partition_long_ms=4904 one_way_pm=450 \
+                sync_us=100 slow_disk_ms=15416 crash_ticket_ppm=621 crash_ms=15594 down_ms=188 \
+                pause_long_ms=4957 torn_pm=394 wipe_ms=10727 damage_pm=66 checkpoint_interval=8 \
+                window_checkpoints=4 view_timeout_ms=500 pipeline_depth=2 batch_bytes_max=500000 \
+                snapshot_log_bytes=65536 mode=1 segment_calm_ms=892 election_ms=164 fast_path_ms=168 \
+                anchor_ms=337 policy_order_pm=344",
+    },
 ];
 
 fn dials_of(text: &str) -> Dials {

@@ -10,12 +10,13 @@ use crate::world::{commands_frame, member_order, open_frame};
 use crate::{Target, Verdict};
 use bytes::Bytes;
 use dwcp_base::{
-    Ack, ConfigurationId, Epoch, Hash, Incarnation, LogTime, Mutants, NetworkMode, Position, PublicKey,
-    ReplicaId, Sequence, Trust, decode, encode,
+    Ack, Configuration, ConfigurationId, Epoch, Hash, Incarnation, LogTime, Mutants, NetworkMode, Position,
+    PublicKey, ReplicaId, Sequence, Signature, Trust, decode, encode,
 };
 use dwcp_crdt::Floor;
 use dwcp_log::anchor::Held;
 use dwcp_log::close::Bench;
+use dwcp_log::consent::{Agreed, ConsentCourt, Ground, Matter, consent, consent_hash};
 use dwcp_log::order::OrderBody;
 use dwcp_log::seal::{Sealed, Signed, Speaker, Statement};
 use dwcp_log::segment::Protocol;
@@ -116,10 +117,36 @@ fn judge(entry: &RootEntry) -> bool {
         RootEntry::Mode(order) => by_admin(order),
         RootEntry::Policy(order) => by_admin(order),
         RootEntry::Exclude(order) => by_admin(order),
-        RootEntry::Evidence(cut) => decode::<Cut>(cut).is_ok(),
-        RootEntry::Floor(floor) => decode::<Floor>(floor).is_ok(),
+        RootEntry::Evidence(agreed) => is_agreed(Matter::End, agreed) && decode::<Cut>(&agreed.bytes).is_ok(),
+        RootEntry::Floor(agreed) => {
+            is_agreed(Matter::Floor, agreed) && decode::<Floor>(&agreed.bytes).is_ok()
+        }
         RootEntry::Noop => true,
     }
+}
+
+fn is_agreed(matter: Matter, agreed: &Agreed) -> bool {
+    let configuration = Configuration::of(&genesis());
+    let crypto = Signer(admin_key());
+    let court = ConsentCourt {
+        cluster: cluster(),
+        configuration: &configuration,
+        executed: Sequence(9),
+        ends: 0,
+        crypto: &crypto,
+    };
+    let good = court.judge(matter, agreed).is_ok();
+    // Counted by hand, to check the judge.
+    let consents = |(by, signature): &&(ReplicaId, Signature)| {
+        let hash = consent_hash(cluster(), matter, agreed.ground, Hash::of(&agreed.bytes), *by);
+        by.0 < N && sign(&vote_key(*by, Incarnation(0)), &hash) == *signature
+    };
+    let mut ids: Vec<ReplicaId> = agreed.consents.iter().filter(consents).map(|(by, _)| *by).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let here = agreed.ground == Ground { configuration: ConfigurationId(1), ends: 0 };
+    assert!(!good || (here && ids.len() >= genesis().policy.quorum.q()), "agreed to without a quorum");
+    good
 }
 
 fn switch_is_good(switch: &Switch) -> bool {
@@ -198,6 +225,16 @@ fn order<O: OrderBody>(order: O) -> SignedOrder<O> {
     SignedOrder::new(order, cluster(), admin_key(), &Signer(admin_key()))
 }
 
+fn agreed(matter: Matter, bytes: Vec<u8>) -> Box<Agreed> {
+    let (bytes, ground) = (Bytes::from(bytes), Ground { configuration: ConfigurationId(1), ends: 0 });
+    let consent = |id: u8| {
+        let (by, key) = (ReplicaId(id), Signer(vote_key(ReplicaId(id), Incarnation(0))));
+        (by, consent(cluster(), matter, ground, Hash::of(&bytes), by, &key))
+    };
+    let consents = (0..3).map(consent).collect();
+    Box::new(Agreed { bytes, ground, consents })
+}
+
 /// One entry of every kind, some in several shapes.
 #[must_use]
 pub fn entries() -> Vec<RootEntry> {
@@ -226,8 +263,8 @@ pub fn entries() -> Vec<RootEntry> {
         RootEntry::Policy(order(policy)),
         RootEntry::Member(member_order()),
         RootEntry::Exclude(order(ExcludeOrder { id: ReplicaId(3), incarnation: Incarnation(0) })),
-        RootEntry::Evidence(Bytes::from(encode(&sync.cut))),
-        RootEntry::Floor(Bytes::from(encode(&sync.floor))),
+        RootEntry::Evidence(agreed(Matter::End, encode(&sync.cut))),
+        RootEntry::Floor(agreed(Matter::Floor, encode(&sync.floor))),
         RootEntry::Noop,
     ]
 }

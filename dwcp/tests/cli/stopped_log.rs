@@ -1,10 +1,11 @@
-//! Rewrites what a stopped node's log says of one entry, with all checksums right: what nobody but the entry's own content
-//! can tell. Reads and writes by `docs/durable.md` alone, not with the storage's code.
+//! Rewrites what a stopped node's log says of one entry, with all checksums and digests right: what nothing but the entry's
+//! own content and the signatures can tell, and a log's reader does not verify those. Reads and writes by `docs/durable.md` alone, not with the storage's code.
 
 use std::path::Path;
 
 use bytes::Bytes;
-use dwcp_base::decode;
+use dwcp_base::{Hash, decode};
+use dwcp_log::entry::payload_digest;
 use dwcp_log::{Proposal, RootEntry};
 
 const PAGE: usize = 4096;
@@ -80,14 +81,16 @@ fn write_batches(segment: &[u8], seed: u32, batches: &[Batch]) -> Vec<u8> {
     bytes
 }
 
-/// Changes the client frames of the entry that has this key, at the place of the frame that has it. True when there is one.
-fn edit(record: &mut Vec<u8>, key: &[u8], change: impl Fn(&mut Vec<Bytes>, usize)) -> bool {
+/// Changes the client frames of the entry that has this key, at the place of the frame that has it. The payload's digests
+/// before and after, when there is one.
+fn edit(record: &mut Vec<u8>, key: &[u8], change: impl Fn(&mut Vec<Bytes>, usize)) -> Option<(Hash, Hash)> {
     let at = ACCEPTED.len() + SIGNED_VOTE;
     if !record.starts_with(&ACCEPTED) || record.get(at) != Some(&1) {
-        return false;
+        return None;
     }
     let payload: Bytes = decode(&record[at + 1..]).expect("the payload's bytes");
-    let Ok(Some(mut proposal)) = Proposal::from_payload(&payload) else { return false };
+    let Ok(Some(mut proposal)) = Proposal::from_payload(&payload) else { return None };
+    let before = payload_digest(&payload);
     let has = |frame: &Bytes| frame.windows(key.len()).any(|window| window == key);
     for entry in &mut proposal.entries {
         if let RootEntry::Batch(frames) = entry
@@ -98,10 +101,16 @@ fn edit(record: &mut Vec<u8>, key: &[u8], change: impl Fn(&mut Vec<Bytes>, usize
             record.truncate(at + 1);
             record.extend_from_slice(&u32::try_from(payload.len()).expect("small").to_le_bytes());
             record.extend_from_slice(&payload);
-            return true;
+            return Some((before, payload_digest(&payload)));
         }
     }
-    false
+    None
+}
+
+/// Every record that speaks of the one digest speaks of the other.
+fn rename(record: &mut [u8], (before, after): (Hash, Hash)) {
+    let places: Vec<usize> = (0..record.len()).filter(|at| record[*at..].starts_with(&before.0)).collect();
+    places.into_iter().for_each(|at| record[at..at + 32].copy_from_slice(&after.0));
 }
 
 /// The log segment's bytes with that entry changed, and everything else as it was.
@@ -111,7 +120,9 @@ pub fn rewritten(segment: &Path, key: &str, change: impl Fn(&mut Vec<Bytes>, usi
     let mut batches = batches(&bytes, seed);
     assert_eq!(write_batches(&bytes, seed, &batches), bytes, "what is read is what was written");
     let records = batches.iter_mut().flat_map(|batch| &mut batch.records);
-    let changed = records.filter_map(|record| edit(record, key.as_bytes(), &change).then_some(())).count();
-    assert_eq!(changed, 1, "one record orders {key}");
+    let changed: Vec<_> = records.filter_map(|record| edit(record, key.as_bytes(), &change)).collect();
+    assert_eq!(changed.len(), 1, "one record orders {key}");
+    let records = batches.iter_mut().flat_map(|batch| &mut batch.records);
+    records.for_each(|record| rename(record, changed[0]));
     write_batches(&bytes, seed, &batches)
 }

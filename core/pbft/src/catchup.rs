@@ -305,8 +305,8 @@ impl Pbft {
         }
     }
 
-    /// Asks for what follows: the same peer as long as it gives, then another that has it. When all have given their share
-    /// the next standing finds one that gives again.
+    /// Asks for what follows: the same peer as long as it gives, then the one after it that has it, so that a silent one has its
+    /// turn only now and then. When all have given their share the next standing finds one that gives again.
     fn fetch_on(&mut self, now: Now, from: ReplicaId, out: &mut Output) {
         let next = self.delivered.next();
         let has_more = |(id, (_, standing)): (&ReplicaId, &(Micros, Standing))| {
@@ -314,7 +314,7 @@ impl Pbft {
             (has && self.timers.gives_from(*id, &self.timing) <= now.mono).then_some(*id)
         };
         let able: Vec<ReplicaId> = self.standings.iter().filter_map(has_more).collect();
-        let Some(to) = able.iter().find(|id| **id == from).or(able.first()).copied() else { return };
+        let Some(to) = able.iter().find(|id| **id >= from).or(able.first()).copied() else { return };
         self.timers.catching_up_until = now.mono.plus(self.timing.resend_interval.times(4));
         out.push(Action::Send { to, message: Message::FetchDecided { from: next }, after: Ticket::ZERO });
     }

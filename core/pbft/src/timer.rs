@@ -47,9 +47,9 @@ pub struct Timers {
     pub(crate) stalled_at: (Sequence, View, bool),
     pub(crate) stalled_since: Micros,
     /// Bytes sent to each peer to help it, and since when they are counted.
-    pub(crate) helped: BTreeMap<ReplicaId, (Micros, usize)>,
+    pub(crate) helped: Shares,
     /// The same of what peers gave us in decided slots: whoever gave its share gives no more for a while, and says nothing.
-    pub(crate) gave: BTreeMap<ReplicaId, (Micros, usize)>,
+    pub(crate) gave: Shares,
     /// Peers that ask for a view above ours: which, since when, and how often we followed one for its sake.
     pub(crate) strays: BTreeMap<ReplicaId, (View, Micros, u32)>,
     /// When each peer may be shown our NEW-VIEW again.
@@ -68,6 +68,17 @@ pub struct Timers {
     pub(crate) rounds: u64,
 }
 
+/// Bytes between two peers since the interval that is counted began; one that is over begins anew.
+type Shares = BTreeMap<ReplicaId, (Micros, usize)>;
+
+fn share_of<'a>(shares: &'a mut Shares, peer: ReplicaId, now: Now, timing: &Timing) -> &'a mut usize {
+    let (since, bytes) = shares.entry(peer).or_insert((now.mono, 0));
+    if now.mono.since(*since) >= timing.resend_interval {
+        (*since, *bytes) = (now.mono, 0);
+    }
+    bytes
+}
+
 impl Timers {
     /// The world begins now: what was replayed from disk was not waited for.
     pub(crate) fn start(&mut self, now: Now, timing: &Timing) {
@@ -82,22 +93,15 @@ impl Timers {
 
     /// Whether this much more help for a peer is within its share: a few words from a liar must not draw megabytes each.
     pub(crate) fn may_help(&mut self, now: Now, to: ReplicaId, bytes: usize, timing: &Timing) -> bool {
-        let share = self.helped.entry(to).or_insert((now.mono, 0));
-        if now.mono.since(share.0) >= timing.resend_interval {
-            *share = (now.mono, 0);
-        }
-        let within = share.1 < HELP_BYTES_MAX;
-        share.1 += bytes;
+        let sent = share_of(&mut self.helped, to, now, timing);
+        let within = *sent < HELP_BYTES_MAX;
+        *sent += bytes;
         within
     }
 
     /// Notes what a peer gave.
     pub(crate) fn took(&mut self, now: Now, from: ReplicaId, bytes: usize, timing: &Timing) {
-        let share = self.gave.entry(from).or_insert((now.mono, 0));
-        if now.mono.since(share.0) >= timing.resend_interval {
-            *share = (now.mono, 0);
-        }
-        share.1 += bytes;
+        *share_of(&mut self.gave, from, now, timing) += bytes;
     }
 
     /// From when on a peer may have more for us.

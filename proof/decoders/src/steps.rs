@@ -4,7 +4,7 @@
 use dwcp_base::Chance;
 
 /// Steps of one input; what follows is not read.
-const STEPS_MAX: usize = 256;
+const STEPS_MAX: usize = 1_024;
 
 /// What happens, and with which bytes.
 pub type Step = (u8, Vec<u8>);

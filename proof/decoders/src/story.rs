@@ -2,6 +2,7 @@
 //! story. Every step is followed by the questions that must be answered the same whatever strangers send.
 
 use crate::seal::Sealer;
+use crate::steps;
 use crate::world::Base;
 use borsh::BorshDeserialize;
 use bytes::Bytes;
@@ -14,9 +15,6 @@ use dwcp_replica::{
 use dwcp_state::SessionId;
 use dwcp_state::kv::Kv;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-
-/// Steps of one story; what follows is not read.
-const STEPS_MAX: usize = 1_024;
 
 /// One thing that happens to the replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,87 +92,30 @@ impl Step {
             _ => Self::Attach(body.to_vec()),
         }
     }
-
-    /// The bytes a mutation may damage.
-    fn body_mut(&mut self) -> Option<&mut Vec<u8>> {
-        match self {
-            Self::Peer { bytes, .. }
-            | Self::Frame(bytes)
-            | Self::Order(bytes)
-            | Self::Query(bytes)
-            | Self::Attach(bytes) => Some(bytes),
-            Self::LinkUp(_) | Self::Status | Self::Wake => None,
-        }
-    }
 }
 
-/// A story as bytes: for each step a tag, a length (u32) and the body.
+/// A story as bytes: a list of `steps`.
 #[must_use]
-pub fn write(steps: &[Step]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for step in steps {
-        bytes.push(step.tag());
-        bytes.extend_from_slice(&u32::try_from(step.body().len()).expect("steps are small").to_le_bytes());
-        bytes.extend_from_slice(step.body());
-    }
-    bytes
+pub fn write(story: &[Step]) -> Vec<u8> {
+    let list: Vec<steps::Step> = story.iter().map(|step| (step.tag(), step.body().to_vec())).collect();
+    steps::write(&list)
 }
 
-/// The story that these bytes tell. A last step whose length lies has what is left.
+/// The story that these bytes tell.
 #[must_use]
-pub fn read(mut bytes: &[u8]) -> Vec<Step> {
-    let mut steps = Vec::new();
-    while let Some((tag, rest)) = bytes.split_first()
-        && steps.len() < STEPS_MAX
-    {
-        let (len, rest) = rest
-            .split_first_chunk::<4>()
-            .map_or((usize::MAX, rest), |(len, rest)| (u32::from_le_bytes(*len) as usize, rest));
-        let (body, rest) = rest.split_at(len.min(rest.len()));
-        steps.push(Step::read(*tag, body));
-        bytes = rest;
-    }
-    steps
+pub fn read(bytes: &[u8]) -> Vec<Step> {
+    steps::read(bytes).into_iter().map(|(tag, body)| Step::read(tag, &body)).collect()
 }
 
-/// Damages a story as a whole or in one of its steps.
+/// Damages a story as a whole or in one of its steps; now and then time passes in it.
 pub fn damage(bytes: &mut Vec<u8>, other: &[u8], gentle: bool, chance: &mut Chance) {
-    let mut steps = read(bytes);
-    let others = read(other);
-    if steps.is_empty() || (!gentle && chance.per_mille(50)) {
-        return crate::mutate::damage(bytes, other, gentle, chance);
+    steps::damage(bytes, other, gentle, chance);
+    if chance.per_mille(200) {
+        let mut story = read(bytes);
+        let at = chance.below(story.len() as u64 + 1);
+        story.insert(usize::try_from(at).expect("a place"), Step::Wake);
+        *bytes = write(&story);
     }
-    for _ in 0..chance.between(1, 3) {
-        let place =
-            |chance: &mut Chance, len: usize| usize::try_from(chance.below(len as u64)).expect("a place");
-        let at = place(chance, steps.len());
-        match chance.below(10) {
-            0 if steps.len() > 1 => {
-                steps.remove(at);
-            }
-            1 => {
-                let to = place(chance, steps.len());
-                let step = steps[at].clone();
-                steps.insert(to, step);
-            }
-            2 => {
-                let to = place(chance, steps.len());
-                steps.swap(at, to);
-            }
-            3 if !others.is_empty() => {
-                let step = others[place(chance, others.len())].clone();
-                steps.insert(at, step);
-            }
-            4 => steps.insert(at, Step::Wake),
-            _ => {
-                let donor = chance.pick(&others).map(|step| step.body().to_vec()).unwrap_or_default();
-                if let Some(body) = steps[at].body_mut() {
-                    crate::mutate::damage(body, &donor, gentle || chance.per_mille(600), chance);
-                }
-            }
-        }
-    }
-    *bytes = write(&steps);
 }
 
 /// Seals every step. False when no step that strangers wrote could be read.

@@ -18,7 +18,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::{Hash, Micros, Now, ReplicaId, Sequence, Signature, Ticket, decode, encode};
 use dwcp_crdt::{Floor, Origin};
-use dwcp_log::consent::{ConsentCourt, Ground, Question, consent};
+use dwcp_log::consent::{Ground, Question, consent};
 use dwcp_log::{Agreed, Matter, OperatorOrder, RootEntry, SignedExcludeOrder};
 use dwcp_state::StateMachine;
 use dwcp_sync::Cut;
@@ -136,10 +136,6 @@ impl SyncRoom {
 }
 
 impl<M: StateMachine> Replica<M> {
-    fn consent_court(&self) -> ConsentCourt<'_> {
-        self.court().consents()
-    }
-
     /// From the primary: floors and ends that a quorum has agreed to. Asks for what is not agreed to yet.
     pub(crate) fn next_agreed(&mut self, now: Now, out: &mut Outbox) -> Vec<RootEntry> {
         [Matter::End, Matter::Floor]
@@ -156,7 +152,7 @@ impl<M: StateMachine> Replica<M> {
 
     fn ask_for(&mut self, now: Now, matter: Matter, out: &mut Outbox) -> Option<Agreed> {
         let (quorum, me) = (self.pbft.quorum().q(), self.setup.me);
-        let ground = self.consent_court().ground();
+        let ground = self.court().consents().ground();
         let room = self.sync.as_mut()?;
         room.collecting
             .asking
@@ -197,8 +193,8 @@ impl<M: StateMachine> Replica<M> {
             return self.refuse_peer(from, "a question that is too long", out);
         }
         let asks = self.pbft.is_active() && self.pbft.primary() == from && self.pbft.is_voter();
-        let agrees = self.sync.as_ref().is_some_and(|room| room.finds_true(matter, bytes));
-        if !asks || !agrees || self.consent_court().ground() != ground {
+        let agrees = || self.sync.as_ref().is_some_and(|room| room.finds_true(matter, bytes));
+        if !asks || self.court().consents().ground() != ground || !agrees() {
             return self.count("questions not answered");
         }
         let content = Hash::of(bytes);
@@ -220,10 +216,10 @@ impl<M: StateMachine> Replica<M> {
             (question.ground, question.content) == (ground, content) && !question.consents.contains_key(&from)
         };
         let asking = self.sync.as_ref().and_then(|room| room.collecting.asking.get(&matter));
-        if !asking.is_some_and(asked) || self.consent_court().ground() != ground {
+        if !asking.is_some_and(asked) || self.court().consents().ground() != ground {
             return; // Late, or twice.
         }
-        if !self.consent_court().counts(matter, content, from, &signature) {
+        if !self.court().consents().counts(matter, content, from, &signature) {
             return self.refuse_peer(from, "a consent that does not count", out);
         }
         if let Some(asking) = self.sync.as_mut().and_then(|room| room.collecting.asking.get_mut(&matter)) {
@@ -233,7 +229,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// Did a quorum agree, on the ground on which this is executed?
     fn is_agreed(&mut self, matter: Matter, agreed: &Agreed) -> bool {
-        let judged = self.consent_court().judge(matter, agreed);
+        let judged = self.court().consents().judge(matter, agreed);
         if judged.is_err() {
             self.count("floors and ends without effect");
         }

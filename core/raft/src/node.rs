@@ -221,6 +221,11 @@ pub trait RaftNode: fmt::Debug + Send {
     /// Nothing changed.
     fn install(&mut self, now: Now, place: Place) -> Result<(), InstallError>;
 
+    /// The caller knows from elsewhere that this place is committed: a node that holds it need not wait for a leader to say
+    /// so, which after a restart of all takes an election. Without effect where the log holds something else or ends
+    /// before. A foreign node may well learn it the slow way.
+    fn learn_commit(&mut self, _place: Place) {}
+
     /// What is to be done, in order.
     fn take(&mut self) -> Vec<Action>;
 

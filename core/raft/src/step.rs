@@ -316,6 +316,12 @@ impl RaftNode for Raft {
         self.install_at(now, place)
     }
 
+    fn learn_commit(&mut self, place: Place) {
+        if self.log.place(place.index) == Some(place) {
+            self.commit_to(place.index);
+        }
+    }
+
     fn take(&mut self) -> Vec<Action> {
         self.out.take()
     }

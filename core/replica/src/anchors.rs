@@ -293,6 +293,11 @@ impl<M: StateMachine> Replica<M> {
         let index = anchor.held.index;
         out.event(Event::Anchored { epoch, sequence, index, position });
         let Some(segment) = &mut self.segment else { return };
+        if let Some(raft) = &mut segment.raft {
+            // Its voters had executed it, as committed.
+            let Held { term, chain, .. } = anchor.held;
+            raft.learn_commit(Place { index, term, chain });
+        }
         let anchors = &mut segment.anchors;
         if segment.applied.index >= index {
             anchors.ahead_of_us = None;

@@ -129,16 +129,16 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    /// Runs the frames of the entry that was begun last, and answers who waits for them here. `in_segment`: nobody has
-    /// verified their signatures by ordering them.
+    /// Runs the frames of the entry that was begun last, and answers who waits for them here. `unverified`: nobody has
+    /// verified their signatures by ordering or anchoring them.
     pub(crate) fn run_frames(
         &mut self,
         now: Now,
         frames: &[Bytes],
-        in_segment: bool,
+        unverified: bool,
         out: &mut Outbox,
     ) -> Vec<ExecutedCommand> {
-        let verifies = in_segment && self.pbft.quorum().f() > 0;
+        let verifies = unverified && self.pbft.quorum().f() > 0;
         let mut commands = Vec::new();
         let mut outcomes = Vec::with_capacity(frames.len());
         let mut waited = None;

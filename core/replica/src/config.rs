@@ -41,6 +41,9 @@ pub struct SegmentSettings {
     pub fast_path_timeout: Micros,
     /// How often the segment's leader gives Anchors a place, while anything changed; 10 ms to 10 s.
     pub anchor_interval: Micros,
+    /// Bytes of committed entries executed in one turn, and one entry more; at least 1. Whoever has much to catch up with
+    /// looks at its messages and timers between two turns.
+    pub apply_bytes: usize,
 }
 
 impl SegmentSettings {
@@ -52,6 +55,7 @@ impl SegmentSettings {
             limits: dwcp_raft::Limits::default(),
             fast_path_timeout: Micros::from_millis(300),
             anchor_interval: Micros::from_millis(100),
+            apply_bytes: 512 << 10,
         }
     }
 
@@ -79,6 +83,9 @@ impl SegmentSettings {
         }
         if !within(self.anchor_interval, 10, 10_000) {
             return Err(SettingsError::Genesis("anchor_interval must be 10 ms to 10 s"));
+        }
+        if self.apply_bytes == 0 {
+            return Err(SettingsError::Genesis("apply_bytes must be at least 1"));
         }
         Ok(())
     }

@@ -212,6 +212,7 @@ impl<M: StateMachine> Replica<M> {
         replica.begin_segment(now, out);
         replica.pbft.replayed(now, &mut replica.protocol);
         replica.carry_out(now, out);
+        replica.execute_anchored(now, out);
         replica.drive_sync(now, out);
         replica.recovering = false;
         // What was being fetched and is no longer ahead of us will not be asked for again.

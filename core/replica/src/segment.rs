@@ -24,8 +24,6 @@ const EARLY_MAX: usize = 64;
 const EARLY_BYTES_MAX: usize = 1 << 20;
 /// Reads that wait at once.
 const READS_MAX: usize = 16_384;
-/// Bytes of entries executed between two looks at anything else.
-const APPLY_BYTES: usize = 4 << 20;
 
 /// Reads that wait for the leader's majority, or for the state to come so far.
 #[derive(Debug, Default)]
@@ -46,6 +44,8 @@ pub(crate) struct SegmentNode<M: StateMachine> {
     /// The last entry executed here.
     pub applied: Place,
     pub committed: Index,
+    /// More is committed and held than one turn executes.
+    pub unfinished: bool,
     /// The Marker, once it is committed.
     pub marker: Option<Index>,
     pub anchors: Anchors<M>,
@@ -168,6 +168,7 @@ impl<M: StateMachine> Replica<M> {
             tickets,
             applied: anchored,
             committed,
+            unfinished: false,
             marker: None,
             anchors: Anchors::new(now, anchored, self.live, frozen),
             failover: Failover::new(now),
@@ -415,6 +416,9 @@ impl<M: StateMachine> Replica<M> {
         let Some(raft) = segment.raft.as_ref().filter(|_| !self.diverged) else {
             return self.failover_wakeup(segment);
         };
+        if segment.unfinished {
+            return Micros::ZERO;
+        }
         let mut due = raft.next_wakeup();
         if segment.is_leader()
             && self.control.steering.ending.is_none()
@@ -450,16 +454,17 @@ impl<M: StateMachine> Replica<M> {
                 }
             }
         }
+        let mut budget = self.setup.settings.segment.apply_bytes;
         while let Some(segment) = &mut self.segment {
             let Some(raft) = &mut segment.raft else { break };
             let actions = raft.take();
-            if actions.is_empty() {
+            if actions.is_empty() && !(segment.unfinished && budget > 0) {
                 break;
             }
             for action in actions {
                 self.carry_out_segment(now, action, out);
             }
-            self.execute_committed(now, out);
+            self.execute_committed(now, &mut budget, out);
             self.carry_out(now, out);
         }
         self.tell_sealed(now, out);
@@ -515,22 +520,39 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    /// Executes what is committed and held.
-    fn execute_committed(&mut self, now: Now, out: &mut Outbox) {
+    /// Executes what is committed and held, as far as the budget of bytes goes: who has much to catch up with must not be
+    /// deaf meanwhile, or a leader loses its followers and everybody their patience.
+    fn execute_committed(&mut self, now: Now, budget: &mut usize, out: &mut Outbox) {
         loop {
-            let Some(segment) = &self.segment else { return };
+            let Some(segment) = &mut self.segment else { return };
+            segment.unfinished = false;
             let Some(raft) = &segment.raft else { return };
             if segment.applied.index >= segment.committed || self.diverged {
                 return;
             }
-            let entries = raft.entries(segment.applied.index.next(), segment.committed, APPLY_BYTES);
+            if *budget == 0 {
+                segment.unfinished = true;
+                return;
+            }
+            let entries = raft.entries(segment.applied.index.next(), segment.committed, *budget);
             if entries.is_empty() {
                 return;
             }
             for entry in &entries {
+                // An empty entry is work as well.
+                *budget = budget.saturating_sub(entry.body.bytes().len().max(1));
                 self.execute_entry(now, entry, out);
             }
         }
+    }
+
+    /// At the end of a recovery: executes what the replayed Anchors cover, so that this replica begins where it was.
+    pub(crate) fn execute_anchored(&mut self, now: Now, out: &mut Outbox) {
+        let Some(segment) = &mut self.segment else { return };
+        let Some(raft) = &segment.raft else { return };
+        segment.committed = segment.committed.max(raft.commit());
+        let mut all = usize::MAX;
+        self.execute_committed(now, &mut all, out);
     }
 
     /// Executes the next entry of the segment. Every index is one position, whatever it holds.
@@ -540,6 +562,8 @@ impl<M: StateMachine> Replica<M> {
         let Some(segment) = &mut self.segment else { return };
         let (epoch, index) = (segment.epoch, segment.applied.index.next());
         segment.applied = Place { index, term: entry.term, chain };
+        // Of q who vouch for what an Anchor covers one at least has verified it.
+        let vouched = self.control.fold.segment().is_some_and(|known| index <= known.anchor.index);
         let mut commands = Vec::new();
         match entry.payload() {
             Payload::Batch { time, frames } => {
@@ -548,7 +572,7 @@ impl<M: StateMachine> Replica<M> {
                     // Only clients' commands count: a leader that serves nobody may well go on ticking.
                     segment.failover.progressed(now);
                 }
-                commands = self.run_frames(now, &frames, true, out);
+                commands = self.run_frames(now, &frames, !vouched, out);
             }
             Payload::Tick { time } => {
                 self.state.begin_entry(position, time);

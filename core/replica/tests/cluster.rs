@@ -103,6 +103,8 @@ struct Cluster {
     settings: BTreeMap<u8, dwcp_replica::SyncSetup>,
     /// Says what becomes of what one replica sends another, for stories with a liar.
     twist: Option<Twist>,
+    /// What replicas that start from now on execute of a segment in one turn.
+    apply_bytes: usize,
 }
 
 type Twist = Box<dyn FnMut(u8, u8, Bytes) -> Option<Bytes>>;
@@ -136,6 +138,7 @@ impl Cluster {
             late: Vec::new(),
             settings: BTreeMap::new(),
             twist: None,
+            apply_bytes: Settings::lan().segment.apply_bytes,
         };
         (0..n).for_each(|id| cluster.start(id));
         cluster
@@ -148,8 +151,9 @@ impl Cluster {
     fn start(&mut self, id: u8) {
         let keys: Vec<PublicKey> = self.genesis.members.iter().map(|member| member.vote_key).collect();
         let crypto: Arc<dyn Crypto> = Arc::new(Ed25519::new(seed(1, id), &keys));
-        let settings =
+        let mut settings =
             Settings { snapshot_log_bytes: 64 << 10, history_bytes_max: 128 << 10, ..Settings::lan() };
+        settings.segment.apply_bytes = self.apply_bytes;
         let setup = Setup {
             genesis: self.genesis.clone(),
             me: ReplicaId(id),

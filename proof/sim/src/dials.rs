@@ -151,6 +151,8 @@ dials! {
     anchor_ms,
     /// Entries of one message between members of a segment; 0: as many as there are by default.
     append_entries_max,
+    /// Bytes of a segment's committed entries executed in one turn; 0: as many as there are by default.
+    apply_bytes,
     /// Share of frames whose client waits for an Anchor.
     anchored_pm,
     /// Share of reads that are asked of the segment's leader and cost no entry.
@@ -212,6 +214,10 @@ impl Profile {
         let mut chance = Chance::new(seed).fork("segments");
         if chance.per_mille(500) || matches!(self.name, "switch" | "orders" | "overload") {
             switching(&mut dials, &mut chance);
+        }
+        if dials.switches() {
+            let mut chance = Chance::new(seed).fork("turns");
+            dials.apply_bytes = *chance.pick(&[0, 1 << 10, 8 << 10]).expect("not empty");
         }
         if self.name == "overload" {
             // Patience is for a network and a disk at rest: what is slower than that is so because of the load.

@@ -706,6 +706,10 @@ fn settings(dials: &crate::dials::Dials) -> Settings {
                 0 => SegmentSettings::lan().limits,
                 most => Limits { append_entries_max: most, ..SegmentSettings::lan().limits },
             },
+            apply_bytes: match dials.apply_bytes {
+                0 => SegmentSettings::lan().apply_bytes,
+                bytes => size(bytes),
+            },
         },
         snapshot_log_bytes: dials.snapshot_log_bytes,
         history_bytes_max: size(dials.snapshot_log_bytes * 2),

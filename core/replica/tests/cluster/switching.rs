@@ -95,6 +95,60 @@ fn a_datacenter_orders_through_raft_and_the_root_stays_quiet() {
 }
 
 #[test]
+fn whoever_restarts_stands_at_the_last_anchor_before_it_hears_of_anybody() {
+    let mut cluster = Cluster::with(4, crash(4), NetworkMode::Datacenter);
+    cluster.run(500);
+    let mut session = Session::open(&mut cluster, 2);
+    cluster.load(&mut session, 2, 60);
+    cluster.run(500);
+    let before = cluster.status(2).segment.unwrap();
+    assert!(before.anchored > Index(50), "{before:?}");
+    (0..4).for_each(|id| cluster.stop(id));
+    cluster.start(2);
+    let after = cluster.status(2).segment.unwrap();
+    assert_eq!((after.anchored, after.applied >= before.anchored), (before.anchored, true), "{after:?}");
+    [0, 1, 3].iter().for_each(|id| cluster.start(*id));
+    cluster.run(3_000);
+    cluster.load(&mut session, 2, 5);
+    cluster.run(500);
+    cluster.assert_one_log(&[0, 1, 2, 3]);
+    assert_eq!(cluster.status(2).epoch, Epoch(1), "the segment goes on");
+}
+
+#[test]
+fn whoever_catches_up_executes_turn_by_turn_and_stays_awake_for_the_next() {
+    let mut cluster = Cluster::with(3, crash(3), NetworkMode::Datacenter);
+    cluster.run(500);
+    cluster.stop(2);
+    let mut session = Session::open(&mut cluster, 0);
+    cluster.load(&mut session, 0, 40);
+    cluster.apply_bytes = 1;
+    cluster.start(2);
+    let applied = |cluster: &Cluster| cluster.status(2).segment.unwrap().applied.0;
+    let (mut last, mut turns) = (applied(&cluster), 0);
+    let goal = cluster.status(0).segment.unwrap().applied.0;
+    for _ in 0..10_000 {
+        while let Some(input) = cluster.nodes[2].inbox.pop_front() {
+            cluster.step(2, input);
+            let now = applied(&cluster);
+            assert!(now - last <= 2, "{} entries in one turn", now - last);
+            turns += u64::from(now > last);
+            last = now;
+            let replica = cluster.nodes[2].replica.as_ref().unwrap();
+            let more = cluster.status(2).segment.unwrap().committed.0 > now;
+            assert!(!more || replica.next_wakeup() <= cluster.now, "sleeps with {last} of {goal} executed");
+        }
+        if last >= goal {
+            break;
+        }
+        cluster.one_round();
+    }
+    assert!(last >= goal && turns >= 10, "{last} of {goal} in {turns} turns");
+    cluster.run(500);
+    cluster.assert_one_log(&[0, 1, 2]);
+}
+
+#[test]
 fn an_anchored_acknowledgement_waits_and_is_byzantine() {
     let mut cluster = Cluster::with(4, crash(4), NetworkMode::Datacenter);
     cluster.run(500);

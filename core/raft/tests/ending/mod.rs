@@ -334,6 +334,34 @@ fn a_log_begins_anew_only_ahead_of_what_is_committed() {
     assert_eq!((one.raft.border(), one.raft.last(), one.raft.term()), (far, far, Term(8)));
 }
 
+#[test]
+fn what_is_known_to_be_committed_counts_only_where_the_log_holds_it() {
+    let mut one = One::open(3, 2, &records(5, Some(1), &[1, 1, 4]), |_| {});
+    let held = [1, 2].map(|index| one.raft.place(Index(index)).unwrap());
+    for wrong in [
+        Place { chain: dwcp_base::Hash::of(b"elsewhere"), ..held[1] },
+        Place { term: Term(3), ..held[1] },
+        Place { index: Index(9), ..held[1] },
+    ] {
+        one.raft.learn_commit(wrong);
+        one.settle();
+        assert_eq!((one.raft.commit(), one.terms()), (Index(0), vec![1, 1, 4]), "{wrong:?}");
+    }
+    one.raft.learn_commit(held[1]);
+    one.raft.learn_commit(held[0]);
+    one.settle();
+    assert_eq!(
+        (one.raft.commit(), one.raft.border().index),
+        (Index(2), Index(0)),
+        "nothing is dropped by it"
+    );
+    one.raft.seal(one.at());
+    let last = one.raft.last();
+    one.raft.learn_commit(last);
+    one.settle();
+    assert_eq!((one.raft.commit(), one.raft.last()), (Index(3), last), "the sealed may know it too");
+}
+
 // Restarts.
 
 #[test]

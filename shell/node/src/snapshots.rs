@@ -2,16 +2,19 @@
 //!
 //! A snapshot of millions of keys takes seconds to write; the core goes on meanwhile and hears of the outcome as an
 //! input. Both step back behind the core where processors are few: nobody waits for a snapshot, and everybody for a vote.
+//! For the same reason the writer takes its time with the disk, which the log needs, and its turn among the replicas: all
+//! of them come to a checkpoint at one moment, and a quorum of slow disks makes a slow cluster.
 //! A full disk fails the snapshot and nothing else: the node keeps its longer log and tries again later. What a chunk
 //! holds is not known here.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dwcp_base::Sequence;
+use dwcp_base::{ReplicaId, Sequence};
 use dwcp_replica::{FrozenChunks, Input};
 use dwcp_storage::{DataDir, Lsn, SnapshotInfo, SnapshotStore, StorageError};
 
@@ -26,6 +29,10 @@ const READS_WAITING_MAX: usize = 64;
 /// Chunks kept in memory while peers fetch them part by part, in number and in bytes; the newest is always kept.
 const CHUNKS_KEPT_MAX: usize = 16;
 const CHUNKS_KEPT_BYTES_MAX: usize = 32 << 20;
+/// A pause between two chunks is as long as the first took to write: half of the disk's time is the log's.
+const PAUSE_MAX: Duration = Duration::from_millis(50);
+/// Replica 0 writes at once, 1 when 0 should be done, by the time it took itself the last time, and so on.
+const TURN_MAX: Duration = Duration::from_millis(500);
 /// How far these threads step back, in the units of `nice`.
 #[cfg(target_os = "linux")]
 const NICE: i32 = 10;
@@ -79,10 +86,14 @@ impl SnapshotThreads {
         store: Arc<SnapshotStore>,
         inbox: &Arc<Inbox>,
         metrics: &Arc<Metrics>,
+        me: ReplicaId,
     ) -> std::io::Result<Self> {
         let (writes, write_jobs) = sync_channel(WRITES_WAITING_MAX);
         let (reads, read_jobs) = sync_channel(READS_WAITING_MAX);
         let writer = Writer {
+            jobs: Jobs { coming: write_jobs, come: VecDeque::new() },
+            turn: u32::from(me.0),
+            took: Duration::ZERO,
             dir,
             store: store.clone(),
             inbox: inbox.clone(),
@@ -94,7 +105,7 @@ impl SnapshotThreads {
         let threads = vec![
             std::thread::Builder::new().name("snapshot-writer".into()).spawn(move || {
                 step_back();
-                writer.run(&write_jobs);
+                writer.run();
             })?,
             std::thread::Builder::new().name("snapshot-reader".into()).spawn(move || {
                 step_back();
@@ -128,7 +139,37 @@ impl SnapshotThreads {
     }
 }
 
+/// What is to be written, in order.
+struct Jobs {
+    coming: Receiver<Write>,
+    /// Came during a pause; at most one more than the pauses that were cut short by it.
+    come: VecDeque<Write>,
+}
+
+impl Jobs {
+    /// `None` once nobody can send any more.
+    fn next(&mut self) -> Option<Write> {
+        self.come.pop_front().or_else(|| self.coming.recv().ok())
+    }
+
+    /// Lets time pass while nothing else is to be done.
+    fn pause(&mut self, time: Duration) {
+        if !self.come.is_empty() {
+            return;
+        }
+        match self.coming.recv_timeout(time) {
+            Ok(job) => self.come.push_back(job),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        }
+    }
+}
+
 struct Writer {
+    jobs: Jobs,
+    /// How many replicas write before this one.
+    turn: u32,
+    /// How long the last snapshot took.
+    took: Duration,
     dir: DataDir,
     store: Arc<SnapshotStore>,
     inbox: Arc<Inbox>,
@@ -139,10 +180,11 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, jobs: &Receiver<Write>) {
-        while let Ok(job) = jobs.recv() {
+    fn run(mut self) {
+        while let Some(job) = self.jobs.next() {
             match job {
                 Write::Save { sequence, meta, frozen } => {
+                    self.jobs.pause(self.took.min(TURN_MAX) * self.turn);
                     let outcome = self.save(sequence, &meta, &*frozen);
                     self.report(sequence, outcome);
                 }
@@ -185,7 +227,7 @@ impl Writer {
         }
     }
 
-    fn save(&self, sequence: Sequence, meta: &[u8], frozen: &dyn FrozenChunks) -> Result<(), String> {
+    fn save(&mut self, sequence: Sequence, meta: &[u8], frozen: &dyn FrozenChunks) -> Result<(), String> {
         // What an earlier attempt left would be taken for this one's chunks.
         let left = self.store.list().map_err(|error| error.to_string())?;
         if left.iter().any(|info| info.seq == sequence.0) {
@@ -201,14 +243,24 @@ impl Writer {
         written
     }
 
-    fn write_chunks(&self, sequence: Sequence, meta: &[u8], frozen: &dyn FrozenChunks) -> Result<(), String> {
+    fn write_chunks(
+        &mut self,
+        sequence: Sequence,
+        meta: &[u8],
+        frozen: &dyn FrozenChunks,
+    ) -> Result<(), String> {
         let stored = |outcome: Result<(), StorageError>| outcome.map_err(|error| error.to_string());
+        let begun = Instant::now();
         stored(self.store.begin(sequence.0, meta))?;
         for index in 0..frozen.chunk_count() {
+            let begun = Instant::now();
             let chunk = frozen.chunk(index)?;
             stored(self.store.put_chunk(sequence.0, index, &chunk))?;
+            self.jobs.pause(begun.elapsed().min(PAUSE_MAX));
         }
-        stored(self.store.finish(sequence.0))
+        stored(self.store.finish(sequence.0))?;
+        self.took = begun.elapsed();
+        Ok(())
     }
 
     /// Chunks come before the snapshot's metadata is known here, so it is begun under none.
@@ -381,6 +433,28 @@ mod tests {
         assert_eq!((whole(0), whole(1), whole(2)), (exact, longer, vec![]));
         assert!(kept.part(&store, &read(0, u64::MAX)).expect("past the end").is_empty());
         assert!(kept.part(&store, &read(9, 0)).is_err(), "no such chunk");
+    }
+
+    #[test]
+    fn a_pause_ends_when_something_is_to_be_done_or_nobody_is_left_and_keeps_the_order() {
+        let hour = Duration::from_secs(3600);
+        let (jobs, coming) = sync_channel(4);
+        let mut waiting = Jobs { coming, come: VecDeque::new() };
+        let sequence = |job: Option<Write>| match job {
+            Some(Write::Drop { sequence }) => sequence.0,
+            _ => 0,
+        };
+        for number in 1..=3 {
+            jobs.send(Write::Drop { sequence: Sequence(number) }).expect("there is room");
+        }
+        waiting.pause(hour);
+        waiting.pause(hour);
+        assert_eq!(waiting.come.len(), 1, "what has come already is reason enough");
+        assert_eq!([sequence(waiting.next()), sequence(waiting.next())], [1, 2]);
+        drop(jobs);
+        assert_eq!(sequence(waiting.next()), 3);
+        waiting.pause(hour);
+        assert_eq!(sequence(waiting.next()), 0, "a node that stops does not wait for turns");
     }
 
     #[test]

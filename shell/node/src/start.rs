@@ -105,7 +105,8 @@ pub(crate) fn start<M: StateMachine>(
             identity,
         }),
     };
-    let snapshots = SnapshotThreads::start(dir, snapshots, &inbox, &metrics).map_err(NodeError::NoThread)?;
+    let snapshots = SnapshotThreads::start(dir, snapshots, &inbox, &metrics, node.replica())
+        .map_err(NodeError::NoThread)?;
     let core_loop = CoreLoop::new(
         node.replica(),
         replica,

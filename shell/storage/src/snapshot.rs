@@ -20,7 +20,7 @@ pub const CHUNK_BYTES_MAX: usize = 1 << 30;
 /// Largest metadata of a snapshot, and largest named value.
 pub const META_BYTES_MAX: usize = 1 << 20;
 /// Chunks put since the last durable commit, in bytes: what a crash may cost an unfinished snapshot.
-const UNSYNCED_BYTES_MAX: u64 = 32 << 20;
+const UNSYNCED_BYTES_MAX: u64 = 4 << 20;
 /// Left alone, `redb` takes a gigabyte.
 const CACHE_BYTES: usize = 32 << 20;
 

@@ -351,7 +351,13 @@ impl<M: StateMachine> Replica<M> {
     /// count only from those who know that something waits.
     pub(crate) fn relay_patience(&self) -> Micros {
         let gone = self.segment.as_ref().is_some_and(|segment| self.leader_is_gone(&segment.failover));
-        if gone { Micros::ZERO } else { self.pbft.relay_after(self.setup.settings.relay_after) }
+        if gone {
+            return Micros::ZERO;
+        }
+        let patience = self.pbft.relay_after(self.setup.settings.relay_after);
+        // Whoever is to miss the fast path must know of something that it keeps waiting.
+        let fast = self.segment.is_some() && self.control.steering.mode == NetworkMode::Hybrid;
+        if fast { patience.min(Micros(self.fast_path_timeout().0 / 2)) } else { patience }
     }
 
     /// Shows all replicas the frames of our clients that have waited too long: from then on everybody's timer runs.

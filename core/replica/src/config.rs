@@ -37,8 +37,8 @@ pub struct SegmentSettings {
     pub limits: dwcp_raft::Limits,
     /// Hybrid mode: commands that wait this long while nothing commits are grounds for suspicion; grows to 20 measured
     /// commits where those are slow. In datacenter mode it is three election timeouts, for elections are the cheaper cure.
-    /// 50 ms to 60 s.
-    pub fast_path_timeout: Micros,
+    /// 50 ms to 60 s. `None`: 20 measured commits, at least 100 ms, twice that for every failure that the calm counts.
+    pub fast_path_timeout: Option<Micros>,
     /// How often the segment's leader gives Anchors a place, while anything changed; 10 ms to 10 s.
     pub anchor_interval: Micros,
     /// Bytes of committed entries executed in one turn, and one entry more; at least 1. Whoever has much to catch up with
@@ -53,7 +53,7 @@ impl SegmentSettings {
         Self {
             timing: dwcp_raft::Timing::lan(),
             limits: dwcp_raft::Limits::default(),
-            fast_path_timeout: Micros::from_millis(300),
+            fast_path_timeout: None,
             anchor_interval: Micros::from_millis(100),
             apply_bytes: 512 << 10,
         }
@@ -62,12 +62,7 @@ impl SegmentSettings {
     /// For replicas 50 to 500 ms apart.
     #[must_use]
     pub fn wan() -> Self {
-        Self {
-            timing: dwcp_raft::Timing::wan(),
-            fast_path_timeout: Micros::from_millis(2_000),
-            anchor_interval: Micros::from_millis(1_000),
-            ..Self::lan()
-        }
+        Self { timing: dwcp_raft::Timing::wan(), anchor_interval: Micros::from_millis(1_000), ..Self::lan() }
     }
 
     /// # Errors
@@ -78,7 +73,7 @@ impl SegmentSettings {
         let within = |value: Micros, low_ms: u64, high_ms: u64| {
             (Micros::from_millis(low_ms)..=Micros::from_millis(high_ms)).contains(&value)
         };
-        if !within(self.fast_path_timeout, 50, 60_000) {
+        if self.fast_path_timeout.is_some_and(|fixed| !within(fixed, 50, 60_000)) {
             return Err(SettingsError::Genesis("fast_path_timeout must be 50 ms to 60 s"));
         }
         if !within(self.anchor_interval, 10, 10_000) {

@@ -15,7 +15,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::{
-    Hash, LogTime, Micros, Mutant, Mutants, NetworkMode, Now, ReplicaId, Sequence, Term, Ticket, View,
+    Hash, Index, LogTime, Micros, Mutant, Mutants, NetworkMode, Now, ReplicaId, Sequence, Term, Ticket, View,
 };
 use dwcp_log::close::{choose, worth};
 use dwcp_log::seal::{Sealed, Signed, StopCert, Suspect};
@@ -25,6 +25,12 @@ use dwcp_state::StateMachine;
 
 /// Commits of which the slowness stretches the patience, and by how much of each the average moves.
 const ROUNDS: u64 = 20;
+/// What a fast path may take that was never measured, at the least, and at the most.
+const FAST_PATH_UNMEASURED: Micros = Micros::from_millis(500);
+const FAST_PATH_MIN: Micros = Micros::from_millis(100);
+const FAST_PATH_MAX: Micros = Micros::from_millis(8_000);
+/// A segment that others left though nobody died was judged too soon: the next may take twice as long, so often.
+const FAST_PATH_DOUBLINGS_MAX: u32 = 3;
 /// A Marker that does not commit in so many average commits, and not in this time either, is not waited for.
 const MARKER_ROUNDS: u64 = 4;
 const MARKER_PATIENCE_MIN: Micros = Micros::from_millis(50);
@@ -48,8 +54,10 @@ pub(crate) struct Failover {
     next_send: Micros,
     /// When something last committed, or nothing waited.
     progress: Micros,
-    /// A slow average of the time from a command's arrival to its commit.
+    /// A slow average of the time from a command's arrival, or an entry's, to its commit here.
     round: Micros,
+    /// The entry whose commit is waited for to measure it, and since when.
+    sample: Option<(Index, Micros)>,
     pub leader: Option<ReplicaId>,
     pub marker_proposed: Option<Term>,
     /// An ordered ending that comes without a Marker by then falls to the collection.
@@ -84,6 +92,7 @@ impl Failover {
             next_send: now.mono,
             progress: now.mono,
             round: Micros::ZERO,
+            sample: None,
             leader: None,
             marker_proposed: None,
             marker_deadline: None,
@@ -105,6 +114,7 @@ impl Failover {
 
     pub(crate) fn leader_changed(&mut self, now: Now, leader: Option<ReplicaId>) {
         self.leader = leader;
+        self.sample = None;
         if leader.is_some() {
             self.progress = now.mono;
         }
@@ -129,6 +139,16 @@ impl Failover {
         self.round = Micros((self.round.0 * 15 + took.0) / 16);
     }
 
+    /// Measures on the log what those who serve no client do not see on commands.
+    pub(crate) fn sample(&mut self, now: Now, last: Index, commit: Index) {
+        if let Some((_, since)) = self.sample.take_if(|(index, _)| *index <= commit) {
+            self.note_round(now.mono.since(since));
+        }
+        if self.sample.is_none() && last > commit {
+            self.sample = Some((last, now.mono));
+        }
+    }
+
     /// Whether `q` reports are here of which this place is the best.
     pub(crate) fn reports_choose(&self, tail: &Place, q: usize, mutants: Mutants) -> bool {
         let reports: Vec<Signed<Sealed>> = self.reports.values().copied().collect();
@@ -149,14 +169,30 @@ impl Failover {
 impl<M: StateMachine> Replica<M> {
     /// How long commands may wait while nothing commits.
     fn patience(&self, failover: &Failover) -> Micros {
-        let settings = &self.setup.settings.segment;
-        let measured = failover.round.times(ROUNDS).min(settings.fast_path_timeout.times(8));
         match self.control.steering.mode {
-            NetworkMode::Hybrid => settings.fast_path_timeout.max(measured),
+            NetworkMode::Hybrid => self.fast_path_patience(failover.round),
             NetworkMode::Datacenter | NetworkMode::Internet => {
-                settings.timing.election_timeout.times(3).max(measured)
+                let elections = self.setup.settings.segment.timing.election_timeout.times(3);
+                elections.max(self.fast_path_patience(failover.round))
             }
         }
+    }
+
+    /// How long the fast path may take before another is taken.
+    pub(crate) fn fast_path_timeout(&self) -> Micros {
+        let round = self.segment.as_ref().map_or(Micros::ZERO, |segment| segment.failover.round);
+        self.fast_path_patience(round)
+    }
+
+    /// By the slow average of a command's time.
+    fn fast_path_patience(&self, round: Micros) -> Micros {
+        let measured = round.times(ROUNDS);
+        if let Some(fixed) = self.setup.settings.segment.fast_path_timeout {
+            return fixed.max(measured.min(fixed.times(8)));
+        }
+        let measured = if round == Micros::ZERO { FAST_PATH_UNMEASURED } else { measured.max(FAST_PATH_MIN) };
+        let doublings = self.control.steering.failures.min(FAST_PATH_DOUBLINGS_MAX);
+        measured.times(1 << doublings).min(FAST_PATH_MAX)
     }
 
     /// Since when commands wait for the segment.

@@ -39,6 +39,7 @@ impl<M: StateMachine> Replica<M> {
     /// Client frames for the root. While a segment is open they are its leader's to order, but for those that all replicas
     /// have known of for long: the root takes them, and from then on everybody watches whether the leader does.
     fn next_frames(&mut self, now: Now) -> Vec<Bytes> {
+        let fast_path = self.fast_path_timeout();
         let settings = &self.setup.settings;
         let Some(segment) = &mut self.segment else {
             let opening =
@@ -60,7 +61,7 @@ impl<M: StateMachine> Replica<M> {
             frames.extend(self.sync_batch(left, frames_max - frames.len()));
             return frames;
         };
-        let patience = settings.segment.fast_path_timeout.times(ESCAPE_FACTOR);
+        let patience = fast_path.times(ESCAPE_FACTOR);
         if now.mono < segment.failover.next_escape || now.mono < patience {
             return Vec::new();
         }

@@ -344,8 +344,11 @@ impl<M: StateMachine> Replica<M> {
         }
         self.note_ending(now);
         self.propose_in_segment(now);
-        if let Some(raft) = self.segment.as_mut().and_then(|segment| segment.raft.as_mut()) {
+        if let Some(segment) = &mut self.segment
+            && let Some(raft) = &mut segment.raft
+        {
             raft.settle(now);
+            segment.failover.sample(now, raft.last().index, raft.commit());
         }
         self.drain_segment(now, out);
         self.vote_on_ticks(now, out);

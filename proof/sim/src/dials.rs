@@ -147,6 +147,7 @@ dials! {
     /// Log time in the root after a segment was forced to close; doubles with each failure.
     segment_calm_ms,
     election_ms,
+    /// 0: as measured.
     fast_path_ms,
     anchor_ms,
     /// Entries of one message between members of a segment; 0: as many as there are by default.
@@ -218,6 +219,9 @@ impl Profile {
         if dials.switches() {
             let mut chance = Chance::new(seed).fork("turns");
             dials.apply_bytes = *chance.pick(&[0, 1 << 10, 8 << 10]).expect("not empty");
+            if chance.per_mille(300) {
+                dials.fast_path_ms = 0;
+            }
         }
         if self.name == "overload" {
             // Patience is for a network and a disk at rest: what is slower than that is so because of the load.

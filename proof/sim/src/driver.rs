@@ -700,7 +700,8 @@ fn settings(dials: &crate::dials::Dials) -> Settings {
                 election_timeout: Micros::from_millis(dials.election_ms.max(20)),
                 heartbeat_interval: Micros::from_millis((dials.election_ms / 5).max(4)),
             },
-            fast_path_timeout: Micros::from_millis(dials.fast_path_ms.max(50)),
+            fast_path_timeout: (dials.fast_path_ms > 0)
+                .then(|| Micros::from_millis(dials.fast_path_ms.max(50))),
             anchor_interval: Micros::from_millis(dials.anchor_ms.max(10)),
             limits: match dials.append_entries_max {
                 0 => SegmentSettings::lan().limits,

@@ -406,7 +406,8 @@ impl Segment {
                 election_timeout: Micros::from_millis(self.election_timeout_ms),
                 heartbeat_interval: Micros::from_millis(self.heartbeat_interval_ms),
             },
-            fast_path_timeout: Micros::from_millis(self.fast_path_timeout_ms),
+            fast_path_timeout: (self.fast_path_timeout_ms > 0)
+                .then(|| Micros::from_millis(self.fast_path_timeout_ms)),
             anchor_interval: Micros::from_millis(self.anchor_interval_ms),
             ..default
         }

@@ -153,7 +153,7 @@ impl<M: StateMachine> Replica<M> {
     ) {
         let (me, n) = (self.setup.me, self.pbft.quorum().n());
         let mode = self.control.steering.mode;
-        let fast_path = self.setup.settings.segment.fast_path_timeout;
+        let fast_path = self.fast_path_timeout();
         let Some(room) = &mut self.sync else {
             return SyncRoom::refuse(client, id, "state sync is turned off on this node", true, out);
         };

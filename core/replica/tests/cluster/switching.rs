@@ -95,6 +95,41 @@ fn a_datacenter_orders_through_raft_and_the_root_stays_quiet() {
 }
 
 #[test]
+fn a_fast_path_is_missed_by_what_it_usually_takes_and_after_a_failure_an_election_comes_first() {
+    let mut cluster = Cluster::with(4, crash(4), NetworkMode::Hybrid);
+    cluster.run(500);
+    let mut session = Session::open(&mut cluster, 2);
+    let mut silence_the_leader = |cluster: &mut Cluster| {
+        cluster.load(&mut session, 2, 40);
+        assert_eq!(cluster.status(2).protocol, ProtocolName::Raft);
+        let leader = cluster.leader(2).unwrap();
+        assert!(leader != 0 && leader != 2, "neither the root's primary nor whom we ask");
+        cluster.twist = Some(Box::new(move |from, _, bytes| (from != leader).then_some(bytes)));
+        let (asked, answered) = (cluster.now, cluster.executed(2).len());
+        let frame = session.put("late", b"v");
+        cluster.send(2, &frame);
+        while cluster.executed(2).len() == answered {
+            cluster.run(5);
+            assert!(cluster.now.since(asked) < Micros::from_millis(2_000), "nobody moves");
+        }
+        cluster.twist = None;
+        cluster.now.since(asked).0 / 1_000
+    };
+    let took = silence_the_leader(&mut cluster);
+    // Half of it until all know of the command, then all of it; the shortest election is 200 ms.
+    assert!((150..200).contains(&took), "{took} ms");
+    let status = cluster.status(2);
+    assert_eq!((status.protocol, status.failovers), (ProtocolName::Pbft, 1));
+    cluster.run(1_500);
+    let took = silence_the_leader(&mut cluster);
+    assert!((200..450).contains(&took), "{took} ms");
+    let status = cluster.status(2);
+    assert_eq!((status.protocol, status.failovers), (ProtocolName::Raft, 1), "twice the patience");
+    cluster.run(1_000);
+    cluster.assert_one_log(&[0, 1, 2, 3]);
+}
+
+#[test]
 fn whoever_restarts_stands_at_the_last_anchor_before_it_hears_of_anybody() {
     let mut cluster = Cluster::with(4, crash(4), NetworkMode::Datacenter);
     cluster.run(500);

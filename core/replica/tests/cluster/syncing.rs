@@ -303,7 +303,7 @@ fn in_hybrid_mode_the_log_comes_first_and_gossip_when_it_does_not_answer() {
     assert_eq!(cluster.road(1, 1), Some(Road::Log));
     cluster.apart = vec![2];
     cluster.write(2, 2, vec![add("n", 10)]);
-    cluster.run(200);
+    cluster.run(80);
     assert_eq!(cluster.road(2, 2), None, "the log is waited for");
     cluster.run(1_000);
     assert_eq!(cluster.road(2, 2), Some(Road::Gossip));

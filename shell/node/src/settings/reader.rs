@@ -50,7 +50,11 @@ impl Reader {
 
     pub(super) fn number(&mut self, key: &'static str) -> Result<u64, SettingsError> {
         let setting = self.ask(key);
-        let Allowed::Number { min, max } = setting.allowed else { panic!("{key} is a number in the table") };
+        let (zero, min, max) = match setting.allowed {
+            Allowed::Number { min, max } => (false, min, max),
+            Allowed::ZeroOr { min, max } => (true, min, max),
+            _ => panic!("{key} is a number in the table"),
+        };
         let (line, value) = match self.found.remove(key) {
             None => return setting.preset.number(self.mode).ok_or_else(|| self.missing(setting)),
             Some((line, Value::Number(value))) => (line, value),
@@ -61,10 +65,11 @@ impl Reader {
                 return Err(self.wrong_type(key, line, &other, format!("a number{unit}, without quotes")));
             }
         };
-        match u64::try_from(value).ok().filter(|value| (min..=max).contains(value)) {
+        let fits = |value: &u64| (min..=max).contains(value) || (zero && *value == 0);
+        match u64::try_from(value).ok().filter(fits) {
             Some(value) => Ok(value),
             None => {
-                let range = format!("{min}..={max} {}", setting.unit);
+                let range = format!("{} {}", setting.allowed_text(), setting.unit);
                 Err(self.at(line, Fault::OutOfRange { key, value, range: range.trim_end().into() }))
             }
         }

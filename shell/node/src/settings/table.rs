@@ -54,6 +54,11 @@ pub enum Allowed {
         min: u64,
         max: u64,
     },
+    /// 0 as well, which means something else.
+    ZeroOr {
+        min: u64,
+        max: u64,
+    },
     Words(&'static [&'static str]),
     Path,
     /// `IP:PORT`.
@@ -197,14 +202,15 @@ pub const SETTINGS: &[Setting] = &[
         (1, 20_000),
         "in a Raft segment: how often a leader is heard that has nothing else to say",
     ),
-    number(
-        "segment.fast_path_timeout_ms",
-        "ms",
-        Preset::ByMode { internet: 2_000, datacenter: 300, hybrid: 500 },
-        (50, 60_000),
-        "hybrid mode: commands that wait this long while nothing commits make this node vote for leaving the segment; \
-         grows to 20 measured commits where those are slow. In datacenter mode it is three election timeouts instead",
-    ),
+    Setting {
+        key: "segment.fast_path_timeout_ms",
+        unit: "ms",
+        preset: Preset::Number(0),
+        allowed: Allowed::ZeroOr { min: 50, max: 60_000 },
+        what: "hybrid mode: commands that wait this long while nothing commits make this node vote for leaving the segment; \
+               grows to 20 measured commits where those are slow. 0: 20 measured commits, at least 100 ms (500 before the first), \
+               doubled by each failure of late. In datacenter mode it is at least three election timeouts",
+    },
     number(
         "segment.anchor_interval_ms",
         "ms",
@@ -329,6 +335,7 @@ impl Setting {
     pub fn allowed_text(&self) -> String {
         match self.allowed {
             Allowed::Number { min, max } => format!("{min}..={max}"),
+            Allowed::ZeroOr { min, max } => format!("0 or {min}..={max}"),
             Allowed::Words(words) => {
                 words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ")
             }

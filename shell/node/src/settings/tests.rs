@@ -166,6 +166,10 @@ fn the_table_is_sound_and_the_manual_shows_it() {
                     let value = preset.number(mode).unwrap();
                     assert!((min..=max).contains(&value), "{}", setting.key);
                 }
+                (preset, Allowed::ZeroOr { min, max }) => {
+                    let value = preset.number(mode).unwrap();
+                    assert!((min..=max).contains(&value) || value == 0, "{}", setting.key);
+                }
                 (_, _) => panic!("{} has a default of another type", setting.key),
             }
         }
@@ -205,12 +209,13 @@ fn the_defaults_are_the_cores_own_and_every_allowed_value_passes_the_core() {
     assert!(lan.timing.election_timeout < timing.election_timeout);
     assert!(timing.election_timeout < wan.timing.election_timeout);
     for setting in SETTINGS {
-        let (Some((section @ ("consensus" | "segment"), name)), Allowed::Number { min, max }) =
-            (setting.key.split_once('.'), setting.allowed)
-        else {
-            continue;
+        let Some((section @ ("consensus" | "segment"), name)) = setting.key.split_once('.') else { continue };
+        let values = match setting.allowed {
+            Allowed::Number { min, max } => vec![min, max],
+            Allowed::ZeroOr { min, max } => vec![0, min, max],
+            _ => continue,
         };
-        for value in [min, max] {
+        for value in values {
             let mut text = good.replace("[consensus]\n", &format!("[{section}]\n{name} = {value}\n"));
             match (name, value) {
                 // These two bound each other.

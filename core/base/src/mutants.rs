@@ -109,6 +109,8 @@ pub enum Mutant {
     CloseWithoutData,
     /// Anchors are executed unjudged and compared with nothing.
     AnchorUnchecked,
+    /// A restarted replica forgets up to where it has vouched for a segment's log.
+    AnchorForgotten,
     /// What was deferred is executed before the segment's own entries.
     DeferredFirst,
     /// A root checkpoint covers the live state while a segment is open.
@@ -219,6 +221,7 @@ impl Mutant {
         Self::WeakSuspect,
         Self::CloseWithoutData,
         Self::AnchorUnchecked,
+        Self::AnchorForgotten,
         Self::DeferredFirst,
         Self::LiveCheckpoint,
         Self::PoolForgetsAtClose,

@@ -16,6 +16,7 @@ impl Raft {
         self.log.check();
         let (border, last) = (self.log.border(), self.log.last());
         assert!(border.index <= self.commit && self.commit <= last.index, "commits lie in the log");
+        assert!(self.pinned <= self.commit, "only what is committed was vouched for");
         assert!(last.term <= self.hard.term, "no entry is from a term to come");
         assert!(self.durable <= last.index, "only what is held is durable");
         assert!(self.verified <= last.index, "only what is held was compared");

@@ -226,6 +226,14 @@ pub trait RaftNode: fmt::Debug + Send {
     /// before. A foreign node may well learn it the slow way.
     fn learn_commit(&mut self, _place: Place) {}
 
+    /// The caller is about to vouch for the committed log up to this index: once the ticket's record is durable the log never
+    /// parts from it, in no later life either. A majority's word would see to that alone if nobody lied; a member that
+    /// lies can have a log called committed that a later leader replaces. `Ticket::ZERO`, the default, is for a node whose
+    /// commit index is as durable as its entries.
+    fn pin(&mut self, _index: Index) -> Ticket {
+        Ticket::ZERO
+    }
+
     /// What is to be done, in order.
     fn take(&mut self) -> Vec<Action>;
 

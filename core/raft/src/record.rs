@@ -42,6 +42,8 @@ pub enum Record {
     Discarded(Border) = 4,
     /// The log begins anew at the place, as if discarded up to there; entries written before this record do not count.
     Installed(Border) = 5,
+    /// The log is committed up to here, and this replica has vouched for it: it never parts from that.
+    Pinned(Index) = 6,
 }
 
 impl Record {
@@ -61,6 +63,7 @@ impl Record {
                 (1..=INDEX_MAX).contains(&first.0) && entries.iter().all(|entry| entry.term <= TERM_MAX)
             }
             Self::Sealed(last) => place(last),
+            Self::Pinned(index) => index.0 <= INDEX_MAX,
             Self::Discarded(border) | Self::Installed(border) => {
                 place(&border.place)
                     && border.hard.term <= TERM_MAX

@@ -73,6 +73,8 @@ pub struct Raft {
     pub(crate) hard: HardState,
     pub(crate) log: SegmentLog,
     pub(crate) sealed: Option<Place>,
+    /// What was vouched for: committed in this life and in every later one.
+    pub(crate) pinned: Index,
 
     // May be forgotten.
     pub(crate) role: Role,
@@ -98,6 +100,11 @@ pub struct Raft {
     pub(crate) border_ticket: Ticket,
     /// Borders not yet known to be durable: as many as the disk is behind.
     pub(crate) borders: VecDeque<NewBorder>,
+    /// Where the log begins on disk.
+    pub(crate) durable_border: Index,
+    /// The newest durable record of what was pinned, and newer ones: as many as the disk is behind.
+    pub(crate) pin: (Ticket, Index),
+    pub(crate) pins: VecDeque<(Ticket, Index)>,
     /// What the caller has been told.
     pub(crate) told_commit: Index,
     pub(crate) told_leader: (Term, Option<ReplicaId>),
@@ -126,6 +133,7 @@ impl Raft {
             hard: HardState::default(),
             log: SegmentLog::new(setup.base.position, base),
             sealed: None,
+            pinned: Index::ZERO,
             role: Role::Follower,
             leader: None,
             commit: Index::ZERO,
@@ -140,6 +148,9 @@ impl Raft {
             sealed_ticket: Ticket::ZERO,
             border_ticket: Ticket::ZERO,
             borders: VecDeque::new(),
+            durable_border: Index::ZERO,
+            pin: (Ticket::ZERO, Index::ZERO),
+            pins: VecDeque::new(),
             told_commit: Index::ZERO,
             told_leader: (Term::ZERO, None),
             told_marker: false,
@@ -149,7 +160,11 @@ impl Raft {
         };
         raft.replay(records)?;
         raft.durable = raft.log.last_index();
-        raft.commit = raft.log.border().index;
+        raft.durable_border = raft.log.border().index;
+        if raft.mutants.on(Mutant::AnchorForgotten) {
+            raft.pinned = Index::ZERO;
+        }
+        raft.commit = raft.durable_border.max(raft.pinned);
         raft.told_commit = raft.commit;
         raft.told_leader = (raft.hard.term, None);
         raft.begin(now, setup.first_leader, records.is_empty());
@@ -173,6 +188,10 @@ impl Raft {
             match record {
                 Record::Hard(hard) => (self.hard, self.hard_ticket) = (hard, Ticket(number)),
                 Record::Sealed(place) => (self.sealed, self.sealed_ticket) = (Some(place), Ticket(number)),
+                Record::Pinned(index) => {
+                    self.pinned = self.pinned.max(index);
+                    self.pin = (Ticket(number), self.pinned);
+                }
                 Record::Discarded(border) => self.replay_border(border, Ticket(number)),
                 Record::Installed(border) => {
                     self.replay_border(border, Ticket(number));
@@ -211,7 +230,7 @@ impl Raft {
         if self.mutants.on(Mutant::RaftForgetsVoteOnRestart) {
             self.hard.vote = None;
         }
-        if self.hard.term < self.log.last().term {
+        if self.hard.term < self.log.last().term || self.pinned > self.log.last_index() {
             return Err(OpenError::Gap { number: newest });
         }
         Ok(())
@@ -301,6 +320,7 @@ impl Raft {
         while self.borders.front().is_some_and(|border| border.ticket <= self.durable_ticket) {
             let border = self.borders.pop_front().expect("it is there");
             self.border_ticket = border.ticket;
+            self.durable_border = border.index;
             self.written.retain(|written| {
                 let superfluous =
                     if border.anew { written.ticket < border.ticket } else { written.last <= border.index };
@@ -315,7 +335,32 @@ impl Raft {
         if self.border_ticket == Ticket::ZERO {
             return Ticket(1);
         }
-        self.written.front().map_or(self.border_ticket, |written| written.ticket.min(self.border_ticket))
+        let written = self.written.front().map(|written| written.ticket);
+        // A border on disk says as much as a pin before it.
+        let pin = (self.pin.1 > self.durable_border).then_some(self.pin.0);
+        [written, pin].into_iter().flatten().fold(self.border_ticket, Ticket::min)
+    }
+
+    /// Writes down that the log is committed up to here, for the caller is about to vouch for it.
+    pub(crate) fn pin_at(&mut self, index: Index) -> Ticket {
+        let index = index.min(self.commit);
+        if self.sealed.is_some() {
+            return self.sealed_ticket; // It does not move any more.
+        }
+        if index > self.pinned {
+            self.pinned = index;
+            self.write_entries();
+            let ticket = self.out.persist(Record::Pinned(index).to_bytes(self.epoch), false);
+            self.pins.push_back((ticket, index));
+        }
+        self.pins.back().map_or(self.pin.0, |(ticket, _)| *ticket)
+    }
+
+    /// Newer pins that are durable now take the place of older ones.
+    pub(crate) fn pins_are_durable(&mut self) {
+        while self.pins.front().is_some_and(|(ticket, _)| *ticket <= self.durable_ticket) {
+            self.pin = self.pins.pop_front().expect("it is there");
+        }
     }
 
     pub(crate) fn commit_to(&mut self, index: Index) {

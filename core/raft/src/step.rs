@@ -278,6 +278,7 @@ impl RaftNode for Raft {
             self.durable = index;
         }
         self.borders_are_durable();
+        self.pins_are_durable();
         match self.role {
             Role::Candidate { .. } => self.count_own_vote(now),
             Role::Leader(_) => self.try_commit(),
@@ -314,6 +315,10 @@ impl RaftNode for Raft {
 
     fn install(&mut self, now: Now, place: Place) -> Result<(), InstallError> {
         self.install_at(now, place)
+    }
+
+    fn pin(&mut self, index: Index) -> Ticket {
+        self.pin_at(index)
     }
 
     fn learn_commit(&mut self, place: Place) {

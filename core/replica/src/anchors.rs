@@ -68,6 +68,8 @@ pub(crate) struct Anchors<M: StateMachine> {
     proposed: Option<(Index, View, Sequence)>,
     waiting: VecDeque<Waiting>,
     next_resend: Micros,
+    /// The record behind which our newest word may be said.
+    word_ticket: Ticket,
     /// Where our execution stood at the last Anchor, and since when.
     stuck_at: Option<(Index, Micros)>,
     /// The first root sequence whose snapshots are of an Anchor that our execution had not reached.
@@ -88,6 +90,7 @@ impl<M: StateMachine> Anchors<M> {
             proposed: None,
             waiting: VecDeque::new(),
             next_resend: now.mono,
+            word_ticket: Ticket::ZERO,
             stuck_at: None,
             ahead_of_us: None,
         }
@@ -183,9 +186,25 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         let (epoch, durable) = (segment.epoch, raft.durable());
+        let Some(newest) = segment
+            .anchors
+            .ticks
+            .range(..=durable)
+            .rfind(|(_, tick)| tick.voted.is_none())
+            .map(|(index, _)| *index)
+        else {
+            return;
+        };
+        // The promise is written down first: what we vouch for stays in our log.
+        let pinned = segment.raft.as_mut().map_or(Ticket::ZERO, |raft| raft.pin(newest));
+        self.drain_segment(now, out);
+        let Some(segment) = self.segment.as_mut().filter(|segment| segment.epoch == epoch) else { return };
+        // "I hold this" also means whatever the segments before it left.
+        let after = segment.tickets.to_node(pinned).max(self.body_ticket);
+        segment.anchors.word_ticket = after;
         let mut words = Vec::new();
         for (index, tick) in
-            segment.anchors.ticks.range_mut(..=durable).filter(|(_, tick)| tick.voted.is_none())
+            segment.anchors.ticks.range_mut(..=newest).filter(|(_, tick)| tick.voted.is_none())
         {
             tick.voted = Some(now.mono);
             let held = Held {
@@ -202,8 +221,7 @@ impl<M: StateMachine> Replica<M> {
             if let Some(segment) = &mut self.segment {
                 segment.anchors.votes.entry(word.held.index).or_default().insert(speaker.id, signed);
             }
-            // "I hold this" also means whatever the segments before it left.
-            self.send_all(&PeerMessage::AnchorVote(signed), Class::Vote, self.body_ticket, out);
+            self.send_all(&PeerMessage::AnchorVote(signed), Class::Vote, after, out);
         }
     }
 
@@ -217,8 +235,9 @@ impl<M: StateMachine> Replica<M> {
         }
         segment.anchors.next_resend = now.mono.plus(interval);
         let newest = segment.anchors.votes.values().rev().find_map(|words| words.get(&me)).copied();
+        let after = segment.anchors.word_ticket;
         if let Some(word) = newest {
-            self.send_all(&PeerMessage::AnchorVote(word), Class::Vote, Ticket::ZERO, out);
+            self.send_all(&PeerMessage::AnchorVote(word), Class::Vote, after, out);
         }
     }
 

@@ -344,6 +344,14 @@ impl RaftNode for LyingNode {
         self.inner.install(now, place)
     }
 
+    fn learn_commit(&mut self, place: Place) {
+        self.inner.learn_commit(place);
+    }
+
+    fn pin(&mut self, index: Index) -> Ticket {
+        self.inner.pin(index)
+    }
+
     fn take(&mut self) -> Vec<Action> {
         let mut actions = core::mem::take(&mut self.said);
         for action in self.inner.take() {

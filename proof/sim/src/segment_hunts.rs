@@ -15,6 +15,28 @@ fn trick(trick: Trick) -> (&'static str, u64) {
 pub fn hunt_for(mutant: Mutant) -> Option<Hunt> {
     use Mutant as M;
     let hunt = match mutant {
+        // A leader that lies calls committed what nobody else holds; whoever vouched for it restarts under the next leader.
+        M::AnchorForgotten => Hunt {
+            seconds: 60,
+            ..hunt(
+                mutant,
+                "switch",
+                &[
+                    ("n", 7),
+                    ("f", 2),
+                    ("liars", 2),
+                    ("liars_first", 1),
+                    ("fsync_liars", 0),
+                    ("mode", 2),
+                    ("election_ms", 300),
+                    ("anchor_ms", 60),
+                    ("crash_ms", 1_500),
+                    ("down_ms", 200),
+                    ("partition_ms", 2_000),
+                    ("partition_long_ms", 1_500),
+                ],
+            )
+        },
         // One report of three: it need not have met the majority that committed.
         M::CloseOfFewReports => hunt(
             mutant,

@@ -362,6 +362,33 @@ fn what_is_known_to_be_committed_counts_only_where_the_log_holds_it() {
     assert_eq!((one.raft.commit(), one.raft.last()), (Index(3), last), "the sealed may know it too");
 }
 
+#[test]
+fn whoever_vouched_for_its_log_never_parts_from_it() {
+    let mut one = One::new(3, 2);
+    let log = [entry(1, "a"), entry(1, "b"), entry(1, "c")];
+    let at = places(&log);
+    one.hear(0, 1, append(at[0], 2, &log));
+    one.sync();
+    assert_eq!(one.raft.pin(Index(2)), Ticket(3), "term, entries, pin");
+    assert_eq!(one.raft.pin(Index(9)), Ticket(3), "what is not committed is not pinned");
+    one.settle();
+    one.restart();
+    assert_eq!((one.raft.commit(), one.raft.last()), (Index(2), at[3]));
+    one.hear(1, 2, append(at[0], 0, &[entry(2, "x")]));
+    assert_eq!(one.refused(), ["a conflict with what is committed"]);
+    one.hear(1, 2, append(at[2], 0, &[entry(2, "y")]));
+    assert_eq!(one.terms(), [1, 1, 2], "behind it the log may change");
+    // A restart needs the pin until a border that says as much is on disk.
+    one.sync();
+    one.raft.discard(Index(1));
+    one.sync();
+    let needed = one.raft.needed_from();
+    assert!(needed <= Ticket(3), "{needed:?}");
+    one.raft.discard(Index(2));
+    one.sync();
+    assert!(one.raft.needed_from() > Ticket(3));
+}
+
 // Restarts.
 
 #[test]

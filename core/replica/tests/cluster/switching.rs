@@ -601,6 +601,12 @@ impl RaftNode for Censor {
     fn install(&mut self, now: Now, place: Place) -> Result<(), InstallError> {
         self.inner.install(now, place)
     }
+    fn learn_commit(&mut self, place: Place) {
+        self.inner.learn_commit(place);
+    }
+    fn pin(&mut self, index: Index) -> Ticket {
+        self.inner.pin(index)
+    }
     fn take(&mut self) -> Vec<Action> {
         self.inner.take()
     }

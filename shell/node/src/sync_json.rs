@@ -4,7 +4,7 @@
 //! are `{"$hex": "..."}`. Keys and names of fields that are not UTF-8 are shown with replacement characters.
 
 use bytes::Bytes;
-use dwcp_replica::sync::values::{Op, Plain, View, Write};
+use dwcp_replica::sync::values::{Conflict, Op, Outcome, Plain, View, Write};
 use serde_json::{Map, Value, json};
 
 /// The mark of bytes that are no JSON value.
@@ -32,6 +32,31 @@ pub fn view(view: &View) -> Value {
             let field = |(name, inner): (&Bytes, &View)| (text(name), self::view(inner));
             Value::Object(fields.iter().map(field).collect())
         }
+    }
+}
+
+/// One conflict that a node saw.
+pub fn conflict(event: &Conflict) -> Value {
+    let texts = |all: &[Bytes]| all.iter().map(|name| text(name)).collect::<Vec<_>>();
+    json!({
+        "key": text(&event.key),
+        "path": texts(&event.path),
+        "by": event.by.to_string(),
+        "siblings": event.siblings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "strategy": event.strategy,
+        "outcome": outcome(&event.outcome),
+    })
+}
+
+/// What readers see after a conflict, in words.
+pub fn outcome(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Won(dot) => format!("{dot} won"),
+        Outcome::Merged => "merged".into(),
+        Outcome::AllShown => "all shown".into(),
+        Outcome::Deleted => "deleted".into(),
+        Outcome::Overtaken => "overtaken".into(),
+        Outcome::KindShown(kind) => format!("shown as {kind}"),
     }
 }
 
@@ -70,7 +95,14 @@ pub fn writes(body: &Value) -> Result<Vec<Write>, String> {
     list.iter().enumerate().map(read).collect()
 }
 
+/// What an operation is made of. Anything else is refused, so that a misspelt member does not pass for its default.
+const MEMBERS: [&str; 6] = ["key", "path", "op", "value", "by", "index"];
+
 fn operation(object: &Map<String, Value>) -> Result<Write, String> {
+    let unknown = object.keys().find(|name| !MEMBERS.contains(&name.as_str()));
+    if let Some(name) = unknown {
+        return Err(format!("`{name}` is not known: write {}", MEMBERS.join(", ")));
+    }
     let word = |name: &str| object.get(name).and_then(Value::as_str);
     let key = word("key").ok_or("it needs a `key`")?.to_string();
     let path = match object.get("path") {
@@ -124,6 +156,33 @@ mod tests {
     }
 
     #[test]
+    fn every_operation_is_known_by_its_word() {
+        let value = || to_plain(&json!("v")).unwrap();
+        let rows = [
+            (json!({}), Op::Put(value())),
+            (json!({"op": "put"}), Op::Put(value())),
+            (json!({"op": "put-multi"}), Op::PutMulti(value())),
+            (json!({"op": "grow"}), Op::Grow(3)),
+            (json!({"op": "adjust"}), Op::Adjust(3)),
+            (json!({"op": "add-forever"}), Op::AddForever(value())),
+            (json!({"op": "add-once"}), Op::AddOnce(value())),
+            (json!({"op": "remove-for-good"}), Op::RemoveForGood(value())),
+            (json!({"op": "add"}), Op::Add(value())),
+            (json!({"op": "remove"}), Op::Remove(value())),
+            (json!({"op": "insert"}), Op::Insert { index: 7, value: value() }),
+            (json!({"op": "erase"}), Op::Erase { index: 7 }),
+            (json!({"op": "delete"}), Op::Delete),
+            (json!({"op": "settle"}), Op::Settle),
+        ];
+        for (mut one, op) in rows {
+            let members = json!({"key": "k", "path": ["a", "b"], "value": "v", "by": 3, "index": 7});
+            one.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+            let expected = Write::at("k", ["a", "b"], op);
+            assert_eq!(writes(&json!({ "writes": [one] })).unwrap(), [expected]);
+        }
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_by_its_place() {
         let good = json!({"writes": [{"key": "n", "op": "adjust", "by": -2}, {"key": "a", "value": 1}]});
         assert_eq!(writes(&good).unwrap()[0].op, Op::Adjust(-2));
@@ -134,6 +193,10 @@ mod tests {
             (json!({"writes": [{"key": "a", "op": "grow", "by": -1}]}), "only grows"),
             (json!({"writes": [{"value": 1}]}), "needs a `key`"),
             (json!({"writes": [{"key": "a", "path": "b", "value": 1}]}), "array of texts"),
+            (json!({"writes": [{"key": "a", "value": 1}, {"key": "a"}]}), "writes[1]: it needs a `value`"),
+            (json!({"writes": [{"key": "a", "value": 1, "opp": "add"}]}), "`opp` is not known"),
+            (json!({"writes": [{"key": "a", "op": "adjust", "by": 1.5}]}), "whole number `by`"),
+            (json!({"writes": [{"key": "a", "op": "erase"}]}), "needs an `index`"),
         ] {
             let reason = writes(&body).unwrap_err();
             assert!(reason.contains(expected), "{reason}");

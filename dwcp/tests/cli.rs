@@ -16,6 +16,10 @@ mod refusals;
 mod stopped_log;
 #[path = "cli/sync.rs"]
 mod sync;
+#[path = "cli/sync_types.rs"]
+mod sync_types;
+#[path = "cli/sync_watch.rs"]
+mod sync_watch;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -6,16 +6,20 @@ use std::net::TcpStream;
 use super::*;
 
 /// Adds lines to a node's settings of state sync.
-fn set(trial: &Trial, node: usize, lines: &str) {
+pub fn set(trial: &Trial, node: usize, lines: &str) {
     let path = trial.config(node);
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(path, text.replacen("[sync]", &format!("[sync]\n{lines}"), 1)).unwrap();
 }
 
-fn http(trial: &Trial, node: usize, method: &str, path: &str, body: &str) -> (u16, Value) {
+pub fn http_address(trial: &Trial, node: usize) -> String {
     let settings = std::fs::read_to_string(trial.config(node)).unwrap();
     let line = settings.lines().find(|line| line.starts_with("http_listen")).expect("it is set");
-    let mut stream = TcpStream::connect(line.split('"').nth(1).unwrap()).unwrap();
+    line.split('"').nth(1).unwrap().to_string()
+}
+
+pub fn http(trial: &Trial, node: usize, method: &str, path: &str, body: &str) -> (u16, Value) {
+    let mut stream = TcpStream::connect(http_address(trial, node)).unwrap();
     let length = body.len();
     write!(
         stream,

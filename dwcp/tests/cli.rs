@@ -8,6 +8,8 @@
 mod adaptive;
 #[path = "cli/cluster.rs"]
 mod cluster;
+#[path = "cli/embedded_sync.rs"]
+mod embedded_sync;
 #[path = "cli/examples.rs"]
 mod examples;
 #[path = "cli/refusals.rs"]

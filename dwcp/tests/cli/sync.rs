@@ -19,6 +19,11 @@ pub fn http_address(trial: &Trial, node: usize) -> String {
 }
 
 pub fn http(trial: &Trial, node: usize, method: &str, path: &str, body: &str) -> (u16, Value) {
+    let (code, body) = http_text(trial, node, method, path, body);
+    (code, serde_json::from_str(body.trim()).unwrap_or(Value::Null))
+}
+
+pub fn http_text(trial: &Trial, node: usize, method: &str, path: &str, body: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(http_address(trial, node)).unwrap();
     let length = body.len();
     write!(
@@ -30,7 +35,7 @@ pub fn http(trial: &Trial, node: usize, method: &str, path: &str, body: &str) ->
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let code = head.split_whitespace().nth(1).unwrap().parse().unwrap();
-    (code, serde_json::from_str(body.trim()).unwrap_or(Value::Null))
+    (code, body.to_string())
 }
 
 #[test]

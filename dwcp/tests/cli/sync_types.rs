@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::sync::{http, set};
+use super::sync::{http, http_text, set};
 use super::*;
 
 /// A cluster whose nodes take writes over HTTP. Nobody runs yet.
@@ -404,4 +404,47 @@ fn status_tells_how_each_peer_stands_in_frames_seconds_exchanges_and_bytes() {
         metrics["avg_sync_latency_us"].as_u64() >= Some(1) && metrics["conflict_count"] == 0,
         "{metrics}"
     );
+}
+
+/// A member that acknowledges nothing is named after `sync.ack_patience_ms`, wherever somebody looks, until it is level.
+#[test]
+fn a_member_that_acknowledges_nothing_is_named_until_it_does() {
+    let mut trial = Trial::new(4, "internet");
+    let settings = "exchange_interval_ms = 200\nack_patience_ms = 1000\naudit_interval_ms = 1000\nfanout = 1";
+    (0..4).for_each(|node| set(&trial, node, settings));
+    (0..3).for_each(|node| trial.start(node));
+    trial.await_ready(3);
+    trial.run(&["sync", "--node", "0", "--wait", "3", "incr", "likes"]).ok();
+    let peer = |node: &Value, id: u64| -> Value {
+        let peers = node["sync"]["peers"].as_array().into_iter().flatten();
+        peers.into_iter().find(|peer| peer["node"] == id).cloned().unwrap_or_default()
+    };
+    trial.await_status("node 3 is named", |nodes| {
+        nodes
+            .first()
+            .is_some_and(|node| peer(node, 3)["withholds"] == true && peer(node, 1)["withholds"] == false)
+    });
+    let ran = trial.run(&["status"]);
+    assert!(ran.ok().contains("node 0 says node 3 does not acknowledge"));
+    let told = trial.run(&["sync", "--node", "0", "peers"]).ok();
+    let row = told.lines().find(|line| line.contains("(silent)")).unwrap_or_else(|| panic!("{told}"));
+    assert!(row.contains("does not acknowledge") && told.contains("node 3 does not acknowledge"), "{told}");
+    let figures = http_text(&trial, 0, "GET", "/metrics", "").1;
+    for line in ["dwcp_sync_peer_withholds{peer=\"3\"} 1", "dwcp_sync_peer_withholds{peer=\"1\"} 0"] {
+        assert!(figures.lines().any(|figure| figure == line), "{line}: {figures}");
+    }
+    let named = figures
+        .lines()
+        .find_map(|line| line.strip_prefix("dwcp_sync_holdups_named_total "))
+        .expect("it is there");
+    assert!(named.parse::<u64>().unwrap() >= 1, "{named}");
+    let log = std::fs::read_to_string(trial.path("node0/server.log")).unwrap();
+    assert!(log.contains("keeps state sync from collecting: mend it, or end its origin with"), "{log}");
+
+    trial.start(3);
+    trial.await_status("nobody is named", |nodes| {
+        let none = |node: &Value| (0..4).all(|id| peer(node, id)["withholds"] != true);
+        nodes.len() == 4 && nodes.iter().all(|node| node["sync"]["peers"].is_array() && none(node))
+    });
+    assert_eq!(trial.run(&["sync", "--node", "3", "get", "likes"]).ok(), "1\n");
 }

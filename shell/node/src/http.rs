@@ -201,7 +201,8 @@ mod tests {
         let other = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let places = Arc::new(Semaphore::new(1));
-        let end = Box::pin(tokio::time::sleep(Duration::ZERO));
+        let mut end = Box::pin(tokio::time::sleep(Duration::ZERO));
+        end.as_mut().await;
         let _place = places.acquire_owned().await.unwrap();
         (Connection { stream, end, lease: Lease::default(), _place }, other)
     }

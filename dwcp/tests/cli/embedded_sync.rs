@@ -165,17 +165,17 @@ impl Resolver for Longest {
     }
 }
 
-/// No function of the set: it takes what it is handed first.
+/// No function of the set: it takes what it is handed last.
 #[derive(Debug)]
-struct First;
+struct Last;
 
-impl Resolver for First {
+impl Resolver for Last {
     fn name(&self) -> &'static str {
-        "first"
+        "last"
     }
 
     fn resolve(&self, _key: &[u8], siblings: &[Sibling<'_>]) -> Option<Plain> {
-        siblings.first().and_then(|sibling| sibling.value.cloned())
+        siblings.last().and_then(|sibling| sibling.value.cloned())
     }
 }
 
@@ -189,7 +189,7 @@ fn each_prefix_is_resolved_by_its_own_rule_on_every_node() {
             builder(&trial, node)
                 .resolver("notes/", Strategy::Custom(Arc::new(Longest)))
                 .resolver("profiles/", Strategy::Merge)
-                .resolver("bad/", Strategy::Custom(Arc::new(First)))
+                .resolver("bad/", Strategy::Custom(Arc::new(Last)))
         };
         // Whoever of the two wrote later: under the last writer's rule one of the notes would be short.
         let writes = [
@@ -224,7 +224,7 @@ fn each_prefix_is_resolved_by_its_own_rule_on_every_node() {
                 event.strategy.as_str()
             };
             let strategies = ["notes/1", "profiles/ada", "bad/1", "plain"].map(strategy);
-            assert_eq!(strategies, ["longest", "merge", "first", "last_writer_wins"]);
+            assert_eq!(strategies, ["longest", "merge", "last", "last_writer_wins"]);
             // The one that depends on order is not believed, and counted.
             let status = node.status().await.unwrap().sync.unwrap();
             assert!(status.resolutions_impure >= 1, "{status:?}");

@@ -296,7 +296,10 @@ async fn dispatch(command: &SyncCommand, sync: &SyncClient, asked: &Asked) -> Ou
 
 /// JSON if it reads as such, else a text.
 fn value(text: &str) -> Outcome<Plain> {
-    let value = serde_json::from_str::<Value>(text).unwrap_or_else(|_| Value::String(text.into()));
+    let value = match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+        Ok(_) => sync_json::read(text.as_bytes()).map_err(Failure::usage)?,
+        Err(_) => Value::String(text.into()),
+    };
     sync_json::to_plain(&value).map_err(Failure::usage)
 }
 
@@ -363,11 +366,14 @@ async fn get(sync: &SyncClient, inside: &Inside, key: &str, json: bool) -> Outco
     }
     if found.kinds.len() > 1 {
         say(format!(
-            "this key was created with several types at once ({}): the last is shown",
+            "this key was created with several types at once ({}): the last is shown, `dwcp sync settle` keeps it",
             found.kinds.join(", ")
         ));
     } else if found.siblings > 1 {
-        say(format!("{} concurrent values stand side by side: see `dwcp sync conflicts`", found.siblings));
+        say(format!(
+            "{} concurrent values stand side by side: see `dwcp sync conflicts`, end it with `dwcp sync settle`",
+            found.siblings
+        ));
     }
     print_line(shown(view))
 }

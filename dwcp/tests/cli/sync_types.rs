@@ -96,6 +96,7 @@ fn every_type_is_changed_by_its_own_words() {
     // What cannot be, before anybody is asked.
     refused(2, &["set", "a"], &["\"a\" has no value: give KEY VALUE pairs"]);
     refused(2, &["set", "a", "{\"$hex\": \"0\"}"], &["$hex"]);
+    refused(2, &["set", "a", "[18446744073709551616]"], &["18446744073709551616 does not fit 64 bits"]);
     refused(2, &["--node", "7", "get", "a"], &["node 7 is not in the client file"]);
     let both = sync(&["get", "--prefix", "--field", "x", "user/"]);
     assert!(both.code == Some(2) && both.err.contains("cannot be used with"), "{both:?}");
@@ -144,7 +145,7 @@ fn every_type_is_changed_by_its_own_words() {
     assert_eq!(http(&trial, 0, "POST", "/v3/sync/state", "{\"timeout_ms\": 1, \"wait\": \"x\"}").0, 200);
     assert_eq!(sync(&["get", "timeout_ms"]).ok(), "1\n");
 
-    let rows: [(&str, &str, &str, u16, &str); 16] = [
+    let rows: [(&str, &str, &str, u16, &str); 17] = [
         (
             "POST",
             "write",
@@ -190,6 +191,7 @@ fn every_type_is_changed_by_its_own_words() {
             400,
             "writes[0]: `op` = \"set\" is not known",
         ),
+        ("POST", "state", "{\"a\": 18446744073709551616}", 400, "does not fit 64 bits"),
         ("POST", "state", "[1]", 400, "the state is an object"),
         ("GET", "key", "", 400, "needs a parameter `key`"),
         ("GET", "key?key=a&filed=b", "", 400, "`filed` is not known: write key, field"),
@@ -296,6 +298,8 @@ fn conflicts_are_shown_with_their_writers_and_end_when_somebody_settles_them() {
     }
     let (_, newest) = http(&trial, 2, "GET", "/v3/sync/conflicts?limit=1", "");
     assert_eq!((newest["newest"].as_array().unwrap().len(), &newest["conflict_count"]), (1, &4.into()));
+    let newest_here = trial.json(&["sync", "--node", "2", "conflicts", "--limit", "1"]);
+    assert_eq!(newest_here, newest, "by either road the newest one");
     let told = trial.run(&["sync", "--node", "2", "conflicts"]).ok();
     for words in ["4 concurrent writes, 4 not settled", "siblings", "all shown", "shown as pn-counter"] {
         assert!(told.contains(words), "{words}: {told}");
@@ -324,6 +328,29 @@ fn conflicts_are_shown_with_their_writers_and_end_when_somebody_settles_them() {
     }
     assert_eq!(settle(&["colour"]).ok(), "OK (nothing to settle)\n");
     assert_eq!(http(&trial, 0, "GET", "/v3/sync/converged?within_ms=5000", "").1["converged"], true);
+}
+
+/// What was written and not acknowledged must not be repeated; what was refused may be.
+#[test]
+fn written_but_not_acknowledged_is_told_apart_from_refused_and_from_not_reached() {
+    let mut trial = trial(4, "internet");
+    trial.start(0);
+    shows(&trial, &["sync", "--node", "0", "get", "nothing"], "");
+    let late = trial.run(&["sync", "--node", "0", "--wait", "2", "--timeout", "1", "incr", "likes"]);
+    late.refused(3, &["durable on 1 of 2 nodes in time", "do not repeat it"]);
+    let body = "{\"writes\": [{\"key\": \"likes\", \"op\": \"adjust\", \"by\": 1}], \"wait\": 3, \"timeout_ms\": 300}";
+    let (code, told) = http(&trial, 0, "POST", "/v3/sync/write", body);
+    assert_eq!((code, &told["written"]), (202, &true.into()), "{told}");
+    assert!(told["error"].as_str().unwrap().contains("durable on 1 of 3 nodes in time"), "{told}");
+    assert_eq!(trial.run(&["sync", "--node", "0", "get", "likes"]).ok(), "2\n", "both are written");
+
+    let (code, told) = http(&trial, 0, "POST", "/v3/sync/write", &body.replace("\"wait\": 3", "\"wait\": 5"));
+    assert_eq!((code, &told["written"]), (409, &false.into()), "{told}");
+    let many = trial.run(&["sync", "--node", "0", "--wait", "5", "incr", "likes"]);
+    many.refused(1, &["wait for 5 of 4 nodes: there are not so many"]);
+    let nobody = trial.run(&["sync", "--node", "1", "--timeout", "1", "incr", "likes"]);
+    nobody.refused(4, &["not written"]);
+    assert_eq!(trial.run(&["sync", "--node", "0", "get", "likes"]).ok(), "2\n", "none of these is");
 }
 
 /// A crash of the whole rest costs hybrid mode nothing but time, before and after a restart of the one that is left.

@@ -342,9 +342,9 @@ async fn write_all(
         Ok(body) => body,
         Err(error) => return refuse(error.status(), format!("{error}: one write takes 255 KiB, split it")),
     };
-    let value: Value = match serde_json::from_slice(&body) {
+    let value = match sync_json::read(&body) {
         Ok(value) => value,
-        Err(error) => return refuse(StatusCode::BAD_REQUEST, format!("no JSON: {error}")),
+        Err(reason) => return refuse(StatusCode::BAD_REQUEST, reason),
     };
     let request = match read(&value) {
         Ok(request) => request,

@@ -60,6 +60,44 @@ pub fn outcome(outcome: &Outcome) -> String {
     }
 }
 
+/// One JSON document. Whole numbers beyond 64 bits would be rounded on the way, so they are refused; fractions are as
+/// exact as a double is.
+///
+/// # Errors
+/// What it is instead.
+pub fn read(document: &[u8]) -> Result<Value, String> {
+    let value = serde_json::from_slice(document).map_err(|error| format!("no JSON: {error}"))?;
+    let (mut at, mut is_text) = (0, false);
+    while let Some(byte) = document.get(at) {
+        let number = match byte {
+            b'"' => {
+                is_text = !is_text;
+                at += 1;
+                continue;
+            }
+            b'\\' if is_text => {
+                at += 2;
+                continue;
+            }
+            b'-' | b'0'..=b'9' if !is_text => {
+                let rest = &document[at..];
+                let is_part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+                text(&rest[..rest.iter().take_while(|byte| is_part(byte)).count()])
+            }
+            _ => {
+                at += 1;
+                continue;
+            }
+        };
+        at += number.len();
+        let is_whole = !number.contains(['.', 'e', 'E']);
+        if is_whole && number.parse::<i64>().is_err() && number.parse::<u64>().is_err() {
+            return Err(format!("{number} does not fit 64 bits and would be rounded: write it as a text"));
+        }
+    }
+    Ok(value)
+}
+
 /// # Errors
 /// What no value can be.
 pub fn to_plain(value: &Value) -> Result<Plain, String> {
@@ -153,6 +191,25 @@ mod tests {
             assert_eq!(plain(&to_plain(&value).unwrap()), value);
         }
         assert!(to_plain(&json!({"$hex": "0"})).is_err());
+    }
+
+    #[test]
+    fn whole_numbers_are_kept_or_refused_and_never_rounded() {
+        for good in [
+            "18446744073709551615",
+            "-9223372036854775808",
+            "[0, -1, {\"a\": 1.5e300}]",
+            "\"18446744073709551616\"",
+            "{\"18446744073709551616\\\"\": \"\\\\\"}",
+        ] {
+            let value = read(good.as_bytes()).unwrap();
+            assert_eq!(plain(&to_plain(&value).unwrap()), serde_json::from_str::<Value>(good).unwrap());
+        }
+        for bad in ["18446744073709551616", "-9223372036854775809", "[1, {\"\\\"\": 99999999999999999999}]"] {
+            let reason = read(bad.as_bytes()).unwrap_err();
+            assert!(reason.contains("does not fit 64 bits"), "{bad}: {reason}");
+        }
+        assert!(read(b"[").unwrap_err().starts_with("no JSON"));
     }
 
     #[test]

@@ -62,6 +62,7 @@ enum SyncCommand {
     #[command(after_help = "\
 Examples:
   dwcp sync set limit 3
+  dwcp sync set note -- --dry-run   (a text that begins with a hyphen)
   dwcp sync set user/7 '{\"name\": \"Ada\"}' user/8 null
   dwcp sync set --wait 3 limit 4    (durable on three nodes)
   dwcp sync set --multi draft a     (concurrent values are all kept and shown)
@@ -77,7 +78,7 @@ Examples:
         #[arg(long, conflicts_with = "multi")]
         delete: bool,
         /// KEY VALUE, or keys alone with --delete
-        #[arg(required = true, value_name = "KEY VALUE")]
+        #[arg(required = true, value_name = "KEY VALUE", allow_negative_numbers = true)]
         pairs: Vec<String>,
     },
     /// Read a key, or with --prefix all keys below one
@@ -133,7 +134,7 @@ Examples:
         /// The key
         key: String,
         /// Elements
-        #[arg(required = true)]
+        #[arg(required = true, allow_negative_numbers = true)]
         elements: Vec<String>,
     },
     /// Remove elements from a set
@@ -150,7 +151,7 @@ Examples:
         /// The key
         key: String,
         /// Elements
-        #[arg(required = true)]
+        #[arg(required = true, allow_negative_numbers = true)]
         elements: Vec<String>,
     },
     /// Put values into a list, at its end or before an item; a value is JSON if it reads as such, else a text
@@ -167,7 +168,7 @@ Examples:
         /// The key
         key: String,
         /// Values, behind one another
-        #[arg(required = true)]
+        #[arg(required = true, allow_negative_numbers = true)]
         values: Vec<String>,
     },
     /// Take an item out of a list
@@ -193,6 +194,7 @@ Examples:
         /// The key
         key: String,
         /// What is to stand; needed where several values are shown
+        #[arg(allow_negative_numbers = true)]
         value: Option<String>,
     },
     /// Print changes below a prefix as they come, until Ctrl-C

@@ -93,6 +93,25 @@ fn every_type_is_changed_by_its_own_words() {
     assert_eq!(sync(&["get", "queue"]).ok(), "3\n");
     assert_eq!(sync(&["settle", "queue"]).ok(), "OK (nothing to settle)\n");
 
+    // What begins with a hyphen is a value where a value stands.
+    sync(&["set", "--wait", "1", "cold", "-5", "colder", "-7.5"]).ok();
+    sync(&["set", "note", "--", "--dry-run"]).ok();
+    sync(&["add", "marks", "-1", "1"]).ok();
+    sync(&["remove", "marks", "-1"]).ok();
+    sync(&["insert", "depths", "-11", "-12"]).ok();
+    sync(&["incr", "queue", "-2", "--wait", "1"]).ok();
+    for (key, value) in [
+        ("cold", "-5\n"),
+        ("colder", "-7.5\n"),
+        ("note", "\"--dry-run\"\n"),
+        ("marks", "[1]\n"),
+        ("depths", "[-11,-12]\n"),
+        ("queue", "1\n"),
+    ] {
+        assert_eq!(sync(&["get", key]).ok(), value);
+    }
+    assert_eq!(sync(&["settle", "cold", "-6"]).ok(), "OK (nothing to settle)\n");
+
     // What cannot be, before anybody is asked.
     refused(2, &["set", "a"], &["\"a\" has no value: give KEY VALUE pairs"]);
     refused(2, &["set", "a", "{\"$hex\": \"0\"}"], &["$hex"]);

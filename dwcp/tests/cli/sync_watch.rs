@@ -78,15 +78,26 @@ impl Watch {
     }
 }
 
-/// The answer to a `GET` that does not end.
-fn streamed(trial: &Trial, node: usize, path: &str) -> (u16, Lines) {
+/// The answer to a `GET` that does not end, until this is dropped.
+struct Streamed {
+    lines: Lines,
+    stream: TcpStream,
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+fn streamed(trial: &Trial, node: usize, path: &str) -> (u16, Streamed) {
     let mut stream = TcpStream::connect(http_address(trial, node)).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-    let lines = Lines::of(stream);
+    let lines = Lines::of(stream.try_clone().unwrap());
     let status = lines.next();
     let code = status.split_whitespace().nth(1).unwrap().parse().unwrap();
     while !lines.next().is_empty() {}
-    (code, lines)
+    (code, Streamed { lines, stream })
 }
 
 #[test]
@@ -101,8 +112,8 @@ fn changes_made_anywhere_come_to_who_watches_their_prefix() {
 
     let text = Watch::start(&trial, &["sync", "--node", "0", "watch", "user/"]);
     let json = Watch::start(&trial, &["--json", "sync", "--node", "2", "watch"]);
-    let (code, lines) = streamed(&trial, 3, "/v3/sync/watch?prefix=user%2F");
-    assert_eq!((code, lines.json()), (200, serde_json::json!({"watching": "user/"})));
+    let (code, heard) = streamed(&trial, 3, "/v3/sync/watch?prefix=user%2F");
+    assert_eq!((code, heard.lines.json()), (200, serde_json::json!({"watching": "user/"})));
 
     // One of another prefix first: who watches user/ must not hear of it.
     for args in [
@@ -122,7 +133,7 @@ fn changes_made_anywhere_come_to_who_watches_their_prefix() {
     assert_eq!(json.out.json(), serde_json::json!({"key": "other", "exists": true, "value": 1}));
     for expected in [ada, visits, deleted] {
         assert_eq!(json.out.json(), expected);
-        assert_eq!(lines.json(), expected);
+        assert_eq!(heard.lines.json(), expected);
     }
 
     assert_eq!(text.interrupt(), Some(0), "Ctrl-C is how it ends");
@@ -140,16 +151,25 @@ fn watches_over_http_are_bounded_and_leave_room_for_probes() {
     trial.await_ready(1);
     let mut watches = Vec::new();
     for _ in 0..16 {
-        let (code, lines) = streamed(&trial, 0, "/v3/sync/watch");
-        assert_eq!((code, lines.json()), (200, serde_json::json!({"watching": ""})));
-        watches.push(lines);
+        let (code, heard) = streamed(&trial, 0, "/v3/sync/watch");
+        assert_eq!((code, heard.lines.json()), (200, serde_json::json!({"watching": ""})));
+        watches.push(heard);
     }
     let (code, refused) = streamed(&trial, 0, "/v3/sync/watch");
     assert_eq!(code, 503);
-    assert!(refused.json()["error"].as_str().unwrap().contains("16 watch here already: ask another node"));
+    assert!(
+        refused.lines.json()["error"].as_str().unwrap().contains("16 watch here already: ask another node")
+    );
     assert_eq!(super::sync::http(&trial, 0, "GET", "/livez", "").0, 200);
     trial.run(&["sync", "set", "a", "1"]).ok();
-    for lines in &watches {
-        assert_eq!(lines.json(), serde_json::json!({"key": "a", "exists": true, "value": 1}));
+    for watch in &watches {
+        assert_eq!(watch.lines.json(), serde_json::json!({"key": "a", "exists": true, "value": 1}));
+    }
+    // Who goes leaves a place.
+    drop(watches);
+    let until = Instant::now() + PATIENCE;
+    while streamed(&trial, 0, "/v3/sync/watch").0 != 200 {
+        assert!(Instant::now() < until, "the places are not freed");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }

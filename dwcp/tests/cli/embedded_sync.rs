@@ -281,7 +281,7 @@ fn a_write_waits_for_as_many_nodes_as_it_is_told() {
         let short = sync.clone().within(Duration::from_millis(300)).wait(2);
         let late = short.put("b", &2).await.unwrap_err();
         assert!(
-            matches!(&late, StateSyncError::Unacknowledged(why) if why.contains("durable on 1 of 2 nodes")),
+            matches!(&late, StateSyncError::Unacknowledged(why) if why.contains("of 2 nodes in time")),
             "{late}"
         );
         assert_eq!(sync.get_json("b").await.unwrap(), Some(json!(2)), "it is written all the same");
@@ -315,7 +315,7 @@ fn without_a_raft_datacenter_mode_is_refused_and_the_others_work() {
         not_there(sync.set_mode(NetworkMode::Datacenter).await.unwrap_err());
         assert_eq!(sync.put("a", &1).await.expect("hybrid mode has another road").road.word(), "gossip");
 
-        let other = nodes[0].state_sync();
+        let other = nodes[0].state_sync().within(Duration::from_secs(60));
         other.set_mode(NetworkMode::Datacenter).await.expect("it has a Raft");
         let until = Instant::now() + PATIENCE;
         while sync.mode().await.unwrap() != NetworkMode::Datacenter {

@@ -298,7 +298,7 @@ pub const SETTINGS: &[Setting] = &[
         Preset::Number(60_000),
         (1_000, WEEK_MS),
         "how long a member may leave convergent frames unacknowledged that this node has, before it is named as withholding; \
-         above the longest absence that is nobody's fault",
+         what only some members claim is waited for as long; above the longest absence that is nobody's fault",
     ),
     number(
         "sync.audit_interval_ms",

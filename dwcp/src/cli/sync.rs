@@ -26,7 +26,7 @@ Examples:
   dwcp sync incr likes 2
   dwcp sync add tags blue && dwcp sync remove tags red
   dwcp sync insert queue first second && dwcp sync erase queue 0
-  dwcp sync set --field name user/8 Bob          (one field of a map; others edit the rest)
+  dwcp sync set --field name member/8 Bob        (one field of a map; others edit the rest)
   dwcp sync watch user/
   dwcp sync conflicts && dwcp sync settle user/7
   dwcp sync peers
@@ -66,7 +66,7 @@ Examples:
   dwcp sync set user/7 '{\"name\": \"Ada\"}' user/8 null
   dwcp sync set --wait 3 limit 4    (durable on three nodes)
   dwcp sync set --multi draft a     (concurrent values are all kept and shown)
-  dwcp sync set --field mail --field home user/8 b@example.org
+  dwcp sync set --field mail --field home member/8 b@example.org
   dwcp sync set --delete limit      (any type of value)")]
     Set {
         #[command(flatten)]
@@ -86,7 +86,7 @@ Examples:
 Examples:
   dwcp sync get user/7
   dwcp sync get --prefix user/
-  dwcp sync get --field name user/8
+  dwcp sync get --field name member/8
   dwcp sync get --node 2 user/7     (what node 2 has seen)
   dwcp --json sync get user/7 | jq .value")]
     Get {

@@ -46,7 +46,7 @@ fn every_type_is_changed_by_its_own_words() {
     assert_eq!(get("queue")["type"], "list");
     refused(1, &["erase", "queue", "3"], &["index 3 is outside the list of 3 items"]);
     refused(1, &["insert", "--at", "4", "queue", "x"], &["index 4 is outside the list of 3 items"]);
-    refused(1, &["add", "queue", "x"], &["holds a list, not a or-set", "delete it first"]);
+    refused(1, &["add", "queue", "x"], &["\"queue\" holds a list, not a or-set", "delete it first"]);
 
     // A map: each field has its own type, and fields have fields.
     sync(&["set", "--field", "name", "user/8", "Ada"]).ok();
@@ -494,4 +494,41 @@ fn a_member_that_acknowledges_nothing_is_named_until_it_does() {
         nodes.len() == 4 && nodes.iter().all(|node| node["sync"]["peers"].is_array() && none(node))
     });
     assert_eq!(trial.run(&["sync", "--node", "3", "get", "likes"]).ok(), "1\n");
+}
+
+/// What the help texts show can be typed as it stands, one line after the other.
+#[test]
+fn the_examples_of_the_help_texts_run() {
+    let mut trial = Trial::new(4, "internet");
+    (0..4).for_each(|node| trial.start(node));
+    trial.await_ready(4);
+    let folder = trial.path("");
+    let beside =
+        Path::new(env!("CARGO_BIN_EXE_dwcp")).parent().expect("it stands in a folder").display().to_string();
+    let path = format!("{beside}:{}", std::env::var("PATH").unwrap_or_default());
+    let mut ran = 0;
+    for page in ["", "set", "get", "incr", "add", "remove", "insert", "erase", "settle", "conflicts", "peers"]
+    {
+        let help =
+            [&["sync"][..], if page.is_empty() { &[] } else { std::slice::from_ref(&page) }, &["--help"]]
+                .concat();
+        let help = trial.run(&help).ok();
+        let lines =
+            help.lines().map(str::trim).filter(|line| line.starts_with("dwcp ") && !line.contains(" watch"));
+        let before = ran;
+        for line in lines {
+            // Remarks stand in brackets behind; what jq makes of it is not ours.
+            let typed = line.split("  (").next().and_then(|line| line.split(" | jq").next()).unwrap();
+            let output = Command::new("sh")
+                .args(["-c", typed])
+                .current_dir(&folder)
+                .env("PATH", &path)
+                .env_remove("DWCP_CLUSTER")
+                .output()
+                .expect("a shell");
+            assert!(output.status.success(), "{page}: {typed}: {:?}", Ran::of(&output));
+            ran += 1;
+        }
+        assert!(ran > before, "the page of {page:?} has examples");
+    }
 }

@@ -532,3 +532,47 @@ fn the_examples_of_the_help_texts_run() {
         assert!(ran > before, "the page of {page:?} has examples");
     }
 }
+
+/// Who reads and who writes is the registry's matter, also where nothing is ordered.
+#[test]
+fn a_reader_reads_convergent_keys_and_writes_none_and_a_stranger_does_neither() {
+    let mut trial = Trial::new(4, "internet");
+    (0..4).for_each(|node| trial.start(node));
+    trial.await_ready(4);
+    trial.run(&["sync", "--wait", "4", "set", "a", "1"]).ok();
+    let block = trial.run(&["keygen", "--out", ".", "--principal", "ann", "--role", "reader"]).ok();
+    std::fs::write(trial.path("ann.toml"), block).unwrap();
+    let client = std::fs::read_to_string(trial.path("client.toml")).unwrap();
+    let client = client.replace("admin.key", "ann.key").replace("\"admin\"", "\"ann\"");
+    std::fs::write(trial.path("ann-client.toml"), client).unwrap();
+    let ann = |node: usize, args: &[&str]| {
+        let node = node.to_string();
+        trial.run(&[&["sync", "--cluster", "ann-client.toml", "--node", &node], args].concat())
+    };
+    ann(0, &["get", "a"]).refused(1, &["connect with it"]);
+    trial.run(&["principal", "add", "ann.toml"]).ok();
+    for node in 0..4 {
+        // Each node learns of it when it has executed the order.
+        let until = Instant::now() + PATIENCE;
+        while ann(node, &["get", "a"]).out != "1\n" {
+            assert!(Instant::now() < until, "node {node}: {:?}", ann(node, &["get", "a"]));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        for write in
+            [&["set", "a", "2"][..], &["incr", "b"], &["insert", "c", "x"], &["set", "--delete", "a"]]
+        {
+            ann(node, write).refused(1, &["proves the key of a writer or admin"]);
+        }
+    }
+    ann(1, &["settle", "a"]).ok();
+    assert_eq!(
+        trial.json(&["sync", "get", "--prefix", ""])["keys"],
+        serde_json::json!([{"key": "a", "value": 1}])
+    );
+    trial.run(&["principal", "remove", "ann"]).ok();
+    let until = Instant::now() + PATIENCE;
+    while ann(2, &["get", "a"]).code != Some(1) {
+        assert!(Instant::now() < until, "she still reads");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

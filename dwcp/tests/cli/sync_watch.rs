@@ -173,3 +173,42 @@ fn watches_over_http_are_bounded_and_leave_room_for_probes() {
         std::thread::sleep(Duration::from_millis(20));
     }
 }
+
+/// The node keeps so much for a reader and no more; what is missing is said, in the last line.
+#[test]
+fn who_reads_a_watch_too_slowly_is_told_that_changes_are_missing() {
+    const WRITES: usize = 300;
+    let mut trial = Trial::new(1, "datacenter");
+    set(&trial, 0, "http = \"write\"");
+    let path = trial.config(0);
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(path, text.replacen("[queues]", "[queues]\nreplies_bytes_max = 4194304", 1)).unwrap();
+    trial.start(0);
+    trial.await_ready(1);
+    let (code, heard) = streamed(&trial, 0, "/v3/sync/watch");
+    assert_eq!((code, heard.lines.json()), (200, serde_json::json!({"watching": ""})));
+    let mut slow = TcpStream::connect(http_address(&trial, 0)).unwrap();
+    write!(slow, "GET /v3/sync/watch HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    // Beyond what the sockets, the server and the node hold for it.
+    let filler = "x".repeat(120 * 1024);
+    for number in 0..WRITES {
+        let body = format!("{{\"k\": \"{number} {filler}\"}}");
+        assert_eq!(super::sync::http(&trial, 0, "POST", "/v3/sync/state", &body).0, 200);
+    }
+    let lines = Lines::of(slow);
+    let mut told = 0;
+    let end = loop {
+        let line = lines.json();
+        match line.get("error") {
+            Some(error) => break error.as_str().unwrap().to_string(),
+            None => told += 1,
+        }
+    };
+    assert!(end.contains("read too slowly: watch again and read what changed"), "{end}");
+    assert!(told < WRITES, "something is missing");
+    // Who reads misses nothing meanwhile.
+    for number in 0..WRITES {
+        let line = heard.lines.json();
+        assert!(line["value"].as_str().unwrap().starts_with(&format!("{number} x")), "{number}");
+    }
+}

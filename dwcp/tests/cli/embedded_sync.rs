@@ -250,6 +250,38 @@ fn each_prefix_is_resolved_by_its_own_rule_on_every_node() {
 }
 
 #[test]
+fn versions_and_types_side_by_side_are_shown_and_settled_on_one_node_for_all() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let trial = trial(folder.path(), 4, Mode::Internet);
+    configure(&trial, "");
+    runtime().block_on(async {
+        let multi = |to: &str| Write::new("draft", Op::PutMulti(value(json!(to))));
+        let inner = |op| Write::at("map", ["name"], op);
+        let writes = [
+            vec![multi("a"), put("clash", json!(1)), inner(Op::PutMulti(value(json!("Ada"))))],
+            vec![multi("b"), Write::new("clash", Op::Adjust(5)), inner(Op::Add(value(json!("Bob"))))],
+        ];
+        let (nodes, syncs) = met(&trial, |node| builder(&trial, node), writes).await;
+        let everywhere = async |expected: Value, open: u64| {
+            for sync in &syncs {
+                assert!(sync.converged_with(&[], PATIENCE).await.unwrap(), "the nodes differ");
+                assert_eq!(json!(sync.state("").await.unwrap()), expected);
+                let conflicts = sync.conflicts(0).await.unwrap();
+                assert_eq!((conflicts.count, conflicts.open), (3, open));
+            }
+        };
+        everywhere(json!({"draft": ["a", "b"], "clash": 5, "map": {"name": ["Bob"]}}), 3).await;
+        let settling = vec![multi("c"), Write::new("clash", Op::Settle), inner(Op::Settle)];
+        syncs[2].write(settling).await.expect("durable here");
+        everywhere(json!({"draft": ["c"], "clash": 5, "map": {"name": ["Bob"]}}), 0).await;
+        // What is kept goes on as what it is.
+        syncs[3].adjust("clash", 1).await.expect("it is a counter");
+        everywhere(json!({"draft": ["c"], "clash": 6, "map": {"name": ["Bob"]}}), 0).await;
+        end(nodes).await;
+    });
+}
+
+#[test]
 fn the_newest_thousand_conflicts_are_kept_and_all_of_them_counted() {
     const KEYS: usize = 1_007;
     let folder = tempfile::tempdir().expect("a folder");

@@ -2,7 +2,9 @@
 //! others, and that are equal wherever the same changes have arrived.
 //!
 //! It speaks to the own node alone, which answers for itself: what it wrote is durable there, what it shows it has seen. The
-//! mode decides the road: through the log in datacenter mode, by gossip in internet mode, log first in hybrid. Beside it
+//! mode decides the road: through the log in datacenter mode, by gossip in internet mode, log first in hybrid. The log is
+//! the node's own, of which there is one: [`StateSync::over`] takes the node, and its Raft is named where the node is made
+//! ([`Builder::set_raft_node`](crate::adaptive::Builder::set_raft_node)). Beside it
 //! [`AdaptiveConsensus`](crate::AdaptiveConsensus) orders what must be ordered; `AdaptiveConsensus::state_sync` gives both
 //! on one node.
 
@@ -10,11 +12,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use dwcp_base::{NetworkMode, ReplicaId};
+use dwcp_base::{NetworkMode, ReplicaId, Trust};
 use dwcp_node::{Busy, ClientPort, NodeHandle, NotAnswering, sync_json};
 /// The types of convergent values.
 pub use dwcp_replica::sync::values;
-use dwcp_replica::sync::values::{Op, Plain, View, Write};
+use dwcp_replica::sync::values::{Conflict, Op, Plain, View, Write};
 use dwcp_replica::sync::{SyncPeerStatus, SyncWritten};
 use dwcp_replica::{ClientReply, ClientRequest, SyncReply, SyncRequest};
 use serde::Serialize;
@@ -40,6 +42,9 @@ pub enum StateSyncError {
     Value(#[from] serde_json::Error),
     #[error("the value cannot be: {0}")]
     Plain(String),
+    /// The mode wants Raft segments, and this program was started without one. Nothing was written.
+    #[error("Raft node not initialized")]
+    RaftNotInitialized,
     #[error("no admin key was given: name one with `admin` before `start`")]
     NoAdmin,
     #[error(transparent)]
@@ -71,6 +76,17 @@ pub struct Compared {
     pub level: Vec<ReplicaId>,
     pub differs: Vec<ReplicaId>,
     pub silent: Vec<ReplicaId>,
+}
+
+/// What a node saw of concurrent writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflicts {
+    /// Of all time; alike on every node that has applied the same.
+    pub count: u64,
+    /// Of those, the ones that nobody has settled.
+    pub open: u64,
+    /// The newest that this node saw, oldest first; of the last thousand.
+    pub events: Vec<Conflict>,
 }
 
 /// Changes below a prefix, as they come.
@@ -152,6 +168,9 @@ impl StateSync {
     /// # Errors
     /// See [`StateSyncError`].
     pub async fn write(&self, writes: Vec<Write>) -> Result<SyncWritten, StateSyncError> {
+        if self.lacks_raft(None).await? {
+            return Err(StateSyncError::RaftNotInitialized);
+        }
         let timeout_ms = u32::try_from(self.patience.as_millis()).unwrap_or(u32::MAX).max(1);
         let request = SyncRequest::Write { writes, wait: self.wait, timeout_ms };
         match self.ask(request, self.patience + GRACE).await? {
@@ -221,7 +240,20 @@ impl StateSync {
     /// # Errors
     /// See [`StateSyncError`].
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<View>, StateSyncError> {
-        let request = SyncRequest::Get { key: Bytes::copy_from_slice(key.as_ref()), path: Vec::new() };
+        self.get_at(key, [""; 0]).await
+    }
+
+    /// What this node shows at a field of a map; the names lead from the key inwards.
+    ///
+    /// # Errors
+    /// See [`StateSyncError`].
+    pub async fn get_at(
+        &self,
+        key: impl AsRef<[u8]>,
+        fields: impl IntoIterator<Item = impl AsRef<[u8]>>,
+    ) -> Result<Option<View>, StateSyncError> {
+        let path = fields.into_iter().map(|name| Bytes::copy_from_slice(name.as_ref())).collect();
+        let request = SyncRequest::Get { key: Bytes::copy_from_slice(key.as_ref()), path };
         match self.ask(request, GRACE).await? {
             SyncReply::Value { view, .. } => Ok(view),
             _ => Err(StateSyncError::Stopped),
@@ -253,9 +285,12 @@ impl StateSync {
     /// Orders the mode for the whole cluster, as [`AdaptiveConsensus::set_mode`](crate::AdaptiveConsensus::set_mode) does.
     ///
     /// # Errors
-    /// No admin key was given, or the order was refused.
+    /// No admin key was given, the order was refused, or the mode wants a Raft that this program was started without.
     pub async fn set_mode(&self, mode: NetworkMode) -> Result<(), StateSyncError> {
         let operator = self.operator.as_ref().ok_or(StateSyncError::NoAdmin)?;
+        if self.lacks_raft(Some(mode)).await? {
+            return Err(StateSyncError::RaftNotInitialized);
+        }
         operator.order_mode(mode, None).await?;
         Ok(())
     }
@@ -282,6 +317,17 @@ impl StateSync {
             conflict_count: sync.conflict_count,
             peers: sync.peers,
         })
+    }
+
+    /// How many concurrent writes there were, and the newest of them; at most `limit`, all that are kept for 0.
+    ///
+    /// # Errors
+    /// See [`StateSyncError`].
+    pub async fn conflicts(&self, limit: u32) -> Result<Conflicts, StateSyncError> {
+        match self.ask(SyncRequest::Conflicts { limit }, GRACE).await? {
+            SyncReply::Conflicts { count, open, events } => Ok(Conflicts { count, open, events }),
+            _ => Err(StateSyncError::Stopped),
+        }
     }
 
     /// Do these peers (all of them, for none) hold exactly what this node holds, values and all? Each is asked for the digest
@@ -344,6 +390,20 @@ impl StateSync {
                 return Ok(all);
             }
         }
+    }
+
+    /// Does a mode order what is written here through a Raft that this program does not have? In datacenter mode there is
+    /// no other road. `wanted`: a mode that is to be ordered; `None`: the one in force.
+    async fn lacks_raft(&self, wanted: Option<NetworkMode>) -> Result<bool, StateSyncError> {
+        if self.node.has_raft_node() {
+            return Ok(false);
+        }
+        let status = self.node.status().await?;
+        let is_meant = match wanted {
+            Some(mode) => mode != NetworkMode::Internet,
+            None => status.mode == NetworkMode::Datacenter,
+        };
+        Ok(is_meant && status.trust == Trust::Crash && status.raft)
     }
 
     async fn ask(&self, request: SyncRequest, patience: Duration) -> Result<SyncReply, StateSyncError> {

@@ -8,6 +8,8 @@
 mod adaptive;
 #[path = "cli/cluster.rs"]
 mod cluster;
+#[path = "cli/embedded_sync.rs"]
+mod embedded_sync;
 #[path = "cli/examples.rs"]
 mod examples;
 #[path = "cli/refusals.rs"]
@@ -16,6 +18,10 @@ mod refusals;
 mod stopped_log;
 #[path = "cli/sync.rs"]
 mod sync;
+#[path = "cli/sync_types.rs"]
+mod sync_types;
+#[path = "cli/sync_watch.rs"]
+mod sync_watch;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

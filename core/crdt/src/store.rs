@@ -243,12 +243,15 @@ impl Store {
         self.node(key, path).map_or_else(Vec::new, |node| node.kinds_live().collect())
     }
 
-    /// The versions of a register that nobody has replaced, deletes included, ascending by dot.
+    /// The versions of a register that nobody has replaced, deletes included, ascending by dot. Of a register that was
+    /// deleted a tombstone is left, behind the one of the other kind that may have taken its place.
     #[must_use]
     pub fn siblings(&self, key: &[u8], path: &[Bytes]) -> Vec<Version> {
         let Some(node) = self.node(key, path) else { return Vec::new() };
-        let kinds = [Kind::MvRegister, Kind::LwwRegister];
-        let register = kinds.iter().filter_map(|kind| node.register(*kind)).next();
+        let registers = [Kind::MvRegister, Kind::LwwRegister].into_iter();
+        let there = registers.filter_map(|kind| Some((kind, node.register(kind)?)));
+        let is_live = |kind: Kind| node.kinds_live().any(|live| live == kind);
+        let register = there.min_by_key(|(kind, _)| !is_live(*kind)).map(|(_, register)| register);
         register.map_or_else(Vec::new, |register| register.versions().to_vec())
     }
 

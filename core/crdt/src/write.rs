@@ -10,6 +10,7 @@ use crate::node::{KINDS_ALL, Node, Step, kind_bit};
 use crate::store::{Entry, Store};
 use crate::value::{Kind, Plain};
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use core::fmt;
@@ -114,20 +115,37 @@ pub enum WriteRefused {
     Gaps,
 }
 
+/// A key as people typed it.
+fn text(key: &[u8]) -> String {
+    String::from_utf8_lossy(key).into_owned()
+}
+
 impl fmt::Display for WriteRefused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::KindClash { key, is, asked } => {
-                write!(f, "{key:?} holds a {is}, not a {asked}: use its operations, or delete it first")
+                write!(
+                    f,
+                    "{:?} holds a {is}, not a {asked}: use its operations, or delete it first",
+                    text(key)
+                )
             }
             Self::RemovedForGood { key } => {
-                write!(f, "{key:?} is a 2p-set and the element was removed from it for good: use an or-set")
+                write!(
+                    f,
+                    "{:?} is a 2p-set and the element was removed from it for good: use an or-set",
+                    text(key)
+                )
             }
             Self::NoSuchIndex { index, length } => {
                 write!(f, "index {index} is outside the list of {length} items")
             }
             Self::CounterFull { key } => {
-                write!(f, "{key:?}: this node's total would exceed 64 bits: delete the counter to reset it")
+                write!(
+                    f,
+                    "{:?}: this node's total would exceed 64 bits: delete the counter to reset it",
+                    text(key)
+                )
             }
             Self::WriteCount { count } => {
                 write!(f, "{count} operations; one write takes 1 to {BUNDLE_DELTAS_MAX}")

@@ -1,16 +1,19 @@
 //! `dwcp sync`: convergent keys from the command line. One node is asked and answers for itself; what it wrote spreads from
 //! there. How values are typed and shown is here, what they mean is the core's.
 
+mod edit;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use dwcp_base::ReplicaId;
 use dwcp_client::values::{Op, Plain, View, Write};
-use dwcp_client::{Client, NodeError, SyncClient, SyncError, SyncStatus, SyncWritten};
+use dwcp_client::{Client, NodeError, Road, SyncClient, SyncError, SyncStatus, SyncWritten};
 use dwcp_node::sync_json;
 use serde_json::{Value, json};
 
+use self::edit::Inside;
 use super::cluster::{ClusterArgs, Link, runtime};
 use super::local::interrupted;
 use super::output::{Failure, Kind, Outcome, align_numbers, print_json, print_line, say, table, thousands};
@@ -22,8 +25,10 @@ Examples:
   dwcp sync get user/7
   dwcp sync incr likes 2
   dwcp sync add tags blue && dwcp sync remove tags red
+  dwcp sync insert queue first second && dwcp sync erase queue 0
+  dwcp sync set --field name member/8 Bob        (one field of a map; others edit the rest)
   dwcp sync watch user/
-  dwcp sync conflicts
+  dwcp sync conflicts && dwcp sync settle user/7
   dwcp sync peers
 
 Convergent keys may be changed on any node at any time. In datacenter mode a change is told when the log has it; in internet
@@ -57,11 +62,15 @@ enum SyncCommand {
     #[command(after_help = "\
 Examples:
   dwcp sync set limit 3
+  dwcp sync set note -- --dry-run   (a text that begins with a hyphen)
   dwcp sync set user/7 '{\"name\": \"Ada\"}' user/8 null
   dwcp sync set --wait 3 limit 4    (durable on three nodes)
   dwcp sync set --multi draft a     (concurrent values are all kept and shown)
+  dwcp sync set --field mail --field home member/8 b@example.org
   dwcp sync set --delete limit      (any type of value)")]
     Set {
+        #[command(flatten)]
+        inside: Inside,
         /// Keep concurrent values side by side instead of choosing one
         #[arg(long)]
         multi: bool,
@@ -69,7 +78,7 @@ Examples:
         #[arg(long, conflicts_with = "multi")]
         delete: bool,
         /// KEY VALUE, or keys alone with --delete
-        #[arg(required = true, value_name = "KEY VALUE")]
+        #[arg(required = true, value_name = "KEY VALUE", allow_negative_numbers = true)]
         pairs: Vec<String>,
     },
     /// Read a key, or with --prefix all keys below one
@@ -77,11 +86,14 @@ Examples:
 Examples:
   dwcp sync get user/7
   dwcp sync get --prefix user/
+  dwcp sync get --field name member/8
   dwcp sync get --node 2 user/7     (what node 2 has seen)
   dwcp --json sync get user/7 | jq .value")]
     Get {
+        #[command(flatten)]
+        inside: Inside,
         /// All keys that begin with KEY
-        #[arg(long)]
+        #[arg(long, conflicts_with = "fields")]
         prefix: bool,
         /// The key
         key: String,
@@ -93,6 +105,8 @@ Examples:
   dwcp sync incr stock -5
   dwcp sync incr --grow-only visits 10")]
     Incr {
+        #[command(flatten)]
+        inside: Inside,
         /// A counter that never falls
         #[arg(long)]
         grow_only: bool,
@@ -109,6 +123,8 @@ Examples:
   dwcp sync add --forever seen 4711    (a set that only grows)
   dwcp sync add --once revoked k1      (removed once, an element never returns)")]
     Add {
+        #[command(flatten)]
+        inside: Inside,
         /// A set from which nothing is removed
         #[arg(long, conflicts_with = "once")]
         forever: bool,
@@ -118,7 +134,7 @@ Examples:
         /// The key
         key: String,
         /// Elements
-        #[arg(required = true)]
+        #[arg(required = true, allow_negative_numbers = true)]
         elements: Vec<String>,
     },
     /// Remove elements from a set
@@ -127,14 +143,59 @@ Examples:
   dwcp sync remove tags blue
   dwcp sync remove --once revoked k1")]
     Remove {
+        #[command(flatten)]
+        inside: Inside,
         /// The set was made with `add --once`
         #[arg(long)]
         once: bool,
         /// The key
         key: String,
         /// Elements
-        #[arg(required = true)]
+        #[arg(required = true, allow_negative_numbers = true)]
         elements: Vec<String>,
+    },
+    /// Put values into a list, at its end or before an item; a value is JSON if it reads as such, else a text
+    #[command(after_help = "\
+Examples:
+  dwcp sync insert queue first second
+  dwcp sync insert --at 0 queue urgent    (before what is read there now)")]
+    Insert {
+        #[command(flatten)]
+        inside: Inside,
+        /// Before the item with this index, counted from 0 [default: at the end]
+        #[arg(long, value_name = "INDEX")]
+        at: Option<usize>,
+        /// The key
+        key: String,
+        /// Values, behind one another
+        #[arg(required = true, allow_negative_numbers = true)]
+        values: Vec<String>,
+    },
+    /// Take an item out of a list
+    #[command(after_help = "\
+Examples:
+  dwcp sync erase queue 0")]
+    Erase {
+        #[command(flatten)]
+        inside: Inside,
+        /// The key
+        key: String,
+        /// Its index, counted from 0
+        index: usize,
+    },
+    /// End a conflict: what is shown stays, or VALUE takes its place, and the rest goes
+    #[command(after_help = "\
+Examples:
+  dwcp sync settle user/7           (keeps what is shown; also one of several types)
+  dwcp sync settle draft c          (in place of all that stand side by side)")]
+    Settle {
+        #[command(flatten)]
+        inside: Inside,
+        /// The key
+        key: String,
+        /// What is to stand; needed where several values are shown
+        #[arg(allow_negative_numbers = true)]
+        value: Option<String>,
     },
     /// Print changes below a prefix as they come, until Ctrl-C
     #[command(after_help = "\
@@ -192,30 +253,42 @@ struct Asked {
 
 async fn dispatch(command: &SyncCommand, sync: &SyncClient, asked: &Asked) -> Outcome {
     match command {
-        SyncCommand::Set { multi, delete, pairs } => {
-            write(sync, asked, &pairs_of(pairs, *multi, *delete)?).await
+        SyncCommand::Set { inside, multi, delete, pairs } => {
+            write(sync, asked, &pairs_of(inside, pairs, *multi, *delete)?).await
         }
-        SyncCommand::Get { prefix: true, key } => list(sync, key, asked.json).await,
-        SyncCommand::Get { prefix: false, key } => get(sync, key, asked.json).await,
-        SyncCommand::Incr { grow_only, key, by } => {
+        SyncCommand::Get { prefix: true, key, .. } => list(sync, key, asked.json).await,
+        SyncCommand::Get { prefix: false, key, inside } => get(sync, inside, key, asked.json).await,
+        SyncCommand::Incr { inside, grow_only, key, by } => {
             let op = match u64::try_from(*by) {
                 Ok(by) if *grow_only => Op::Grow(by),
                 Err(_) if *grow_only => return Err(Failure::usage("--grow-only takes no negative number")),
                 _ => Op::Adjust(*by),
             };
-            write(sync, asked, &[Write::new(key.clone(), op)]).await
+            write(sync, asked, &[inside.write(key, op)]).await
         }
-        SyncCommand::Add { forever, once, key, elements } => {
+        SyncCommand::Add { inside, forever, once, key, elements } => {
             let op = match (forever, once) {
                 (true, _) => Op::AddForever,
                 (_, true) => Op::AddOnce,
                 _ => Op::Add,
             };
-            write(sync, asked, &each(key, elements, op)?).await
+            write(sync, asked, &each(inside, key, elements, op)?).await
         }
-        SyncCommand::Remove { once, key, elements } => {
+        SyncCommand::Remove { inside, once, key, elements } => {
             let op = if *once { Op::RemoveForGood } else { Op::Remove };
-            write(sync, asked, &each(key, elements, op)?).await
+            write(sync, asked, &each(inside, key, elements, op)?).await
+        }
+        SyncCommand::Insert { inside, at, key, values } => {
+            write(sync, asked, &edit::insert(sync, inside, key, *at, values).await?).await
+        }
+        SyncCommand::Erase { inside, key, index } => {
+            write(sync, asked, &[inside.write(key, Op::Erase { index: *index })]).await
+        }
+        SyncCommand::Settle { inside, key, value } => {
+            match edit::settle(sync, inside, key, value.as_deref()).await? {
+                Some(settling) => write(sync, asked, &[settling]).await,
+                None => nothing_to_settle(asked.json),
+            }
         }
         SyncCommand::Watch { prefix } => watch(sync, prefix, asked.json).await,
         SyncCommand::Conflicts { limit } => conflicts(sync, *limit, asked.json).await,
@@ -225,13 +298,16 @@ async fn dispatch(command: &SyncCommand, sync: &SyncClient, asked: &Asked) -> Ou
 
 /// JSON if it reads as such, else a text.
 fn value(text: &str) -> Outcome<Plain> {
-    let value = serde_json::from_str::<Value>(text).unwrap_or_else(|_| Value::String(text.into()));
+    let value = match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+        Ok(_) => sync_json::read(text.as_bytes()).map_err(Failure::usage)?,
+        Err(_) => Value::String(text.into()),
+    };
     sync_json::to_plain(&value).map_err(Failure::usage)
 }
 
-fn pairs_of(pairs: &[String], multi: bool, delete: bool) -> Outcome<Vec<Write>> {
+fn pairs_of(inside: &Inside, pairs: &[String], multi: bool, delete: bool) -> Outcome<Vec<Write>> {
     if delete {
-        return Ok(pairs.iter().map(|key| Write::new(key.clone(), Op::Delete)).collect());
+        return Ok(pairs.iter().map(|key| inside.write(key, Op::Delete)).collect());
     }
     if !pairs.len().is_multiple_of(2) {
         return Err(Failure::usage(format!(
@@ -241,33 +317,42 @@ fn pairs_of(pairs: &[String], multi: bool, delete: bool) -> Outcome<Vec<Write>> 
     }
     let write = |pair: &[String]| {
         let value = value(&pair[1])?;
-        Ok(Write::new(pair[0].clone(), if multi { Op::PutMulti(value) } else { Op::Put(value) }))
+        Ok(inside.write(&pair[0], if multi { Op::PutMulti(value) } else { Op::Put(value) }))
     };
     pairs.chunks(2).map(write).collect()
 }
 
-fn each(key: &str, elements: &[String], op: impl Fn(Plain) -> Op) -> Outcome<Vec<Write>> {
-    elements.iter().map(|element| Ok(Write::new(key.to_string(), op(value(element)?)))).collect()
+fn each(inside: &Inside, key: &str, elements: &[String], op: impl Fn(Plain) -> Op) -> Outcome<Vec<Write>> {
+    elements.iter().map(|element| Ok(inside.write(key, op(value(element)?)))).collect()
 }
 
 async fn write(sync: &SyncClient, asked: &Asked, writes: &[Write]) -> Outcome {
     let SyncWritten { road, last, nodes, latency_us } =
         sync.write(writes, asked.wait, Some(asked.within)).await?;
     if asked.json {
-        return print_json(
-            &json!({ "road": road.word(), "change": last, "nodes": nodes, "latency_us": latency_us }),
-        );
+        return print_json(&written(road, last, nodes, latency_us));
     }
     match road {
-        dwcp_client::Road::Nothing => print_line("OK (nothing to change)"),
-        dwcp_client::Road::Log => print_line("OK (ordered by the log)"),
-        dwcp_client::Road::Gossip if nodes > 1 => print_line(format!("OK (durable on {nodes} nodes)")),
-        dwcp_client::Road::Gossip => print_line("OK (durable here, spreading)"),
+        Road::Nothing => print_line("OK (nothing to change)"),
+        Road::Log => print_line("OK (ordered by the log)"),
+        Road::Gossip if nodes > 1 => print_line(format!("OK (durable on {nodes} nodes)")),
+        Road::Gossip => print_line("OK (durable here, spreading)"),
     }
 }
 
-async fn get(sync: &SyncClient, key: &str, json: bool) -> Outcome {
-    let found = sync.get(key.to_string(), Vec::new()).await?;
+fn written(road: Road, last: u64, nodes: u8, latency_us: u64) -> Value {
+    json!({ "road": road.word(), "change": last, "nodes": nodes, "latency_us": latency_us })
+}
+
+fn nothing_to_settle(json: bool) -> Outcome {
+    if json {
+        return print_json(&written(Road::Nothing, 0, 1, 0));
+    }
+    print_line("OK (nothing to settle)")
+}
+
+async fn get(sync: &SyncClient, inside: &Inside, key: &str, json: bool) -> Outcome {
+    let found = sync.get(key.to_string(), inside.path()).await?;
     let Some(view) = &found.view else {
         return if json {
             print_json(&json!({ "key": key, "value": null, "exists": false }))
@@ -283,11 +368,14 @@ async fn get(sync: &SyncClient, key: &str, json: bool) -> Outcome {
     }
     if found.kinds.len() > 1 {
         say(format!(
-            "this key was created with several types at once ({}): the last is shown",
+            "this key was created with several types at once ({}): the last is shown, `dwcp sync settle` keeps it",
             found.kinds.join(", ")
         ));
     } else if found.siblings > 1 {
-        say(format!("{} concurrent values stand side by side: see `dwcp sync conflicts`", found.siblings));
+        say(format!(
+            "{} concurrent values stand side by side: see `dwcp sync conflicts`, end it with `dwcp sync settle`",
+            found.siblings
+        ));
     }
     print_line(shown(view))
 }

@@ -44,6 +44,18 @@ fn settings_that_cannot_be_are_refused_with_their_line_and_the_remedy() {
             &["either ordered or convergent, not both"],
         ),
         (within("[sync]", "exchange_interval_ms = 1"), &["is out of range: set it within 50..=60000 ms"]),
+        (
+            within("[sync]", "ack_patience_ms = 999"),
+            &["`sync.ack_patience_ms` = 999 is out of range: set it within 1000..=604800000 ms"],
+        ),
+        (
+            within("[sync]", "audit_interval_ms = \"often\""),
+            &["`sync.audit_interval_ms` is a text: write a number of ms"],
+        ),
+        (
+            within("[sync]", "fanout = 65"),
+            &["`sync.fanout` = 65 is out of range: set it within 1..=64 peers"],
+        ),
         (within("[sync]", "http = \"yes\""), &["write one of \"off\", \"read\", \"write\""]),
         (with_first("= ="), &["config.toml:1:", "is not TOML", "correct that line"]),
         (good.replace("../genesis.toml", "../nowhere.toml"), &["cannot read", "nowhere.toml", "dwcp init"]),

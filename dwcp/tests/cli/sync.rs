@@ -6,16 +6,25 @@ use std::net::TcpStream;
 use super::*;
 
 /// Adds lines to a node's settings of state sync.
-fn set(trial: &Trial, node: usize, lines: &str) {
+pub fn set(trial: &Trial, node: usize, lines: &str) {
     let path = trial.config(node);
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(path, text.replacen("[sync]", &format!("[sync]\n{lines}"), 1)).unwrap();
 }
 
-fn http(trial: &Trial, node: usize, method: &str, path: &str, body: &str) -> (u16, Value) {
+pub fn http_address(trial: &Trial, node: usize) -> String {
     let settings = std::fs::read_to_string(trial.config(node)).unwrap();
     let line = settings.lines().find(|line| line.starts_with("http_listen")).expect("it is set");
-    let mut stream = TcpStream::connect(line.split('"').nth(1).unwrap()).unwrap();
+    line.split('"').nth(1).unwrap().to_string()
+}
+
+pub fn http(trial: &Trial, node: usize, method: &str, path: &str, body: &str) -> (u16, Value) {
+    let (code, body) = http_text(trial, node, method, path, body);
+    (code, serde_json::from_str(body.trim()).unwrap_or(Value::Null))
+}
+
+pub fn http_text(trial: &Trial, node: usize, method: &str, path: &str, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(http_address(trial, node)).unwrap();
     let length = body.len();
     write!(
         stream,
@@ -26,7 +35,7 @@ fn http(trial: &Trial, node: usize, method: &str, path: &str, body: &str) -> (u1
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let code = head.split_whitespace().nth(1).unwrap().parse().unwrap();
-    (code, serde_json::from_str(body.trim()).unwrap_or(Value::Null))
+    (code, body.to_string())
 }
 
 #[test]

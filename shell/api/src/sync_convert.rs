@@ -5,7 +5,7 @@ use dwcp_proto::v3;
 use dwcp_proto::v3::sync_operation::Op as WireOp;
 use dwcp_proto::v3::sync_plain::Form;
 use dwcp_proto::v3::sync_view::View as WireView;
-use dwcp_replica::sync::values::{Conflict, Dot, Op, Outcome, Plain, View, Write};
+use dwcp_replica::sync::values::{Conflict, Dot, Op, Plain, View, Write};
 use dwcp_replica::sync::{Road, SyncPeerStatus, SyncStatus, SyncWritten};
 
 /// # Errors
@@ -90,14 +90,7 @@ pub(crate) fn written(written: SyncWritten) -> v3::SyncWritten {
 
 pub(crate) fn conflict(conflict: Conflict) -> v3::SyncConflict {
     let Conflict { key, path, by, siblings, strategy, outcome } = conflict;
-    let outcome = match outcome {
-        Outcome::Won(dot) => format!("{dot} won"),
-        Outcome::Merged => "merged".into(),
-        Outcome::AllShown => "all shown".into(),
-        Outcome::Deleted => "deleted".into(),
-        Outcome::Overtaken => "overtaken".into(),
-        Outcome::KindShown(kind) => format!("shown as {kind}"),
-    };
+    let outcome = dwcp_node::sync_json::outcome(&outcome);
     let siblings = siblings.iter().map(Dot::to_string).collect();
     v3::SyncConflict { key, path, by: by.to_string(), siblings, strategy, outcome }
 }

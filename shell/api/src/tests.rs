@@ -1,6 +1,8 @@
 //! The API over real sockets, with a node in memory behind it. Waits end by what happens; `PATIENCE` only turns a hang
 //! into a failure.
 
+mod sync;
+
 use crate::{Api, ApiConfig, ApiError, Busy, Limits, Port, Readers, Replies, Requests};
 use bytes::Bytes;
 use dwcp_base::configuration::{Principal, Role};
@@ -30,6 +32,7 @@ use dwcp_state::{
 use dwcp_transport::{PinSet, TlsIdentity, client_config};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -69,6 +72,11 @@ struct FakeState {
     principals: Mutex<Vec<Principal>>,
     /// Pushed into every new client's replies.
     flood: AtomicUsize,
+    /// All that was asked of convergent state, and what is answered to one question after the other; a watch hears all
+    /// that is left.
+    sync_requests: Mutex<Vec<dwcp_replica::SyncRequest>>,
+    sync_replies: Mutex<VecDeque<dwcp_replica::SyncReply>>,
+    sync_status: Mutex<Option<dwcp_replica::SyncStatus>>,
 }
 
 struct FakeRequests {
@@ -214,9 +222,15 @@ impl Requests for FakeRequests {
                 ClientReply::Order { id, outcome: OrderOutcome::Done { sequence: Sequence(44) } }
             }
             ClientRequest::Read { .. } => unreachable!("the API offers none"),
-            ClientRequest::Sync { id, .. } => {
-                let reply = dwcp_replica::SyncReply::Refused { reason: "no".into(), definite: true };
-                ClientReply::Sync { id, reply }
+            ClientRequest::Sync { id, request } => {
+                let watches = matches!(request, dwcp_replica::SyncRequest::Watch { .. });
+                self.node.0.sync_requests.lock().expect("no panic").push(request);
+                let mut replies = self.node.0.sync_replies.lock().expect("no panic");
+                let count = if watches { replies.len() } else { 1 };
+                for reply in replies.drain(..count) {
+                    let _ = self.replies.send(ClientReply::Sync { id, reply });
+                }
+                return Ok(());
             }
             ClientRequest::Query { id, bytes } => {
                 let outcome = if bytes == Command::Admin(AdminCommand::PrincipalList).encode() {
@@ -227,7 +241,10 @@ impl Requests for FakeRequests {
                 };
                 ClientReply::Query { id, outcome }
             }
-            ClientRequest::Status { id } => ClientReply::Status { id, status: Box::new(a_status()) },
+            ClientRequest::Status { id } => {
+                let sync = self.node.0.sync_status.lock().expect("no panic").clone();
+                ClientReply::Status { id, status: Box::new(Status { sync, ..a_status() }) }
+            }
         };
         let _ = self.replies.send(reply);
         Ok(())
@@ -274,6 +291,16 @@ async fn connect(
     pin: [u8; 32],
     identity: Option<&TlsIdentity>,
 ) -> Result<DwcpClient<Channel>, String> {
+    Ok(DwcpClient::new(channel(address, pin, identity).await?)
+        .max_decoding_message_size(REPLY_BYTES_MAX)
+        .max_encoding_message_size(2 * MESSAGE_BYTES_MAX))
+}
+
+async fn channel(
+    address: SocketAddr,
+    pin: [u8; 32],
+    identity: Option<&TlsIdentity>,
+) -> Result<Channel, String> {
     let mut tls = client_config(identity, &PinSet::new([pin])).expect("a configuration");
     tls.alpn_protocols = vec![b"h2".to_vec()];
     let tcp = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
@@ -285,13 +312,10 @@ async fn connect(
         let stream = stream.take();
         async move { stream.map(TokioIo::new).ok_or(std::io::Error::from(std::io::ErrorKind::NotConnected)) }
     });
-    let channel = Endpoint::from_static("http://replica.dwcp")
+    Endpoint::from_static("http://replica.dwcp")
         .connect_with_connector(connector)
         .await
-        .map_err(|error| error.to_string())?;
-    Ok(DwcpClient::new(channel)
-        .max_decoding_message_size(REPLY_BYTES_MAX)
-        .max_encoding_message_size(2 * MESSAGE_BYTES_MAX))
+        .map_err(|error| error.to_string())
 }
 
 /// A stream to which nothing is attached, and its challenge.

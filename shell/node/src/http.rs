@@ -1,20 +1,24 @@
-//! What operators and their tools ask over plain HTTP: `/metrics`, `/livez`, `/readyz`.
+//! What operators and their tools ask over plain HTTP: `/metrics`, `/livez`, `/readyz`, and convergent keys where the
+//! settings say so (`sync_http.rs`).
 //!
-//! Read-only and unencrypted: bind it where only they can reach it. Health answers in plain text, one reason a line,
-//! with 503 when the answer is no. Clients of the cluster never come here.
+//! Unencrypted: bind it where only they can reach it. Health answers in plain text, one reason a line,
+//! with 503 when the answer is no. Sessions of the cluster's clients never come here.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
+use axum::extract::connect_info::Connected;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::IncomingStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -64,8 +68,9 @@ pub(crate) fn serve(listener: TcpListener, node: WeakNode, convergent: SyncHttp)
         .merge(crate::sync_http::routes(convergent))
         .with_state(Arc::new(node));
     tokio::spawn(async move {
+        let service = router.into_make_service_with_connect_info::<Lease>();
         let served =
-            axum::serve(listener, router).with_graceful_shutdown(async move { stopped.stopped().await });
+            axum::serve(listener, service).with_graceful_shutdown(async move { stopped.stopped().await });
         if let Err(error) = served.await {
             tracing::warn!(%error, "the HTTP server ended");
         }
@@ -117,7 +122,7 @@ impl axum::serve::Listener for Bounded {
         let place = self.places.clone().acquire_owned().await.expect("the places are never closed");
         let (stream, addr) = axum::serve::Listener::accept(&mut self.listener).await;
         let end = Box::pin(tokio::time::sleep(CONNECTION_LIFETIME));
-        (Connection { stream, end, _place: place }, addr)
+        (Connection { stream, end, lease: Lease::default(), _place: place }, addr)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -125,11 +130,34 @@ impl axum::serve::Listener for Bounded {
     }
 }
 
+/// Whether a connection may outlive `CONNECTION_LIFETIME`. Whoever lets it bounds how many there are.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lease(Arc<AtomicBool>);
+
+impl Lease {
+    pub(crate) fn lasts(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Connected<IncomingStream<'_, Bounded>> for Lease {
+    fn connect_info(stream: IncomingStream<'_, Bounded>) -> Self {
+        stream.io().lease.clone()
+    }
+}
+
 /// A connection with a place and an end.
 struct Connection {
     stream: TcpStream,
     end: Pin<Box<Sleep>>,
+    lease: Lease,
     _place: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        !self.lease.0.load(Ordering::Relaxed) && self.end.as_mut().poll(cx).is_ready()
+    }
 }
 
 impl AsyncRead for Connection {
@@ -138,7 +166,7 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.end.as_mut().poll(cx).is_ready() {
+        if self.is_over(cx) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         Pin::new(&mut self.stream).poll_read(cx, buf)
@@ -147,7 +175,7 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.end.as_mut().poll(cx).is_ready() {
+        if self.is_over(cx) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         Pin::new(&mut self.stream).poll_write(cx, buf)
@@ -159,5 +187,37 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// A connection whose time is up, and its other end.
+    async fn ended() -> (Connection, TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let other = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let places = Arc::new(Semaphore::new(1));
+        let mut end = Box::pin(tokio::time::sleep(Duration::ZERO));
+        end.as_mut().await;
+        let _place = places.acquire_owned().await.unwrap();
+        (Connection { stream, end, lease: Lease::default(), _place }, other)
+    }
+
+    #[tokio::test]
+    async fn a_connection_ends_with_its_time_unless_it_was_let_to_last() {
+        let (mut connection, _other) = ended().await;
+        let error = connection.read_u8().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+
+        let (mut connection, mut other) = ended().await;
+        connection.lease.lasts();
+        other.write_all(b"a").await.unwrap();
+        assert_eq!(connection.read_u8().await.unwrap(), b'a');
+        connection.write_all(b"b").await.unwrap();
+        assert_eq!(other.read_u8().await.unwrap(), b'b');
     }
 }

@@ -220,6 +220,7 @@ pub(crate) struct Shared {
     pub(crate) transport: Weak<Transport>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: Clock,
+    pub(crate) has_raft_node: bool,
     pub(crate) next_client: AtomicU64,
     pub(crate) stopped: watch::Receiver<Option<Stop>>,
 }
@@ -306,6 +307,11 @@ impl NodeHandle {
     /// Waits for the node's end and says why it came.
     pub async fn stopped(&self) -> Stop {
         wait_for_stop(self.shared.stopped.clone()).await
+    }
+
+    /// Was it started with a Raft for its segments?
+    pub fn has_raft_node(&self) -> bool {
+        self.shared.has_raft_node
     }
 
     pub fn replica(&self) -> ReplicaId {

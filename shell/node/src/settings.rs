@@ -95,6 +95,9 @@ pub struct NodeConfig {
 #[derive(Clone, Debug)]
 pub struct SyncConfig {
     pub exchange_interval_ms: u64,
+    pub fanout: usize,
+    pub ack_patience_ms: u64,
+    pub audit_interval_ms: u64,
     pub log_bytes_max: usize,
     pub ordered: Vec<Bytes>,
     pub convergent: Vec<Bytes>,
@@ -123,6 +126,9 @@ impl SyncConfig {
             ..SyncSetup::default()
         };
         setup.timing.exchange_interval = Micros::from_millis(self.exchange_interval_ms);
+        setup.timing.ack_patience = Micros::from_millis(self.ack_patience_ms);
+        setup.timing.audit_interval = Micros::from_millis(self.audit_interval_ms);
+        setup.limits.fanout = self.fanout;
         setup.limits.log_bytes_max = self.log_bytes_max;
         setup
     }
@@ -280,6 +286,9 @@ impl NodeConfig {
             },
             sync: SyncConfig {
                 exchange_interval_ms: reader.number("sync.exchange_interval_ms")?,
+                fanout: reader.size("sync.fanout")?,
+                ack_patience_ms: reader.number("sync.ack_patience_ms")?,
+                audit_interval_ms: reader.number("sync.audit_interval_ms")?,
                 log_bytes_max: reader.size("sync.log_bytes_max")?,
                 ordered: reader.prefixes("sync.ordered_prefixes")?,
                 convergent: reader.prefixes("sync.convergent_prefixes")?,

@@ -63,6 +63,7 @@ pub(crate) fn start<M: StateMachine>(
     let recovery = recovery(&wal, &snapshots, records)?;
     let vote_keys: Vec<PublicKey> = genesis.members.iter().map(|member| member.vote_key).collect();
     let crypto: Arc<dyn Crypto> = Arc::new(seed.signer(&vote_keys));
+    let has_raft_node = options.raft.is_some();
     let setup = Setup {
         genesis: Arc::new(genesis.clone()),
         me: config.replica,
@@ -98,6 +99,7 @@ pub(crate) fn start<M: StateMachine>(
             transport: Arc::downgrade(&transport),
             metrics: metrics.clone(),
             clock,
+            has_raft_node,
             next_client: AtomicU64::new(1),
             stopped,
             config,

@@ -1,21 +1,25 @@
 //! Convergent keys as JSON over plain HTTP, where the settings turn it on. Whoever reaches the port may read, or also write;
-//! so writing is served on loopback addresses alone. Clients elsewhere speak gRPC.
+//! so writing is served on loopback addresses alone, and to no web page. Clients elsewhere speak gRPC.
 //!
-//! `GET /v3/sync/key?key=K`, `/v3/sync/keys?prefix=P&after=K&limit=N`, `/v3/sync/conflicts`, `/v3/sync/peers`,
-//! `/v3/sync/stand`; `POST /v3/sync/state` with `{"key": value}`, `POST /v3/sync/write` with `{"writes": [...], "wait": k}`.
+//! `GET /v3/sync/key?key=K&field=F`, `keys?prefix=P&after=K&limit=N`, `watch?prefix=P` (a line for each change), `conflicts?limit=N`,
+//! `peers`, `converged?within_ms=T`, `stand`, `metrics`; `POST /v3/sync/state` with `{"key": value}`, `POST /v3/sync/write` with
+//! `{"writes": [...], "wait": k, "timeout_ms": t}`. What is wrong with a question is told as `{"error": "..."}`.
+
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Bytes as Body;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
+use axum::{Extension, Router};
 use bytes::Bytes;
+use dwcp_base::ReplicaId;
 use dwcp_replica::{ClientReply, ClientRequest, SyncReply, SyncRequest};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::node::WeakNode;
@@ -29,20 +33,33 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A connection lives for half a minute.
 const TIMEOUT_MS_MAX: u64 = 15_000;
 
+const OFF: &str =
+    "convergent keys are not served here: set sync.http to \"read\" or \"write\" in this node's settings";
+const READ_ONLY: &str =
+    "this node takes no writes over HTTP: set sync.http to \"write\" in its settings, or use gRPC";
+const NO_PAGES: &str =
+    "web pages may not write here: a page could write for whoever looks at it; send no Origin header";
+
 type Node = State<Arc<WeakNode>>;
+type Refused = Box<Response>;
 
 pub(crate) fn routes(allowed: SyncHttp) -> Router<Arc<WeakNode>> {
     if allowed == SyncHttp::Off {
-        return Router::new();
+        return Router::new().route("/v3/sync/{*all}", any(async || refuse(StatusCode::NOT_FOUND, OFF)));
     }
     let router = Router::new()
         .route("/v3/sync/key", get(key))
         .route("/v3/sync/keys", get(keys))
+        .route("/v3/sync/watch", get(watch::watch))
         .route("/v3/sync/conflicts", get(conflicts))
         .route("/v3/sync/peers", get(peers))
-        .route("/v3/sync/stand", get(stand));
+        .route("/v3/sync/converged", get(converged))
+        .route("/v3/sync/metrics", get(metrics))
+        .route("/v3/sync/stand", get(stand))
+        .layer(Extension(watch::Places::default()));
     if allowed == SyncHttp::Read {
-        return router;
+        let refused = async || refuse(StatusCode::FORBIDDEN, READ_ONLY);
+        return router.route("/v3/sync/state", post(refused)).route("/v3/sync/write", post(refused));
     }
     router
         .route("/v3/sync/state", post(state))
@@ -58,69 +75,117 @@ fn refuse(code: StatusCode, reason: impl Into<String>) -> Response {
     answer(code, &json!({ "error": reason.into() }))
 }
 
+fn gone() -> Response {
+    refuse(StatusCode::SERVICE_UNAVAILABLE, "the node has stopped")
+}
+
+/// What was asked with which parameters.
+type Asked = Result<Query<Vec<(String, String)>>, QueryRejection>;
+
+/// The parameters of a question. One that nothing is made of is refused, so that a misspelt one does not pass for its default.
+struct Parameters(Vec<(String, String)>);
+
+impl Parameters {
+    fn of(asked: Asked, known: &[&str]) -> Result<Self, Refused> {
+        let bad = |reason: String| Box::new(refuse(StatusCode::BAD_REQUEST, reason));
+        let Query(all) = asked.map_err(|error| bad(format!("parameters cannot be read: {error}")))?;
+        match all.iter().find(|(name, _)| !known.contains(&name.as_str())) {
+            Some((name, _)) if known.is_empty() => {
+                Err(bad(format!("`{name}` is not known: this takes no parameters")))
+            }
+            Some((name, _)) => Err(bad(format!("`{name}` is not known: write {}", known.join(", ")))),
+            None => Ok(Self(all)),
+        }
+    }
+
+    fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a String> {
+        self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    fn text(&self, name: &str) -> Option<Bytes> {
+        self.all(name).last().cloned().map(Bytes::from)
+    }
+
+    fn needed(&self, name: &str) -> Result<Bytes, Refused> {
+        let reason = format!("it needs a parameter `{name}`");
+        self.text(name).ok_or_else(|| Box::new(refuse(StatusCode::BAD_REQUEST, reason)))
+    }
+
+    /// 0 where nothing is said.
+    fn number(&self, name: &str) -> Result<u32, Refused> {
+        let Some(text) = self.all(name).last() else { return Ok(0) };
+        let reason = || format!("`{name}` = \"{text}\" is no whole number from 0 to {}", u32::MAX);
+        text.parse().map_err(|_| Box::new(refuse(StatusCode::BAD_REQUEST, reason())))
+    }
+}
+
 /// # Errors
 /// The refusal, as it is answered.
-async fn ask(node: &WeakNode, request: SyncRequest) -> Result<SyncReply, Response> {
-    let gone = || refuse(StatusCode::SERVICE_UNAVAILABLE, "the node has stopped");
-    let node = node.upgrade().ok_or_else(gone)?;
-    let busy = |busy: crate::Busy| refuse(StatusCode::SERVICE_UNAVAILABLE, busy.to_string());
+async fn ask(node: &WeakNode, request: SyncRequest) -> Result<SyncReply, Refused> {
+    let node = node.upgrade().ok_or_else(|| Box::new(gone()))?;
+    let busy = |busy: crate::Busy| Box::new(refuse(StatusCode::SERVICE_UNAVAILABLE, busy.to_string()));
     let mut port = node.client().map_err(busy)?;
     port.send(ClientRequest::Sync { id: 0, request }).map_err(busy)?;
     match tokio::time::timeout(PATIENCE, port.recv()).await {
         Ok(Some(ClientReply::Sync { reply: SyncReply::Refused { reason, definite }, .. })) => {
             let code = if definite { StatusCode::CONFLICT } else { StatusCode::ACCEPTED };
-            Err(answer(code, &json!({ "error": reason, "written": !definite })))
+            Err(Box::new(answer(code, &json!({ "error": reason, "written": !definite }))))
         }
         Ok(Some(ClientReply::Sync { reply, .. })) => Ok(reply),
-        Ok(_) => Err(gone()),
-        Err(_) => Err(refuse(StatusCode::GATEWAY_TIMEOUT, "the node gave no answer in time")),
+        Ok(_) => Err(Box::new(gone())),
+        Err(_) => Err(Box::new(refuse(StatusCode::GATEWAY_TIMEOUT, "the node gave no answer in time"))),
     }
 }
 
 async fn ask_for(
     node: &WeakNode,
-    request: SyncRequest,
+    request: Result<SyncRequest, Refused>,
     show: impl FnOnce(SyncReply) -> Option<Value>,
 ) -> Response {
+    let request = match request {
+        Ok(request) => request,
+        Err(refusal) => return *refusal,
+    };
     match ask(node, request).await.map(show) {
         Ok(Some(body)) => answer(StatusCode::OK, &body),
         Ok(None) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the node answered another question"),
-        Err(refusal) => refusal,
+        Err(refusal) => *refusal,
     }
 }
 
-#[derive(Deserialize)]
-struct KeyQuery {
-    key: String,
-}
-
-async fn key(State(node): Node, Query(KeyQuery { key }): Query<KeyQuery>) -> Response {
-    let request = SyncRequest::Get { key: Bytes::from(key.clone()), path: Vec::new() };
-    let reply = match ask(&node, request).await {
-        Ok(SyncReply::Value { view, kinds, siblings }) => (view, kinds, siblings),
-        Ok(_) => return refuse(StatusCode::INTERNAL_SERVER_ERROR, "the node answered another question"),
-        Err(refusal) => return refusal,
+async fn key(State(node): Node, asked: Asked) -> Response {
+    let read = || -> Result<(Bytes, Vec<Bytes>), Refused> {
+        let parameters = Parameters::of(asked, &["key", "field"])?;
+        let path: Vec<Bytes> = parameters.all("field").cloned().map(Bytes::from).collect();
+        Ok((parameters.needed("key")?, path))
     };
-    let (Some(view), kinds, siblings) = reply else {
-        return refuse(StatusCode::NOT_FOUND, "there is no such key");
+    let (key, path) = match read() {
+        Ok(read) => read,
+        Err(refusal) => return *refusal,
     };
-    let kind = kinds.last().map(|kind| kind.name());
-    let body = json!({ "key": key, "type": kind, "value": sync_json::view(&view), "siblings": siblings });
-    answer(StatusCode::OK, &body)
+    let shown: Vec<String> = path.iter().map(|name| sync_json::text(name)).collect();
+    match ask(&node, SyncRequest::Get { key: key.clone(), path }).await {
+        Ok(SyncReply::Value { view: Some(view), kinds, siblings }) => {
+            let types: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
+            let body = json!({
+                "key": sync_json::text(&key), "path": shown, "type": types.last(), "types": types,
+                "value": sync_json::view(&view), "siblings": siblings,
+            });
+            answer(StatusCode::OK, &body)
+        }
+        Ok(SyncReply::Value { .. }) => refuse(StatusCode::NOT_FOUND, "there is no such key"),
+        Ok(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the node answered another question"),
+        Err(refusal) => *refusal,
+    }
 }
 
-#[derive(Deserialize)]
-struct KeysQuery {
-    #[serde(default)]
-    prefix: String,
-    after: Option<String>,
-    #[serde(default)]
-    limit: u32,
-}
-
-async fn keys(State(node): Node, Query(query): Query<KeysQuery>) -> Response {
-    let (prefix, after) = (Bytes::from(query.prefix), query.after.map(Bytes::from));
-    ask_for(&node, SyncRequest::List { prefix, after, limit: query.limit }, |reply| match reply {
+async fn keys(State(node): Node, asked: Asked) -> Response {
+    let read = || {
+        let parameters = Parameters::of(asked, &["prefix", "after", "limit"])?;
+        let prefix = parameters.text("prefix").unwrap_or_default();
+        Ok(SyncRequest::List { prefix, after: parameters.text("after"), limit: parameters.number("limit")? })
+    };
+    ask_for(&node, read(), |reply| match reply {
         SyncReply::Keys { items, more } => {
             let item = |(key, view)| json!({ "key": sync_json::text(key), "value": sync_json::view(view) });
             let items: Vec<Value> = items.iter().map(|(key, view)| item((key, view))).collect();
@@ -131,19 +196,11 @@ async fn keys(State(node): Node, Query(query): Query<KeysQuery>) -> Response {
     .await
 }
 
-async fn conflicts(State(node): Node) -> Response {
-    ask_for(&node, SyncRequest::Conflicts { limit: 0 }, |reply| match reply {
+async fn conflicts(State(node): Node, asked: Asked) -> Response {
+    let read = || Ok(SyncRequest::Conflicts { limit: Parameters::of(asked, &["limit"])?.number("limit")? });
+    ask_for(&node, read(), |reply| match reply {
         SyncReply::Conflicts { count, open, events } => {
-            let event = |event: &dwcp_replica::sync::values::Conflict| {
-                let siblings: Vec<String> = event.siblings.iter().map(ToString::to_string).collect();
-                json!({
-                    "key": sync_json::text(&event.key),
-                    "by": event.by.to_string(),
-                    "siblings": siblings,
-                    "strategy": event.strategy,
-                })
-            };
-            let events: Vec<Value> = events.iter().map(event).collect();
+            let events: Vec<Value> = events.iter().map(sync_json::conflict).collect();
             Some(json!({ "conflict_count": count, "open": open, "newest": events }))
         }
         _ => None,
@@ -151,8 +208,9 @@ async fn conflicts(State(node): Node) -> Response {
     .await
 }
 
-async fn stand(State(node): Node) -> Response {
-    ask_for(&node, SyncRequest::Stand, |reply| match reply {
+async fn stand(State(node): Node, asked: Asked) -> Response {
+    let read = || Parameters::of(asked, &[]).map(|_| SyncRequest::Stand);
+    ask_for(&node, read(), |reply| match reply {
         SyncReply::Stand { digest, applied, floor, conflicts, keys } => {
             let origin = |origin: dwcp_replica::sync::values::Origin| (origin.to_string(), applied.prefix(origin));
             let applied: std::collections::BTreeMap<_, _> = applied.iter().map(|(o, _)| origin(o)).collect();
@@ -165,13 +223,59 @@ async fn stand(State(node): Node) -> Response {
     .await
 }
 
-async fn peers(State(node): Node) -> Response {
-    let gone = || refuse(StatusCode::SERVICE_UNAVAILABLE, "the node has stopped");
+/// Do all peers hold exactly what this node holds?
+async fn converged(State(node): Node, asked: Asked) -> Response {
+    let read = || {
+        let within_ms = Parameters::of(asked, &["within_ms"])?.number("within_ms")?;
+        let timeout_ms = within_ms.min(u32::try_from(TIMEOUT_MS_MAX).unwrap_or(u32::MAX));
+        Ok(SyncRequest::Compare { peers: Vec::new(), timeout_ms })
+    };
+    ask_for(&node, read(), |reply| match reply {
+        SyncReply::Compared { level, differs, silent } => {
+            let ids = |ids: &[ReplicaId]| ids.iter().map(|id| id.0).collect::<Vec<_>>();
+            Some(json!({
+                "converged": differs.is_empty() && silent.is_empty(),
+                "level": ids(&level), "differs": ids(&differs), "silent": ids(&silent),
+            }))
+        }
+        _ => None,
+    })
+    .await
+}
+
+/// What the node says of its part in state sync.
+async fn status(
+    node: &WeakNode,
+    asked: Asked,
+    show: impl FnOnce(&dwcp_replica::io::Status, &dwcp_replica::SyncStatus) -> Value,
+) -> Response {
+    if let Err(refusal) = Parameters::of(asked, &[]) {
+        return *refusal;
+    }
     let Some(node) = node.upgrade() else { return gone() };
     let Ok(status) = node.status().await else { return gone() };
-    let Some(sync) = status.sync else {
-        return refuse(StatusCode::CONFLICT, "state sync is turned off on this node");
-    };
+    match &status.sync {
+        Some(sync) => answer(StatusCode::OK, &show(&status, sync)),
+        None => refuse(StatusCode::CONFLICT, "state sync is turned off on this node"),
+    }
+}
+
+async fn metrics(State(node): Node, asked: Asked) -> Response {
+    status(&node, asked, |status, sync| {
+        json!({
+            "mode": status.mode.word(),
+            "sync_count": sync.sync_count,
+            "last_sync_unix_ms": (sync.last_sync_unix_ms > 0).then_some(sync.last_sync_unix_ms),
+            "avg_sync_latency_us": sync.avg_sync_latency_us,
+            "conflict_count": sync.conflict_count,
+            "conflicts_open": sync.conflicts_open,
+            "refused": sync.refused.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
+        })
+    })
+    .await
+}
+
+async fn peers(State(node): Node, asked: Asked) -> Response {
     let peer = |peer: &dwcp_replica::sync::SyncPeerStatus| {
         json!({
             "id": peer.id.0,
@@ -185,37 +289,68 @@ async fn peers(State(node): Node) -> Response {
             "fault": (!peer.fault.is_empty()).then_some(&peer.fault),
         })
     };
-    let peers: Vec<Value> = sync.peers.iter().map(peer).collect();
-    answer(StatusCode::OK, &json!({ "peers": peers, "frozen": sync.frozen }))
-}
-
-async fn state(State(node): Node, body: Body) -> Response {
-    write_all(&node, &body, |value| sync_json::state(value).map(|writes| (writes, 0))).await
-}
-
-async fn write(State(node): Node, body: Body) -> Response {
-    write_all(&node, &body, |value| {
-        let wait = value.get("wait").and_then(Value::as_u64).unwrap_or(0);
-        let wait = u8::try_from(wait).map_err(|_| "`wait` is at most 31 nodes".to_string())?;
-        Ok((sync_json::writes(value)?, wait))
-    })
+    status(
+        &node,
+        asked,
+        |_, sync| json!({ "peers": sync.peers.iter().map(peer).collect::<Vec<_>>(), "frozen": sync.frozen }),
+    )
     .await
 }
 
-type Asked = Result<(Vec<dwcp_replica::sync::values::Write>, u8), String>;
+type Sent = Result<Body, BytesRejection>;
 
-async fn write_all(node: &WeakNode, body: &[u8], read: impl FnOnce(&Value) -> Asked) -> Response {
-    let value: Value = match serde_json::from_slice(body) {
-        Ok(value) => value,
-        Err(error) => return refuse(StatusCode::BAD_REQUEST, format!("no JSON: {error}")),
+/// Every member is a key, whatever its name.
+async fn state(State(node): Node, headers: HeaderMap, body: Sent) -> Response {
+    let read = |value: &Value| {
+        Ok(SyncRequest::Write { writes: sync_json::state(value)?, wait: 0, timeout_ms: timeout_ms(None)? })
     };
-    let timeout_ms = value.get("timeout_ms").and_then(Value::as_u64).unwrap_or(10_000).min(TIMEOUT_MS_MAX);
-    let (writes, wait) = match read(&value) {
-        Ok(asked) => asked,
+    write_all(&node, &headers, body, read).await
+}
+
+async fn write(State(node): Node, headers: HeaderMap, body: Sent) -> Response {
+    let read = |value: &Value| {
+        let known = ["writes", "wait", "timeout_ms"];
+        let unknown = value.as_object().and_then(|all| all.keys().find(|key| !known.contains(&key.as_str())));
+        if let Some(key) = unknown {
+            return Err(format!("`{key}` is not known: write {}", known.join(", ")));
+        }
+        let wait = value.get("wait").map_or(Some(0), Value::as_u64).and_then(|wait| u8::try_from(wait).ok());
+        let wait = wait.filter(|wait| *wait <= 31).ok_or("`wait` is a number of nodes, 0 to 31")?;
+        let timeout_ms = timeout_ms(value.get("timeout_ms"))?;
+        Ok(SyncRequest::Write { writes: sync_json::writes(value)?, wait, timeout_ms })
+    };
+    write_all(&node, &headers, body, read).await
+}
+
+fn timeout_ms(said: Option<&Value>) -> Result<u32, String> {
+    let said = said.map_or(Some(10_000), Value::as_u64).filter(|ms| (1..=TIMEOUT_MS_MAX).contains(ms));
+    let said = said.ok_or_else(|| format!("`timeout_ms` is a number from 1 to {TIMEOUT_MS_MAX}"))?;
+    Ok(u32::try_from(said).unwrap_or(u32::MAX))
+}
+
+async fn write_all(
+    node: &WeakNode,
+    headers: &HeaderMap,
+    body: Sent,
+    read: impl FnOnce(&Value) -> Result<SyncRequest, String>,
+) -> Response {
+    // Browsers name the page that makes them write; programs do not. Reaching a loopback address is no proof of who asks.
+    if headers.contains_key(header::ORIGIN) {
+        return refuse(StatusCode::FORBIDDEN, NO_PAGES);
+    }
+    let body = match body {
+        Ok(body) => body,
+        Err(error) => return refuse(error.status(), format!("{error}: one write takes 255 KiB, split it")),
+    };
+    let value = match sync_json::read(&body) {
+        Ok(value) => value,
         Err(reason) => return refuse(StatusCode::BAD_REQUEST, reason),
     };
-    let timeout_ms = u32::try_from(timeout_ms).unwrap_or(u32::MAX);
-    ask_for(node, SyncRequest::Write { writes, wait, timeout_ms }, |reply| match reply {
+    let request = match read(&value) {
+        Ok(request) => request,
+        Err(reason) => return refuse(StatusCode::BAD_REQUEST, reason),
+    };
+    ask_for(node, Ok(request), |reply| match reply {
         SyncReply::Written(written) => Some(json!({
             "road": written.road.word(), "change": written.last, "nodes": written.nodes, "latency_us": written.latency_us,
         })),

@@ -4,7 +4,7 @@
 //! are `{"$hex": "..."}`. Keys and names of fields that are not UTF-8 are shown with replacement characters.
 
 use bytes::Bytes;
-use dwcp_replica::sync::values::{Op, Plain, View, Write};
+use dwcp_replica::sync::values::{Conflict, Op, Outcome, Plain, View, Write};
 use serde_json::{Map, Value, json};
 
 /// The mark of bytes that are no JSON value.
@@ -33,6 +33,69 @@ pub fn view(view: &View) -> Value {
             Value::Object(fields.iter().map(field).collect())
         }
     }
+}
+
+/// One conflict that a node saw.
+pub fn conflict(event: &Conflict) -> Value {
+    let texts = |all: &[Bytes]| all.iter().map(|name| text(name)).collect::<Vec<_>>();
+    json!({
+        "key": text(&event.key),
+        "path": texts(&event.path),
+        "by": event.by.to_string(),
+        "siblings": event.siblings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "strategy": event.strategy,
+        "outcome": outcome(&event.outcome),
+    })
+}
+
+/// What readers see after a conflict, in words.
+pub fn outcome(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Won(dot) => format!("{dot} won"),
+        Outcome::Merged => "merged".into(),
+        Outcome::AllShown => "all shown".into(),
+        Outcome::Deleted => "deleted".into(),
+        Outcome::Overtaken => "overtaken".into(),
+        Outcome::KindShown(kind) => format!("shown as {kind}"),
+    }
+}
+
+/// One JSON document. Whole numbers beyond 64 bits would be rounded on the way, so they are refused; fractions are as
+/// exact as a double is.
+///
+/// # Errors
+/// What it is instead.
+pub fn read(document: &[u8]) -> Result<Value, String> {
+    let value = serde_json::from_slice(document).map_err(|error| format!("no JSON: {error}"))?;
+    let (mut at, mut is_text) = (0, false);
+    while let Some(byte) = document.get(at) {
+        let number = match byte {
+            b'"' => {
+                is_text = !is_text;
+                at += 1;
+                continue;
+            }
+            b'\\' if is_text => {
+                at += 2;
+                continue;
+            }
+            b'-' | b'0'..=b'9' if !is_text => {
+                let rest = &document[at..];
+                let is_part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+                text(&rest[..rest.iter().take_while(|byte| is_part(byte)).count()])
+            }
+            _ => {
+                at += 1;
+                continue;
+            }
+        };
+        at += number.len();
+        let is_whole = !number.contains(['.', 'e', 'E']);
+        if is_whole && number.parse::<i64>().is_err() && number.parse::<u64>().is_err() {
+            return Err(format!("{number} does not fit 64 bits and would be rounded: write it as a text"));
+        }
+    }
+    Ok(value)
 }
 
 /// # Errors
@@ -70,7 +133,14 @@ pub fn writes(body: &Value) -> Result<Vec<Write>, String> {
     list.iter().enumerate().map(read).collect()
 }
 
+/// What an operation is made of. Anything else is refused, so that a misspelt member does not pass for its default.
+const MEMBERS: [&str; 6] = ["key", "path", "op", "value", "by", "index"];
+
 fn operation(object: &Map<String, Value>) -> Result<Write, String> {
+    let unknown = object.keys().find(|name| !MEMBERS.contains(&name.as_str()));
+    if let Some(name) = unknown {
+        return Err(format!("`{name}` is not known: write {}", MEMBERS.join(", ")));
+    }
     let word = |name: &str| object.get(name).and_then(Value::as_str);
     let key = word("key").ok_or("it needs a `key`")?.to_string();
     let path = match object.get("path") {
@@ -124,6 +194,52 @@ mod tests {
     }
 
     #[test]
+    fn whole_numbers_are_kept_or_refused_and_never_rounded() {
+        for good in [
+            "18446744073709551615",
+            "-9223372036854775808",
+            "[0, -1, {\"a\": 1.5e300}]",
+            "\"18446744073709551616\"",
+            "{\"18446744073709551616\\\"\": \"\\\\\"}",
+        ] {
+            let value = read(good.as_bytes()).unwrap();
+            assert_eq!(plain(&to_plain(&value).unwrap()), serde_json::from_str::<Value>(good).unwrap());
+        }
+        for bad in ["18446744073709551616", "-9223372036854775809", "[1, {\"\\\"\": 99999999999999999999}]"] {
+            let reason = read(bad.as_bytes()).unwrap_err();
+            assert!(reason.contains("does not fit 64 bits"), "{bad}: {reason}");
+        }
+        assert!(read(b"[").unwrap_err().starts_with("no JSON"));
+    }
+
+    #[test]
+    fn every_operation_is_known_by_its_word() {
+        let value = || to_plain(&json!("v")).unwrap();
+        let rows = [
+            (json!({}), Op::Put(value())),
+            (json!({"op": "put"}), Op::Put(value())),
+            (json!({"op": "put-multi"}), Op::PutMulti(value())),
+            (json!({"op": "grow"}), Op::Grow(3)),
+            (json!({"op": "adjust"}), Op::Adjust(3)),
+            (json!({"op": "add-forever"}), Op::AddForever(value())),
+            (json!({"op": "add-once"}), Op::AddOnce(value())),
+            (json!({"op": "remove-for-good"}), Op::RemoveForGood(value())),
+            (json!({"op": "add"}), Op::Add(value())),
+            (json!({"op": "remove"}), Op::Remove(value())),
+            (json!({"op": "insert"}), Op::Insert { index: 7, value: value() }),
+            (json!({"op": "erase"}), Op::Erase { index: 7 }),
+            (json!({"op": "delete"}), Op::Delete),
+            (json!({"op": "settle"}), Op::Settle),
+        ];
+        for (mut one, op) in rows {
+            let members = json!({"key": "k", "path": ["a", "b"], "value": "v", "by": 3, "index": 7});
+            one.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+            let expected = Write::at("k", ["a", "b"], op);
+            assert_eq!(writes(&json!({ "writes": [one] })).unwrap(), [expected]);
+        }
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_by_its_place() {
         let good = json!({"writes": [{"key": "n", "op": "adjust", "by": -2}, {"key": "a", "value": 1}]});
         assert_eq!(writes(&good).unwrap()[0].op, Op::Adjust(-2));
@@ -134,6 +250,10 @@ mod tests {
             (json!({"writes": [{"key": "a", "op": "grow", "by": -1}]}), "only grows"),
             (json!({"writes": [{"value": 1}]}), "needs a `key`"),
             (json!({"writes": [{"key": "a", "path": "b", "value": 1}]}), "array of texts"),
+            (json!({"writes": [{"key": "a", "value": 1}, {"key": "a"}]}), "writes[1]: it needs a `value`"),
+            (json!({"writes": [{"key": "a", "value": 1, "opp": "add"}]}), "`opp` is not known"),
+            (json!({"writes": [{"key": "a", "op": "adjust", "by": 1.5}]}), "whole number `by`"),
+            (json!({"writes": [{"key": "a", "op": "erase"}]}), "needs an `index`"),
         ] {
             let reason = writes(&body).unwrap_err();
             assert!(reason.contains(expected), "{reason}");

@@ -10,6 +10,7 @@ mod maps;
 mod model;
 mod random;
 mod registers;
+mod resolvers;
 mod semilattice;
 mod sets;
 mod world;

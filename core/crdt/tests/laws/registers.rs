@@ -1,7 +1,7 @@
 //! Registers: what is seen as a conflict, how often it counts, who wins.
 
 use crate::world::{Replica, assert_same, settle, text};
-use dwcp_crdt::{Applied, Dot, Missing, Op, Outcome, View};
+use dwcp_crdt::{Applied, Bundle, Dot, Kind, Missing, Op, Outcome, View};
 
 #[test]
 fn a_later_write_replaces_what_it_saw_and_is_no_conflict() {
@@ -138,4 +138,19 @@ fn a_delete_against_a_write_is_a_conflict_and_a_delete_alone_is_none() {
     assert_eq!(b.register("gone").as_deref(), Some("back"));
     assert_eq!(b.store.conflict_count(), 1, "writing after a delete that was seen is no conflict");
     assert_eq!(b.store.keys(b"").count(), 2);
+}
+
+/// A deleted MV register leaves its tombstone behind the register that took its place; its versions are nobody's any more.
+#[test]
+fn siblings_are_those_of_the_register_that_is_there() {
+    let (mut a, mut b) = (Replica::new(1), Replica::new(2));
+    a.write("k", Op::PutMulti(text("old")));
+    a.write("k", Op::Delete);
+    b.pull(&a);
+    let (ours, theirs) = (a.put("k", "a"), b.put("k", "b"));
+    settle(&mut [&mut a, &mut b]);
+    assert_eq!(a.kinds("k"), [Kind::LwwRegister]);
+    let dot = |bundle: &Bundle| Dot::new(bundle.origin(), bundle.first());
+    assert_eq!(a.siblings("k"), [dot(&ours), dot(&theirs)]);
+    assert_eq!(b.siblings("k"), a.siblings("k"));
 }

@@ -233,6 +233,121 @@ fn what_happens_to_segments_is_counted() {
 }
 
 #[test]
+fn every_figure_of_state_sync_is_told_with_its_own_value() {
+    let peer = |id: u8, last_exchange_ms| dwcp_replica::sync::SyncPeerStatus {
+        id: ReplicaId(id),
+        lag_frames: 31,
+        lag_ms: 1_500,
+        last_exchange_ms,
+        exchanges: 9,
+        bytes_in: 33,
+        bytes_out: 34,
+        withholds: id == 1,
+        fault: String::new(),
+    };
+    let sync = dwcp_replica::SyncStatus {
+        sync_count: 1,
+        last_sync_unix_ms: 2_500,
+        avg_sync_latency_us: 3_000,
+        conflict_count: 4,
+        conflicts_open: 5,
+        not_open: String::new(),
+        keys: 6,
+        tombstones: 7,
+        frames_written: 8,
+        frames_applied: 9,
+        frames_ordered: 10,
+        fallbacks: 11,
+        writes_refused: 12,
+        exchanges: 13,
+        frames_kept: 14,
+        frames_kept_bytes: 15,
+        frames_waiting: 16,
+        ordering: 17,
+        floor: 18,
+        keys_damaged: 19,
+        bundles_refused: 20,
+        frozen_origins: 21,
+        frozen: vec![],
+        resolutions_impure: 22,
+        needs_snapshot: false,
+        snapshots_installed: 23,
+        snapshots_refused: 24,
+        donors_stalled: 25,
+        refused: vec![("forged".into(), 26), ("clock ahead".into(), 27)],
+        peers: vec![peer(1, 250), peer(2, u64::MAX)],
+    };
+    let mut out = Exposition::default();
+    convergent::write(&sync, &mut out);
+    let text = out.finish();
+    let expected = [
+        "dwcp_sync_total 1",
+        "dwcp_sync_last_time_seconds 2.5",
+        "dwcp_sync_avg_latency_seconds 0.003",
+        "dwcp_sync_conflicts_total 4",
+        "dwcp_sync_conflicts_open 5",
+        "dwcp_sync_open 1",
+        "dwcp_sync_keys 6",
+        "dwcp_sync_tombstones 7",
+        "dwcp_sync_frames_written_total 8",
+        "dwcp_sync_frames_applied_total 9",
+        "dwcp_sync_frames_ordered_total 10",
+        "dwcp_sync_fallbacks_total 11",
+        "dwcp_sync_writes_refused_total 12",
+        "dwcp_sync_exchanges_total 13",
+        "dwcp_sync_kept_frames 14",
+        "dwcp_sync_kept_bytes 15",
+        "dwcp_sync_waiting_frames 16",
+        "dwcp_sync_ordering_frames 17",
+        "dwcp_sync_floor 18",
+        "dwcp_sync_damaged_keys_total 19",
+        "dwcp_sync_bundles_refused_total 20",
+        "dwcp_sync_frozen_origins 21",
+        "dwcp_sync_resolutions_impure_total 22",
+        "dwcp_sync_snapshots_installed_total 23",
+        "dwcp_sync_snapshots_refused_total 24",
+        "dwcp_sync_donors_stalled_total 25",
+        "dwcp_sync_refused_total{reason=\"forged\"} 26",
+        "dwcp_sync_refused_total{reason=\"clock ahead\"} 27",
+        "dwcp_sync_peer_lag_frames{peer=\"1\"} 31",
+        "dwcp_sync_peer_lag_frames{peer=\"2\"} 31",
+        "dwcp_sync_peer_withholds{peer=\"1\"} 1",
+        "dwcp_sync_peer_withholds{peer=\"2\"} 0",
+        "dwcp_sync_peer_lag_seconds{peer=\"1\"} 1.5",
+        "dwcp_sync_peer_lag_seconds{peer=\"2\"} 1.5",
+        // With peer 2 there never was one, which is no number.
+        "dwcp_sync_peer_exchange_age_seconds{peer=\"1\"} 0.25",
+        "dwcp_sync_peer_received_bytes_total{peer=\"1\"} 33",
+        "dwcp_sync_peer_received_bytes_total{peer=\"2\"} 33",
+        "dwcp_sync_peer_sent_bytes_total{peer=\"1\"} 34",
+        "dwcp_sync_peer_sent_bytes_total{peer=\"2\"} 34",
+    ];
+    let told: std::collections::BTreeSet<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(told, expected.into());
+
+    let not_open =
+        dwcp_replica::SyncStatus { not_open: "not yet".into(), ..dwcp_replica::SyncStatus::default() };
+    let mut out = Exposition::default();
+    convergent::write(&not_open, &mut out);
+    assert!(out.finish().lines().any(|line| line == "dwcp_sync_open 0"));
+}
+
+#[test]
+fn who_contradicted_itself_and_who_holds_up_collecting_is_counted() {
+    let metrics = Metrics::default();
+    let origin = || Event::OriginFrozen { origin: "o3".into() };
+    for event in
+        [origin(), origin(), Event::MemberHoldsUp { member: "3".into(), how: "does not acknowledge" }]
+    {
+        crate::events::tell(&event, &metrics, 1);
+    }
+    let text = text(&metrics);
+    for line in ["dwcp_sync_origins_frozen_total 2", "dwcp_sync_holdups_named_total 1"] {
+        assert!(text.lines().any(|found| found == line), "{line} is missing from\n{text}");
+    }
+}
+
+#[test]
 fn a_silent_core_still_leaves_what_is_known_without_it() {
     let metrics = worked();
     let scrape = Scrape {

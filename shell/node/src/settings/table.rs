@@ -72,6 +72,7 @@ pub enum Allowed {
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 const GIB: u64 = 1024 * MIB;
+const WEEK_MS: u64 = 7 * 24 * 3_600_000;
 
 const fn required(key: &'static str, allowed: Allowed, what: &'static str) -> Setting {
     Setting { key, unit: "", preset: Preset::Required, allowed, what }
@@ -288,6 +289,30 @@ pub const SETTINGS: &[Setting] = &[
         Preset::Number(2_000),
         (50, 60_000),
         "how often convergent state is compared with a peer; what a lost push delays is delayed by about this much",
+    ),
+    number(
+        "sync.fanout",
+        "peers",
+        Preset::Number(8),
+        (1, 64),
+        "peers that a new frame of convergent state is pushed to at once; with more peers than that the receivers pass it \
+         on. More spread a change sooner, fewer cost the writer less bandwidth",
+    ),
+    number(
+        "sync.ack_patience_ms",
+        "ms",
+        Preset::Number(60_000),
+        (1_000, WEEK_MS),
+        "how long a member may leave convergent frames unacknowledged that this node has, before it is named as withholding; \
+         what only some members claim is waited for as long; above the longest absence that is nobody's fault",
+    ),
+    number(
+        "sync.audit_interval_ms",
+        "ms",
+        Preset::Number(300_000),
+        (1_000, WEEK_MS),
+        "how often a peer with the same changes is asked whether its keys are the same too; an audit reads the whole store, \
+         and what differs stays unnoticed for about this long",
     ),
     number(
         "sync.log_bytes_max",

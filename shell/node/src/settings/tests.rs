@@ -135,6 +135,23 @@ fn every_bad_line_is_named_with_its_remedy() {
             with("[consensus]", "[storage]\nsegment_bytes = 65537\n[consensus]"),
             "etc/config.toml:13: `storage.segment_bytes` = 65537 must be a multiple of 4096: set it to 69632",
         ),
+        (
+            with("[consensus]", "[sync]\nack_patience_ms = 999\n[consensus]"),
+            "etc/config.toml:13: `sync.ack_patience_ms` = 999 is out of range: set it within 1000..=604800000 ms",
+        ),
+        (
+            with("[consensus]", "[sync]\naudit_interval_ms = 604800001\n[consensus]"),
+            "etc/config.toml:13: `sync.audit_interval_ms` = 604800001 is out of range: set it within 1000..=604800000 ms",
+        ),
+        (
+            with("[consensus]", "[sync]\nfanout = 0\n[consensus]"),
+            "etc/config.toml:13: `sync.fanout` = 0 is out of range: set it within 1..=64 peers",
+        ),
+        (
+            with("[consensus]", "[sync]\nack_patience = 5\n[consensus]"),
+            "etc/config.toml:13: unknown setting `sync.ack_patience`: did you mean `sync.ack_patience_ms`? \
+             `dwcp server --help-settings` lists all",
+        ),
     ];
     for (found, expected) in cases {
         assert_eq!(found, expected.trim_end());
@@ -225,6 +242,38 @@ fn the_defaults_are_the_cores_own_and_every_allowed_value_passes_the_core() {
             }
             let config = NodeConfig::parse(Path::new("c.toml"), &text).unwrap();
             assert_eq!(config.to_settings().check(), Ok(()), "{name} = {value}");
+        }
+    }
+}
+
+#[test]
+fn each_setting_of_state_sync_reaches_the_core_and_its_whole_range_passes_there() {
+    let setup = |lines: &str| {
+        let text = format!("{}\n[sync]\n{lines}", good());
+        NodeConfig::parse(Path::new("c.toml"), &text).unwrap().sync.to_setup(Resolvers::default())
+    };
+    let silent = setup("");
+    assert_eq!(silent.timing, dwcp_replica::sync::SyncTiming::default());
+    assert_eq!(silent.limits, dwcp_replica::sync::SyncLimits::default());
+    let said = setup(
+        "exchange_interval_ms = 51\nfanout = 3\nack_patience_ms = 1002\naudit_interval_ms = 1003\n\
+         log_bytes_max = 1048577\n",
+    );
+    let ms = |at: Micros| at.0 / 1_000;
+    let timing = said.timing;
+    assert_eq!(
+        (ms(timing.exchange_interval), ms(timing.ack_patience), ms(timing.audit_interval)),
+        (51, 1_002, 1_003)
+    );
+    assert_eq!((said.limits.fanout, said.limits.log_bytes_max), (3, 1_048_577));
+    for setting in SETTINGS {
+        let (Some(("sync", name)), Allowed::Number { min, max }) =
+            (setting.key.split_once('.'), setting.allowed)
+        else {
+            continue;
+        };
+        for value in [min, max] {
+            assert_eq!(setup(&format!("{name} = {value}\n")).check(), Ok(()), "{name} = {value}");
         }
     }
 }

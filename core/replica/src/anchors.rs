@@ -1,6 +1,7 @@
 //! Notarising the open segment: what this replica computed at each Tick, its signed word on it, the words of the others,
 //! and what an executed Anchor means here: labels rise, snapshots have a state to be of, a divergence is found.
 
+use crate::config::Settings;
 use crate::io::{Class, ClientId, Event};
 use crate::replica::{Outbox, Replica};
 use crate::transfer::Purpose;
@@ -31,6 +32,8 @@ const WAITING_MAX: usize = 65_536;
 pub(crate) struct FrozenAt<M: StateMachine> {
     pub place: Place,
     pub log: VirtualLog,
+    /// Of the segment's entries up to here, as `Anchors::bytes_applied` counts.
+    pub bytes: u64,
     pub state: FrozenState<M>,
 }
 
@@ -38,6 +41,7 @@ pub(crate) struct FrozenAt<M: StateMachine> {
 struct Tick<M: StateMachine> {
     place: Place,
     log: VirtualLog,
+    bytes: u64,
     state: Hash,
     frozen: Option<FrozenState<M>>,
     /// When we gave our word on it.
@@ -60,8 +64,8 @@ pub(crate) struct Anchors<M: StateMachine> {
     pub unverified: Vec<(PublicKey, Hash, Signature)>,
     /// One of them was bad: we give no word on this segment any more.
     pub forged: bool,
-    /// For the leader: when the next Tick is due, and where the last one stands.
-    pub next_tick: Micros,
+    /// For the leader: when it proposed its last Tick, and where that stands.
+    pub ticked: Option<Micros>,
     pub last_tick: Index,
     /// Bytes of entries executed here in this epoch.
     pub bytes_applied: u64,
@@ -79,12 +83,12 @@ pub(crate) struct Anchors<M: StateMachine> {
 impl<M: StateMachine> Anchors<M> {
     pub(crate) fn new(now: Now, place: Place, log: VirtualLog, state: FrozenState<M>) -> Self {
         Self {
-            frozen: FrozenAt { place, log, state },
+            frozen: FrozenAt { place, log, bytes: 0, state },
             ticks: BTreeMap::new(),
             votes: BTreeMap::new(),
             unverified: Vec::new(),
             forged: false,
-            next_tick: now.mono,
+            ticked: None,
             last_tick: Index::ZERO,
             bytes_applied: 0,
             proposed: None,
@@ -94,6 +98,17 @@ impl<M: StateMachine> Anchors<M> {
             stuck_at: None,
             ahead_of_us: None,
         }
+    }
+
+    /// When the leader, whose log ends at `last`, owes a Tick: soon after an entry, and for the sake of log time now and
+    /// then. The two have their own measure, or a change would wait for its Anchor as long as time may stand still.
+    pub(crate) fn tick_due(&self, last: Index, timed: bool, settings: &Settings) -> Micros {
+        let interval = match (last > self.last_tick, timed) {
+            (true, _) => settings.segment.anchor_interval,
+            (false, true) => settings.tick_interval,
+            (false, false) => return Micros::NEVER,
+        };
+        self.ticked.map_or(Micros::ZERO, |ticked| ticked.plus(interval))
     }
 
     /// Acknowledgements of entries behind this position wait no longer.
@@ -145,6 +160,7 @@ impl<M: StateMachine> Replica<M> {
         let log = self.live;
         let Some(segment) = &mut self.segment else { return };
         let (place, anchors) = (segment.applied, &mut segment.anchors);
+        let bytes = anchors.bytes_applied;
         let items = core::mem::take(&mut anchors.unverified);
         if !items.is_empty() && !self.crypto.verify_all(&items) {
             anchors.forged = true;
@@ -157,11 +173,11 @@ impl<M: StateMachine> Replica<M> {
             } else if anchor.index == place.index
                 && let Some(state) = frozen
             {
-                anchors.frozen = FrozenAt { place, log, state };
+                anchors.frozen = FrozenAt { place, log, bytes, state };
             }
             return;
         }
-        anchors.ticks.insert(place.index, Tick { place, log, state, frozen, voted: None });
+        anchors.ticks.insert(place.index, Tick { place, log, bytes, state, frozen, voted: None });
         let old = anchors.ticks.len().saturating_sub(FROZEN_MAX);
         anchors.ticks.values_mut().take(old).for_each(|tick| tick.frozen = None);
         while anchors.ticks.len() > TICKS_MAX {
@@ -345,7 +361,7 @@ impl<M: StateMachine> Replica<M> {
             && let Some(tick) = anchors.ticks.get_mut(&index)
             && let Some(state) = tick.frozen.take()
         {
-            anchors.frozen = FrozenAt { place: tick.place, log: tick.log, state };
+            anchors.frozen = FrozenAt { place: tick.place, log: tick.log, bytes: tick.bytes, state };
         }
         anchors.ticks = anchors.ticks.split_off(&index.next());
         anchors.votes = anchors.votes.split_off(&index.next());

@@ -334,7 +334,7 @@ impl<M: StateMachine> Replica<M> {
         // Every multiple of the setting that was passed since the last checkpoint: equal at replicas with equal settings.
         let unit = self.setup.settings.snapshot_log_bytes;
         let due = self.control.bytes_executed / unit != self.bytes_at_checkpoint / unit
-            || self.segment_uncovered(unit, 4);
+            || self.segment_coverable(unit, 4);
         self.bytes_at_checkpoint = self.control.bytes_executed;
         let wanted = due || self.snapshot_wanted;
         let control = self.control.digest();
@@ -360,7 +360,7 @@ impl<M: StateMachine> Replica<M> {
             self.snapshot_wanted = false;
             let mut digests = Vec::from([control]);
             digests.extend_from_slice(state.digests());
-            self.segment_at_snapshot = self.segment_so_far();
+            self.segment_at_snapshot = self.segment_frozen();
             let epoch = self.epoch_covered();
             self.frozen = Some(Frozen { sequence, epoch, control: encode(&self.control), digests, state });
         }
@@ -384,9 +384,26 @@ impl<M: StateMachine> Replica<M> {
         self.segment.as_ref().map_or((0, 0), |open| (open.anchors.bytes_applied, open.applied.index.0))
     }
 
+    /// The same up to the Anchor that a snapshot of now would be of.
+    fn segment_frozen(&self) -> (u64, u64) {
+        self.segment.as_ref().map_or((0, 0), |open| {
+            let frozen = &open.anchors.frozen;
+            (frozen.bytes, frozen.place.index.0)
+        })
+    }
+
     /// Whether no snapshot covers so many bytes of the open segment, or such a share of the entries that its log may hold.
     pub(crate) fn segment_uncovered(&self, bytes: u64, share: u64) -> bool {
-        let (bytes_so_far, entries_so_far) = self.segment_so_far();
+        self.is_uncovered(self.segment_so_far(), bytes, share)
+    }
+
+    /// Whether a snapshot of now would cover so much that none covers yet. What was executed behind the last Anchor does not
+    /// count: no snapshot can be of it.
+    pub(crate) fn segment_coverable(&self, bytes: u64, share: u64) -> bool {
+        self.is_uncovered(self.segment_frozen(), bytes, share)
+    }
+
+    fn is_uncovered(&self, (bytes_so_far, entries_so_far): (u64, u64), bytes: u64, share: u64) -> bool {
         let (bytes_then, entries_then) = self.segment_at_snapshot;
         let entries = self.setup.settings.segment.limits.log_entries_max / share;
         bytes_so_far.saturating_sub(bytes_then) >= bytes

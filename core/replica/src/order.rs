@@ -136,10 +136,9 @@ impl<M: StateMachine> Replica<M> {
     }
 
     fn segment_outgrows(&self) -> bool {
-        let Some(segment) = &self.segment else { return false };
-        self.segment_uncovered(self.setup.settings.segment.limits.log_bytes_max / 4, 3)
+        self.segment.is_some()
+            && self.segment_coverable(self.setup.settings.segment.limits.log_bytes_max / 4, 3)
             && self.saving.is_none()
-            && segment.anchors.frozen.place.index > dwcp_base::Index::ZERO
     }
 
     fn learners_wait(&self) -> bool {

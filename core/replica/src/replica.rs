@@ -113,7 +113,7 @@ pub struct Replica<M: StateMachine> {
     pub(crate) straggler_helped: BTreeMap<ReplicaId, Micros>,
     /// At this Tick our state is not what an Anchor says.
     pub(crate) found_diverged: Option<Index>,
-    /// Bytes and entries of the open segment executed here at the last snapshot.
+    /// Bytes and entries of the open segment that the last snapshot covers.
     pub(crate) segment_at_snapshot: (u64, u64),
     pub(crate) switches: crate::status::Switches,
 

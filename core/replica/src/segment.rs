@@ -402,14 +402,12 @@ impl<M: StateMachine> Replica<M> {
                 break;
             }
         }
-        let changed = raft.last().index > segment.anchors.last_tick;
-        let timed = self.state.wants_ticks().is_some();
-        if now.mono >= segment.anchors.next_tick && (changed || timed) {
+        let due = segment.anchors.tick_due(raft.last().index, self.state.wants_ticks().is_some(), settings);
+        if now.mono >= due {
             if let Ok(place) = raft.propose(now, &Payload::Tick { time }) {
                 segment.anchors.last_tick = place.index;
             }
-            let interval = if changed { settings.segment.anchor_interval } else { settings.tick_interval };
-            segment.anchors.next_tick = now.mono.plus(interval);
+            segment.anchors.ticked = Some(now.mono);
         }
     }
 
@@ -423,11 +421,9 @@ impl<M: StateMachine> Replica<M> {
             return Micros::ZERO;
         }
         let mut due = raft.next_wakeup();
-        if segment.is_leader()
-            && self.control.steering.ending.is_none()
-            && (raft.last().index > segment.anchors.last_tick || self.state.wants_ticks().is_some())
-        {
-            due = due.min(segment.anchors.next_tick);
+        if segment.is_leader() && self.control.steering.ending.is_none() {
+            let timed = self.state.wants_ticks().is_some();
+            due = due.min(segment.anchors.tick_due(raft.last().index, timed, &self.setup.settings));
         }
         due.min(self.failover_wakeup(segment))
     }

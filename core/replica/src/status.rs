@@ -7,6 +7,9 @@ use alloc::vec::Vec;
 use dwcp_base::{Epoch, Micros, Now, ReplicaId, Sequence};
 use dwcp_state::StateMachine;
 
+/// Why a replica whose state is wrong answers nobody.
+const DIVERGED: &str = "its state differs from what a quorum certified: it fetches the certified one";
+
 /// What this replica saw of changes of protocol. For people; nothing is decided by it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Switches {
@@ -159,6 +162,9 @@ impl<M: StateMachine> Replica<M> {
         }
         if !self.pbft.is_active() && !served {
             reasons.push(alloc::format!("waits for view {} to begin", self.pbft.view()));
+        }
+        if self.diverged {
+            reasons.push(DIVERGED.to_string());
         }
         if self.transfer.is_some() {
             reasons.push("fetches a snapshot".to_string());

@@ -8,6 +8,7 @@ use dwcp_base::{
     Crypto, Genesis, Incarnation, Member, Micros, Mutants, NetworkMode, Now, Policy, PublicKey, Quorum,
     ReplicaId, Sequence, Ticket, Trust,
 };
+use dwcp_replica::raft::{OwnRaft, RaftMaker};
 use dwcp_replica::{
     ClientId, ClientReply, ClientRequest, Effect, Event, ExecutedReply, Input, Outbox, RecoveredSnapshot,
     Recovery, Replica, Settings, Setup,
@@ -31,6 +32,10 @@ fn key(kind: u8, id: u8) -> PublicKey {
 
 #[path = "cluster/donors.rs"]
 mod donors;
+#[path = "cluster/faulty.rs"]
+mod faulty;
+#[path = "cluster/segments.rs"]
+mod segments;
 #[path = "cluster/switching.rs"]
 mod switching;
 #[path = "cluster/syncing.rs"]
@@ -89,8 +94,12 @@ struct Cluster {
     nodes: Vec<Node>,
     now: Micros,
     replies: Vec<(u8, ClientReply)>,
-    /// Leads without serving this session: see `switching`.
-    censor: Option<(u8, dwcp_state::SessionId)>,
+    /// Of replicas whose Raft has a fault: see `faulty`.
+    rafts: BTreeMap<u8, Arc<dyn RaftMaker>>,
+    /// Of replicas that begin with another store than the genesis says.
+    quotas: BTreeMap<u8, u64>,
+    /// What these stories change of everybody's settings.
+    tuned: fn(&mut Settings),
     /// What was sent to replicas that do not run, for stories that speak for them.
     to_the_dead: Vec<(u8, u8, Bytes)>,
     /// Nothing passes between these and the others.
@@ -103,8 +112,6 @@ struct Cluster {
     settings: BTreeMap<u8, dwcp_replica::SyncSetup>,
     /// Says what becomes of what one replica sends another, for stories with a liar.
     twist: Option<Twist>,
-    /// What replicas that start from now on execute of a segment in one turn.
-    apply_bytes: usize,
 }
 
 type Twist = Box<dyn FnMut(u8, u8, Bytes) -> Option<Bytes>>;
@@ -116,6 +123,12 @@ impl Cluster {
     }
 
     fn with(n: u8, policy: Policy, mode: NetworkMode) -> Self {
+        let mut cluster = Self::unstarted(n, policy, mode);
+        (0..n).for_each(|id| cluster.start(id));
+        cluster
+    }
+
+    fn unstarted(n: u8, policy: Policy, mode: NetworkMode) -> Self {
         let genesis = genesis(n, policy, mode);
         let nodes = (0..n)
             .map(|_| Node {
@@ -126,22 +139,21 @@ impl Cluster {
                 events: Vec::new(),
             })
             .collect();
-        let mut cluster = Self {
+        Self {
             genesis,
             nodes,
             now: Micros(1_000_000),
             replies: Vec::new(),
-            censor: None,
+            rafts: BTreeMap::new(),
+            quotas: BTreeMap::new(),
+            tuned: |_| {},
             to_the_dead: Vec::new(),
             apart: Vec::new(),
             slow: None,
             late: Vec::new(),
             settings: BTreeMap::new(),
             twist: None,
-            apply_bytes: Settings::lan().segment.apply_bytes,
-        };
-        (0..n).for_each(|id| cluster.start(id));
-        cluster
+        }
     }
 
     fn now(&self) -> Now {
@@ -153,13 +165,14 @@ impl Cluster {
         let crypto: Arc<dyn Crypto> = Arc::new(Ed25519::new(seed(1, id), &keys));
         let mut settings =
             Settings { snapshot_log_bytes: 64 << 10, history_bytes_max: 128 << 10, ..Settings::lan() };
-        settings.segment.apply_bytes = self.apply_bytes;
+        (self.tuned)(&mut settings);
+        settings.check().unwrap();
         let setup = Setup {
             genesis: self.genesis.clone(),
             me: ReplicaId(id),
             incarnation: Incarnation(0),
             settings,
-            raft: Some(switching::maker(self.censor.filter(|(censor, _)| *censor == id))),
+            raft: Some(self.rafts.get(&id).cloned().unwrap_or_else(|| Arc::new(OwnRaft))),
             sync: Some(self.settings.get(&id).cloned().unwrap_or_else(syncing::setup)),
             seed: u64::from(id),
             mutants: Mutants::default(),
@@ -181,7 +194,7 @@ impl Cluster {
         let next_ticket = Ticket(disk.records.last().map_or(1, |(ticket, _)| ticket.0 + 1));
         let recovery = Recovery { snapshot, partial, records: disk.records.clone(), next_ticket };
         let mut out = Outbox::default();
-        let quota_bytes = self.genesis.quota_bytes;
+        let quota_bytes = self.quotas.get(&id).copied().unwrap_or(self.genesis.quota_bytes);
         let make = Arc::new(move || Kv::new(quota_bytes));
         let replica = Replica::recover(setup, make, crypto, recovery, self.now(), &mut out).unwrap();
         self.nodes[usize::from(id)].replica = Some(replica);
@@ -344,6 +357,18 @@ impl Cluster {
         self.nodes[usize::from(to)].inbox.push_back(Input::Client { client: ClientId(7), request });
     }
 
+    /// The frame that opens this session.
+    fn open_frame(&self, session: &Session) -> ClientFrame {
+        let admin = Ed25519::new(seed(3, 0), &[]);
+        let open = SessionOpen {
+            principal: "admin".into(),
+            session_key: session.crypto.public_key(),
+            ttl_ms: 0,
+            valid_until_ms: self.now().wall_ms + 30_000,
+        };
+        ClientFrame::open(&admin, admin.public_key(), self.genesis.cluster(), &open)
+    }
+
     fn executed(&self, node: u8) -> Vec<&ExecutedReply> {
         self.replies
             .iter()
@@ -381,14 +406,7 @@ impl Session {
     fn open(cluster: &mut Cluster, at: u8) -> Self {
         let id = cluster.genesis.cluster();
         let session = Self { crypto: Ed25519::new(seed(9, 9), &[]), next: 1, cluster: id };
-        let admin = Ed25519::new(seed(3, 0), &[]);
-        let open = SessionOpen {
-            principal: "admin".into(),
-            session_key: session.crypto.public_key(),
-            ttl_ms: 0,
-            valid_until_ms: cluster.now().wall_ms + 30_000,
-        };
-        let frame = ClientFrame::open(&admin, admin.public_key(), id, &open);
+        let frame = cluster.open_frame(&session);
         cluster.send(at, &frame);
         cluster.run(50);
         assert_eq!(cluster.executed(at).len(), 1, "the session is open");

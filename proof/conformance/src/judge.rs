@@ -201,6 +201,10 @@ impl Judge {
             }),
             None => {
                 self.count("elections");
+                let earlier = self.leaders.range(..term).next_back();
+                if earlier.is_some_and(|(_, leader)| *leader != seat) {
+                    self.count("leaders replaced by another");
+                }
                 let Some(last) = self.committed.iter().rev().find(|c| c.by_term < term) else { return };
                 let (place, border) = (last.place, node.border());
                 let has = node.place(place.index) == Some(place) || border.index > place.index;

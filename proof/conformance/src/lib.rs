@@ -7,6 +7,7 @@
 //! for whoever brings another Raft.
 
 pub mod cli;
+pub mod coverage;
 pub mod judge;
 pub mod lies;
 pub mod own;

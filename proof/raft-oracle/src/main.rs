@@ -8,6 +8,7 @@ mod node;
 mod record;
 
 use bytes::Bytes;
+use conformance::coverage::shortfalls;
 use conformance::judge::number_of;
 use conformance::lies::{Liar, Lie};
 use conformance::schedule::Deed;
@@ -155,6 +156,7 @@ fn main() -> ExitCode {
         *counts.entry(what).or_default() += count;
     }
     let (mut entries, mut shared, mut histories) = ([0, 0], 0, 0);
+    let mut scheduled: [BTreeMap<&'static str, u64>; 2] = Default::default();
     for seed in seeds {
         let schedule = Schedule::new(seed);
         let outcomes = [play(&TIKV, &schedule), play(&own, &schedule)];
@@ -175,12 +177,24 @@ fn main() -> ExitCode {
         {
             found.push(format!("seed {seed}: proposal {number} is not the same in both histories"));
         }
-        for (what, count) in &outcomes[0].counts {
-            *counts.entry(what).or_default() += count;
+        for (outcome, counts) in outcomes.iter().zip(&mut scheduled) {
+            for (what, count) in &outcome.counts {
+                *counts.entry(what).or_default() += count;
+            }
         }
         if found.len() > 5 {
             break;
         }
+    }
+    // Schedules in which little happens show little, at whomever it is.
+    for (subject, scheduled) in [&TIKV as &dyn Subject, &own].iter().zip(&scheduled) {
+        let short = shortfalls(scheduled, histories);
+        found.extend(short.iter().map(|line| format!("coverage of {}: {line}", subject.name())));
+        let told: Vec<String> = scheduled.iter().map(|(what, count)| format!("{count} {what}")).collect();
+        println!("{}: its schedules showed {}", subject.name(), told.join(", "));
+    }
+    for (what, count) in &scheduled[0] {
+        *counts.entry(what).or_default() += count;
     }
     let seen = controls(&mut found);
     for violation in &found {

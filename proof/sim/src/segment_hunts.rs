@@ -11,6 +11,28 @@ fn trick(trick: Trick) -> (&'static str, u64) {
     ("tricks", trick.bit())
 }
 
+/// Segment follows segment, and much of what was said in one arrives in the next: acknowledgements reach a leader whose own
+/// words reach nobody, and it dies on that.
+const WORDS_STRAY: &[(&str, u64)] = &[
+    ("n", 3),
+    ("mode", 2),
+    ("mode_order_ms", 300),
+    ("delay_us", 10_000),
+    ("jitter_us", 10_000),
+    ("drop_pm", 100),
+    ("stray_pm", 600),
+    ("duplicate_pm", 600),
+    ("one_way_pm", 1_000),
+    ("partition_ms", 300),
+    ("partition_long_ms", 300),
+    ("election_ms", 150),
+    ("crash_ms", 2_000),
+    ("down_ms", 300),
+    ("think_ms", 10),
+    ("commands_max", 1),
+    ("pipeline_depth", 8),
+];
+
 /// None: not looked for.
 pub fn hunt_for(mutant: Mutant) -> Option<Hunt> {
     use Mutant as M;
@@ -77,34 +99,11 @@ pub fn hunt_for(mutant: Mutant) -> Option<Hunt> {
             )
         },
         M::AckBeforeOpen => hunt(mutant, "switch", &with(MEMBERS_PART, &[("mode", 2), ("n", 4)])),
-        // Segment follows segment, and much of what was said in one arrives in the next: acknowledgements reach a leader whose own
-        // words reach nobody, and it dies on that.
-        M::SegmentLogReused => hunt(
-            mutant,
-            "switch",
-            &with(
-                MEMBERS_PART,
-                &[
-                    ("n", 3),
-                    ("mode", 2),
-                    ("mode_order_ms", 300),
-                    ("delay_us", 10_000),
-                    ("jitter_us", 10_000),
-                    ("drop_pm", 100),
-                    ("stray_pm", 600),
-                    ("duplicate_pm", 600),
-                    ("one_way_pm", 1_000),
-                    ("partition_ms", 300),
-                    ("partition_long_ms", 300),
-                    ("election_ms", 150),
-                    ("crash_ms", 2_000),
-                    ("down_ms", 300),
-                    ("think_ms", 10),
-                    ("commands_max", 1),
-                    ("pipeline_depth", 8),
-                ],
-            ),
-        ),
+        M::SegmentLogReused => hunt(mutant, "switch", &with(MEMBERS_PART, WORDS_STRAY)),
+        // The same, in worlds of its own: epochs are shorter still.
+        M::EpochUnchecked => {
+            hunt(mutant, "switch", &with(MEMBERS_PART, &with(WORDS_STRAY, &[("mode_order_ms", 200)])))
+        }
         M::BaseAsProposed => {
             hunt(mutant, "orders", &[("n", 4), ("mode", 3), ("mode_order_ms", 600), ("think_ms", 10)])
         }
@@ -178,13 +177,33 @@ pub fn hunt_for(mutant: Mutant) -> Option<Hunt> {
     Some(hunt)
 }
 
-/// Rules of sessions and disks, also where segments open and close.
+/// Rules of sessions, disks and clocks, also where segments open and close.
 pub fn again() -> Vec<Hunt> {
     use Mutant as M;
     let orders = ("mode_order_ms", 1_500);
     vec![
         hunt(M::SnapshotWithoutSessions, "transfer", &[("mode", 2), orders, ("leader_reads_pm", 0)]),
         hunt(M::NoDeduplication, "clients", &[("in_flight_max", 4), ("mode", 2), orders]),
+        // It is a segment's leader that hurries: nobody orders another one, and it is seldom the root's primary. Leases are few,
+        // for a client looks at its last one only.
+        hunt(
+            M::ClockUnchecked,
+            "orders",
+            &[
+                ("n", 4),
+                ("liars", 1),
+                ("liars_first", 0),
+                ("mode", 2),
+                ("mode_order_ms", 0),
+                ("clients", 4),
+                ("think_ms", 100),
+                ("commands_max", 1),
+                ("leases_pm", 25),
+                ("skew_ms", 0),
+                ("leader_reads_pm", 0),
+                trick(Trick::FastClock),
+            ],
+        ),
         hunt(M::SingleSequenceSession, "clients", &[("in_flight_max", 4), ("mode", 1), orders]),
         hunt(
             M::LearnerVotes,

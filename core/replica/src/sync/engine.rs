@@ -13,7 +13,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Hash, Micros, Now, PublicKey, ReplicaId, Ticket, encode};
+use dwcp_base::{Hash, Micros, Mutant, Now, PublicKey, ReplicaId, Ticket, encode};
 use dwcp_crdt::{Applied, Bundle, Origin, OriginId, Store};
 use dwcp_pbft::Output;
 use dwcp_state::{CheckedFrame, FrameContent, MachineRefusal, Refusal, StateMachine};
@@ -134,12 +134,14 @@ impl SyncRoom {
                 open.sync.on_applied(open.store.applied());
             }
         }
+        self.look_for_missed_floors(now, &open);
         self.disk.save_if_due(around.setup.settings.snapshot_log_bytes, &mut open, protocol, out);
         self.open = Some(open);
-        self.settle_writes(now, out);
+        self.settle_writes(now, around.setup.mutants, out);
         self.send_for_ordering(now, around.orderer, out);
         self.follow_fetch(now, out);
-        self.begin_fetch(now, around.faults, out);
+        let faults = if around.setup.mutants.on(Mutant::RoomStoreOfOneDonor) { 0 } else { around.faults };
+        self.begin_fetch(now, faults, out);
         self.tell_watchers(out);
         self.end_comparisons(now, out);
     }
@@ -154,7 +156,7 @@ impl SyncRoom {
             return self.on_not_installed(now, donor, error);
         }
         // Said again while it was on its way; what is still needed after this is said anew.
-        self.transfer.wanted = false;
+        self.has_floors(open.sync.newest_floor().map_or(0, |floor| floor.number).max(store.floor_number()));
         let mut before = core::mem::replace(&mut open.store, store);
         let differing = differing(&mut before, &mut open.store).into_iter();
         self.changed.extend(differing.filter(|key| self.setup.ordered_prefix(key).is_none()));

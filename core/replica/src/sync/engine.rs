@@ -292,13 +292,19 @@ impl<M: StateMachine> Replica<M> {
         self.sync = Some(room);
     }
 
-    /// Takes what the disk remembers.
+    /// The room takes what the disk remembers, and opens when what was executed before is executed again: members that came
+    /// with it are not in the snapshot, and frames of nobody would be forgotten though they were acknowledged.
+    pub(crate) fn begin_sync(&mut self, disk: Disk) {
+        let Some(setup) = self.setup.sync.clone() else { return };
+        self.sync = Some(SyncRoom::new(setup, &self.setup, Arc::clone(&self.crypto), disk));
+    }
+
+    /// See [`Self::begin_sync`].
     ///
     /// # Errors
-    /// It makes no sense.
-    pub(crate) fn begin_sync(&mut self, now: Now, disk: Disk) -> Result<(), RecoverError> {
-        let Some(setup) = self.setup.sync.clone() else { return Ok(()) };
-        let mut room = SyncRoom::new(setup, &self.setup, Arc::clone(&self.crypto), disk);
+    /// What the disk remembers makes no sense.
+    pub(crate) fn open_sync(&mut self, now: Now) -> Result<(), RecoverError> {
+        let Some(mut room) = self.sync.take() else { return Ok(()) };
         let opened = room.open_if_member(now, &self.surroundings());
         self.sync = Some(room);
         self.tell_ends();
@@ -382,6 +388,9 @@ impl<M: StateMachine> Replica<M> {
     }
 
     pub(crate) fn sync_follow_members(&mut self, now: Now, out: &mut Outbox) {
+        if self.recovering {
+            return; // Not open yet, and other members may follow.
+        }
         let members = origins(&self.setup, &self.control);
         let Some(mut room) = self.sync.take() else { return };
         room.follow_members(members);

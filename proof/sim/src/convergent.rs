@@ -62,6 +62,8 @@ pub struct Rooms {
     asleep: BTreeMap<usize, Held>,
     /// By node: floor and ends it was last seen to know.
     known: BTreeMap<usize, (u64, usize)>,
+    /// By node that began with a blank disk: what the others held then, and it has to come to.
+    owed: BTreeMap<usize, VersionVector>,
     /// By node: what it learned of floors and ends, and the record that must be durable before that is so.
     learned: BTreeMap<usize, Vec<Learned>>,
     /// By liar and the number it offers it under.
@@ -82,6 +84,7 @@ impl Rooms {
             notes: Vec::new(),
             asleep: BTreeMap::new(),
             known: BTreeMap::new(),
+            owed: BTreeMap::new(),
             learned: BTreeMap::new(),
             false_stores: BTreeMap::new(),
             floors: BTreeSet::new(),
@@ -317,10 +320,35 @@ impl World {
     /// Its disk is gone, with what it wrote and showed nobody.
     pub fn observe_convergent_loss(&mut self, ix: usize) {
         self.rooms.asleep.remove(&ix);
+        self.rooms.owed.remove(&ix);
         if self.dials.convergent_ms > 0 && self.nodes[ix].honest {
+            let mut owed = VersionVector::new();
+            self.each_held(|_, held| held.applied.clone()).iter().for_each(|applied| owed.join(applied));
+            self.rooms.owed.insert(ix, owed);
             let origin = translate::origin(self.origin_of(ix));
             self.rooms.notes.push(Note::Wiped { origin });
         }
+    }
+
+    /// Members whose new disk has not yet what the others held when the old one was lost, as far as that counts: were theirs lost
+    /// now, nobody might have it. While the end of an origin is not decided nobody knows what counts.
+    #[must_use]
+    pub fn owing(&self) -> BTreeSet<usize> {
+        let owes = |(ix, owed): (&usize, &VersionVector)| {
+            let core = self.nodes[*ix].core.as_ref();
+            let Some((core, convergent)) = core.and_then(|core| Some((core, core.convergent()?))) else {
+                return true;
+            };
+            let cuts = core.control().ends.iter().filter_map(|end| decode::<Cut>(end).ok());
+            let ends: BTreeMap<Origin, u64> = cuts.map(|cut| (cut.origin, cut.last)).collect();
+            let applied = convergent.store.applied();
+            let lacks = |origin: Origin| {
+                let due = owed.last(origin).min(ends.get(&origin).copied().unwrap_or(u64::MAX));
+                applied.prefix(origin) < due
+            };
+            !convergent.sync.endings().is_empty() || owed.iter().any(|(origin, _)| lacks(origin))
+        };
+        self.rooms.owed.iter().filter(|each| owes(*each)).map(|(ix, _)| *ix).collect()
     }
 
     /// State sync goes on without an honest replica: what it has shown nobody is lost, by order.

@@ -72,6 +72,12 @@ impl Operator {
         self.replacements.len() as u64 + u64::from(self.excluding.is_some())
     }
 
+    /// Is this node's disk being replaced?
+    #[must_use]
+    pub fn replaces(&self, node: usize) -> bool {
+        self.replacements.values().any(|replacement| replacement.node == node)
+    }
+
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.replacements.is_empty() && self.mode.is_none() && self.excluding.is_none()

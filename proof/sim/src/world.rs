@@ -593,7 +593,8 @@ impl World {
     /// Liars, and disks that broke or may break promises, that no re-admission has made good yet.
     #[must_use]
     pub fn faults_in_force(&self) -> u64 {
-        self.dials.liars + self.dials.fsync_liars + self.operator.replacing_count()
+        let owing = self.owing().into_iter().filter(|ix| !self.operator.replaces(*ix)).count() as u64;
+        self.dials.liars + self.dials.fsync_liars + self.operator.replacing_count() + owing
     }
 
     #[must_use]

@@ -174,6 +174,19 @@ const ONCE_WRONG: &[Once] = &[
                 view_timeout_ms=2000 pipeline_depth=1 batch_bytes_max=500000 snapshot_log_bytes=65536 \
                 convergent_ms=151 convergent_keys=20 exchange_ms=107",
     },
+    Once {
+        seed: 1433,
+        what: "a restart forgot frames of an origin whose member order it had yet to execute again, though they were acknowledged",
+        dials: "n=4 f=1 safety_ms=38000 calm_ms=240000 answer_ms=120000 clients=2 think_ms=218 commands_max=2 \
+                in_flight_max=1 retry_pm=161 death_pm=2 retry_ms=784 value_bytes_max=300 delay_us=300 \
+                jitter_us=179 drop_pm=56 duplicate_pm=33 partition_long_ms=1751 one_way_pm=340 sync_us=500 \
+                pipelined_sync=1 full_disk_ms=27336 crash_ticket_ppm=41 crash_ms=3882 down_ms=4210 \
+                pause_ms=12042 pause_long_ms=1430 torn_pm=406 wipe_ms=16135 damage_pm=964 skew_ms=159 \
+                checkpoint_interval=4 window_checkpoints=4 view_timeout_ms=2000 pipeline_depth=8 \
+                batch_bytes_max=20000 snapshot_log_bytes=150000 mode=2 segment_calm_ms=2395 election_ms=882 \
+                fast_path_ms=544 anchor_ms=490 anchored_pm=292 mode_order_ms=7137 link_down_pm=1000 \
+                kill_both_ms=7161 convergent_ms=383 convergent_keys=8 exchange_ms=167 exclude_ms=13735",
+    },
 ];
 
 fn dials_of(text: &str) -> Dials {

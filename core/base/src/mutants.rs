@@ -143,6 +143,20 @@ pub enum Mutant {
     SyncLiarNotFrozen,
     /// Sync: a frame leaves before it is durable.
     SyncPushBeforeSync,
+    /// State sync in a node: floors and ends are prepared and take effect whoever consented.
+    RoomConsentUnjudged,
+    /// State sync in a node: a member consents to any floor it is asked about.
+    RoomFloorUnchecked,
+    /// State sync in a node: a member consents to any end of an origin it is asked about.
+    RoomEndUnchecked,
+    /// State sync in a node: a writer is told before its frame is durable.
+    RoomToldBeforeSync,
+    /// State sync in a node: a store is taken from one donor that offers it, though nobody offers the same.
+    RoomStoreOfOneDonor,
+    /// State sync in a node: the primary takes its own stand for that of all members, and asks about what follows from it.
+    RoomAsksUnheard,
+    /// State sync in a node: the primary orders floors and ends without asking anybody.
+    RoomOrdersUnasked,
     /// Values: a deleted register leaves nothing behind.
     CrdtDeleteWithoutTombstone,
     /// Values: of a register's versions the one that arrived last stays.
@@ -242,6 +256,17 @@ impl Mutant {
         Self::SyncCollectsWithoutFloor,
         Self::SyncLiarNotFrozen,
         Self::SyncPushBeforeSync,
+    ];
+
+    /// Those of state sync as part of a node: the simulator of whole clusters shows what each of them breaks.
+    pub const ROOM: &'static [Self] = &[
+        Self::RoomConsentUnjudged,
+        Self::RoomFloorUnchecked,
+        Self::RoomEndUnchecked,
+        Self::RoomToldBeforeSync,
+        Self::RoomStoreOfOneDonor,
+        Self::RoomAsksUnheard,
+        Self::RoomOrdersUnasked,
     ];
 
     /// Those of convergent values: the simulator shows what each of them breaks.

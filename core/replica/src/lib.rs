@@ -52,5 +52,5 @@ pub use io::{
 pub use recover::{RecoverError, RecoveredSnapshot, Recovery};
 pub use replica::{MachineFactory, Outbox, Replica};
 pub use steering::{Ending, Steering};
-pub use sync::{Road, SyncReply, SyncRequest, SyncSetup, SyncStatus};
+pub use sync::{Convergent, Road, SyncReply, SyncRequest, SyncSetup, SyncStatus};
 pub use wire::{LogRecord, PeerMessage, SnapshotMeta};

@@ -208,11 +208,12 @@ impl<M: StateMachine> Replica<M> {
         for (ticket, record) in fetched {
             replica.replay_fetched(ticket, record);
         }
-        replica.begin_sync(now, convergent)?;
+        replica.begin_sync(convergent);
         replica.begin_segment(now, out);
         replica.pbft.replayed(now, &mut replica.protocol);
         replica.carry_out(now, out);
         replica.execute_anchored(now, out);
+        replica.open_sync(now)?;
         replica.drive_sync(now, out);
         replica.recovering = false;
         // What was being fetched and is no longer ahead of us will not be asked for again.

@@ -551,6 +551,12 @@ impl<M: StateMachine> Replica<M> {
         assert!(self.pool.bytes() <= self.setup.settings.pending_bytes_max, "the pool keeps to its bound");
     }
 
+    /// Convergent state; `None` where it is turned off, or this incarnation is no member yet.
+    #[must_use]
+    pub fn convergent(&self) -> Option<crate::sync::Convergent<'_>> {
+        self.sync.as_ref()?.face()
+    }
+
     #[must_use]
     pub fn state(&self) -> &State<M> {
         &self.state

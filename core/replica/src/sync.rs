@@ -79,6 +79,19 @@ pub(crate) struct Open {
     pub(crate) sync: Sync,
 }
 
+/// The room as judges and tools may see it. Nothing is decided by it.
+#[derive(Clone, Copy, Debug)]
+pub struct Convergent<'a> {
+    pub store: &'a Store,
+    pub sync: &'a Sync,
+    /// Since this node started: frames that the log delivered, those of them that gossip had brought before, stores that
+    /// came from peers, and writes that left the log's road for the other.
+    pub frames_ordered: u64,
+    pub frames_ordered_late: u64,
+    pub snapshots_installed: u64,
+    pub fallbacks: u64,
+}
+
 /// See the module. Bounds: `Writing`, `Ordering` and `Disk` state theirs; watches and comparisons below.
 pub(crate) struct SyncRoom {
     setup: SyncSetup,
@@ -134,6 +147,19 @@ impl SyncRoom {
 
     pub(crate) fn store(&self) -> Option<&Store> {
         self.open.as_ref().map(|open| &open.store)
+    }
+
+    pub(crate) fn face(&self) -> Option<Convergent<'_>> {
+        let open = self.open.as_ref()?;
+        let figures = &self.figures;
+        Some(Convergent {
+            store: &open.store,
+            sync: &open.sync,
+            frames_ordered: figures.frames_ordered,
+            frames_ordered_late: figures.frames_ordered_late,
+            snapshots_installed: figures.snapshots_installed,
+            fallbacks: figures.fallbacks,
+        })
     }
 
     fn reply(client: ClientId, id: u64, reply: SyncReply, out: &mut Outbox) {

@@ -13,7 +13,7 @@ use crate::state::Sync;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::fmt;
-use dwcp_base::{Now, Ticket};
+use dwcp_base::{Mutant, Now, Ticket};
 use dwcp_crdt::{Floor, FloorRefused, Origin, OriginId, VersionVector};
 
 /// Floors that are not part of the saved snapshot. More than these come only if the caller never saves one; then the
@@ -154,6 +154,8 @@ impl Sync {
                 let mut vector = self.acked_vector();
                 vector.insert(origin, 1, self.chains.get(&origin)?.last());
                 vector
+            } else if self.mutants.on(Mutant::RoomAsksUnheard) {
+                self.acked_vector()
             } else {
                 let ack = self.peers.get(&id)?.ack.as_ref().filter(|ack| ack.origin == origin)?;
                 ack.vector.clone()
@@ -324,6 +326,12 @@ impl Sync {
 
     pub(crate) fn restart_floors(&mut self, raised: u64) {
         self.floors.restart(raised);
+    }
+
+    /// The newest floor that the log committed, as far as this replica was told.
+    #[must_use]
+    pub fn newest_floor(&self) -> Option<&Floor> {
+        self.floors.last()
     }
 
     // --- who withholds ---

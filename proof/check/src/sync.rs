@@ -7,7 +7,7 @@
 pub mod judge;
 pub mod model;
 
-pub use judge::{Note, Terms, judge};
+pub use judge::{Note, Place, Terms, judge};
 pub use model::{Model, Plan};
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -29,10 +29,12 @@ pub enum Judge {
     SyncConverge,
     SyncFrozen,
     SyncClock,
+    SyncFloor,
+    SyncEnd,
 }
 
 impl Judge {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::Prefix,
         Self::OneLog,
         Self::ExactlyOnce,
@@ -54,6 +56,8 @@ impl Judge {
         Self::SyncConverge,
         Self::SyncFrozen,
         Self::SyncClock,
+        Self::SyncFloor,
+        Self::SyncEnd,
     ];
 
     pub fn name(self) -> &'static str {
@@ -79,6 +83,8 @@ impl Judge {
             Self::SyncConverge => "sync-converge",
             Self::SyncFrozen => "sync-frozen",
             Self::SyncClock => "sync-clock",
+            Self::SyncFloor => "sync-floor",
+            Self::SyncEnd => "sync-end",
         }
     }
 }

@@ -128,6 +128,19 @@ counts! {
     older_after_younger: 4_500, "commands that ran first after a younger one of their session had run in the root";
     storms_met: 65, "segments of which a liar complained all the time";
     policies_ordered: 60, "policy orders in effect";
+    convergent_frames: 18_000, "writes of convergent values that made a frame";
+    convergent_refused: 0, "of others, those that changed nothing or were refused";
+    told_by_log: 9_000, "writers told that the log has their frame";
+    told_by_gossip: 8_000, "writers told that it is durable";
+    told_on_several: 2_000, "of these, on more than one replica";
+    fallbacks: 6_500, "writes that left the log's road for gossip";
+    frames_by_log: 65_000, "frames that the log delivered, summed over replicas";
+    frames_by_both: 27_000, "of these, others' frames that gossip had brought before";
+    floors_committed: 5_000, "floors committed";
+    ends_decided: 50, "ends of origins decided";
+    members_excluded: 20, "members that state sync was ordered to go on without";
+    false_stores: 10, "offers and parts of convergent stores in which a liar changed a value";
+    stores_fetched: 90, "convergent stores that replicas took from others";
     real_signatures: 10, "runs with Ed25519";
 }
 

@@ -168,6 +168,15 @@ dials! {
     kill_both_ms,
     /// Chance that a replica that has said where its log ends loses its disk then.
     wipe_sealed_pm,
+
+    /// Mean pause between two writes of convergent values, by all together. 0: replicas have no state sync.
+    convergent_ms,
+    /// Keys that are written, the most contended first.
+    convergent_keys,
+    /// How often members compare what they hold.
+    exchange_ms,
+    /// Mean time between orders to go on without a member, whose disk is replaced then.
+    exclude_ms,
 }
 
 /// A way to draw dials: where a run looks for trouble.
@@ -194,6 +203,11 @@ pub const PROFILES: &[Profile] = &[
         name: "overload",
         about: "segments, slow disks, small pipes, many clients, and no faults",
         tweak: overload,
+    },
+    Profile {
+        name: "convergent",
+        about: "state sync in every seed, and a bit of everything",
+        tweak: |_, _| {},
     },
     Profile { name: "clocks", about: "clocks far off", tweak: clocks },
 ];
@@ -234,6 +248,13 @@ impl Profile {
             dials.kill_both_ms = 0;
             dials.wipe_sealed_pm = 0;
         }
+        let mut chance = Chance::new(seed).fork("convergent");
+        if chance.per_mille(333) || self.name == "convergent" {
+            converging(&mut dials, &mut chance);
+            if matches!(self.name, "calm" | "orders" | "overload") {
+                dials.exclude_ms = 0;
+            }
+        }
         dials.settle();
         dials
     }
@@ -256,6 +277,7 @@ impl Dials {
         self.window_checkpoints = self.window_checkpoints.max(2);
         if self.f == 0 {
             self.wipe_ms = 0;
+            self.exclude_ms = 0;
             self.wipe_sealed_pm = 0;
         }
         if self.mode == 3 && self.n < 4 {
@@ -367,6 +389,14 @@ fn switching(dials: &mut Dials, chance: &mut Chance) {
     dials.policy_order_pm = maybe(chance, 400, 100, 500);
 }
 
+/// State sync in every replica.
+fn converging(dials: &mut Dials, chance: &mut Chance) {
+    dials.convergent_ms = chance.between(100, 800);
+    dials.convergent_keys = *chance.pick(&[3, 8, 20]).expect("not empty");
+    dials.exchange_ms = chance.between(100, 1_000);
+    dials.exclude_ms = maybe(chance, 300, 6_000, 20_000);
+}
+
 /// The liveliest of it: the root alone never for long, short calms, orders all the time.
 fn switch(dials: &mut Dials, chance: &mut Chance) {
     dials.n = *chance.pick(&[1, 3, 3, 4, 4, 5, 7]).expect("not empty");
@@ -398,6 +428,7 @@ const FAULTS: &[&str] = &[
     "liars",
     "kill_both_ms",
     "wipe_sealed_pm",
+    "exclude_ms",
 ];
 
 fn calm(dials: &mut Dials, _: &mut Chance) {

@@ -79,8 +79,12 @@ impl World {
                 None => Some(input),
             };
             let Some(input) = heard else { continue };
+            let write = self.before_write(ix, &input).map(|before| (before, input.clone()));
             if !self.step(ix, |core, out| core.step(now, input, out)) {
                 return;
+            }
+            if let Some((before, input)) = write {
+                self.after_write(ix, &input, &before);
             }
         }
         if !self.step(ix, |core, out| core.step(now, Input::Settle, out)) {
@@ -250,6 +254,7 @@ impl World {
                 self.nodes[ix].waiting.push_back((after, order, effect));
             }
         }
+        self.observe_decisions(ix, self.nodes[ix].disk.last_ticket());
         let node = &self.nodes[ix];
         let last = node.disk.last_ticket();
         if let Some((after, ..)) = node.waiting.iter().find(|(after, ..)| *after > last) {
@@ -323,6 +328,7 @@ impl World {
         let (free, waiting): (Vec<_>, Vec<_>) =
             std::mem::take(&mut node.waiting).into_iter().partition(|(after, ..)| *after <= claimed);
         node.waiting = waiting.into();
+        self.settle_decisions(ix, claimed);
         let mut dies_after = usize::MAX;
         if self.crashes_here() {
             self.coverage.crashes_at_tickets += 1;
@@ -379,6 +385,7 @@ impl World {
                 let reply =
                     if self.nodes[ix].puppet.is_some() { self.spoil_reply(ix, reply) } else { Some(reply) };
                 if let Some(reply) = reply {
+                    self.observe_convergent_reply(ix, &reply);
                     self.reply(ix, client, reply);
                 }
             }
@@ -472,6 +479,7 @@ impl World {
         let at = self.now_us;
         self.trace.line(at, || format!("{:?} dies ({down:?})", self.nodes[ix]));
         self.trace.mix(&[at, ix as u64, 2000]);
+        self.observe_convergent_death(ix);
         let node = &mut self.nodes[ix];
         node.slept_at_epoch =
             node.core.as_ref().map_or(node.slept_at_epoch, |core| core.control().fold.epoch().0);
@@ -500,6 +508,8 @@ impl World {
         }
         // What is on the disk after all happened: it is executed again in silence, as known to the world.
         let survives = node.disk.last_ticket();
+        self.settle_decisions(ix, survives);
+        self.forget_decisions(ix);
         for (after, _, effect) in waiting {
             if let Effect::Event(event) = effect
                 && after <= survives
@@ -523,6 +533,7 @@ impl World {
 
     /// The process starts, with what its disk holds.
     pub fn on_start(&mut self, ix: usize, boot: u64) {
+        let sync = self.sync_setup();
         let node = &mut self.nodes[ix];
         if node.is_up() || boot != node.boot || node.down == Some(Down::DiskLost) {
             return;
@@ -541,9 +552,9 @@ impl World {
             incarnation: node.incarnation,
             settings: settings(&self.dials),
             raft: Some(std::sync::Arc::new(dwcp_replica::raft::OwnRaft)),
-            sync: None,
+            sync,
             seed: self.seed.wrapping_mul(1_000).wrapping_add(ix as u64 * 40).wrapping_add(node.boot),
-            mutants: self.mutants,
+            mutants: node.puppet.as_ref().map_or(self.mutants, |puppet| puppet.lacks(self.mutants)),
         };
         let identity =
             crate::keys::Identity::Vote { replica: node.replica.0, incarnation: node.incarnation.0 };
@@ -576,6 +587,7 @@ impl World {
                 self.journals[journal].note(at, ReplicaEvent::Boot);
                 self.journals[journal].note(at, ReplicaEvent::Knows { epoch });
                 self.note_covered(ix);
+                self.observe_convergent_start(ix);
                 self.wakes_up(ix);
                 self.trace.line(at, || format!("{:?} starts", self.nodes[ix]));
                 self.drain(ix);

@@ -124,6 +124,7 @@ impl World {
 
     #[must_use]
     pub fn report(&mut self) -> Report {
+        self.note_convergent_end();
         let mut clients: Vec<check::ClientJournal> = self
             .clients
             .iter_mut()
@@ -161,6 +162,10 @@ impl World {
             .iter()
             .map(|finding| Found { by: Finder::Judge(finding.judge), text: finding.to_string() })
             .collect();
+        let convergent = self.judge_convergent();
+        let by_judge =
+            |finding: &check::Finding| Found { by: Finder::Judge(finding.judge), text: finding.to_string() };
+        found.extend(convergent.iter().map(by_judge));
         let undecided = judgement.undecided && !is_linear_when_pruned(history, &terms);
         let complaints = self.complaints.iter().chain(&self.divergences);
         found.extend(complaints.map(|text| Found { by: Finder::Simulator, text: text.clone() }));
@@ -340,11 +345,17 @@ impl Ending {
                 let standings = world.standings();
                 let highest = standings.iter().filter_map(|(_, executed)| *executed).max();
                 if standings.iter().all(|(_, executed)| *executed == highest) {
-                    let missing = world.segments_missing();
+                    let mut missing = world.segments_missing();
+                    let convergent = world.convergent_missing();
+                    let only_convergent = missing.is_empty();
+                    missing.extend(convergent);
                     if missing.is_empty() {
                         world.note_standing();
                         self.stage = Stage::Done;
                     } else if late {
+                        if only_convergent {
+                            world.note_standing();
+                        }
                         world.unfinished.extend(missing);
                         self.stage = Stage::Done;
                     }

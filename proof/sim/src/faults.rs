@@ -246,6 +246,7 @@ impl World {
         }
         self.nodes[ix].down = Some(Down::DiskLost);
         self.nodes[ix].disk.damaged = true;
+        self.observe_convergent_loss(ix);
         if self.mutants.on(dwcp_base::Mutant::WipedDiskRejoins) {
             let incarnation = self.nodes[ix].incarnation;
             self.replace_disk(ix, incarnation);

@@ -5,6 +5,7 @@
 //! `proof/check`. Read `world`, then `driver`, then `faults`; `ending` for what is demanded; `docs/testing.md` for use.
 
 pub mod client;
+pub mod convergent;
 pub mod coverage;
 pub mod dials;
 pub mod disk;
@@ -20,6 +21,7 @@ pub mod observe;
 pub mod operator;
 pub mod puppet;
 pub mod reads;
+pub mod room_hunts;
 pub mod runner;
 pub mod scenario;
 pub mod segment_hunts;
@@ -28,5 +30,6 @@ pub mod shrink;
 pub mod sync;
 pub mod trace;
 pub mod translate;
+pub mod trick;
 pub mod workload;
 pub mod world;

@@ -29,7 +29,9 @@ pub struct Hunt {
 
 /// Half the patience of `sim run`, so that a cluster that hangs costs half the time; the controls keep to it as well. Policies
 /// that allow no segments would only make most hunts longer.
-const PATIENCE: [(&str, u64); 3] = [("answer_ms", 60_000), ("calm_ms", 75_000), ("policy_order_pm", 0)];
+/// State sync has hunts of its own.
+const PATIENCE: [(&str, u64); 4] =
+    [("answer_ms", 60_000), ("calm_ms", 75_000), ("policy_order_pm", 0), ("convergent_ms", 0)];
 
 pub(crate) fn hunt(mutant: Mutant, profile: &'static str, overrides: &[(&'static str, u64)]) -> Hunt {
     let unsaid = |dial: &&(&str, u64)| overrides.iter().all(|(name, _)| *name != dial.0);
@@ -83,14 +85,22 @@ pub fn hunts() -> Vec<Hunt> {
         hunt
     });
     let segments = [Mutant::RAFT, Mutant::SEGMENT].concat();
-    root.chain(segments.into_iter().filter_map(hunt_for)).chain(crate::segment_hunts::again()).collect()
+    let rooms = Mutant::ROOM.iter().copied().filter_map(crate::room_hunts::hunt_for);
+    root.chain(segments.into_iter().filter_map(hunt_for))
+        .chain(crate::segment_hunts::again())
+        .chain(rooms)
+        .collect()
 }
 
 /// Rules that no hunt looks for; `docs/testing.md` says why.
 #[must_use]
 pub fn unhunted() -> Vec<Mutant> {
     let all = [Mutant::ALL, Mutant::RAFT, Mutant::SEGMENT].concat();
-    all.into_iter().filter(|mutant| *mutant != Mutant::Harmless && hunt_for(*mutant).is_none()).collect()
+    let rooms = Mutant::ROOM.iter().copied().filter(|mutant| crate::room_hunts::hunt_for(*mutant).is_none());
+    all.into_iter()
+        .filter(|mutant| *mutant != Mutant::Harmless && hunt_for(*mutant).is_none())
+        .chain(rooms)
+        .collect()
 }
 
 /// None: nothing that was tried on a cluster shows the rule.

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use dwcp_base::configuration::check_mode;
 use dwcp_base::{Ack, Incarnation, NetworkMode, Policy, PublicKey, ReplicaId, Trust, encode};
 use dwcp_log::{
-    MemberOrder, ModeOrder, OperatorOrder, PolicyOrder, SignedMemberOrder, SignedModeOrder, SignedPolicyOrder,
+    ExcludeOrder, MemberOrder, ModeOrder, OperatorOrder, PolicyOrder, SignedExcludeOrder, SignedMemberOrder,
+    SignedModeOrder, SignedPolicyOrder,
 };
 use dwcp_replica::{ClientReply, ClientRequest, OrderOutcome};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const RESEND_US: u64 = 700_000;
 /// Numbers of requests for mode orders lie above this.
 const MODE_ORDERS: u64 = 1 << 32;
+/// Those of orders to go on without a member above this.
+const EXCLUDE_ORDERS: u64 = 1 << 33;
 
 /// One member being replaced.
 #[derive(Debug)]
@@ -26,6 +29,16 @@ pub struct Replacement {
     pub started: bool,
     /// The cluster counts it already; nobody told the operator so far that it may be started.
     pub admitted: bool,
+}
+
+/// A member that state sync is to go on without; then its disk is replaced.
+#[derive(Debug)]
+struct Exclusion {
+    id: u64,
+    node: usize,
+    incarnation: Incarnation,
+    /// Replicas that said it is done.
+    done: BTreeSet<usize>,
 }
 
 /// What the operator has ordered last.
@@ -41,6 +54,7 @@ pub struct Operator {
     pub replacements: BTreeMap<u64, Replacement>,
     next_id: u64,
     awake: bool,
+    excluding: Option<Exclusion>,
     /// The mode or policy order under way: its number, its bytes, and what is in force after it.
     mode: Option<(u64, Bytes, InForce)>,
     /// What the orders done so far have brought; None: what the genesis says.
@@ -55,12 +69,18 @@ impl Operator {
     /// Members without a working disk or without a vote yet; the fsync liars among them are counted by their dial.
     #[must_use]
     pub fn replacing_count(&self) -> u64 {
-        self.replacements.len() as u64
+        self.replacements.len() as u64 + u64::from(self.excluding.is_some())
+    }
+
+    /// Is this node's disk being replaced?
+    #[must_use]
+    pub fn replaces(&self, node: usize) -> bool {
+        self.replacements.values().any(|replacement| replacement.node == node)
     }
 
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.replacements.is_empty() && self.mode.is_none()
+        self.replacements.is_empty() && self.mode.is_none() && self.excluding.is_none()
     }
 }
 
@@ -127,6 +147,78 @@ impl World {
         let signer = self.keys.signer(admin, &[]);
         let signed = SignedMemberOrder::new(order, self.cluster, public(admin), &*signer);
         Bytes::from(encode(&OperatorOrder::Member(signed)))
+    }
+
+    /// The operator's beat of exclusions begins.
+    pub fn begin_exclusions(&mut self) {
+        if self.dials.exclude_ms > 0 {
+            self.plan_exclusion();
+        }
+    }
+
+    fn plan_exclusion(&mut self) {
+        let mean_ms = self.dials.exclude_ms;
+        let after = self.rooms.chance.between(mean_ms * 500, mean_ms * 1500);
+        self.schedule(after, Event::ExcludeWanted);
+    }
+
+    /// The operator has had enough of a member that may well be honest, if the budget allows for one disk less.
+    pub fn on_exclude_wanted(&mut self) {
+        if self.in_calm() {
+            return;
+        }
+        self.plan_exclusion();
+        let members: Vec<usize> = self.honest_nodes().filter(|ix| self.nodes[*ix].is_up()).collect();
+        if self.faults_in_force() >= self.dials.f {
+            return;
+        }
+        let Some(node) = self.rooms.chance.pick(&members).copied() else { return };
+        self.operator.next_id += 1;
+        let (id, incarnation) = (EXCLUDE_ORDERS + self.operator.next_id, self.nodes[node].incarnation);
+        self.operator.excluding = Some(Exclusion { id, node, incarnation, done: BTreeSet::new() });
+        let at = self.now_us;
+        self.trace.line(at, || format!("## the operator excludes {:?}", self.nodes[node]));
+        self.observe_exclusion(node);
+        self.on_exclude_resend();
+    }
+
+    /// Says it again until enough say that it is done.
+    pub fn on_exclude_resend(&mut self) {
+        let Some(Exclusion { id, node, incarnation, .. }) = &self.operator.excluding else { return };
+        let (id, node, incarnation) = (*id, *node, *incarnation);
+        let member = &self.nodes[node];
+        if member.incarnation != incarnation || member.down == Some(crate::node::Down::DiskLost) {
+            // Its disk is lost: it ends as every past incarnation does.
+            self.operator.excluding = None;
+            return;
+        }
+        let order = ExcludeOrder { id: member.replica, incarnation };
+        let admin = Identity::Principal { number: 0 };
+        let signer = self.keys.signer(admin, &[]);
+        let signed = SignedExcludeOrder::new(order, self.cluster, self.keys.public(admin), &*signer);
+        let bytes = Bytes::from(encode(&OperatorOrder::Exclude(signed)));
+        for to in 0..self.nodes.len() {
+            self.request(OPERATOR, to, ClientRequest::Order { id, bytes: bytes.clone() });
+        }
+        self.schedule(RESEND_US, Event::ExcludeResend);
+    }
+
+    /// A replica says that the order is in force.
+    fn on_excluded(&mut self, from: usize, id: u64) {
+        let replica = usize::from(self.nodes[from].replica.0);
+        let enough = usize::try_from(self.dials.f).expect("few liars") + 1;
+        let Some(exclusion) = self.operator.excluding.as_mut().filter(|exclusion| exclusion.id == id) else {
+            return;
+        };
+        exclusion.done.insert(replica);
+        if exclusion.done.len() >= enough {
+            let (node, incarnation) = (exclusion.node, exclusion.incarnation);
+            self.operator.excluding = None;
+            self.coverage.members_excluded += 1;
+            if self.nodes[node].incarnation == incarnation {
+                self.lose_disk(node);
+            }
+        }
     }
 
     /// The operator's beat of mode orders begins.
@@ -241,6 +333,16 @@ impl World {
             return self.on_status(from, status.next_order);
         }
         let ClientReply::Order { id, outcome } = reply else { return };
+        if id >= EXCLUDE_ORDERS {
+            return match outcome {
+                OrderOutcome::Done { .. } => self.on_excluded(from, id),
+                // The word that it was done may have been lost.
+                OrderOutcome::Refused { reason } if reason.contains("excluded already") => {
+                    self.on_excluded(from, id);
+                }
+                OrderOutcome::Refused { reason } => self.operator.last_refusal = reason,
+            };
+        }
         if id >= MODE_ORDERS {
             return;
         }

@@ -7,10 +7,12 @@
 use crate::dials::Dials;
 use crate::false_words::OpenSegment;
 use crate::keys::Identity;
+pub use crate::trick::Trick;
 use crate::world::{Event, World};
 use bytes::Bytes;
 use dwcp_base::{
-    Chance, ClusterId, Crypto, Epoch, Hash, LogTime, ReplicaId, Sequence, Signature, View, decode, encode,
+    Chance, ClusterId, Crypto, Epoch, Hash, LogTime, Mutant, Mutants, ReplicaId, Sequence, Signature, View,
+    decode, encode,
 };
 use dwcp_log::seal::{self, Sealed};
 use dwcp_log::{Proposal, RootEntry};
@@ -19,141 +21,6 @@ use dwcp_replica::{Class, ClientReply, ClientRequest, Control, Input, PeerMessag
 use dwcp_state::{ClientFrame, SessionFrame};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
-
-/// A way to lie. The number is its bit in the dial `tricks`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Trick {
-    /// Two payloads for one slot, and votes for both, each to its half of the peers.
-    Equivocate,
-    /// Prepares and commits do not leave, or only to some.
-    Withhold,
-    /// A different VIEW-CHANGE for every peer, most of them forgetful.
-    SplitViewChange,
-    /// Old messages, its own and others', again.
-    Replay,
-    /// One client's frames are not heard.
-    Censor,
-    /// Proposals leave at 0.9 of the view timer.
-    Delay,
-    /// Chunks for state transfer are altered.
-    LieAsDonor,
-    /// Far-future votes and garbage.
-    Flood,
-    /// A second core under the same key, the peers split between the two.
-    Twins,
-    /// Every vote several times, and votes for what was not proposed.
-    VoteTwice,
-    /// Votes in others' names.
-    Forge,
-    /// Proposals with frames no client signed.
-    ForgeFrames,
-    /// CHECKPOINTs with wrong digests.
-    FalseCheckpoint,
-    /// NEW-VIEWs that do not follow from their VIEW-CHANGEs.
-    BogusNewView,
-    /// Clients get altered results.
-    SpoilReplies,
-    /// Proposals from the future.
-    WrongTime,
-    /// Says nothing at all for a while.
-    Silence,
-    /// VIEW-CHANGEs with another digest's pre-prepare before the prepares of a slot it equivocated about.
-    MixProofs,
-    /// VIEW-CHANGEs with the oldest proof of each slot that it has seen anywhere.
-    OldProofs,
-    /// The same NEW-VIEW to all, with null requests for what it should carry.
-    NullNewView,
-    /// Donates snapshots whose sessions are gone.
-    ForgetSessions,
-    /// Its clock runs at three times the pace for a while, and what it proposes says so, to all alike.
-    FastClock,
-    /// Proposals leave late, though well within the view timer.
-    Dawdle,
-    /// Frames of its clients are shown to all but the primary.
-    HideFromPrimary,
-    /// Several liars keep a proof to themselves: of a slot that no honest replica can prepare they collect the prepares,
-    /// are silent about it when the view changes, and show it a view later. Goes with `liars_first` of 2.
-    SecretProof,
-    /// SEALEDs that look best, of logs that are not there, whether the segment ends or not; as the primary, Closes by them.
-    FalseSealed,
-    /// SEALEDs that are best by their term and cannot be the end, or contradict the best.
-    LowSeal,
-    /// Whoever asks for entries gets none, or made-up ones.
-    FalseEntries,
-    /// SUSPECTs of every segment, all the time.
-    Storm,
-    /// Words about Ticks that say another state or log; as the primary, Anchors that do.
-    FalseAnchors,
-    /// What members said in earlier epochs, again, as it was and as if it were of the open one.
-    OldEpochs,
-    /// Garbage between members of a segment.
-    SegmentGarbage,
-    /// Acknowledges entries that it does not hold, and votes for everybody.
-    FalseRaft,
-    /// As a segment's leader it keeps the last replica and the Marker from the others, then says that its log was empty all
-    /// along; as the primary, Closes by such words alone.
-    EmptySeal,
-}
-
-impl Trick {
-    pub const ALL: [Self; 34] = [
-        Self::Equivocate,
-        Self::Withhold,
-        Self::SplitViewChange,
-        Self::Replay,
-        Self::Censor,
-        Self::Delay,
-        Self::LieAsDonor,
-        Self::Flood,
-        Self::Twins,
-        Self::VoteTwice,
-        Self::Forge,
-        Self::ForgeFrames,
-        Self::FalseCheckpoint,
-        Self::BogusNewView,
-        Self::SpoilReplies,
-        Self::WrongTime,
-        Self::Silence,
-        Self::MixProofs,
-        Self::OldProofs,
-        Self::NullNewView,
-        Self::ForgetSessions,
-        Self::FastClock,
-        Self::Dawdle,
-        Self::HideFromPrimary,
-        Self::SecretProof,
-        Self::FalseSealed,
-        Self::LowSeal,
-        Self::FalseEntries,
-        Self::Storm,
-        Self::FalseAnchors,
-        Self::OldEpochs,
-        Self::SegmentGarbage,
-        Self::FalseRaft,
-        Self::EmptySeal,
-    ];
-
-    /// Where segments open, a liar draws one or two of these besides.
-    const OF_SEGMENTS: [Self; 8] = [
-        Self::FalseSealed,
-        Self::LowSeal,
-        Self::FalseEntries,
-        Self::Storm,
-        Self::FalseAnchors,
-        Self::OldEpochs,
-        Self::SegmentGarbage,
-        Self::FalseRaft,
-    ];
-
-    /// The tricks a liar draws by itself, the first ones of `ALL`; the others are for those who ask for them.
-    const DRAWN: usize = 17;
-
-    #[must_use]
-    pub const fn bit(self) -> u64 {
-        1 << self as u8
-    }
-}
 
 /// A false proposal that the liars push together.
 #[derive(Clone, Debug)]
@@ -236,6 +103,11 @@ impl Puppet {
                 let count = usize::try_from(chance.between(1, 2)).expect("few tricks");
                 tricks |= all[..count].iter().map(|trick| trick.bit()).sum::<u64>();
             }
+            if dials.convergent_ms > 0 {
+                let mut chance = chance.fork("of rooms");
+                let drawn = chance.per_mille(600).then(|| chance.pick(&Trick::OF_ROOMS).copied()).flatten();
+                tricks |= drawn.map_or(0, Trick::bit);
+            }
         }
         let earlier = world.nodes.iter().find_map(|node| node.puppet.as_ref());
         Self {
@@ -271,6 +143,19 @@ impl Puppet {
     #[must_use]
     pub fn clock_ahead_us(&self, at_us: u64) -> u64 {
         if self.has(Trick::FastClock) { (2 * at_us).min(CLOCK_AHEAD_MAX_US) } else { 0 }
+    }
+
+    /// Rules that its core does without, whatever the others keep to.
+    #[must_use]
+    pub fn lacks(&self, mut mutants: Mutants) -> Mutants {
+        let tricks = [
+            (Trick::AsksUnheard, Mutant::RoomAsksUnheard),
+            (Trick::OrdersUnasked, Mutant::RoomOrdersUnasked),
+        ];
+        for (_, mutant) in tricks.into_iter().filter(|(trick, _)| self.has(*trick)) {
+            mutants = mutants.with(mutant);
+        }
+        mutants
     }
 
     #[must_use]
@@ -861,6 +746,7 @@ impl World {
     pub fn send_as_puppet(&mut self, ix: usize, to: ReplicaId, class: Class, bytes: Bytes) {
         let mut lies = Vec::new();
         let now_us = self.now_us;
+        let bytes = self.spoil_store(ix, bytes);
         let Some(puppet) = self.nodes[ix].puppet.as_mut() else { return };
         puppet.speak(now_us, to, class, bytes, &mut lies);
         self.tell(ix, lies);

@@ -88,6 +88,11 @@ pub enum Event {
     PuppetWake {
         node: usize,
     },
+    /// Somebody writes a convergent value.
+    ConvergentBeat,
+    /// The operator wants state sync to go on without a member, and says so again.
+    ExcludeWanted,
+    ExcludeResend,
 }
 
 struct Scheduled {
@@ -187,6 +192,8 @@ pub struct World {
     pub crash_answers: HashSet<check::CommandId>,
     /// What did not come about in the calm.
     pub unfinished: Vec<String>,
+    /// State sync, where replicas have it.
+    pub rooms: crate::convergent::Rooms,
     /// What replicas report, for a scenario.
     pub spotlight: Option<Vec<String>>,
 }
@@ -299,6 +306,7 @@ impl World {
             segments: crate::segments::Seen::default(),
             crash_answers: HashSet::new(),
             unfinished: Vec::new(),
+            rooms: crate::convergent::Rooms::new(dials.convergent_keys, &root),
             spotlight: None,
         };
         world.coverage.real_signatures = dials.ed25519;
@@ -374,6 +382,7 @@ impl World {
             self.schedule(at, Event::Start { node, boot: 0 });
         }
         self.begin_mode_orders();
+        self.begin_convergent();
         self.begin_faults();
     }
 
@@ -470,6 +479,9 @@ impl World {
             Event::ModeLook => self.on_mode_look(),
             Event::Fault(fault) => self.on_fault(fault),
             Event::PuppetWake { node } => self.on_puppet_wake(node),
+            Event::ConvergentBeat => self.on_convergent_beat(),
+            Event::ExcludeWanted => self.on_exclude_wanted(),
+            Event::ExcludeResend => self.on_exclude_resend(),
         }
     }
 
@@ -556,7 +568,7 @@ impl World {
         let _ = connection;
         if client == OPERATOR {
             self.on_operator_reply(from, reply);
-        } else {
+        } else if client != crate::convergent::WRITER {
             self.on_client_reply(client, from, reply);
         }
     }
@@ -581,7 +593,8 @@ impl World {
     /// Liars, and disks that broke or may break promises, that no re-admission has made good yet.
     #[must_use]
     pub fn faults_in_force(&self) -> u64 {
-        self.dials.liars + self.dials.fsync_liars + self.operator.replacing_count()
+        let owing = self.owing().into_iter().filter(|ix| !self.operator.replaces(*ix)).count() as u64;
+        self.dials.liars + self.dials.fsync_liars + self.operator.replacing_count() + owing
     }
 
     #[must_use]

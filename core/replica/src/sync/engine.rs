@@ -13,7 +13,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Hash, Micros, Now, PublicKey, ReplicaId, Ticket, encode};
+use dwcp_base::{Hash, Micros, Mutant, Now, PublicKey, ReplicaId, Ticket, encode};
 use dwcp_crdt::{Applied, Bundle, Origin, OriginId, Store};
 use dwcp_pbft::Output;
 use dwcp_state::{CheckedFrame, FrameContent, MachineRefusal, Refusal, StateMachine};
@@ -134,12 +134,14 @@ impl SyncRoom {
                 open.sync.on_applied(open.store.applied());
             }
         }
+        self.look_for_missed_floors(now, &open);
         self.disk.save_if_due(around.setup.settings.snapshot_log_bytes, &mut open, protocol, out);
         self.open = Some(open);
-        self.settle_writes(now, out);
+        self.settle_writes(now, around.setup.mutants, out);
         self.send_for_ordering(now, around.orderer, out);
         self.follow_fetch(now, out);
-        self.begin_fetch(now, around.faults, out);
+        let faults = if around.setup.mutants.on(Mutant::RoomStoreOfOneDonor) { 0 } else { around.faults };
+        self.begin_fetch(now, faults, out);
         self.tell_watchers(out);
         self.end_comparisons(now, out);
     }
@@ -154,7 +156,7 @@ impl SyncRoom {
             return self.on_not_installed(now, donor, error);
         }
         // Said again while it was on its way; what is still needed after this is said anew.
-        self.transfer.wanted = false;
+        self.has_floors(open.sync.newest_floor().map_or(0, |floor| floor.number).max(store.floor_number()));
         let mut before = core::mem::replace(&mut open.store, store);
         let differing = differing(&mut before, &mut open.store).into_iter();
         self.changed.extend(differing.filter(|key| self.setup.ordered_prefix(key).is_none()));
@@ -290,13 +292,19 @@ impl<M: StateMachine> Replica<M> {
         self.sync = Some(room);
     }
 
-    /// Takes what the disk remembers.
+    /// The room takes what the disk remembers, and opens when what was executed before is executed again: members that came
+    /// with it are not in the snapshot, and frames of nobody would be forgotten though they were acknowledged.
+    pub(crate) fn begin_sync(&mut self, disk: Disk) {
+        let Some(setup) = self.setup.sync.clone() else { return };
+        self.sync = Some(SyncRoom::new(setup, &self.setup, Arc::clone(&self.crypto), disk));
+    }
+
+    /// See [`Self::begin_sync`].
     ///
     /// # Errors
-    /// It makes no sense.
-    pub(crate) fn begin_sync(&mut self, now: Now, disk: Disk) -> Result<(), RecoverError> {
-        let Some(setup) = self.setup.sync.clone() else { return Ok(()) };
-        let mut room = SyncRoom::new(setup, &self.setup, Arc::clone(&self.crypto), disk);
+    /// What the disk remembers makes no sense.
+    pub(crate) fn open_sync(&mut self, now: Now) -> Result<(), RecoverError> {
+        let Some(mut room) = self.sync.take() else { return Ok(()) };
         let opened = room.open_if_member(now, &self.surroundings());
         self.sync = Some(room);
         self.tell_ends();
@@ -380,6 +388,9 @@ impl<M: StateMachine> Replica<M> {
     }
 
     pub(crate) fn sync_follow_members(&mut self, now: Now, out: &mut Outbox) {
+        if self.recovering {
+            return; // Not open yet, and other members may follow.
+        }
         let members = origins(&self.setup, &self.control);
         let Some(mut room) = self.sync.take() else { return };
         room.follow_members(members);

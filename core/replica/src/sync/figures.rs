@@ -15,6 +15,8 @@ pub(crate) struct Figures {
     pub(crate) frames_written: u64,
     pub(crate) frames_applied: u64,
     pub(crate) frames_ordered: u64,
+    /// Of these, others' frames that were here by gossip before.
+    pub(crate) frames_ordered_late: u64,
     pub(crate) fallbacks: u64,
     pub(crate) writes_refused: u64,
     pub(crate) bundles_refused: u64,

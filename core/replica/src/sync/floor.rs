@@ -16,8 +16,8 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Hash, Micros, Now, ReplicaId, Sequence, Signature, Ticket, decode, encode};
-use dwcp_crdt::{Floor, Origin};
+use dwcp_base::{Hash, Micros, Mutant, Now, ReplicaId, Sequence, Signature, Ticket, decode, encode};
+use dwcp_crdt::{Floor, Missing, Origin};
 use dwcp_log::consent::{Ground, Question, consent};
 use dwcp_log::{Agreed, Matter, OperatorOrder, RootEntry, SignedExcludeOrder};
 use dwcp_state::StateMachine;
@@ -27,6 +27,9 @@ use dwcp_sync::Cut;
 pub(crate) const FLOOR_BYTES_MAX: usize = 1 << 20;
 /// Executed and not yet told to the engine, within one step.
 const ARRIVED_MAX: usize = 1_024;
+
+/// Intervals of exchanges that a frame waits for its floor before that counts as missed.
+const FLOOR_LATE_INTERVALS: u64 = 4;
 
 /// What is asked and what was agreed.
 #[derive(Debug, Default)]
@@ -39,6 +42,12 @@ pub(crate) struct Collecting {
     last_end: Option<Origin>,
     arrived: Vec<Bytes>,
     ended: Vec<Bytes>,
+    /// Slots were skipped with a snapshot of the root, and no floor came since that follows the newest known here.
+    may_lack: bool,
+    /// The newest floor that came and could not be taken, for one before it is missing.
+    refused: u64,
+    /// Since when that is so, or a frame has waited for a floor that the log did not bring.
+    lacks_since: Option<Micros>,
 }
 
 /// A question, and its times.
@@ -52,7 +61,7 @@ struct Asking {
 
 impl SyncRoom {
     /// What to ask next of this matter, if anything is due.
-    fn find(&mut self, now: Now, matter: Matter, quorum: usize) -> Option<Bytes> {
+    fn find(&mut self, now: Now, matter: Matter, quorum: usize, unheard: bool) -> Option<Bytes> {
         let open = self.open.as_ref()?;
         let next_look = self.collecting.next_look.entry(matter).or_default();
         if now.mono < *next_look {
@@ -69,7 +78,9 @@ impl SyncRoom {
             Matter::End => {
                 // Where it stands here, once a quorum says that it stands there.
                 let standing = |origin: Origin| {
-                    open.sync.standing(origin).filter(|cut| open.sync.standing_alike(cut) >= quorum)
+                    open.sync
+                        .standing(origin)
+                        .filter(|cut| unheard || open.sync.standing_alike(cut) >= quorum)
                 };
                 let cuts: Vec<Cut> = open.sync.endings().into_iter().filter_map(standing).collect();
                 let last = self.collecting.last_end;
@@ -129,9 +140,43 @@ impl SyncRoom {
     pub(super) fn commit_floors(&mut self, open: &mut Open) {
         for bytes in core::mem::take(&mut self.collecting.arrived) {
             let Ok(floor) = decode::<Floor>(&bytes) else { continue };
+            let number = floor.number;
+            let is_next = open.sync.commit_floor(floor).is_ok();
+            if !is_next {
+                self.collecting.refused = self.collecting.refused.max(number);
+            }
             // Those before it were committed while this replica took a snapshot of the root.
-            self.transfer.wanted |= open.sync.commit_floor(floor).is_err();
+            self.transfer.wanted |= !is_next;
+            self.collecting.may_lack = !is_next;
         }
+    }
+
+    /// This replica's control state came from a peer: floors may be among the slots that it stands for.
+    pub(crate) fn note_skipped(&mut self) {
+        self.collecting.may_lack = true;
+    }
+
+    /// Whoever took a snapshot of the root may lack floors that no slot after it repeats. The next floor would tell, but
+    /// none need come: nothing may be written, or what is written may wait here for the floor that is missing, so that
+    /// this replica cannot acknowledge it. Whoever is only late has a while to catch up.
+    pub(super) fn look_for_missed_floors(&mut self, now: Now, open: &Open) {
+        let newest = open.sync.newest_floor().map_or(0, |floor| floor.number).max(open.store.floor_number());
+        let is_missed = |missing| matches!(missing, Missing::Floor(number) if number > newest);
+        if !self.collecting.may_lack && !open.store.missing().any(is_missed) {
+            self.collecting.lacks_since = None;
+            return;
+        }
+        let since = *self.collecting.lacks_since.get_or_insert(now.mono);
+        if now.mono.since(since) >= self.setup.timing.exchange_interval.times(FLOOR_LATE_INTERVALS) {
+            self.collecting.lacks_since = None;
+            self.transfer.wanted = true;
+        }
+    }
+
+    /// A store came with all floors up to this one. Those that came while it was on its way may go beyond it.
+    pub(super) fn has_floors(&mut self, number: u64) {
+        self.collecting.may_lack = self.collecting.refused > number;
+        self.transfer.wanted = self.collecting.may_lack;
     }
 }
 
@@ -158,7 +203,7 @@ impl<M: StateMachine> Replica<M> {
             .asking
             .retain(|_, asking| asking.question.ground == ground && now.mono < asking.until);
         if !room.collecting.asking.contains_key(&matter) {
-            let bytes = room.find(now, matter, quorum)?;
+            let bytes = room.find(now, matter, quorum, self.setup.mutants.on(Mutant::RoomAsksUnheard))?;
             let (question, until) = (Question::new(bytes, ground), now.mono.plus(room.hearing()));
             room.collecting.asking.insert(matter, Asking { question, next_send: now.mono, until });
         }
@@ -168,7 +213,8 @@ impl<M: StateMachine> Replica<M> {
             let signature = consent(self.cluster, matter, ground, content, me, &*self.crypto);
             asking.question.consents.insert(me, signature);
         }
-        if let Some(agreed) = asking.question.agreed(quorum) {
+        let enough = if self.setup.mutants.on(Mutant::RoomOrdersUnasked) { 0 } else { quorum };
+        if let Some(agreed) = asking.question.agreed(enough) {
             room.collecting.asking.remove(&matter);
             return Some(agreed);
         }
@@ -193,7 +239,11 @@ impl<M: StateMachine> Replica<M> {
             return self.refuse_peer(from, "a question that is too long", out);
         }
         let asks = self.pbft.is_active() && self.pbft.primary() == from && self.pbft.is_voter();
-        let agrees = || self.sync.as_ref().is_some_and(|room| room.finds_true(matter, bytes));
+        let blind = match matter {
+            Matter::Floor => self.setup.mutants.on(Mutant::RoomFloorUnchecked),
+            Matter::End => self.setup.mutants.on(Mutant::RoomEndUnchecked),
+        };
+        let agrees = || blind || self.sync.as_ref().is_some_and(|room| room.finds_true(matter, bytes));
         if !asks || self.court().consents().ground() != ground || !agrees() {
             return self.count("questions not answered");
         }
@@ -229,6 +279,9 @@ impl<M: StateMachine> Replica<M> {
 
     /// Did a quorum agree, on the ground on which this is executed?
     fn is_agreed(&mut self, matter: Matter, agreed: &Agreed) -> bool {
+        if self.setup.mutants.on(Mutant::RoomConsentUnjudged) {
+            return true;
+        }
         let judged = self.court().consents().judge(matter, agreed);
         if judged.is_err() {
             self.count("floors and ends without effect");

@@ -237,10 +237,14 @@ impl SyncRoom {
         for bytes in core::mem::take(&mut self.ordering.arrived) {
             self.ordering.ordered(Hash::of(&bytes));
             let frame = unwrap(&bytes);
-            if let Ok(received) = Received::read(frame.clone())
-                && received.header().origin == self.me
-            {
-                self.writing.on_ordered(received.header().last);
+            if let Ok(received) = Received::read(frame.clone()) {
+                let header = received.header();
+                if header.origin == self.me {
+                    self.writing.on_ordered(header.last);
+                } else {
+                    let known = open.sync.head(header.origin).is_some_and(|head| head.last >= header.last);
+                    self.figures.frames_ordered_late += u64::from(known);
+                }
             }
             self.figures.frames_ordered += 1;
             open.sync.deliver_from_log(now, frame);

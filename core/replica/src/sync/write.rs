@@ -18,7 +18,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use dwcp_base::{Micros, NetworkMode, Now, Ticket};
+use dwcp_base::{Micros, Mutant, Mutants, NetworkMode, Now, Ticket};
 
 /// Writes that wait for their answer.
 const WAITING_MAX: usize = 4_096;
@@ -162,7 +162,8 @@ impl SyncRoom {
     }
 
     /// Tells writers what became of their frames.
-    pub(super) fn settle_writes(&mut self, now: Now, out: &mut Outbox) {
+    pub(super) fn settle_writes(&mut self, now: Now, mutants: Mutants, out: &mut Outbox) {
+        let unsynced = mutants.on(Mutant::RoomToldBeforeSync);
         let Some(open) = self.open.as_mut().filter(|_| !self.writing.pending.is_empty()) else {
             self.writing.ask_at = None;
             return;
@@ -176,7 +177,7 @@ impl SyncRoom {
                 open.sync.push(*last);
                 self.figures.fallbacks += 1;
             }
-            let is_durable = pending.ticket <= durable;
+            let is_durable = pending.ticket <= durable || unsynced;
             let nodes = if is_durable { 1 + open.sync.acked_by(*last) } else { 0 };
             let nodes = u8::try_from(nodes).unwrap_or(u8::MAX);
             let latency_us = now.mono.since(pending.since).0;

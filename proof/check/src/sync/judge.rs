@@ -40,13 +40,31 @@ pub enum Note {
     Cut { node: u32, applied: Applied, views: Vec<(Vec<u8>, Option<View>)>, conflicts: Option<u64> },
     /// An audit named keys that two nodes hold differently, though nothing was damaged.
     Differs { node: u32, with: u32, keys: Vec<Vec<u8>> },
+    /// The user was told that the log has changes up to this one: they outlive the disk of their writer.
+    Logged { origin: Origin, last: u64 },
+    /// A node knows this floor as the newest that the log committed. What it covers, the members it speaks of, and what
+    /// each honest one of them was known to hold at that moment; of one that is down what it held when it went.
+    Floor { node: u32, number: u64, covers: Applied, members: Vec<Origin>, holds: Vec<(Origin, Applied)> },
+    /// A node executed the decision, the so many-th, that an origin ends with this change. Where each honest node that has a
+    /// disk stood with that origin when the first heard of it; else nothing.
+    Decided { node: u32, nth: u64, origin: Origin, place: Place, stands: Vec<(u32, Place)> },
     /// How a node stands when the calm is over.
     End { node: u32, applied: Applied, digest: [u8; 32], floor: u64, waiting: u64, needs: u64 },
+}
+
+/// A place in an origin's chain of frames: the last counter, and the hash of the frame that ends there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub last: u64,
+    pub hash: [u8; 32],
 }
 
 /// What the judge is told about a run.
 #[derive(Clone, Debug, Default)]
 pub struct Terms {
+    /// Nodes in all, and how many of them decide an end. None decide any: 0.
+    pub nodes: u32,
+    pub quorum: u32,
     /// Nodes that lie.
     pub liars: BTreeSet<u32>,
     /// How registers below a prefix are read.
@@ -67,6 +85,11 @@ struct Court<'a> {
     /// By origin and first counter: branch and last counter.
     frames: BTreeMap<(Origin, u64, u32), u64>,
     acknowledged: BTreeMap<Origin, u64>,
+    logged: BTreeMap<Origin, u64>,
+    /// By number: what the floor covers.
+    floors: BTreeMap<u64, Applied>,
+    /// In their order.
+    decided: BTreeMap<u64, (Origin, Place)>,
     wiped: BTreeSet<Origin>,
     ended: BTreeMap<Origin, u64>,
     /// Who froze whom, and when.
@@ -89,6 +112,9 @@ pub fn judge(notes: &[Note], terms: &Terms) -> Findings {
         findings: Findings::default(),
         frames: BTreeMap::new(),
         acknowledged: BTreeMap::new(),
+        logged: BTreeMap::new(),
+        floors: BTreeMap::new(),
+        decided: BTreeMap::new(),
         wiped: BTreeSet::new(),
         ended: BTreeMap::new(),
         frozen: BTreeMap::new(),
@@ -166,6 +192,16 @@ impl Court<'_> {
                 let reason =
                     format!("nodes {node} and {with} have applied the same and hold {keys:?} differently");
                 self.findings.push(Judge::SyncConverge, reason, vec![]);
+            }
+            Note::Logged { origin, last } => {
+                let most = self.logged.entry(*origin).or_default();
+                *most = (*most).max(*last);
+            }
+            Note::Floor { node, number, covers, members, holds } => {
+                self.on_floor(*node, *number, covers, members, holds);
+            }
+            Note::Decided { node, nth, origin, place, stands } => {
+                self.on_decided(*node, *nth, *origin, *place, stands);
             }
             Note::End { node, applied, digest, floor, waiting, needs } => {
                 self.on_end(*node, applied, *digest, *floor, *waiting, *needs);
@@ -287,6 +323,76 @@ impl Court<'_> {
         }
     }
 
+    /// Everybody it speaks of holds what a floor covers, when the first node hears of it; and one number is one floor.
+    fn on_floor(
+        &mut self,
+        node: u32,
+        number: u64,
+        covers: &Applied,
+        members: &[Origin],
+        holds: &[(Origin, Applied)],
+    ) {
+        if let Some(known) = self.floors.get(&number) {
+            if known != covers {
+                let reason = format!("floor {number} is another one at node {node} than elsewhere");
+                self.findings.push(
+                    Judge::SyncFloor,
+                    reason,
+                    vec![format!("{known:?}"), format!("{covers:?}")],
+                );
+            }
+        } else {
+            self.floors.insert(number, covers.clone());
+        }
+        for (member, held) in holds.iter().filter(|(member, _)| members.contains(member)) {
+            let lacks = |(origin, list): &(&Origin, &Vec<(u64, u64)>)| {
+                list.iter().any(|(first, last)| held.count(**origin, *first, *last) < last + 1 - first)
+            };
+            let lacking: Vec<String> = covers
+                .dots
+                .iter()
+                .filter(lacks)
+                .map(|(origin, list)| format!("{origin:?}:{list:?}"))
+                .collect();
+            if !lacking.is_empty() {
+                let reason =
+                    format!("floor {number} covers what {member:?} does not hold: {}", lacking.join(", "));
+                self.findings.push(Judge::SyncFloor, reason, vec![format!("{held:?}")]);
+            }
+        }
+    }
+
+    /// All hear the same ends in the same order, each origin ends once, and where a quorum of nodes may have stood.
+    fn on_decided(&mut self, node: u32, nth: u64, origin: Origin, place: Place, stands: &[(u32, Place)]) {
+        if let Some((known, at)) = self.decided.get(&nth) {
+            if (*known, *at) != (origin, place) {
+                let last = place.last;
+                let reason = format!(
+                    "node {node} hears as end {nth} that {origin:?} ends at {last}, others that {known:?} ends at {}",
+                    at.last
+                );
+                self.findings.push(Judge::SyncEnd, reason, vec![]);
+            }
+        } else if let Some((before, (_, at))) = self.decided.iter().find(|(_, (known, _))| *known == origin) {
+            let reason =
+                format!("{origin:?} ends at {} as end {before}, and at {} as end {nth}", at.last, place.last);
+            self.findings.push(Judge::SyncEnd, reason, vec![]);
+        }
+        self.decided.entry(nth).or_insert((origin, place));
+        // Of liars, and of nodes without a disk, nobody knows.
+        let there = stands.iter().filter(|(_, at)| *at == place).count() as u32;
+        let unknown = self.terms.nodes.saturating_sub(stands.len() as u32);
+        if there + unknown < self.terms.quorum {
+            let elsewhere: Vec<String> =
+                stands.iter().map(|(node, at)| format!("{node} at {}", at.last)).collect();
+            let reason = format!(
+                "{origin:?} ends at {}, where {there} honest nodes stand and {unknown} more may: {} had to",
+                place.last, self.terms.quorum
+            );
+            self.findings.push(Judge::SyncEnd, reason, elsewhere);
+        }
+    }
+
     fn on_end(
         &mut self,
         node: u32,
@@ -310,6 +416,15 @@ impl Court<'_> {
             .collect();
         if !lost.is_empty() {
             let reason = format!("node {node} lacks acknowledged changes: up to {}", lost.join(", "));
+            self.findings.push(Judge::SyncLost, reason, vec![format!("{applied:?}")]);
+        }
+        let is_lost = |(origin, last): &(&Origin, &u64)| {
+            self.is_honest(**origin) && applied.count(**origin, 1, **last) < **last
+        };
+        let lost: Vec<String> =
+            self.logged.iter().filter(is_lost).map(|(origin, last)| format!("{origin:?}:{last}")).collect();
+        if !lost.is_empty() {
+            let reason = format!("node {node} lacks changes that the log had: up to {}", lost.join(", "));
             self.findings.push(Judge::SyncLost, reason, vec![format!("{applied:?}")]);
         }
         if waiting > 0 || needs > 0 {
@@ -430,6 +545,53 @@ mod tests {
         };
         assert_eq!(found(&[put(1, 5), cut(None, 1)]), [Judge::SyncValue, Judge::SyncConflict]);
         assert_eq!(found(&[Note::Froze { node: 2, origin: A, at_us: 1 }]), [Judge::SyncFrozen]);
+    }
+
+    #[test]
+    fn a_floor_covers_only_what_all_its_honest_members_hold_and_means_one_thing() {
+        let b = Origin { id: 2, incarnation: 0 };
+        let floor = |node, covered, held| Note::Floor {
+            node,
+            number: 1,
+            covers: applied(covered),
+            members: vec![A, b],
+            holds: vec![(A, applied(2)), (b, applied(held))],
+        };
+        assert_eq!(found(&[floor(1, 2, 2), floor(2, 2, 2)]), []);
+        assert_eq!(found(&[floor(1, 2, 1)]), [Judge::SyncFloor]);
+        assert_eq!(found(&[floor(1, 2, 2), floor(2, 1, 2)]), [Judge::SyncFloor]);
+        // It does not speak of whoever came later.
+        let younger = Origin { id: 2, incarnation: 1 };
+        let Note::Floor { node, number, covers, members, .. } = floor(1, 2, 2) else { unreachable!() };
+        let holds = vec![(A, applied(2)), (younger, applied(1))];
+        assert_eq!(found(&[Note::Floor { node, number, covers, members, holds }]), []);
+    }
+
+    #[test]
+    fn an_origin_ends_once_and_where_a_quorum_may_stand() {
+        let terms = Terms { nodes: 4, quorum: 3, ..Terms::default() };
+        let place = |last| Place { last, hash: [last as u8; 32] };
+        let decided = |node, nth, last, stands: &[u64]| Note::Decided {
+            node,
+            nth,
+            origin: A,
+            place: place(last),
+            stands: stands.iter().zip(1..).map(|(last, node)| (node, place(*last))).collect(),
+        };
+        let found = |notes: &[Note]| judge(notes, &terms).iter().map(|f| f.judge).collect::<Vec<_>>();
+        assert_eq!(found(&[decided(1, 1, 5, &[5, 5, 4]), decided(2, 1, 5, &[])]), []);
+        assert_eq!(found(&[decided(1, 1, 5, &[5, 4, 4])]), [Judge::SyncEnd]);
+        assert_eq!(found(&[decided(1, 1, 5, &[5, 5, 5]), decided(2, 1, 4, &[])]), [Judge::SyncEnd]);
+        assert_eq!(found(&[decided(1, 1, 5, &[5, 5, 5]), decided(1, 2, 5, &[5, 5, 5])]), [Judge::SyncEnd]);
+    }
+
+    #[test]
+    fn what_the_log_had_outlives_its_writers_disk() {
+        let logged = Note::Logged { origin: A, last: 2 };
+        let notes = [put(1, 5), put(2, 6), logged, Note::Wiped { origin: A }];
+        let ended = |last| [Note::Ended { node: 2, origin: A, last }, end(2, last, 1)];
+        assert_eq!(found(&[&notes[..], &ended(2)].concat()), []);
+        assert_eq!(found(&[&notes[..], &ended(1)].concat()), [Judge::SyncLost]);
     }
 
     #[test]

@@ -440,6 +440,7 @@ fn logs() -> Vec<Vec<u8>> {
         Record::Discarded(border),
         Record::Installed(border),
         entries(4),
+        Record::Pinned(last.index),
         Record::Sealed(last),
     ];
     let records: Vec<Step> = rest.iter().map(|record| (0, record.to_bytes(EPOCH).to_vec())).collect();

@@ -503,6 +503,7 @@ fn the_page_lists_the_records_of_the_log() {
         Of::Sealed(place(1)),
         Of::Discarded(border),
         Of::Installed(border),
+        Of::Pinned(Index(7)),
     ];
     let name = |record: &Of| match record {
         Of::Hard(_) => "hard state",
@@ -510,6 +511,7 @@ fn the_page_lists_the_records_of_the_log() {
         Of::Sealed(_) => "sealed",
         Of::Discarded(_) => "discarded",
         Of::Installed(_) => "installed",
+        Of::Pinned(_) => "pinned",
     };
     assert_eq!(rows("A segment's record ("), kinds(&examples, name));
     let fields = [

@@ -141,7 +141,8 @@ impl World {
         let liars: BTreeSet<u32> =
             self.nodes.iter().filter(|node| !node.is_honest()).map(|node| node.id).collect();
         let slack_us = 2 * (self.dials.delay_us + self.dials.jitter_us) + 20_000;
-        let terms = Terms { liars, rules: rules(), calm_at_us: self.calm_at_us, slack_us };
+        let (rules, calm_at_us) = (rules(), self.calm_at_us);
+        let terms = Terms { liars, rules, calm_at_us, slack_us, ..Terms::default() };
         let findings = judge(&self.notes, &terms);
         let mut found: Vec<Found> = findings
             .iter()

@@ -151,6 +151,42 @@ const ONCE_WRONG: &[Once] = &[
                 snapshot_log_bytes=65536 mode=1 segment_calm_ms=892 election_ms=164 fast_path_ms=168 \
                 anchor_ms=337 policy_order_pm=344",
     },
+    Once {
+        seed: 112,
+        what: "a replica skipped floors with a snapshot of the root, and held back for ever what was written knowing them",
+        dials: "n=4 f=1 safety_ms=28000 calm_ms=240000 answer_ms=120000 clients=4 think_ms=168 commands_max=1 \
+                in_flight_max=1 retry_pm=116 death_pm=4 retry_ms=895 value_bytes_max=3000 leases_pm=6 \
+                delay_us=2000 jitter_us=674 drop_pm=17 partition_ms=8133 partition_long_ms=4535 one_way_pm=127 \
+                sync_us=500 pipelined_sync=1 crash_ticket_ppm=537 down_ms=7225 pause_long_ms=3309 torn_pm=97 \
+                damage_pm=998 skew_ms=51 liars=1 checkpoint_interval=8 window_checkpoints=4 view_timeout_ms=500 \
+                pipeline_depth=2 batch_bytes_max=2000 snapshot_log_bytes=65536 mode=2 segment_calm_ms=1426 \
+                election_ms=169 fast_path_ms=148 anchor_ms=149 mode_order_ms=3106 link_down_pm=900 \
+                convergent_ms=790 convergent_keys=20 exchange_ms=521",
+    },
+    Once {
+        seed: 382,
+        what: "as seed 112, with nothing written any more: it knew fewer floors than the others for ever",
+        dials: "n=4 f=1 safety_ms=28000 calm_ms=240000 answer_ms=120000 clients=3 lying_clients=1 think_ms=63 \
+                commands_max=8 in_flight_max=3 retry_ms=953 value_bytes_max=3000 delay_us=30000 jitter_us=47391 \
+                drop_pm=27 duplicate_pm=36 partition_ms=7547 partition_long_ms=4239 one_way_pm=34 sync_us=100 \
+                pipelined_sync=1 crash_ms=10911 down_ms=4180 pause_long_ms=1584 torn_pm=460 wipe_ms=8256 \
+                damage_pm=91 skew_ms=134 liars_first=1 checkpoint_interval=8 window_checkpoints=3 \
+                view_timeout_ms=2000 pipeline_depth=1 batch_bytes_max=500000 snapshot_log_bytes=65536 \
+                convergent_ms=151 convergent_keys=20 exchange_ms=107",
+    },
+    Once {
+        seed: 1433,
+        what: "a restart forgot frames of an origin whose member order it had yet to execute again, though they were acknowledged",
+        dials: "n=4 f=1 safety_ms=38000 calm_ms=240000 answer_ms=120000 clients=2 think_ms=218 commands_max=2 \
+                in_flight_max=1 retry_pm=161 death_pm=2 retry_ms=784 value_bytes_max=300 delay_us=300 \
+                jitter_us=179 drop_pm=56 duplicate_pm=33 partition_long_ms=1751 one_way_pm=340 sync_us=500 \
+                pipelined_sync=1 full_disk_ms=27336 crash_ticket_ppm=41 crash_ms=3882 down_ms=4210 \
+                pause_ms=12042 pause_long_ms=1430 torn_pm=406 wipe_ms=16135 damage_pm=964 skew_ms=159 \
+                checkpoint_interval=4 window_checkpoints=4 view_timeout_ms=2000 pipeline_depth=8 \
+                batch_bytes_max=20000 snapshot_log_bytes=150000 mode=2 segment_calm_ms=2395 election_ms=882 \
+                fast_path_ms=544 anchor_ms=490 anchored_pm=292 mode_order_ms=7137 link_down_pm=1000 \
+                kill_both_ms=7161 convergent_ms=383 convergent_keys=8 exchange_ms=167 exclude_ms=13735",
+    },
 ];
 
 fn dials_of(text: &str) -> Dials {

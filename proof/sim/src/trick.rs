@@ -1,0 +1,149 @@
+//! The ways to lie there are, each with its bit in the dial `tricks`, and which of them a liar may draw by itself. What
+//! each of them does stands in `puppet`, `false_words` and `convergent`.
+
+/// A way to lie. The number is its bit in the dial `tricks`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Trick {
+    /// Two payloads for one slot, and votes for both, each to its half of the peers.
+    Equivocate,
+    /// Prepares and commits do not leave, or only to some.
+    Withhold,
+    /// A different VIEW-CHANGE for every peer, most of them forgetful.
+    SplitViewChange,
+    /// Old messages, its own and others', again.
+    Replay,
+    /// One client's frames are not heard.
+    Censor,
+    /// Proposals leave at 0.9 of the view timer.
+    Delay,
+    /// Chunks for state transfer are altered.
+    LieAsDonor,
+    /// Far-future votes and garbage.
+    Flood,
+    /// A second core under the same key, the peers split between the two.
+    Twins,
+    /// Every vote several times, and votes for what was not proposed.
+    VoteTwice,
+    /// Votes in others' names.
+    Forge,
+    /// Proposals with frames no client signed.
+    ForgeFrames,
+    /// CHECKPOINTs with wrong digests.
+    FalseCheckpoint,
+    /// NEW-VIEWs that do not follow from their VIEW-CHANGEs.
+    BogusNewView,
+    /// Clients get altered results.
+    SpoilReplies,
+    /// Proposals from the future.
+    WrongTime,
+    /// Says nothing at all for a while.
+    Silence,
+    /// VIEW-CHANGEs with another digest's pre-prepare before the prepares of a slot it equivocated about.
+    MixProofs,
+    /// VIEW-CHANGEs with the oldest proof of each slot that it has seen anywhere.
+    OldProofs,
+    /// The same NEW-VIEW to all, with null requests for what it should carry.
+    NullNewView,
+    /// Donates snapshots whose sessions are gone.
+    ForgetSessions,
+    /// Its clock runs at three times the pace for a while, and what it proposes says so, to all alike.
+    FastClock,
+    /// Proposals leave late, though well within the view timer.
+    Dawdle,
+    /// Frames of its clients are shown to all but the primary.
+    HideFromPrimary,
+    /// Several liars keep a proof to themselves: of a slot that no honest replica can prepare they collect the prepares,
+    /// are silent about it when the view changes, and show it a view later. Goes with `liars_first` of 2.
+    SecretProof,
+    /// SEALEDs that look best, of logs that are not there, whether the segment ends or not; as the primary, Closes by them.
+    FalseSealed,
+    /// SEALEDs that are best by their term and cannot be the end, or contradict the best.
+    LowSeal,
+    /// Whoever asks for entries gets none, or made-up ones.
+    FalseEntries,
+    /// SUSPECTs of every segment, all the time.
+    Storm,
+    /// Words about Ticks that say another state or log; as the primary, Anchors that do.
+    FalseAnchors,
+    /// What members said in earlier epochs, again, as it was and as if it were of the open one.
+    OldEpochs,
+    /// Garbage between members of a segment.
+    SegmentGarbage,
+    /// Acknowledges entries that it does not hold, and votes for everybody.
+    FalseRaft,
+    /// As a segment's leader it keeps the last replica and the Marker from the others, then says that its log was empty all
+    /// along; as the primary, Closes by such words alone.
+    EmptySeal,
+    /// As the primary it asks for floors and ends of origins that follow from its own stand alone.
+    AsksUnheard,
+    /// As the primary it orders floors and ends that nobody was asked about.
+    OrdersUnasked,
+    /// Whoever needs a convergent store is offered one in which a value is another.
+    FalseStore,
+}
+
+impl Trick {
+    pub const ALL: [Self; 37] = [
+        Self::Equivocate,
+        Self::Withhold,
+        Self::SplitViewChange,
+        Self::Replay,
+        Self::Censor,
+        Self::Delay,
+        Self::LieAsDonor,
+        Self::Flood,
+        Self::Twins,
+        Self::VoteTwice,
+        Self::Forge,
+        Self::ForgeFrames,
+        Self::FalseCheckpoint,
+        Self::BogusNewView,
+        Self::SpoilReplies,
+        Self::WrongTime,
+        Self::Silence,
+        Self::MixProofs,
+        Self::OldProofs,
+        Self::NullNewView,
+        Self::ForgetSessions,
+        Self::FastClock,
+        Self::Dawdle,
+        Self::HideFromPrimary,
+        Self::SecretProof,
+        Self::FalseSealed,
+        Self::LowSeal,
+        Self::FalseEntries,
+        Self::Storm,
+        Self::FalseAnchors,
+        Self::OldEpochs,
+        Self::SegmentGarbage,
+        Self::FalseRaft,
+        Self::EmptySeal,
+        Self::AsksUnheard,
+        Self::OrdersUnasked,
+        Self::FalseStore,
+    ];
+
+    /// Where replicas have state sync, a liar draws one of these besides, or none.
+    pub(crate) const OF_ROOMS: [Self; 3] = [Self::AsksUnheard, Self::OrdersUnasked, Self::FalseStore];
+
+    /// Where segments open, a liar draws one or two of these besides.
+    pub(crate) const OF_SEGMENTS: [Self; 8] = [
+        Self::FalseSealed,
+        Self::LowSeal,
+        Self::FalseEntries,
+        Self::Storm,
+        Self::FalseAnchors,
+        Self::OldEpochs,
+        Self::SegmentGarbage,
+        Self::FalseRaft,
+    ];
+
+    /// The tricks a liar draws by itself, the first ones of `ALL`; the others are for those who ask for them.
+    pub(crate) const DRAWN: usize = 17;
+
+    #[must_use]
+    pub const fn bit(self) -> u64 {
+        1 << self as u8
+    }
+}

@@ -30,6 +30,8 @@ pub enum InstallError {
     Floor { number: u64, ours: u64 },
     /// It lacks own frames that are no longer kept here.
     LacksOwn { last: u64, needed: u64 },
+    /// It ends before frames of another that are no longer kept here, and that this replica has said it holds.
+    Behind { origin: Origin, last: u64, ours: u64 },
 }
 
 impl fmt::Display for InstallError {
@@ -52,6 +54,13 @@ impl fmt::Display for InstallError {
                 write!(
                     f,
                     "the snapshot ends at this replica's change {last}; it needs {needed}: take another donor's"
+                )
+            }
+            Self::Behind { origin, last, ours } => {
+                write!(
+                    f,
+                    "the snapshot ends at change {last} of {origin}, and this replica has no frames before {ours} to add: take \
+                     another donor's"
                 )
             }
         }
@@ -149,6 +158,11 @@ impl Sync {
             let is_at_end = chain.cut.is_some_and(|cut| last == cut.last && hash == Some(cut.hash));
             if chain.has_ended() && chain.last() > 0 && !is_at_end && !chain.stays_at(last, hash) {
                 return Err(InstallError::Branch { origin });
+            }
+            // What is here is not given back, unless it is the wrong thing: others count on it, and it may be nowhere else.
+            let is_wrong = chain.off_branch || chain.is_suspect;
+            if last < chain.base_last() && !is_wrong {
+                return Err(InstallError::Behind { origin, last, ours: chain.base_last() });
             }
             let Some(cut) = chain.cut else { continue };
             let ends_well = heads.get(&origin).is_none_or(|(_, hash)| *hash == cut.hash);

@@ -427,6 +427,13 @@ impl Sync {
         Some(Cut { origin, last: chain.last(), hash: chain.hash() })
     }
 
+    /// Up to which counter of an origin its frames are here durably, whether the store has applied them or not: after a store was
+    /// taken from a peer it may have to come to them once more.
+    #[must_use]
+    pub fn durable_last(&self, origin: Origin) -> u64 {
+        self.chains.get(&origin).map_or(0, |chain| chain.durable_last(self.durable))
+    }
+
     /// Frames kept for peers, each with the ticket of its record: for whoever moves records within a log.
     pub fn kept(&self) -> impl Iterator<Item = (Ticket, &Bytes)> {
         self.chains.values().flat_map(|chain| &chain.kept).map(|kept| (kept.ticket, &kept.bytes))

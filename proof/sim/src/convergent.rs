@@ -33,16 +33,19 @@ const CLOCK_OFF_US: u64 = 210_000;
 #[derive(Debug, Default)]
 struct Held {
     applied: VersionVector,
+    /// With the frames that are durably here and that the store has yet to come to again, since one was taken from a peer.
+    here: VersionVector,
     heads: Vec<Cut>,
 }
 
 impl Held {
     fn of(convergent: &Convergent<'_>) -> Self {
         let applied = convergent.store.applied().clone();
-        Self {
-            heads: applied.iter().filter_map(|(origin, _)| convergent.sync.head(origin)).collect(),
-            applied,
-        }
+        let mut here = applied.clone();
+        let durable = |cut: &Cut| (cut.origin, convergent.sync.durable_last(cut.origin));
+        let heads: Vec<Cut> = applied.iter().filter_map(|(origin, _)| convergent.sync.head(origin)).collect();
+        here.join(&VersionVector::up_to(heads.iter().map(durable)));
+        Self { here, heads, applied }
     }
 
     fn place(&self, origin: Origin) -> Place {
@@ -437,7 +440,7 @@ impl World {
 
     fn holdings(&self) -> Vec<(check::sync::Origin, check::sync::Applied)> {
         self.each_held(|ix, held| {
-            (translate::origin(self.origin_of(ix)), translate::applied(&held.applied, &BTreeMap::new()))
+            (translate::origin(self.origin_of(ix)), translate::applied(&held.here, &BTreeMap::new()))
         })
     }
 

@@ -358,7 +358,10 @@ impl SyncRoom {
             InstallError::Heads | InstallError::Proof { .. } | InstallError::Mismatch { .. } => {
                 self.transfer.bar(now, donor);
             }
-            InstallError::Branch { .. } | InstallError::Floor { .. } | InstallError::LacksOwn { .. } => {
+            InstallError::Branch { .. }
+            | InstallError::Floor { .. }
+            | InstallError::LacksOwn { .. }
+            | InstallError::Behind { .. } => {
                 self.transfer.wanted = true;
             }
         }

@@ -187,6 +187,29 @@ const ONCE_WRONG: &[Once] = &[
                 fast_path_ms=544 anchor_ms=490 anchored_pm=292 mode_order_ms=7137 link_down_pm=1000 \
                 kill_both_ms=7161 convergent_ms=383 convergent_keys=8 exchange_ms=167 exclude_ms=13735",
     },
+    Once {
+        seed: 61,
+        what: "a replica vouched for entries that a lying leader had called committed, forgot it in a restart, and vouched for others",
+        dials: "n=7 f=2 safety_ms=54000 calm_ms=240000 answer_ms=120000 clients=4 think_ms=326 commands_max=1 \
+                in_flight_max=2 retry_pm=76 death_pm=1 retry_ms=704 value_bytes_max=16 leases_pm=28 \
+                delay_us=2000 jitter_us=2987 stray_pm=17 partition_ms=6891 partition_long_ms=2776 \
+                one_way_pm=234 sync_us=100 crash_ms=10871 blackout_ms=10782 down_ms=2446 pause_long_ms=5467 \
+                torn_pm=350 damage_pm=642 liars=2 liars_first=1 checkpoint_interval=4 window_checkpoints=3 \
+                view_timeout_ms=2000 pipeline_depth=2 batch_bytes_max=20000 snapshot_log_bytes=150000 mode=2 \
+                segment_calm_ms=1641 election_ms=952 anchor_ms=414 apply_bytes=8192 anchored_pm=52 \
+                leader_reads_pm=344 mode_order_ms=3363",
+    },
+    Once {
+        seed: 543,
+        what: "a replica took a store that ended before what it had said it holds, and dropped the frames behind it",
+        dials: "n=5 safety_ms=54000 calm_ms=240000 answer_ms=120000 clients=5 think_ms=218 commands_max=4 \
+                in_flight_max=2 retry_pm=77 retry_ms=1099 value_bytes_max=300 delay_us=30000 jitter_us=52464 \
+                duplicate_pm=24 stray_pm=40 partition_long_ms=1582 one_way_pm=178 sync_us=500 slow_disk_ms=5522 \
+                crash_ms=7039 down_ms=4813 pause_long_ms=3773 torn_pm=2 damage_pm=63 skew_ms=176 \
+                checkpoint_interval=64 window_checkpoints=4 view_timeout_ms=1000 pipeline_depth=4 \
+                batch_bytes_max=500000 snapshot_log_bytes=65536 convergent_ms=684 convergent_keys=8 \
+                exchange_ms=589",
+    },
 ];
 
 fn dials_of(text: &str) -> Dials {

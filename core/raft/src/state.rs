@@ -161,9 +161,6 @@ impl Raft {
         raft.replay(records)?;
         raft.durable = raft.log.last_index();
         raft.durable_border = raft.log.border().index;
-        if raft.mutants.on(Mutant::AnchorForgotten) {
-            raft.pinned = Index::ZERO;
-        }
         raft.commit = raft.durable_border.max(raft.pinned);
         raft.told_commit = raft.commit;
         raft.told_leader = (raft.hard.term, None);
@@ -188,6 +185,7 @@ impl Raft {
             match record {
                 Record::Hard(hard) => (self.hard, self.hard_ticket) = (hard, Ticket(number)),
                 Record::Sealed(place) => (self.sealed, self.sealed_ticket) = (Some(place), Ticket(number)),
+                Record::Pinned(_) if self.mutants.on(Mutant::AnchorForgotten) => {}
                 Record::Pinned(index) => {
                     self.pinned = self.pinned.max(index);
                     self.pin = (Ticket(number), self.pinned);

@@ -74,6 +74,8 @@ pub(crate) struct Anchors<M: StateMachine> {
     next_resend: Micros,
     /// The record behind which our newest word may be said.
     word_ticket: Ticket,
+    /// Since when we have given our word and no Anchor came.
+    unanchored_since: Option<Micros>,
     /// Where our execution stood at the last Anchor, and since when.
     stuck_at: Option<(Index, Micros)>,
     /// The first root sequence whose snapshots are of an Anchor that our execution had not reached.
@@ -95,6 +97,7 @@ impl<M: StateMachine> Anchors<M> {
             waiting: VecDeque::new(),
             next_resend: now.mono,
             word_ticket: Ticket::ZERO,
+            unanchored_since: None,
             stuck_at: None,
             ahead_of_us: None,
         }
@@ -129,6 +132,11 @@ impl<M: StateMachine> Anchors<M> {
     /// Since when our oldest word waits for its Anchor.
     pub(crate) fn waiting_since(&self) -> Option<Micros> {
         self.ticks.values().find_map(|tick| tick.voted)
+    }
+
+    /// Since when we have given our word and no Anchor came, ours or an earlier one.
+    pub(crate) fn unanchored_since(&self) -> Option<Micros> {
+        self.unanchored_since
     }
 
     pub(crate) fn next_resend(&self) -> Micros {
@@ -218,6 +226,7 @@ impl<M: StateMachine> Replica<M> {
         // "I hold this" also means whatever the segments before it left.
         let after = segment.tickets.to_node(pinned).max(self.body_ticket);
         segment.anchors.word_ticket = after;
+        segment.anchors.unanchored_since.get_or_insert(now.mono);
         let mut words = Vec::new();
         for (index, tick) in
             segment.anchors.ticks.range_mut(..=newest).filter(|(_, tick)| tick.voted.is_none())
@@ -364,6 +373,7 @@ impl<M: StateMachine> Replica<M> {
             anchors.frozen = FrozenAt { place: tick.place, log: tick.log, bytes: tick.bytes, state };
         }
         anchors.ticks = anchors.ticks.split_off(&index.next());
+        anchors.unanchored_since = anchors.waiting_since().map(|_| now.mono);
         anchors.votes = anchors.votes.split_off(&index.next());
         segment.failover.anchored();
         if view == OwnView::Diverged {

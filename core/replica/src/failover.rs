@@ -36,6 +36,10 @@ const MARKER_ROUNDS: u64 = 4;
 const MARKER_PATIENCE_MIN: Micros = Micros::from_millis(50);
 /// Frames that the root takes past one segment's leader at most.
 const ESCAPED_MAX: usize = 65_536;
+/// Words about the log for which so many anchor intervals and view timeouts bring no Anchor are about different logs, or
+/// the root cannot move; in that case the complaint counts once it can.
+const ANCHOR_INTERVALS: u64 = 40;
+const ANCHOR_VIEWS: u64 = 4;
 /// A command that the root has ordered may wait so many patiences for the leader.
 const SERVICE_FACTOR: u64 = 10;
 
@@ -195,6 +199,14 @@ impl<M: StateMachine> Replica<M> {
         measured.times(1 << doublings).min(FAST_PATH_MAX)
     }
 
+    /// How long a word about the log may wait for its Anchor. Members that lie can have two leaders in one term, each with
+    /// half of the others: commands commit on both sides, nobody misses anything, and no quorum ever vouches for one log.
+    fn anchor_patience(&self) -> Micros {
+        let settings = &self.setup.settings;
+        let intervals = settings.segment.anchor_interval.times(ANCHOR_INTERVALS);
+        intervals.max(settings.timing.view_timeout.times(ANCHOR_VIEWS))
+    }
+
     /// Since when commands wait for the segment.
     fn waiting_since(&self, failover: &Failover) -> Option<Micros> {
         match (self.pool.oldest(), failover.unserved.oldest()) {
@@ -213,6 +225,10 @@ impl<M: StateMachine> Replica<M> {
         let late = |since: Micros, factor: u64| now.mono.since(since) >= patience.times(factor);
         if failover.unserved.oldest().is_some_and(|since| late(since, SERVICE_FACTOR)) {
             return Some("a command that the root ordered is not served");
+        }
+        let unanchored = segment.anchors.unanchored_since();
+        if unanchored.is_some_and(|since| now.mono.since(since) >= self.anchor_patience()) {
+            return Some("nothing is anchored");
         }
         let waiting = self.waiting_since(failover)?;
         if failover.log_full {
@@ -248,6 +264,9 @@ impl<M: StateMachine> Replica<M> {
                 let gone = self.leader_is_gone(failover);
                 let patience = if gone { Micros::ZERO } else { patience };
                 due = due.min(waiting.max(failover.progress).plus(patience));
+            }
+            if let Some(unanchored) = segment.anchors.unanchored_since() {
+                due = due.min(unanchored.plus(self.anchor_patience()));
             }
             if let Some(unserved) = failover.unserved.oldest() {
                 due = due.min(unserved.plus(patience.times(SERVICE_FACTOR)));

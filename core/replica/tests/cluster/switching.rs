@@ -128,6 +128,40 @@ fn a_fast_path_is_missed_by_what_it_usually_takes_and_after_a_failure_an_electio
 }
 
 #[test]
+fn a_segment_for_which_no_quorum_vouches_is_left_though_everybody_is_served() {
+    for mode in [NetworkMode::Hybrid, NetworkMode::Datacenter] {
+        let mut cluster = Cluster::with(4, crash(4), mode);
+        cluster.run(500);
+        let mut session = Session::open(&mut cluster, 2);
+        let is_word =
+            |bytes: &Bytes| matches!(dwcp_base::decode::<PeerMessage>(bytes), Ok(PeerMessage::AnchorVote(_)));
+        cluster.twist = Some(Box::new(move |_, _, bytes| (!is_word(&bytes)).then_some(bytes)));
+        cluster.load(&mut session, 2, 10);
+        let anchored = cluster.status(2).segment.unwrap().anchored;
+        for _ in 0..30 {
+            cluster.load(&mut session, 2, 1);
+        }
+        let status = cluster.status(2);
+        assert_eq!(
+            (status.epoch, status.segment.unwrap().anchored),
+            (Epoch(1), anchored),
+            "{mode:?}: a while"
+        );
+        for _ in 0..30 {
+            cluster.load(&mut session, 2, 1);
+        }
+        let complained =
+            |event: &Event| matches!(event, Event::Suspected { reason: "nothing is anchored", .. });
+        assert!(cluster.events(2, complained) > 0, "{mode:?}");
+        assert_eq!(cluster.status(2).failovers, 1, "{mode:?}");
+        cluster.twist = None;
+        cluster.run(3_000);
+        cluster.load(&mut session, 2, 5);
+        cluster.assert_one_log(&[0, 1, 2, 3]);
+    }
+}
+
+#[test]
 fn whoever_restarts_stands_at_the_last_anchor_before_it_hears_of_anybody() {
     let mut cluster = Cluster::with(4, crash(4), NetworkMode::Datacenter);
     cluster.run(500);

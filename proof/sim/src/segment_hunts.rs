@@ -65,6 +65,14 @@ pub fn hunt_for(mutant: Mutant) -> Option<Hunt> {
                     ("commands_max", 1),
                     ("value_bytes_max", 16),
                     ("convergent_ms", 0),
+                    // What a liar's leader costs leaves many outcomes open: one client, or no order of them is found in time.
+                    ("clients", 1),
+                    ("lying_clients", 0),
+                    ("in_flight_max", 1),
+                    ("think_ms", 300),
+                    ("leader_reads_pm", 0),
+                    ("leases_pm", 0),
+                    ("crash_ticket_ppm", 0),
                 ],
             )
         },

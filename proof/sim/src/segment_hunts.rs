@@ -194,33 +194,13 @@ pub fn hunt_for(mutant: Mutant) -> Option<Hunt> {
     Some(hunt)
 }
 
-/// Rules of sessions, disks and clocks, also where segments open and close.
+/// Rules of sessions and disks, also where segments open and close.
 pub fn again() -> Vec<Hunt> {
     use Mutant as M;
     let orders = ("mode_order_ms", 1_500);
     vec![
         hunt(M::SnapshotWithoutSessions, "transfer", &[("mode", 2), orders, ("leader_reads_pm", 0)]),
         hunt(M::NoDeduplication, "clients", &[("in_flight_max", 4), ("mode", 2), orders]),
-        // It is a segment's leader that hurries: nobody orders another one, and it is seldom the root's primary. Leases are few,
-        // for a client looks at its last one only.
-        hunt(
-            M::ClockUnchecked,
-            "orders",
-            &[
-                ("n", 4),
-                ("liars", 1),
-                ("liars_first", 0),
-                ("mode", 2),
-                ("mode_order_ms", 0),
-                ("clients", 4),
-                ("think_ms", 100),
-                ("commands_max", 1),
-                ("leases_pm", 25),
-                ("skew_ms", 0),
-                ("leader_reads_pm", 0),
-                trick(Trick::FastClock),
-            ],
-        ),
         hunt(M::SingleSequenceSession, "clients", &[("in_flight_max", 4), ("mode", 1), orders]),
         hunt(
             M::LearnerVotes,

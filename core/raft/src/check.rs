@@ -28,6 +28,11 @@ impl Raft {
         assert!(self.syncing.iter().all(|(_, index)| *index <= last.index), "what is syncing is held");
         let tickets = [self.hard_ticket, self.sealed_ticket, self.border_ticket, self.durable_ticket];
         assert!(tickets.iter().all(|ticket| *ticket <= self.out.last_ticket()), "tickets were given");
+        assert!(
+            self.pinned <= border.index
+                || self.written.front().is_some_and(|written| written.ticket < self.pin_ticket),
+            "what a pin names was written before it"
+        );
         let mut ticket = Ticket::ZERO;
         for written in &self.written {
             assert!(

@@ -73,8 +73,6 @@ pub struct Raft {
     pub(crate) hard: HardState,
     pub(crate) log: SegmentLog,
     pub(crate) sealed: Option<Place>,
-    /// What was vouched for: committed in this life and in every later one.
-    pub(crate) pinned: Index,
 
     // May be forgotten.
     pub(crate) role: Role,
@@ -100,11 +98,9 @@ pub struct Raft {
     pub(crate) border_ticket: Ticket,
     /// Borders not yet known to be durable: as many as the disk is behind.
     pub(crate) borders: VecDeque<NewBorder>,
-    /// Where the log begins on disk.
-    pub(crate) durable_border: Index,
-    /// The newest durable record of what was pinned, and newer ones: as many as the disk is behind.
-    pub(crate) pin: (Ticket, Index),
-    pub(crate) pins: VecDeque<(Ticket, Index)>,
+    /// What was vouched for last, committed in this life and in every later one, and the record that remembers it.
+    pub(crate) pinned: Index,
+    pub(crate) pin_ticket: Ticket,
     /// What the caller has been told.
     pub(crate) told_commit: Index,
     pub(crate) told_leader: (Term, Option<ReplicaId>),
@@ -133,7 +129,6 @@ impl Raft {
             hard: HardState::default(),
             log: SegmentLog::new(setup.base.position, base),
             sealed: None,
-            pinned: Index::ZERO,
             role: Role::Follower,
             leader: None,
             commit: Index::ZERO,
@@ -148,9 +143,8 @@ impl Raft {
             sealed_ticket: Ticket::ZERO,
             border_ticket: Ticket::ZERO,
             borders: VecDeque::new(),
-            durable_border: Index::ZERO,
-            pin: (Ticket::ZERO, Index::ZERO),
-            pins: VecDeque::new(),
+            pinned: Index::ZERO,
+            pin_ticket: Ticket::ZERO,
             told_commit: Index::ZERO,
             told_leader: (Term::ZERO, None),
             told_marker: false,
@@ -160,8 +154,7 @@ impl Raft {
         };
         raft.replay(records)?;
         raft.durable = raft.log.last_index();
-        raft.durable_border = raft.log.border().index;
-        raft.commit = raft.durable_border.max(raft.pinned);
+        raft.commit = raft.log.border().index.max(raft.pinned);
         raft.told_commit = raft.commit;
         raft.told_leader = (raft.hard.term, None);
         raft.begin(now, setup.first_leader, records.is_empty());
@@ -187,8 +180,7 @@ impl Raft {
                 Record::Sealed(place) => (self.sealed, self.sealed_ticket) = (Some(place), Ticket(number)),
                 Record::Pinned(_) if self.mutants.on(Mutant::AnchorForgotten) => {}
                 Record::Pinned(index) => {
-                    self.pinned = self.pinned.max(index);
-                    self.pin = (Ticket(number), self.pinned);
+                    (self.pinned, self.pin_ticket) = (self.pinned.max(index), Ticket(number));
                 }
                 Record::Discarded(border) => self.replay_border(border, Ticket(number)),
                 Record::Installed(border) => {
@@ -318,7 +310,6 @@ impl Raft {
         while self.borders.front().is_some_and(|border| border.ticket <= self.durable_ticket) {
             let border = self.borders.pop_front().expect("it is there");
             self.border_ticket = border.ticket;
-            self.durable_border = border.index;
             self.written.retain(|written| {
                 let superfluous =
                     if border.anew { written.ticket < border.ticket } else { written.last <= border.index };
@@ -333,10 +324,8 @@ impl Raft {
         if self.border_ticket == Ticket::ZERO {
             return Ticket(1);
         }
-        let written = self.written.front().map(|written| written.ticket);
-        // A border on disk says as much as a pin before it.
-        let pin = (self.pin.1 > self.durable_border).then_some(self.pin.0);
-        [written, pin].into_iter().flatten().fold(self.border_ticket, Ticket::min)
+        // A pin above the border needs no word: the entry that it names was written before it.
+        self.written.front().map_or(self.border_ticket, |written| written.ticket.min(self.border_ticket))
     }
 
     /// Writes down that the log is committed up to here, for the caller is about to vouch for it.
@@ -346,19 +335,11 @@ impl Raft {
             return self.sealed_ticket; // It does not move any more.
         }
         if index > self.pinned {
-            self.pinned = index;
             self.write_entries();
-            let ticket = self.out.persist(Record::Pinned(index).to_bytes(self.epoch), false);
-            self.pins.push_back((ticket, index));
+            self.pinned = index;
+            self.pin_ticket = self.out.persist(Record::Pinned(index).to_bytes(self.epoch), false);
         }
-        self.pins.back().map_or(self.pin.0, |(ticket, _)| *ticket)
-    }
-
-    /// Newer pins that are durable now take the place of older ones.
-    pub(crate) fn pins_are_durable(&mut self) {
-        while self.pins.front().is_some_and(|(ticket, _)| *ticket <= self.durable_ticket) {
-            self.pin = self.pins.pop_front().expect("it is there");
-        }
+        self.pin_ticket
     }
 
     pub(crate) fn commit_to(&mut self, index: Index) {

@@ -278,7 +278,6 @@ impl RaftNode for Raft {
             self.durable = index;
         }
         self.borders_are_durable();
-        self.pins_are_durable();
         match self.role {
             Role::Candidate { .. } => self.count_own_vote(now),
             Role::Leader(_) => self.try_commit(),

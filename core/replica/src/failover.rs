@@ -29,7 +29,7 @@ const ROUNDS: u64 = 20;
 const FAST_PATH_UNMEASURED: Micros = Micros::from_millis(500);
 const FAST_PATH_MIN: Micros = Micros::from_millis(100);
 const FAST_PATH_MAX: Micros = Micros::from_millis(8_000);
-/// A segment that others left though nobody died was judged too soon: the next may take twice as long, so often.
+/// By each failure in a row the next segment may take twice as long, so often: some of them were judged too soon.
 const FAST_PATH_DOUBLINGS_MAX: u32 = 3;
 /// A Marker that does not commit in so many average commits, and not in this time either, is not waited for.
 const MARKER_ROUNDS: u64 = 4;

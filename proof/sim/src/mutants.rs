@@ -364,7 +364,6 @@ fn hunt_for(mutant: Mutant) -> Option<Hunt> {
         M::RaftLeaderCountsUnsynced => {
             hunt(mutant, "switch", &with(MEMBERS_CRASH, &[("n", 1), ("sync_us", 5_000)]))
         }
-        M::RaftLongestIndexVote => return None,
         M::RaftLeaseReads => {
             hunt(mutant, "switch", &with(MEMBERS_PART, &[("leader_reads_pm", 900), ("think_ms", 30)]))
         }

@@ -142,7 +142,7 @@ impl SnapshotThreads {
 /// What is to be written, in order.
 struct Jobs {
     coming: Receiver<Write>,
-    /// Came during a pause; at most one more than the pauses that were cut short by it.
+    /// Came during a pause, which it ended: at most one.
     come: VecDeque<Write>,
 }
 

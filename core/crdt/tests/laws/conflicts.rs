@@ -5,8 +5,9 @@ use dwcp_crdt::limits::HISTORY_EVENTS_MAX;
 use dwcp_crdt::{Op, Outcome, Plain, Resolver, Resolvers, Sibling, Store, Strategy, View, Write};
 use std::sync::Arc;
 
+/// Chooses one of the siblings.
 #[derive(Debug)]
-struct Longest;
+pub(crate) struct Longest;
 impl Resolver for Longest {
     fn name(&self) -> &'static str {
         "longest"

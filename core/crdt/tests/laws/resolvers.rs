@@ -1,25 +1,12 @@
 //! The laws of resolvers: what siblings amount to is a function of their set. Neither the order in which they came shows, nor how
 //! often, nor who reads, nor what was read before.
 
+use crate::conflicts::Longest;
 use crate::world::{NOON_MS, Replica, origin, text};
 use dwcp_base::Chance;
 use dwcp_crdt::{Bundle, Op, Plain, Resolver, Resolvers, Sibling, Store, Strategy, View};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// Chooses one of the siblings.
-#[derive(Debug)]
-struct Longest;
-
-impl Resolver for Longest {
-    fn name(&self) -> &'static str {
-        "longest"
-    }
-
-    fn resolve(&self, _: &[u8], siblings: &[Sibling<'_>]) -> Option<Plain> {
-        siblings.iter().filter_map(|s| s.value).max_by_key(|v| (v.as_bytes().len(), *v)).cloned()
-    }
-}
 
 /// Makes something new of all of them, and deletes what somebody deleted.
 #[derive(Debug)]

@@ -93,6 +93,12 @@ impl Index {
 }
 
 impl Sequence {
+    /// The one before this one; 0 before 1 and before 0.
+    #[must_use]
+    pub fn before(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+
     /// This sequence plus `count`.
     #[must_use]
     pub fn plus(self, count: u64) -> Self {

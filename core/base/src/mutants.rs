@@ -101,6 +101,8 @@ pub enum Mutant {
     RaftIgnoresSeal,
     /// A Close holds though the last Anchor is not in the log that ends there.
     CloseBelowAnchor,
+    /// A Close that was prepared before the last Anchor holds behind it.
+    CloseAnchorUnchecked,
     /// A replica says where its log ends before that is durable.
     SealBeforeSync,
     /// f + 1 complaints stop a segment.
@@ -231,6 +233,7 @@ impl Mutant {
     pub const SEGMENT: &'static [Self] = &[
         Self::EpochUnchecked,
         Self::CloseBelowAnchor,
+        Self::CloseAnchorUnchecked,
         Self::SealBeforeSync,
         Self::WeakSuspect,
         Self::CloseWithoutData,

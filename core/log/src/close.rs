@@ -20,6 +20,9 @@ pub struct Close {
     pub epoch: Epoch,
     /// The segment's last entry; index 0 when it ends as it began.
     pub tail: Place,
+    /// The number of the last Anchor that was executed when it was proposed: whoever prepares it has seen its log hold that
+    /// very Anchor. A later one may be ordered in between, and nobody has looked whether the log holds that.
+    pub anchor: u64,
     pub proof: CloseProof,
 }
 
@@ -42,6 +45,8 @@ pub enum CloseRefusal {
     OtherEpoch,
     /// Its tail cannot hold the last Anchor that was executed.
     BelowAnchor,
+    /// It was prepared when another Anchor was the last.
+    OtherAnchor,
     Voices(VoicesRefusal),
     /// The tail is not the best of the reported logs.
     NotTheBest,
@@ -151,6 +156,9 @@ impl Bench<'_> {
         }
         if !segment.may_hold_anchor(&close.tail) && !self.mutants.on(Mutant::CloseBelowAnchor) {
             return Err(CloseRefusal::BelowAnchor);
+        }
+        if close.anchor != segment.anchor.number && !self.mutants.on(Mutant::CloseAnchorUnchecked) {
+            return Err(CloseRefusal::OtherAnchor);
         }
         segment.ends(&close.tail).ok_or(CloseRefusal::PositionsRunOut)?;
         match &close.proof {
@@ -277,7 +285,7 @@ pub(crate) mod tests {
     }
 
     fn close(tail: Place, reports: Vec<Signed<Sealed>>) -> Close {
-        Close { epoch: EPOCH, tail, proof: CloseProof::Reports(reports) }
+        Close { epoch: EPOCH, tail, anchor: 2, proof: CloseProof::Reports(reports) }
     }
 
     #[test]
@@ -336,8 +344,18 @@ pub(crate) mod tests {
         assert_eq!(judge(&close(place(1, 10), reports([(1, 10); 4]))), Ok(()), "at the Anchor itself");
         let beside = close(place(2, 10), reports([(2, 10); 4]));
         assert_eq!(judge(&beside), Err(CloseRefusal::BelowAnchor), "another log of the same length");
-        let marker = Close { epoch: EPOCH, tail: place(1, 9), proof: CloseProof::Marker };
+        let marker = Close { epoch: EPOCH, tail: place(1, 9), anchor: 2, proof: CloseProof::Marker };
         assert_eq!(judge(&marker), Err(CloseRefusal::BelowAnchor));
+    }
+
+    #[test]
+    fn a_close_that_was_prepared_before_the_last_anchor_is_none() {
+        let good = close(place(1, 12), reports([(1, 12); 4]));
+        for anchor in [0, 1, 3, u64::MAX] {
+            let other = Close { anchor, ..good.clone() };
+            assert_eq!(judge(&other), Err(CloseRefusal::OtherAnchor), "nobody looked into it for Anchor 2");
+        }
+        assert_eq!(judge(&good), Ok(()));
     }
 
     #[test]
@@ -361,7 +379,7 @@ pub(crate) mod tests {
             last.base.position = Position(u64::MAX - 5);
             assert_eq!(bench.judge_close(Some(&last), &good), Err(CloseRefusal::PositionsRunOut));
         });
-        let empty = Close { epoch: EPOCH, tail: Place::default(), proof: CloseProof::Marker };
+        let empty = Close { epoch: EPOCH, tail: Place::default(), anchor: 0, proof: CloseProof::Marker };
         let mut fresh = segment();
         fresh.anchor = AnchorPoint::default();
         let judged = with_bench(|bench| bench.judge_close(Some(&fresh), &empty));

@@ -55,6 +55,12 @@ impl Deferred {
         self.batches.iter()
     }
 
+    /// What the batch of this sequence left here, if it was the last.
+    pub fn of_batch(&self, sequence: Sequence) -> impl Iterator<Item = &Bytes> {
+        let last = self.batches.back().filter(|batch| batch.sequence == sequence);
+        last.into_iter().flat_map(|batch| batch.frames.iter().map(|(_, frame)| frame))
+    }
+
     /// Takes the frames there is room for; how many were not taken. An empty batch waits for nothing: while a segment is
     /// open its own entries carry log time.
     fn add(&mut self, sequence: Sequence, time: LogTime, frames: Vec<(ClientTag, Bytes)>) -> usize {
@@ -257,6 +263,7 @@ mod tests {
         let close = Close {
             epoch: Epoch(3),
             tail: place(2, 12),
+            anchor: 0,
             proof: CloseProof::Reports(reports([(1, 9), (2, 12), (1, 30), (2, 11)])),
         };
         with_bench(|bench| fold.close(bench, close))

@@ -17,7 +17,7 @@ use dwcp_base::{Micros, Mutant, Now, ReplicaId, Ticket};
 use dwcp_log::place::{Index, Place, Term};
 
 /// No index reaches this.
-pub(crate) const INDEX_MAX: u64 = 1 << 62;
+pub const INDEX_MAX: u64 = 1 << 62;
 /// Entries of one Append, whatever a leader's settings are.
 const APPEND_ENTRIES_MAX: usize = 65_536;
 

@@ -129,6 +129,11 @@ impl<M: StateMachine> Anchors<M> {
         self.ahead_of_us = Some(snapshot.next());
     }
 
+    /// For the primary of this view: whether it has proposed an Anchor that is not executed here yet.
+    pub(crate) fn is_under_way(&self, view: View, executed: Sequence) -> bool {
+        self.proposed.is_some_and(|(_, of, at)| of == view && at > executed)
+    }
+
     /// Since when our oldest word waits for its Anchor.
     pub(crate) fn waiting_since(&self) -> Option<Micros> {
         self.ticks.values().find_map(|tick| tick.voted)
@@ -336,10 +341,11 @@ impl<M: StateMachine> Replica<M> {
         let epoch = segment.epoch;
         let index = anchor.held.index;
         out.event(Event::Anchored { epoch, sequence, index, position });
+        let Held { term, chain, .. } = anchor.held;
+        self.drop_bodies_beside(epoch, Place { index, term, chain });
         let Some(segment) = &mut self.segment else { return };
         if let Some(raft) = &mut segment.raft {
             // Its voters had executed it, as committed.
-            let Held { term, chain, .. } = anchor.held;
             raft.learn_commit(Place { index, term, chain });
         }
         let anchors = &mut segment.anchors;

@@ -109,15 +109,15 @@ impl<M: StateMachine> Replica<M> {
                 if refused > 0 {
                     self.count("deferred frames refused: full");
                 }
-                self.offer_deferred(now, frames);
+                self.offer_deferred(now, sequence);
             }
         }
     }
 
-    /// A batch that the root ordered while a segment is open: the leader is to propose it before anything else.
-    fn offer_deferred(&mut self, now: Now, frames: &[Bytes]) {
+    /// What waits of a batch that the root ordered while a segment is open: the leader is to propose it before anything else.
+    fn offer_deferred(&mut self, now: Now, sequence: Sequence) {
         let Some(segment) = &mut self.segment else { return };
-        for frame in frames {
+        for frame in self.control.fold.deferred().of_batch(sequence) {
             let hash = Hash::of(frame);
             if self.pool.executed_lately(&hash) {
                 continue;
@@ -144,6 +144,10 @@ impl<M: StateMachine> Replica<M> {
         let mut waited = None;
         for bytes in frames {
             if crate::sync::is_sync(bytes) {
+                if let Some(segment) = self.segment.as_mut().filter(|open| !open.failover.unserved.is_empty())
+                {
+                    segment.failover.unserved.served(&Hash::of(bytes));
+                }
                 self.sync_ordered(bytes);
                 continue;
             }

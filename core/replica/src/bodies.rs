@@ -109,7 +109,7 @@ impl<M: StateMachine> Replica<M> {
                 return;
             }
         }
-        if from_index >= tail.index || self.recall_body(epoch, from_index, &tail) {
+        if from_index >= tail.index || self.recall_body(epoch, (from, from_index), &tail) {
             return;
         }
         let mut earlier = Vec::new();
@@ -248,7 +248,7 @@ impl<M: StateMachine> Replica<M> {
         if fetch.epoch != epoch || fetch.donor != Some(from) || first.0 != expected {
             return;
         }
-        let left = (fetch.tail.index.0 + 1).saturating_sub(expected);
+        let left = fetch.tail.index.0.saturating_sub(expected - 1);
         if entries.is_empty() || entries.len() as u64 > left {
             fetch.useless.insert(from);
             fetch.donor = None;
@@ -337,13 +337,32 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// Takes up again what was fetched earlier, maybe in an earlier life. False when nothing leads from there to this tail.
-    fn recall_body(&mut self, epoch: Epoch, from_index: Index, tail: &Place) -> bool {
+    fn recall_body(&mut self, epoch: Epoch, (from, from_index): (VirtualLog, Index), tail: &Place) -> bool {
         let Some(others) = self.bodies.get_mut(&epoch) else { return false };
-        let fits = |body: &Body| body.tail == *tail && body.from_index <= from_index && body.leads_to_tail();
+        let passes = |body: &Body| body.place_chain(from_index) == Some(from.chain);
+        let fits = |body: &Body| body.tail == *tail && passes(body) && body.leads_to_tail();
         let Some(place) = others.iter().position(fits) else { return false };
         let body = others.remove(place);
         self.keep_body(epoch, body);
         true
+    }
+
+    /// An Anchor was executed. What was fetched and does not pass it ends no segment any more, though it passed the Anchor
+    /// before: only a liar has such a log.
+    pub(crate) fn drop_bodies_beside(&mut self, epoch: Epoch, anchored: Place) {
+        if self.setup.mutants.on(Mutant::CloseBelowAnchor) {
+            return;
+        }
+        let beside = |body: &Body| {
+            let inside = body.from_index <= anchored.index && anchored.index <= body.tail.index;
+            inside && body.place_chain(anchored.index).is_some_and(|chain| chain != anchored.chain)
+        };
+        if let Some(open) = self.segment.as_mut().filter(|open| open.epoch == epoch) {
+            open.body.take_if(|body| beside(body));
+        }
+        if let Some(others) = self.bodies.get_mut(&epoch) {
+            others.retain(|body| !beside(body));
+        }
     }
 
     /// A record of the log is taken back.

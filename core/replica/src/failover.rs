@@ -21,6 +21,7 @@ use dwcp_log::close::{choose, worth};
 use dwcp_log::seal::{Sealed, Signed, StopCert, Suspect};
 use dwcp_log::segment::Protocol;
 use dwcp_log::{Close, CloseProof, Decide, Open, Place, Proposal, RootEntry, Segment, Switch};
+use dwcp_raft::step::INDEX_MAX;
 use dwcp_state::StateMachine;
 
 /// Commits of which the slowness stretches the patience, and by how much of each the average moves.
@@ -78,6 +79,9 @@ pub(crate) struct Failover {
     decided: Option<(View, Sequence)>,
     /// The Close under way: in which view it was proposed, and where.
     proposed: Option<(View, Sequence)>,
+    /// For the root's primary: the last slot that it did not fill itself in this view, as far as this segment is concerned.
+    /// An Anchor may be in it.
+    taken_over: Option<(View, Sequence)>,
     /// Since when a Close is due.
     due_since: Option<Micros>,
 }
@@ -108,6 +112,7 @@ impl Failover {
             first_report: None,
             decided: None,
             proposed: None,
+            taken_over: None,
             due_since: None,
         }
     }
@@ -399,7 +404,8 @@ impl<M: StateMachine> Replica<M> {
         // A stop needs q of one time: within one Anchor of each other.
         let anchors: BTreeSet<u64> = failover.suspects.values().map(|word| word.said.anchor).collect();
         let stop = anchors.iter().find_map(|first| {
-            let near = |word: &&Signed<Suspect>| (*first..=first + 1).contains(&word.said.anchor);
+            let near =
+                |word: &&Signed<Suspect>| (*first..=first.saturating_add(1)).contains(&word.said.anchor);
             let suspects: Vec<_> = failover.suspects.values().filter(near).copied().collect();
             (suspects.len() >= needed).then_some(StopCert { suspects })
         });
@@ -508,6 +514,9 @@ impl<M: StateMachine> Replica<M> {
         if signed.said.speaker.id != from {
             return self.refuse_peer(from, "a SEALED in another's name", out);
         }
+        if signed.said.last.index.0 > INDEX_MAX {
+            return self.refuse_peer(from, "a SEALED beyond all places", out);
+        }
         let Some(segment) = &self.segment else { return };
         if segment.failover.reports.contains_key(&from) {
             return;
@@ -532,7 +541,7 @@ impl<M: StateMachine> Replica<M> {
         }
         let index = open.marker.filter(|_| self.control.steering.ending.is_some())?;
         let tail = open.raft.as_ref().and_then(|raft| raft.place(index))?;
-        Some(Close { epoch, tail, proof: CloseProof::Marker })
+        Some(Close { epoch, tail, anchor: segment.anchor.number, proof: CloseProof::Marker })
     }
 
     fn collected_close(&self, segment: &Segment) -> Option<Close> {
@@ -566,7 +575,8 @@ impl<M: StateMachine> Replica<M> {
             };
             reports.retain(|report| !at_best(report) || report.said.last == tail);
             if reports.len() >= needed {
-                return Some(Close { epoch, tail, proof: CloseProof::Reports(reports) });
+                let anchor = segment.anchor.number;
+                return Some(Close { epoch, tail, anchor, proof: CloseProof::Reports(reports) });
             }
         }
         None
@@ -591,21 +601,20 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// For the primary: a member says that it is sealed and nobody has ordered or asked for the end of the segment: it is
-    /// handed over to a fresh one once it is older than the calm.
+    /// handed over to a fresh one once it is older than the calm, and twice as old each time the same member says so.
     pub(crate) fn next_decision(&mut self, now: Now) -> Option<RootEntry> {
         let steering = &self.control.steering;
         let time = steering.time.max(LogTime(now.wall_ms));
-        let ripe = time.0 >= steering.opened.0.saturating_add(self.setup.genesis.calm_ms);
-        if steering.ending.is_some() || !ripe {
-            return None;
-        }
+        let calm_ms = self.setup.genesis.calm_ms;
+        let ripe = |word: &&Signed<Sealed>| steering.may_end_sealed(word.said.speaker, time, calm_ms);
+        let sealed = self.segment.as_ref()?.failover.reports.values().find(ripe).copied()?;
         let (view, executed) = (self.pbft.view(), self.control.executed);
         let next = self.pbft.next_sequence();
         let patience = self.setup.settings.segment.timing.election_timeout.times(3);
         let segment = self.segment.as_mut()?;
         let failover = &mut segment.failover;
         let under_way = failover.decided.is_some_and(|(of, at)| of == view && at > executed);
-        let (sealed, since) = failover.reports.values().next().copied().zip(failover.first_report)?;
+        let since = failover.first_report?;
         if under_way || failover.stop.is_some() || now.mono.since(since) < patience {
             return None;
         }
@@ -632,6 +641,9 @@ impl<M: StateMachine> Replica<M> {
         if self.segment.as_ref().is_none_or(|open| under_way(open.failover.proposed)) {
             return None;
         }
+        if self.anchor_may_be_under_way() {
+            return None; // It would void the Close behind it.
+        }
         let close = self.best_close(&segment)?;
         if !self.court().holds_tail(&segment, &close.tail) {
             self.fetch_tail(now, close.tail, false, out);
@@ -655,6 +667,17 @@ impl<M: StateMachine> Replica<M> {
             segment.failover.proposed = Some((view, next));
         }
         Some(RootEntry::Switch(Box::new(Switch { close: Some(close), open })))
+    }
+
+    /// Whether a slot that is not executed here yet may hold an Anchor: one that we proposed, or one that we took over with
+    /// the view.
+    fn anchor_may_be_under_way(&mut self) -> bool {
+        let (view, executed) = (self.pbft.view(), self.control.executed);
+        let before = self.pbft.next_sequence().before();
+        let Some(open) = &mut self.segment else { return false };
+        let known = open.failover.taken_over.filter(|(of, _)| *of == view);
+        let (_, taken_over) = *open.failover.taken_over.insert(known.unwrap_or((view, before)));
+        taken_over > executed || open.anchors.is_under_way(view, executed)
     }
 
     /// The next segment, led first by somebody who is there, and better not by the primary: one crash must not take both.

@@ -236,7 +236,7 @@ impl<M: StateMachine> Replica<M> {
             PeerMessage::Entries { epoch, first, entries } => {
                 self.on_entries(now, from, epoch, first, entries, out);
             }
-            PeerMessage::Behind { epoch } => self.on_behind(now, epoch, out),
+            PeerMessage::Behind { epoch } => self.on_told_behind(now, from, epoch, out),
             PeerMessage::Sync(_)
             | PeerMessage::SyncOrder { .. }
             | PeerMessage::SyncStand { .. }

@@ -635,8 +635,11 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// The state is replaced: the segment's node keeps its promises meanwhile.
-    pub(crate) fn park_segment(&mut self) {
-        if let Some(SegmentNode { epoch, raft, tickets, body, .. }) = self.segment.take() {
+    pub(crate) fn park_segment(&mut self, out: &mut Outbox) {
+        if let Some(SegmentNode { epoch, raft, tickets, body, reads, .. }) = self.segment.take() {
+            for (client, id, _) in reads.waiting.into_values() {
+                refuse_read(client, id, "the state is being replaced: ask again, or order the read", out);
+            }
             self.retired.insert(epoch, Retired { raft, tickets, body });
         }
     }
@@ -781,6 +784,10 @@ impl Unserved {
 
     pub(crate) fn served(&mut self, frame: &Hash) {
         self.since.remove(frame);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.since.is_empty()
     }
 
     pub(crate) fn oldest(&self) -> Option<Micros> {

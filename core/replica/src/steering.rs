@@ -3,13 +3,15 @@
 //! is the same at every replica that executed the same root sequence. Nothing measured enters.
 
 use crate::control::Control;
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use dwcp_base::configuration::check_mode;
 use dwcp_base::{
-    Configuration, Genesis, LogTime, NetworkMode, Policy, PublicKey, ReplicaId, Sequence, Trust,
+    Configuration, Genesis, Incarnation, LogTime, NetworkMode, Policy, PublicKey, ReplicaId, Sequence, Trust,
 };
 use dwcp_log::close::CloseProof;
+use dwcp_log::seal::Speaker;
 use dwcp_log::{Close, ModeOrder, Open, PolicyOrder};
 
 /// The calm doubles at most so often.
@@ -73,6 +75,9 @@ pub struct Steering {
     pub admins: Vec<PublicKey>,
     /// Who may speak about the open segment, with which keys: the configuration at its Open.
     pub voters: Option<Configuration>,
+    /// How often each member had a segment ended by its word alone that it is sealed. One incarnation of each; a new one
+    /// begins anew.
+    pub sealed_alone: BTreeMap<ReplicaId, (Incarnation, u32)>,
 }
 
 impl Steering {
@@ -91,6 +96,7 @@ impl Steering {
             failovers: 0,
             admins: Vec::new(),
             voters: None,
+            sealed_alone: BTreeMap::new(),
         }
     }
 
@@ -184,6 +190,22 @@ impl Steering {
         if open {
             self.ending = Some(Ending::Policy);
         }
+    }
+
+    /// Whether a member's word alone that it is sealed may end the open segment at this time. Each time it did so before,
+    /// the segment must be twice as old: a liar says it of any segment.
+    #[must_use]
+    pub fn may_end_sealed(&self, speaker: Speaker, time: LogTime, calm_ms: u64) -> bool {
+        let known = self.sealed_alone.get(&speaker.id).filter(|(of, _)| *of == speaker.incarnation);
+        let doublings = known.map_or(0, |(_, times)| *times).min(DOUBLINGS_MAX);
+        self.ending.is_none() && time.0 >= self.opened.0.saturating_add(calm_ms << doublings)
+    }
+
+    pub(crate) fn on_sealed_alone(&mut self, speaker: Speaker) {
+        self.ending = Some(Ending::Sealed);
+        let entry = self.sealed_alone.entry(speaker.id).or_insert((speaker.incarnation, 0));
+        let times = if entry.0 == speaker.incarnation { entry.1 } else { 0 };
+        *entry = (speaker.incarnation, times.saturating_add(1));
     }
 
     pub(crate) fn on_open(&mut self, time: LogTime, admins: Vec<PublicKey>, voters: Configuration) {

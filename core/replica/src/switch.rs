@@ -76,12 +76,13 @@ impl<M: StateMachine> Replica<M> {
     pub(crate) fn apply_decide(&mut self, decide: &Decide) {
         let Some(segment) = self.control.fold.segment() else { return };
         let steering = &self.control.steering;
-        let ripe = steering.time.0 >= steering.opened.0.saturating_add(self.setup.genesis.calm_ms);
+        let speaker = decide.sealed.said.speaker;
+        let ripe = steering.may_end_sealed(speaker, steering.time, self.setup.genesis.calm_ms);
         let of_this = decide.sealed.said.epoch == segment.epoch;
-        if steering.ending.is_some() || !ripe || !of_this || !self.word_holds(&decide.sealed) {
+        if !ripe || !of_this || !self.word_holds(&decide.sealed) {
             return self.count("decisions without effect");
         }
-        self.control.steering.ending = Some(Ending::Sealed);
+        self.control.steering.on_sealed_alone(speaker);
     }
 
     /// A switch was ordered: all of it takes effect or nothing does.

@@ -8,7 +8,7 @@ use crate::wire::{CHUNK_PART_BYTES, PeerMessage, SNAPSHOT_FORMAT, SnapshotMeta};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Epoch, Hash, Micros, Mutant, Now, ReplicaId, Sequence, Ticket, decode, encode};
+use dwcp_base::{Epoch, Hash, Index, Micros, Mutant, Now, ReplicaId, Sequence, Ticket, decode, encode};
 use dwcp_pbft::{Certificate, Statement, Vote};
 use dwcp_state::{Restorer, State, StateMachine};
 
@@ -461,7 +461,7 @@ impl<M: StateMachine> Replica<M> {
         out: &mut Outbox,
     ) {
         let before = self.control.configurations.latest().clone();
-        self.park_segment();
+        self.park_segment(out);
         self.blocked.clear();
         self.kept.clear();
         self.fetch = None;
@@ -498,7 +498,7 @@ impl<M: StateMachine> Replica<M> {
     fn rejoin_segment(&mut self, now: Now, snapshot: &Control, state: State<M>, out: &mut Outbox) {
         let Some(anchored) = snapshot.fold.segment().map(|segment| segment.anchor) else { return };
         let last = self.control.fold.segment().map(|segment| segment.anchor.index);
-        self.park_segment();
+        self.park_segment(out);
         self.fetch = None;
         self.state = state;
         self.diverged = false;
@@ -512,7 +512,18 @@ impl<M: StateMachine> Replica<M> {
         self.execute_ready(now, out);
     }
 
-    /// The leader has discarded what we need of its segment: a snapshot of it is needed.
+    /// The leader of a segment says that it has discarded what we need of it. Only a leader can know, and only of somebody
+    /// who has not come as far as the last Anchor: nothing behind that is discarded.
+    pub(crate) fn on_told_behind(&mut self, now: Now, from: ReplicaId, epoch: Epoch, out: &mut Outbox) {
+        let Some(open) = self.segment.as_ref().filter(|open| open.epoch == epoch) else { return };
+        let anchored = self.control.fold.segment().map_or(Index::ZERO, |segment| segment.anchor.index);
+        if open.leader() != Some(from) || open.applied.index >= anchored {
+            return self.count("told to be behind by somebody who cannot know");
+        }
+        self.on_behind(now, epoch, out);
+    }
+
+    /// What we need of the open segment cannot be had entry by entry: a snapshot of it is needed.
     pub(crate) fn on_behind(&mut self, now: Now, epoch: Epoch, out: &mut Outbox) {
         let Some(segment) = self.control.fold.segment().filter(|segment| segment.epoch == epoch) else {
             return;

@@ -125,6 +125,8 @@ pub enum Slip {
     BelowAnchor,
     /// A log longer than the last Anchor is taken to hold it, and nobody looks into the log.
     AnchorByIndexAlone,
+    /// A Close that was prepared before the last Anchor holds behind it.
+    AnchorOfThePrepare,
     /// Nobody asks to see the log.
     CloseWithoutData,
     /// A leader counts who holds an entry of an earlier term (Raft section 5.4.2 forbids it). Not a rule of closing, but
@@ -238,8 +240,12 @@ impl Closing {
         let mut tails: Vec<Tail> = Vec::new();
         for log in marked {
             let tail = Tail { place: log.place(), log: Some(*log) };
-            let close = Close { epoch: EPOCH, tail: tail.place, proof: CloseProof::Marker };
-            if self.can_prepare(&tail, anchored) && self.on_bench(&segment, &close).is_ok() {
+            let holds = Self::prepared_at(*anchored).any(|last| {
+                let anchor = self.number(&last);
+                let close = Close { epoch: EPOCH, tail: tail.place, anchor, proof: CloseProof::Marker };
+                self.can_prepare(&tail, &last) && self.holds_at(&segment, &close)
+            });
+            if holds {
                 tails.push(tail);
             }
         }
@@ -253,8 +259,10 @@ impl Closing {
                     words.iter().map(|(_, tail)| (tail.place.chain.0, *tail)).collect();
                 for tail in named.into_values() {
                     let allowed = !tails.contains(&tail)
-                        && self.can_prepare(&tail, anchored)
-                        && self.judge(&segment, &tail.place, &reports);
+                        && Self::prepared_at(*anchored).any(|last| {
+                            self.can_prepare(&tail, &last)
+                                && self.judge(&segment, &tail.place, self.number(&last), &reports)
+                        });
                     if allowed {
                         tails.push(tail);
                     }
@@ -270,9 +278,29 @@ impl Closing {
         let mut segment = Segment::new(EPOCH, Sequence(1), base(), Hash::ZERO, open);
         if !anchored.is_empty() && self.slip != Some(Slip::BelowAnchor) {
             let Place { index, term, chain } = anchored.place();
-            segment.anchor = AnchorPoint { number: 1, index, term, chain, state: Hash::ZERO };
+            let number = self.number(anchored);
+            segment.anchor = AnchorPoint { number, index, term, chain, state: Hash::ZERO };
         }
         segment
+    }
+
+    /// What may have been the last Anchor when honest replicas prepared a Close that is executed now: the one that is the
+    /// last now, or any before it. The root's primary orders a proposal as late as it likes, and there may have been an
+    /// Anchor at every entry.
+    fn prepared_at(anchored: Log) -> impl Iterator<Item = Log> {
+        (0..=anchored.len()).rev().map(move |len| anchored.prefix(len))
+    }
+
+    /// How many Anchors there were up to this one.
+    fn number(&self, anchored: &Log) -> u64 {
+        if self.slip == Some(Slip::BelowAnchor) { 0 } else { anchored.len().into() }
+    }
+
+    /// The rule that a Close names the Anchor it was prepared at, switched off: it is taken to name the last.
+    fn holds_at(&self, segment: &Segment, close: &Close) -> bool {
+        let unchecked = self.slip == Some(Slip::AnchorOfThePrepare);
+        let anchor = if unchecked { segment.anchor.number } else { close.anchor };
+        self.on_bench(segment, &Close { anchor, ..close.clone() }).is_ok()
     }
 
     /// Whether an honest replica would prepare it: it has seen the log, and the last Anchor is in it. A liar shows what it
@@ -285,8 +313,10 @@ impl Closing {
         holds_anchor && (tail.log.is_some() || self.slip == Some(Slip::CloseWithoutData))
     }
 
-    fn judge(&self, segment: &Segment, tail: &Place, reports: &[Signed<Sealed>]) -> bool {
-        let close = Close { epoch: EPOCH, tail: *tail, proof: CloseProof::Reports(reports.to_vec()) };
+    fn judge(&self, segment: &Segment, tail: &Place, anchor: u64, reports: &[Signed<Sealed>]) -> bool {
+        let unchecked = self.slip == Some(Slip::AnchorOfThePrepare);
+        let anchor = if unchecked { segment.anchor.number } else { anchor };
+        let close = Close { epoch: EPOCH, tail: *tail, anchor, proof: CloseProof::Reports(reports.to_vec()) };
         let judged = self.on_bench(segment, &close);
         match (self.slip, judged) {
             (Some(Slip::LongestLog), Ok(()) | Err(CloseRefusal::NotTheBest)) => {

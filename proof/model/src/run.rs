@@ -198,7 +198,7 @@ const FOUR_LIE: SegmentEnd = ("sealing, n = 4, a sealer lies", size(4, 1, 2, 2))
 /// How few reports are too few: with one of three, or one of four, acknowledged entries are lost. Two of four would keep
 /// them, as any two meet any majority, but the segment could go on beside its Close. A vote of a sealed replica loses
 /// nothing by itself, because a leader that nobody may follow commits nothing.
-pub const SLIPS: [(Slip, SegmentEnd, &[&str]); 16] = [
+pub const SLIPS: [(Slip, SegmentEnd, &[&str]); 17] = [
     (Slip::LongestLog, THREE, &[ACKNOWLEDGED]),
     (Slip::LongestLog, FOUR, &[ACKNOWLEDGED]),
     (Slip::Reports(1), THREE, &[ACKNOWLEDGED, SILENCE, NO_LEADER]),
@@ -211,6 +211,7 @@ pub const SLIPS: [(Slip, SegmentEnd, &[&str]); 16] = [
     (Slip::SealedAppends, FOUR_LIE, &[SILENCE]),
     (Slip::BelowAnchor, FOUR_LIE, &[ANCHORED]),
     (Slip::AnchorByIndexAlone, FOUR_LIE, &[ANCHORED]),
+    (Slip::AnchorOfThePrepare, FOUR_LIE, &[ANCHORED]),
     (Slip::CloseWithoutData, FOUR_LIE, &[SHOWN]),
     (Slip::MarkerIgnored, THREE_MARKED, &[ACKNOWLEDGED, SILENCE]),
     (Slip::MarkerUncommitted, THREE_MARKED, &[ACKNOWLEDGED, SILENCE]),

@@ -8,7 +8,7 @@ use dwcp_log::{ModeOrder, OperatorOrder, Place, SignedOrder, VirtualLog};
 use dwcp_replica::raft::{Body, Entry, Payload};
 use dwcp_replica::{Label, OrderOutcome, PeerMessage, ProtocolName, Status};
 
-fn crash(n: u8) -> Policy {
+pub fn crash(n: u8) -> Policy {
     Policy::new(Trust::Crash, Quorum::new(n.into(), None).unwrap())
 }
 
@@ -415,20 +415,20 @@ fn snapshots_inside_a_segment_are_of_its_anchors_and_serve_those_who_are_behind(
 }
 
 /// Speaks for a replica that does not run.
-struct Liar {
-    id: u8,
-    crypto: Ed25519,
-    speaker: Speaker,
+pub struct Liar {
+    pub id: u8,
+    pub crypto: Ed25519,
+    pub speaker: Speaker,
 }
 
 impl Liar {
-    fn new(id: u8) -> Self {
+    pub fn new(id: u8) -> Self {
         let speaker =
             Speaker { id: ReplicaId(id), incarnation: Incarnation(0), configuration: ConfigurationId(1) };
         Self { id, crypto: Ed25519::new(seed(1, id), &[]), speaker }
     }
 
-    fn say(&self, cluster: &mut Cluster, to: u8, message: &PeerMessage) {
+    pub fn say(&self, cluster: &mut Cluster, to: u8, message: &PeerMessage) {
         let bytes = Bytes::from(dwcp_base::encode(message));
         let from = ReplicaId(self.id);
         cluster.nodes[usize::from(to)].inbox.push_back(Input::Peer {
@@ -438,7 +438,7 @@ impl Liar {
         });
     }
 
-    fn say_to_all(&self, cluster: &mut Cluster, message: &PeerMessage) {
+    pub fn say_to_all(&self, cluster: &mut Cluster, message: &PeerMessage) {
         for to in 0..cluster.nodes.len() as u8 {
             if cluster.nodes[usize::from(to)].replica.is_some() {
                 self.say(cluster, to, message);
@@ -447,7 +447,7 @@ impl Liar {
     }
 
     /// Answers whoever asks for the log that this liar made up behind the last Anchor.
-    fn show(&self, cluster: &mut Cluster, first: Index, entries: &[Entry]) {
+    pub fn show(&self, cluster: &mut Cluster, first: Index, entries: &[Entry]) {
         for (asker, to, bytes) in std::mem::take(&mut cluster.to_the_dead) {
             if to == self.id
                 && let Ok(PeerMessage::FetchEntries { epoch, from, .. }) = dwcp_base::decode(&bytes)

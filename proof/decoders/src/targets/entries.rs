@@ -243,8 +243,8 @@ pub fn entries() -> Vec<RootEntry> {
         commands_frame(0, 9, vec![Bytes::from_static(&[3]), Bytes::from_static(&[2])]),
     ];
     let reports = vec![report(0, place(1, 9)), report(2, place(2, 12)), report(3, place(1, 30))];
-    let close = Close { epoch: EPOCH, tail: place(2, 12), proof: CloseProof::Reports(reports) };
-    let marker = Close { epoch: EPOCH, tail: place(1, 5), proof: CloseProof::Marker };
+    let close = Close { epoch: EPOCH, tail: place(2, 12), anchor: 3, proof: CloseProof::Reports(reports) };
+    let marker = Close { epoch: EPOCH, tail: place(1, 5), anchor: 0, proof: CloseProof::Marker };
     let switch =
         |close: Option<Close>, open: Option<Open>| RootEntry::Switch(Box::new(Switch { close, open }));
     let mode = ModeOrder { number: 1, mode: NetworkMode::Datacenter, first_leader: Some(ReplicaId(2)) };

@@ -27,6 +27,7 @@ use dwcp_replica::control::CONTROL_FORMAT;
 use dwcp_replica::wire::{FetchedEntries, SNAPSHOT_FORMAT};
 use dwcp_replica::{Control, Ending, LogRecord, SnapshotMeta, Steering};
 use dwcp_sync::{Base, Cut};
+use std::collections::BTreeMap;
 
 const PAGE: &str = include_str!("../../../../docs/durable.md");
 
@@ -181,6 +182,7 @@ fn the_page_says_what_was_ordered_about_protocols() {
         failovers: 8,
         admins: vec![key("admin", 1, 0)],
         voters: Some(configuration()),
+        sealed_alone: BTreeMap::from([(ReplicaId(2), (Incarnation(1), 9))]),
     };
     let fields = [
         ("time", bytes(&1u64)),
@@ -195,6 +197,10 @@ fn the_page_says_what_was_ordered_about_protocols() {
         ("failovers (u64)", bytes(&8u64)),
         ("vec of admins' keys", bytes(&vec![key("admin", 1, 0)])),
         ("option of the configuration at the Open", bytes(&Some(configuration()))),
+        (
+            "for each member by id that had a segment ended by its word alone, its incarnation and how often (u32)",
+            bytes(&vec![(ReplicaId(2), Incarnation(1), 9u32)]),
+        ),
     ];
     agree(&sentence("Steering is: "), &fields, &bytes(&steering));
     let policy = [
@@ -413,7 +419,8 @@ fn the_page_lists_the_entries_of_a_payload() {
         state: hash(5),
     };
     let exclude = ExcludeOrder { id: ReplicaId(1), incarnation: Incarnation(2) };
-    let close = Close { epoch: Epoch(1), tail: place(2), proof: CloseProof::Reports(vec![sealed()]) };
+    let close =
+        Close { epoch: Epoch(1), tail: place(2), anchor: 0, proof: CloseProof::Reports(vec![sealed()]) };
     let mode = ModeOrder { number: 1, mode: NetworkMode::Internet, first_leader: Some(ReplicaId(2)) };
     let policy = PolicyOrder { number: 3, trust: Trust::Byzantine, raft: false, default_ack: Ack::Anchored };
     let examples = [

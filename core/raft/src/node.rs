@@ -215,7 +215,8 @@ pub trait RaftNode: fmt::Debug + Send {
     fn needed_from(&self) -> Ticket;
     /// The caller holds, durably, the virtual state at this committed place: the log goes on from there. Never the place of
     /// a Marker, which nobody could tell from other entries then: a caller who has executed one names the place before
-    /// it (a Marker changes no state, and every log that holds it keeps it).
+    /// it (a Marker changes no state, and every log that holds it keeps it). A node that holds something else there, called
+    /// committed by a leader that lied, should take the caller's word for it; one that does not waits for the segment's end.
     ///
     /// # Errors
     /// Nothing changed.

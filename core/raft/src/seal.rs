@@ -50,7 +50,9 @@ impl Raft {
         if self.sealed.is_some() {
             return Err(InstallError::Sealed);
         }
-        if place.index <= self.commit {
+        // A leader that lies can have had another log called committed here; what the caller names is certain.
+        let parts = self.log.place(place.index).is_some_and(|own| own.chain != place.chain);
+        if place.index <= self.commit && !parts {
             return Err(InstallError::NotAhead { commit: self.commit });
         }
         if self.log.place(place.index) == Some(place) {
@@ -71,8 +73,10 @@ impl Raft {
             self.syncing.clear();
             self.durable = place.index;
             self.verified = Index::ZERO;
-            self.commit_to(place.index);
+            self.commit = place.index;
             self.told_commit = place.index;
+            self.told_marker = false;
+            self.pinned = self.pinned.min(place.index);
             self.write_border(true);
         }
         if self.leader.is_some_and(|leader| leader != self.me) {

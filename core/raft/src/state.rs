@@ -185,6 +185,8 @@ impl Raft {
                 Record::Discarded(border) => self.replay_border(border, Ticket(number)),
                 Record::Installed(border) => {
                     self.replay_border(border, Ticket(number));
+                    // What was vouched for on a log that a liar led astray binds to nothing.
+                    self.pinned = self.pinned.min(border.place.index);
                     held.clear();
                     self.written.clear();
                 }

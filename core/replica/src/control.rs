@@ -14,7 +14,7 @@ use dwcp_pbft::Configurations;
 use dwcp_state::state_digest;
 
 /// The format of [`Control`]; 1 knew no segments.
-pub const CONTROL_FORMAT: u16 = 2;
+pub const CONTROL_FORMAT: u16 = 3;
 
 /// Member orders remembered; enough for each of 31 members to lose 33 disks.
 pub const ORDERS_MAX: usize = 1024;

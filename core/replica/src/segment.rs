@@ -153,8 +153,13 @@ impl<M: StateMachine> Replica<M> {
             }
             None => self.make_raft(now, &segment, out),
         };
+        let own = raft.as_ref().and_then(|raft| raft.place(anchored.index));
+        let parts = own.is_some_and(|own| own.chain != anchored.chain);
+        if parts {
+            self.count("logs that part from an Anchor");
+        }
         if let Some(raft) = &mut raft
-            && anchored.index > raft.commit()
+            && (anchored.index > raft.commit() || parts)
         {
             // A sealed log stays as it is; whatever it lacks is fetched when the segment closes.
             let _ = raft.install(now, anchored);

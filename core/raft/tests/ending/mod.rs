@@ -335,6 +335,28 @@ fn a_log_begins_anew_only_ahead_of_what_is_committed() {
 }
 
 #[test]
+fn a_log_that_a_liar_called_committed_gives_way_to_what_is_certain() {
+    let mut one = One::new(3, 2);
+    let log = [entry(1, "a"), entry(1, "made up"), entry(1, "for one alone")];
+    let at = places(&log);
+    one.hear(0, 1, append(at[0], 3, &log));
+    one.sync();
+    let _ = one.raft.pin(Index(3));
+    one.settle();
+    one.sync();
+    assert_eq!(one.raft.commit(), Index(3));
+    let certain = places(&[entry(1, "a"), entry(1, "b")])[2];
+    one.raft.install(one.at(), certain).unwrap();
+    one.settle();
+    assert_eq!((one.raft.border(), one.raft.last(), one.raft.commit()), (certain, certain, Index(2)));
+    one.sync();
+    one.restart();
+    assert_eq!((one.raft.border(), one.raft.last(), one.raft.commit()), (certain, certain, Index(2)));
+    one.hear(0, 1, append(certain, 3, &[entry(1, "c")]));
+    assert_eq!((one.raft.last().index, one.raft.commit()), (Index(3), Index(3)), "it goes on from there");
+}
+
+#[test]
 fn what_is_known_to_be_committed_counts_only_where_the_log_holds_it() {
     let mut one = One::open(3, 2, &records(5, Some(1), &[1, 1, 4]), |_| {});
     let held = [1, 2].map(|index| one.raft.place(Index(index)).unwrap());

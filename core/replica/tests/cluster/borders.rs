@@ -12,7 +12,7 @@ use dwcp_log::{
     VirtualLog,
 };
 use dwcp_pbft::{Claim, Message, Statement, Vote};
-use dwcp_replica::raft::{Body, Entry, Payload};
+use dwcp_replica::raft::{Body, Entry, Message as RaftMessage, Payload, Said};
 use dwcp_replica::{PeerMessage, ProtocolName};
 
 impl Cluster {
@@ -194,4 +194,99 @@ fn a_word_beyond_all_places_is_refused() {
     let mut session = Session::open(&mut cluster, 2);
     cluster.load(&mut session, 2, 5);
     cluster.assert_one_log(&[0, 1, 2]);
+}
+
+/// What a lying leader sends one member in place of its log: the same entries without their commands, under chains that
+/// fit.
+fn led_astray(leader: u8, member: u8, base: VirtualLog) -> impl FnMut(u8, u8, Bytes) -> Option<Bytes> {
+    let mut chains: BTreeMap<Index, VirtualLog> = BTreeMap::new();
+    move |from, to, bytes| {
+        let Ok(PeerMessage::Segment { epoch, bytes: inner }) = dwcp_base::decode(&bytes) else {
+            return Some(bytes);
+        };
+        if (from, to) != (leader, member) {
+            return Some(bytes);
+        }
+        let Ok(mut message) = RaftMessage::from_bytes(&inner) else { return Some(bytes) };
+        let Said::Append { prev, entries, .. } = &mut message.said else { return Some(bytes) };
+        let mut log = chains.get(&prev.index).copied().unwrap_or(VirtualLog { chain: prev.chain, ..base });
+        prev.chain = log.chain;
+        for (index, entry) in (prev.index.0 + 1..).map(Index).zip(entries.iter_mut()) {
+            if let Payload::Batch { time, .. } = entry.payload() {
+                entry.body = Body::new(&Payload::Batch { time, frames: Vec::new() }).unwrap();
+            }
+            log.append(&entry.digest());
+            chains.insert(index, log);
+        }
+        Some(Bytes::from(dwcp_base::encode(&PeerMessage::Segment { epoch, bytes: message.to_bytes() })))
+    }
+}
+
+#[test]
+fn a_member_that_a_leader_led_astray_follows_the_anchored_log_again() {
+    let mut cluster = Cluster::with(4, crash(4), NetworkMode::Hybrid);
+    cluster.run(500);
+    cluster.order_mode(0, NetworkMode::Hybrid, Some(1));
+    cluster.run(500);
+    let mut session = Session::open(&mut cluster, 2);
+    cluster.load(&mut session, 2, 10);
+    cluster.run(300);
+    let known = cluster.segment(3);
+    cluster.twist = Some(Box::new(led_astray(1, 3, known.base)));
+    let epoch = cluster.status(3).epoch;
+    // Commands come all the while, so what it takes for committed goes beyond the Anchor that shows it; then no more, so that
+    // Anchor is the last.
+    let diverged = |event: &Event| matches!(event, Event::AnchorDiverged { .. });
+    for index in 0..500 {
+        if cluster.events(3, diverged) > 0 {
+            break;
+        }
+        let frame = session.put(&format!("a{index}"), b"v");
+        cluster.send(2, &frame);
+        cluster.run(1);
+    }
+    assert_eq!(cluster.events(3, diverged), 1, "it was led astray, and noticed: {:#?}", cluster.status(3));
+    cluster.twist = None;
+    cluster.run(2_000);
+    let before = cluster.events(3, diverged);
+    cluster.load(&mut session, 2, 30);
+    cluster.run(2_000);
+    assert_eq!(cluster.events(3, diverged), before, "it does not go astray by itself again");
+    assert_eq!(cluster.status(3).epoch, epoch, "the segment is still open");
+    cluster.assert_one_log(&[0, 1, 2, 3]);
+}
+
+#[test]
+fn a_convergent_frame_that_the_root_ordered_is_served_by_the_segment() {
+    let mut cluster = Cluster::with(4, crash(4), NetworkMode::Hybrid);
+    cluster.run(500);
+    cluster.order_mode(0, NetworkMode::Hybrid, Some(1));
+    cluster.run(500);
+    // A frame on its way to the leader is kept back, and the root's primary orders it past the leader.
+    let (keep, kept) = std::sync::mpsc::channel();
+    cluster.twist = Some(Box::new(move |_, _, bytes| match dwcp_base::decode(&bytes) {
+        Ok(PeerMessage::SyncOrder { frame }) => {
+            keep.send(frame).unwrap();
+            None
+        }
+        _ => Some(bytes),
+    }));
+    cluster.write(2, 1, vec![syncing::put("a", "1")]);
+    cluster.run(20);
+    cluster.twist = None;
+    let frame = kept.try_recv().expect("it asks for its place in the log");
+    let epoch = cluster.status(2).epoch;
+    let (executed, time) = (cluster.control(2).executed, cluster.control(2).steering.time);
+    let liar = Liar::new(0);
+    cluster.nodes[0].replica = None;
+    cluster.nodes[0].inbox.clear();
+    liar.propose(&mut cluster, executed.next(), time, vec![RootEntry::Batch(vec![frame])]);
+    cluster.run(10);
+    assert_eq!(cluster.control(2).executed, executed.next());
+    cluster.run(12_000);
+    let suspected = |event: &Event| matches!(event, Event::Suspected { .. });
+    for honest in 1..4 {
+        assert_eq!(cluster.events(honest, suspected), 0, "replica {honest}: it was served");
+        assert_eq!(cluster.status(honest).epoch, epoch);
+    }
 }

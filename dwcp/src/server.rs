@@ -109,7 +109,7 @@ async fn bind(node: &NodeHandle) -> Result<Api, ServerError> {
         listen: node.config().client_listen,
         tls: Some(read_tls_identity(&node.config().tls_key_file)?),
         readers: Readers::Principals,
-        limits: Limits::default(),
+        limits: Limits { connections_max: node.config().queues.clients_max, ..Limits::default() },
     };
     Ok(Api::bind(config).await?)
 }

@@ -24,8 +24,9 @@ use dwcp_state::{
 const ORDERS_WAITING_MAX: usize = 64;
 /// Sessions one client connection may attach.
 const SESSIONS_PER_CLIENT_MAX: usize = 4_096;
-/// Wishes about acknowledgements that are remembered.
+/// Wishes about acknowledgements that are remembered, in all and of one connection.
 const ACKS_MAX: usize = 65_536;
+const ACKS_PER_CLIENT_MAX: usize = 8_192;
 
 /// Which connections want to hear of which sessions. Bounded by the driver's connections times the sessions of each.
 #[derive(Clone, Debug, Default)]
@@ -36,8 +37,10 @@ pub(crate) struct Clients {
     by_client: BTreeMap<ClientId, BTreeSet<SessionId>>,
     /// Who waits for which order.
     pub(crate) orders: Vec<(ClientId, u64, OperatorOrder)>,
-    /// What clients said about single frames; the policy's default is not kept. Bounded as the pool is, and by `ACKS_MAX`.
-    acks: BTreeMap<(ClientId, SessionId, u64), Ack>,
+    /// What clients said about single frames; the policy's default is not kept. At most `ACKS_MAX`, as `acks_kept` counts,
+    /// and `ACKS_PER_CLIENT_MAX` of each.
+    acks: BTreeMap<ClientId, BTreeMap<(SessionId, u64), Ack>>,
+    acks_kept: usize,
 }
 
 impl Clients {
@@ -50,23 +53,30 @@ impl Clients {
 
     /// This client wants to hear of this frame so. False when too many wishes wait.
     pub(crate) fn wish(&mut self, client: ClientId, session: SessionId, first: u64, ack: Ack) -> bool {
-        let fits = self.acks.len() < ACKS_MAX;
-        if fits {
-            self.acks.insert((client, session, first), ack);
+        let of_client = self.acks.entry(client).or_default();
+        let fits = self.acks_kept < ACKS_MAX && of_client.len() < ACKS_PER_CLIENT_MAX;
+        if fits && of_client.insert((session, first), ack).is_none() {
+            self.acks_kept += 1;
+        }
+        if of_client.is_empty() {
+            self.acks.remove(&client);
         }
         fits
     }
 
     /// What this client said about this frame, now to be acted on.
     pub(crate) fn take_wish(&mut self, client: ClientId, session: SessionId, first: u64) -> Option<Ack> {
-        self.acks.remove(&(client, session, first))
+        let of_client = self.acks.get_mut(&client)?;
+        let ack = of_client.remove(&(session, first))?;
+        self.acks_kept -= 1;
+        if of_client.is_empty() {
+            self.acks.remove(&client);
+        }
+        Some(ack)
     }
 
     pub(crate) fn gone(&mut self, client: ClientId) {
-        let wishes = self.acks.range((client, SessionId::MIN, 0)..).map(|(key, _)| *key);
-        for key in wishes.take_while(|key| key.0 == client).collect::<Vec<_>>() {
-            self.acks.remove(&key);
-        }
+        self.acks_kept -= self.acks.remove(&client).map_or(0, |of_client| of_client.len());
         for session in self.by_client.remove(&client).unwrap_or_default() {
             if let Some(clients) = self.by_session.get_mut(&session) {
                 clients.remove(&client);
@@ -343,6 +353,7 @@ impl<M: StateMachine> Replica<M> {
         };
         let after = self.pbft.vote_ticket();
         for client in clients {
+            self.clients.take_wish(client, session, first);
             out.push(Effect::Reply { client, after, reply: reply.clone() });
         }
     }

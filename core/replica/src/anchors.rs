@@ -2,7 +2,7 @@
 //! and what an executed Anchor means here: labels rise, snapshots have a state to be of, a divergence is found.
 
 use crate::config::Settings;
-use crate::io::{Class, ClientId, Event};
+use crate::io::{Class, ClientId, ClientReply, Effect, Event};
 use crate::replica::{Outbox, Replica};
 use crate::transfer::Purpose;
 use crate::wire::PeerMessage;
@@ -27,6 +27,7 @@ const VOTES_MAX: usize = 64;
 const STUCK_INTERVALS: u64 = 50;
 /// Acknowledgements that wait for an Anchor; beyond it clients have to ask again.
 const WAITING_MAX: usize = 65_536;
+const WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// A state of the past, and where in the log it was.
 pub(crate) struct FrozenAt<M: StateMachine> {
@@ -70,7 +71,9 @@ pub(crate) struct Anchors<M: StateMachine> {
     /// Bytes of entries executed here in this epoch.
     pub bytes_applied: u64,
     proposed: Option<(Index, View, Sequence)>,
+    /// At most `WAITING_MAX`, and `WAITING_BYTES_MAX` of results.
     waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
     next_resend: Micros,
     /// The record behind which our newest word may be said.
     word_ticket: Ticket,
@@ -95,6 +98,7 @@ impl<M: StateMachine> Anchors<M> {
             bytes_applied: 0,
             proposed: None,
             waiting: VecDeque::new(),
+            waiting_bytes: 0,
             next_resend: now.mono,
             word_ticket: Ticket::ZERO,
             unanchored_since: None,
@@ -117,6 +121,7 @@ impl<M: StateMachine> Anchors<M> {
     /// Acknowledgements of entries behind this position wait no longer.
     pub(crate) fn forget_waiting_after(&mut self, position: Position) {
         self.waiting.retain(|one| one.position <= position);
+        self.waiting_bytes = self.waiting.iter().map(|one| one.outcome.cost()).sum();
     }
 
     /// Snapshots from this root sequence on are further in this segment than our execution; none before any other is.
@@ -412,12 +417,24 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// An acknowledgement that its client wants anchored waits for it.
-    pub(crate) fn await_anchor(&mut self, position: Position, client: ClientId, outcome: FrameOutcome) {
+    pub(crate) fn await_anchor(
+        &mut self,
+        position: Position,
+        client: ClientId,
+        outcome: FrameOutcome,
+        out: &mut Outbox,
+    ) {
         let Some(segment) = &mut self.segment else { return };
-        if segment.anchors.waiting.len() >= WAITING_MAX {
-            return self.count("anchored acknowledgements dropped: too many wait");
+        let anchors = &mut segment.anchors;
+        let cost = outcome.cost();
+        if anchors.waiting.len() >= WAITING_MAX || anchors.waiting_bytes + cost > WAITING_BYTES_MAX {
+            // It has run; who asks again under the same number is told what came of it.
+            let reply = ClientReply::Busy { session: outcome.session, first: outcome.first };
+            out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
+            return self.count("anchored acknowledgements put off: too many wait");
         }
-        segment.anchors.waiting.push_back(Waiting { position, client, outcome });
+        anchors.waiting_bytes += cost;
+        anchors.waiting.push_back(Waiting { position, client, outcome });
     }
 
     /// Answers what waited for an Anchor that has come.
@@ -428,6 +445,7 @@ impl<M: StateMachine> Replica<M> {
         let (ready, waiting): (VecDeque<_>, VecDeque<_>) = core::mem::take(&mut segment.anchors.waiting)
             .into_iter()
             .partition(|one| one.position <= covered);
+        segment.anchors.waiting_bytes = waiting.iter().map(|one| one.outcome.cost()).sum();
         segment.anchors.waiting = waiting;
         let answers = ready.into_iter().map(|one| (one.outcome, Vec::from([one.client]))).collect();
         self.send_answers(answers, out);
@@ -437,6 +455,7 @@ impl<M: StateMachine> Replica<M> {
     pub(crate) fn answer_all_waiting(&mut self, out: &mut Outbox) {
         let Some(segment) = &mut self.segment else { return };
         let waiting = core::mem::take(&mut segment.anchors.waiting);
+        segment.anchors.waiting_bytes = 0;
         if self.diverged {
             return; // What was computed here is known to be wrong: clients ask again, others answer.
         }

@@ -217,7 +217,7 @@ impl<M: StateMachine> Replica<M> {
                     // One replica's word is all that the label `crash` takes: the one that was asked gives it.
                     now_told.extend(ours.then_some(client));
                 } else {
-                    self.await_anchor(position, client, outcome.clone());
+                    self.await_anchor(position, client, outcome.clone(), out);
                 }
             }
             if !now_told.is_empty() {

@@ -35,12 +35,13 @@ pub(crate) struct Pending {
 pub(crate) enum PoolFull {
     Bytes,
     Session,
-    /// The peer that passes it on has used up its share.
+    /// The peer that passes it on has used up its share, or all of them theirs.
     Peer,
 }
 
-/// Frames take at most the bytes that `insert` is told, of which each peer has an n-th, and `SESSION_FRAMES_MAX` of a session;
-/// every other map of frames has at most an entry for each of them.
+/// Frames take at most the bytes that `insert` is told, half of them our own clients' and half what peers pass on, of which
+/// each peer has its part, and `SESSION_FRAMES_MAX` of a session: our clients cannot have us drop what the others' wait for,
+/// which would have us blamed for it as primary. Every other map of frames has at most an entry for each of them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pool {
     /// In order of arrival.
@@ -53,7 +54,8 @@ pub(crate) struct Pool {
     unrelayed: BTreeSet<u64>,
     next: u64,
     bytes: usize,
-    /// Of these, what each peer passed on: none may crowd out our clients or the other peers.
+    /// Of these, what peers passed on, and each of them.
+    relayed_bytes: usize,
     by_peer: BTreeMap<ReplicaId, usize>,
     /// Counts the changes of who orders: views, leaders, epochs. What was proposed in an older turn may be proposed again.
     turn: u64,
@@ -118,14 +120,17 @@ impl Pool {
         replicas: u8,
     ) -> Result<(), PoolFull> {
         let size = pending.frame.bytes().len();
-        if self.bytes + size > bytes_max {
-            return Err(PoolFull::Bytes);
-        }
+        let half = bytes_max / 2;
         if let Some(peer) = pending.from {
-            let share = self.by_peer.entry(peer).or_default();
-            if *share + size > bytes_max / usize::from(replicas) {
+            let share = self.by_peer.get(&peer).copied().unwrap_or_default();
+            let shares = usize::from(replicas.saturating_sub(1)).max(1);
+            // One frame of each finds room while there is any, however large.
+            let fits = share == 0 || share + size <= half / shares;
+            if !fits || self.relayed_bytes + size > half {
                 return Err(PoolFull::Peer);
             }
+        } else if self.bytes - self.relayed_bytes + size > half {
+            return Err(PoolFull::Bytes);
         }
         let of_session = self.by_session.entry(pending.frame.session()).or_default();
         if of_session.len() >= SESSION_FRAMES_MAX {
@@ -134,6 +139,7 @@ impl Pool {
         of_session.insert(self.next);
         if let Some(peer) = pending.from {
             *self.by_peer.entry(peer).or_default() += size;
+            self.relayed_bytes += size;
         }
         self.by_hash.insert(pending.hash, self.next);
         if pending.known_to_all {
@@ -156,6 +162,7 @@ impl Pool {
         self.bytes -= size;
         if let Some(share) = pending.from.and_then(|peer| self.by_peer.get_mut(&peer)) {
             *share -= size;
+            self.relayed_bytes -= size;
         }
         let session = pending.frame.session();
         if let Some(ids) = self.by_session.get_mut(&session) {

@@ -32,6 +32,8 @@ fn key(kind: u8, id: u8) -> PublicKey {
 
 #[path = "cluster/borders.rs"]
 mod borders;
+#[path = "cluster/bounds.rs"]
+mod bounds;
 #[path = "cluster/donors.rs"]
 mod donors;
 #[path = "cluster/faulty.rs"]
@@ -355,7 +357,11 @@ impl Cluster {
     }
 
     fn send(&mut self, to: u8, frame: &ClientFrame) {
-        let request = ClientRequest::Frame { bytes: frame.encode(), ack: None };
+        self.send_with(to, frame, None);
+    }
+
+    fn send_with(&mut self, to: u8, frame: &ClientFrame, ack: Option<dwcp_base::Ack>) {
+        let request = ClientRequest::Frame { bytes: frame.encode(), ack };
         self.nodes[usize::from(to)].inbox.push_back(Input::Client { client: ClientId(7), request });
     }
 
@@ -416,7 +422,10 @@ impl Session {
     }
 
     fn put(&mut self, key: &str, value: &[u8]) -> ClientFrame {
-        let command = KvCommand::put(key.as_bytes().to_vec(), value.to_vec()).encode();
+        self.frame(KvCommand::put(key.as_bytes().to_vec(), value.to_vec()).encode())
+    }
+
+    fn frame(&mut self, command: Bytes) -> ClientFrame {
         let frame = SessionFrame {
             session_key: self.crypto.public_key(),
             low_water: self.next,

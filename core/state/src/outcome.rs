@@ -163,6 +163,21 @@ pub struct FrameOutcome {
     pub ran: Vec<bool>,
 }
 
+impl FrameOutcome {
+    /// What keeping it costs, in bytes.
+    #[must_use]
+    pub fn cost(&self) -> usize {
+        let bytes = |result: &CommandResult| match &result.outcome {
+            Outcome::Done(bytes) => bytes.len(),
+            Outcome::Refused(_) => 0,
+        };
+        self.results.iter().map(|result| RESULT_OVERHEAD_BYTES + bytes(result)).sum()
+    }
+}
+
+/// What a result costs beside its bytes.
+const RESULT_OVERHEAD_BYTES: usize = 128;
+
 /// What a gateway should do with a frame it did not refuse.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {

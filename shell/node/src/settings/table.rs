@@ -179,7 +179,7 @@ pub const SETTINGS: &[Setting] = &[
         "bytes",
         Preset::Number(64 * MIB),
         (4 * MIB, 16 * GIB),
-        "client frames that wait for execution; further ones are refused as not applied",
+        "client frames that wait for execution, half of them this node's own clients', half what other nodes pass on; further ones are refused as not applied",
     ),
     number(
         "consensus.history_bytes_max",
@@ -260,7 +260,7 @@ pub const SETTINGS: &[Setting] = &[
         "connections",
         Preset::Number(4_096),
         (1, 65_536),
-        "client connections at once; further ones are told that the node is busy",
+        "client connections at once, and streams of them; further ones are turned away",
     ),
     number(
         "queues.replies_bytes_max",

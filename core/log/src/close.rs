@@ -87,6 +87,8 @@ pub struct Bench<'a> {
     pub quorum: Quorum,
     pub crypto: &'a dyn Crypto,
     pub voters: &'a dyn Voters,
+    /// Members of the segment that were replaced since it opened: as who they were they never speak again.
+    pub gone: usize,
     pub mutants: Mutants,
 }
 
@@ -142,7 +144,7 @@ impl Bench<'_> {
         if self.mutants.on(Mutant::CloseOfFewReports) {
             return self.quorum.weak();
         }
-        reports_needed(self.quorum, segment.open.members.len())
+        reports_needed(self.quorum, segment.open.members.len(), self.gone)
     }
 
     /// Whether this Close ends the open segment, if there is one.
@@ -178,13 +180,14 @@ impl Bench<'_> {
 
 /// How many sealed logs end a segment of so many members: `q`, where all replicas are members. A segment that opened without
 /// a learner has fewer members, and must be able to end when as many of them are lost as the cluster withstands, or one where
-/// that is none: then all but those, and never fewer than meet every majority of the members.
+/// that is none: then all but those. Of members that were replaced since nothing more will be heard: then all the others. In
+/// any case never fewer than meet every majority of the members, so that what was committed is in one of the logs, and no
+/// leader commits any more.
 #[must_use]
-pub fn reports_needed(quorum: Quorum, members: usize) -> usize {
+pub fn reports_needed(quorum: Quorum, members: usize, gone: usize) -> usize {
     let majority = members / 2 + 1;
-    (members + 1 - majority)
-        .max(quorum.q().min(members.saturating_sub(usize::from(quorum.f()).max(1))))
-        .max(1)
+    let lost = gone.max(usize::from(quorum.f())).max(1);
+    (members + 1 - majority).max(quorum.q().min(members.saturating_sub(lost))).max(1)
 }
 
 /// What a log that ends there is worth: by Raft's measure, (term, index), for a longer log of an older term may hold what a
@@ -249,6 +252,7 @@ pub(crate) mod tests {
             quorum,
             crypto: &crypto,
             voters: &voters,
+            gone: 0,
             mutants: Mutants::default(),
         })
     }
@@ -390,13 +394,19 @@ pub(crate) mod tests {
     fn the_reports_needed_are_q_among_all_and_meet_every_majority() {
         for n in 3..=31 {
             let quorum = Quorum::new(n, None).unwrap();
-            assert_eq!(reports_needed(quorum, n), quorum.q().min(n - 1), "n = {n}");
+            assert_eq!(reports_needed(quorum, n, 0), quorum.q().min(n - 1), "n = {n}");
             for members in quorum.q()..=n {
-                let needed = reports_needed(quorum, members);
+                let needed = reports_needed(quorum, members, 0);
                 let majority = members / 2 + 1;
                 assert!(needed + majority > members && needed < members.max(2), "{members} of {n}");
                 let lost = usize::from(quorum.f());
                 assert!(needed + lost <= members, "{members} of {n} cannot end without {lost}");
+                for gone in 0..=members {
+                    let needed = reports_needed(quorum, members, gone);
+                    assert!(needed + majority > members, "{gone} of {members} replaced");
+                    let speak = members - gone;
+                    assert!(needed <= speak || speak + majority <= members, "{gone} of {members} replaced");
+                }
             }
         }
     }

@@ -48,7 +48,7 @@ impl<M: StateMachine> Court<'_, M> {
     pub(crate) fn with_bench<T>(&self, judge: impl FnOnce(&Bench<'_>) -> T) -> T {
         let voters = |speaker: Speaker| self.voter_key(speaker);
         let Self { cluster, quorum, crypto, mutants, .. } = *self;
-        judge(&Bench { cluster, quorum, crypto, voters: &voters, mutants })
+        judge(&Bench { cluster, quorum, crypto, voters: &voters, gone: self.control.gone(), mutants })
     }
 
     /// Whether this Close would end the open segment, by what was ordered so far.

@@ -249,6 +249,18 @@ impl Control {
         members.filter(|member| counts(member.votes_after)).map(|member| member.id).collect()
     }
 
+    /// Members of the open segment that were replaced since it opened.
+    #[must_use]
+    pub fn gone(&self) -> usize {
+        let Some((segment, voters)) = self.fold.segment().zip(self.steering.voters.as_ref()) else {
+            return 0;
+        };
+        let now = self.configurations.latest();
+        let incarnation = |of: &Configuration, id: ReplicaId| of.member(id).map(|member| member.incarnation);
+        let replaced = |id: &&ReplicaId| incarnation(voters, **id) != incarnation(now, **id);
+        segment.open.members.iter().filter(replaced).count()
+    }
+
     /// Whether this Open may take effect at this sequence and time.
     ///
     /// # Errors

@@ -120,6 +120,7 @@ impl<M: StateMachine> Replica<M> {
         if let Some(close) = &switch.close {
             let ending = self.control.steering.ending;
             let marker = matches!(close.proof, CloseProof::Marker);
+            let gone = self.control.gone();
             let closed = {
                 let Self { control, cluster, crypto, pbft, setup, .. } = self;
                 let Control { fold, steering, .. } = control;
@@ -138,6 +139,7 @@ impl<M: StateMachine> Replica<M> {
                     quorum,
                     crypto: &**crypto,
                     voters: &voters,
+                    gone,
                     mutants: setup.mutants,
                 };
                 fold.close(&bench, close.clone())

@@ -339,6 +339,7 @@ impl Closing {
             quorum: self.quorum,
             crypto: &crypto,
             voters: &key_of,
+            gone: 0,
             mutants: Mutants::default(),
         };
         bench.judge_close(Some(segment), close)

@@ -73,9 +73,8 @@ fn results_that_wait_for_an_anchor_are_bounded_in_bytes_and_told_when_asked_agai
     cluster.run(3_000);
     // Sessions remember 4 MiB of results: older ones are refused as no longer known, which is an answer, too.
     let answers = |cluster: &Cluster| {
-        let told = |reply: &ClientReply| {
-            matches!(reply, ClientReply::Executed(_) | ClientReply::Refused { .. })
-        };
+        let told =
+            |reply: &ClientReply| matches!(reply, ClientReply::Executed(_) | ClientReply::Refused { .. });
         cluster.replies.iter().filter(|(node, reply)| *node == 1 && told(reply)).count()
     };
     let before = answers(&cluster);

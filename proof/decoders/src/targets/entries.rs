@@ -46,7 +46,7 @@ fn voter(speaker: Speaker) -> Option<PublicKey> {
 fn with_bench<T>(judge: impl FnOnce(&Bench<'_>) -> T) -> T {
     let crypto = Signer(admin_key());
     let (quorum, mutants) = (genesis().policy.quorum, Mutants::default());
-    judge(&Bench { cluster: cluster(), quorum, crypto: &crypto, voters: &voter, mutants })
+    judge(&Bench { cluster: cluster(), quorum, crypto: &crypto, voters: &voter, gone: 0, mutants })
 }
 
 fn open() -> Open {

@@ -338,6 +338,7 @@ impl<M: StateMachine> Replica<M> {
         // Every multiple of the setting that was passed since the last checkpoint: equal at replicas with equal settings.
         let unit = self.setup.settings.snapshot_log_bytes;
         let due = self.control.bytes_executed / unit != self.bytes_at_checkpoint / unit
+            || self.closed_uncovered >= unit
             || self.segment_coverable(unit, 4);
         self.bytes_at_checkpoint = self.control.bytes_executed;
         let wanted = due || self.snapshot_wanted;
@@ -365,6 +366,7 @@ impl<M: StateMachine> Replica<M> {
             let mut digests = Vec::from([control]);
             digests.extend_from_slice(state.digests());
             self.segment_at_snapshot = self.segment_frozen();
+            self.closed_uncovered = 0;
             let epoch = self.epoch_covered();
             self.frozen = Some(Frozen { sequence, epoch, control: encode(&self.control), digests, state });
         }
@@ -386,6 +388,12 @@ impl<M: StateMachine> Replica<M> {
     /// Bytes and entries of the open segment executed here.
     fn segment_so_far(&self) -> (u64, u64) {
         self.segment.as_ref().map_or((0, 0), |open| (open.anchors.bytes_applied, open.applied.index.0))
+    }
+
+    /// The open segment is about to be closed: what no snapshot covers of it is on disk until one does.
+    pub(crate) fn note_uncovered(&mut self) {
+        let (bytes, _) = self.segment_so_far();
+        self.closed_uncovered += bytes.saturating_sub(self.segment_at_snapshot.0);
     }
 
     /// The same up to the Anchor that a snapshot of now would be of.

@@ -136,9 +136,9 @@ impl<M: StateMachine> Replica<M> {
     }
 
     fn segment_outgrows(&self) -> bool {
-        self.segment.is_some()
-            && self.segment_coverable(self.setup.settings.segment.limits.log_bytes_max / 4, 3)
-            && self.saving.is_none()
+        let bytes = self.setup.settings.segment.limits.log_bytes_max / 4;
+        let of_open = self.segment.is_some() && self.segment_coverable(bytes, 3);
+        (of_open || self.closed_uncovered >= bytes) && self.saving.is_none()
     }
 
     fn learners_wait(&self) -> bool {

@@ -182,6 +182,7 @@ impl<M: StateMachine> Replica<M> {
             straggler_helped: BTreeMap::new(),
             found_diverged: None,
             segment_at_snapshot: (0, 0),
+            closed_uncovered: 0,
             switches: crate::status::Switches::default(),
             pool: Pool::default(),
             sync: None,

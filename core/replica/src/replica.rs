@@ -115,6 +115,8 @@ pub struct Replica<M: StateMachine> {
     pub(crate) found_diverged: Option<Index>,
     /// Bytes and entries of the open segment that the last snapshot covers.
     pub(crate) segment_at_snapshot: (u64, u64),
+    /// Bytes of closed segments that no snapshot covers.
+    pub(crate) closed_uncovered: u64,
     pub(crate) switches: crate::status::Switches,
 
     pub(crate) pool: Pool,

@@ -208,6 +208,7 @@ impl<M: StateMachine> Replica<M> {
         );
         self.live = closed.ends;
         self.answer_all_waiting(out);
+        self.note_uncovered();
         self.retire_segment(now, out);
         self.fetch = None;
         let deferred = u32::try_from(closed.deferred.len()).unwrap_or(u32::MAX);

@@ -85,3 +85,26 @@ fn results_that_wait_for_an_anchor_are_bounded_in_bytes_and_told_when_asked_agai
     assert_eq!(answers(&cluster) - before, asked.len(), "each is told what came of it");
     assert_eq!(cluster.busy(1), busy);
 }
+
+#[test]
+fn what_short_segments_leave_is_covered_by_snapshots() {
+    let mut cluster = Cluster::with(4, crash(4), NetworkMode::Hybrid);
+    cluster.tuned = |settings| settings.history_bytes_max = 8 << 20;
+    cluster.run(500);
+    let mut session = Session::open(&mut cluster, 2);
+    let mut newest = Vec::new();
+    for round in 0..9 {
+        // Less than a snapshot is due for, and the root orders next to nothing.
+        for index in 0..8 {
+            let frame = session.put(&format!("k{index}"), &[7; 3_000]);
+            cluster.send(2, &frame);
+            cluster.run(2);
+        }
+        cluster.order_mode(0, NetworkMode::Hybrid, Some(1 + round % 3));
+        cluster.run(300);
+        newest.extend(cluster.nodes[2].disk.snapshots.keys().last().copied());
+    }
+    newest.dedup();
+    assert!(cluster.status(2).epoch > dwcp_base::Epoch(7));
+    assert!(newest.len() >= 3, "{newest:?}: 216 KB in segments, a snapshot each 64 KiB");
+}

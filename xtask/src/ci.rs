@@ -18,6 +18,22 @@ use crate::{audit, layers, tidy};
 /// One minute of simulation on two cores, after the release build.
 const SIMULATION: &[&str] = &["run", "--release", "--package", "sim", "--", "run", "--seeds", "1000..1150"];
 
+/// Nobody fails and there is too much to do: a segment that is stopped there is a finding.
+const OVERLOAD: &[&str] = &[
+    "run",
+    "--release",
+    "--package",
+    "sim",
+    "--",
+    "run",
+    "--profile",
+    "overload",
+    "--seeds",
+    "0..20",
+    "--seconds",
+    "30",
+];
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Passed,
@@ -48,6 +64,7 @@ const STEPS: &[Step] = &[
         execute(root, &["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "--deny warnings")])
     }),
     ("simulation", |root| execute(root, SIMULATION, &[])),
+    ("overload", |root| execute(root, OVERLOAD, &[])),
     ("dependencies", dependencies),
 ];
 
@@ -231,7 +248,7 @@ mod tests {
         let names: Vec<&str> = STEPS.iter().map(|(name, _)| *name).collect();
         assert_eq!(
             names,
-            ["format", "layers", "tidy", "clippy", "tests", "docs", "simulation", "dependencies"]
+            ["format", "layers", "tidy", "clippy", "tests", "docs", "simulation", "overload", "dependencies"]
         );
     }
 }

@@ -145,6 +145,9 @@ impl Pbft {
         if claimed.view.0 > PLACE_MAX || named < self.quorum.q() || named > usize::from(self.quorum.n()) {
             return self.refuse(from, "a NEW-VIEW that names no quorum", out);
         }
+        if claimed.pre_prepares.len() as u64 > self.window {
+            return self.refuse(from, "a NEW-VIEW of more slots than there are", out);
+        }
         if let Err(reason) = self.verifier().new_view(&signed) {
             return self.refuse(from, reason, out);
         }

@@ -17,7 +17,8 @@ use dwcp_base::{Ack, Hash, LogTime, Micros, Mutant, NetworkMode, Now, ReplicaId,
 use dwcp_log::{Matter, OperatorOrder, Proposal, RootEntry, SignedOrder};
 use dwcp_pbft::Application;
 use dwcp_state::{
-    Admission, CheckedFrame, ClientFrame, FrameOutcome, Refusal, SessionId, State, StateMachine,
+    AdminCommand, Admission, CLUSTER_VERSION_MAX, CheckedFrame, ClientFrame, Command, FrameContent,
+    FrameOutcome, Refusal, SessionId, State, StateMachine,
 };
 
 /// Clients that may wait for an operator's order.
@@ -196,7 +197,7 @@ impl<M: StateMachine> Replica<M> {
             let reply = ClientReply::Busy { session, first };
             return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
         }
-        if let Some(refusal) = self.sync_refuses(&frame) {
+        if let Some(refusal) = self.version_refuses(&frame).or_else(|| self.sync_refuses(&frame)) {
             self.clients.take_wish(client, session, first);
             let reply = ClientReply::Refused { session, first, refusal };
             return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
@@ -227,6 +228,18 @@ impl<M: StateMachine> Replica<M> {
                 out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
             }
         }
+    }
+
+    /// Why a client's frame is not taken: it raises the cluster to a version that this program does not know, and which would
+    /// stop it.
+    fn version_refuses(&self, frame: &CheckedFrame) -> Option<Refusal> {
+        let FrameContent::Commands(frame) = frame.content() else { return None };
+        let raises = |command: &Bytes| match Command::decode(command) {
+            Ok(Command::Admin(AdminCommand::ClusterVersionSet { version })) => version > CLUSTER_VERSION_MAX,
+            _ => false,
+        };
+        let version = self.state.cluster_version();
+        frame.commands.iter().any(raises).then_some(Refusal::ClusterVersion { version })
     }
 
     /// Whether others are known to have executed what we have not.

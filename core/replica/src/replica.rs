@@ -21,7 +21,7 @@ use dwcp_base::{
 };
 use dwcp_log::{Place, Proposal, RootEntry, VirtualLog};
 use dwcp_pbft::{Action, Decided, Message, Output, Pbft};
-use dwcp_state::{FrozenState, State, StateMachine};
+use dwcp_state::{CLUSTER_VERSION_MAX, FrozenState, State, StateMachine};
 
 /// Makes an empty machine: one to start with, and one for every snapshot that is fetched.
 pub type MachineFactory<M> = Arc<dyn Fn() -> M + Send + Sync>;
@@ -401,11 +401,24 @@ impl<M: StateMachine> Replica<M> {
             }
             let Some((decided, view)) = self.blocked.pop_front() else { break };
             self.apply(now, &decided, view, out);
+            self.check_version(out);
             if self.halted {
                 return;
             }
         }
         self.pbft.hold(now, false, &mut self.protocol);
+    }
+
+    /// A cluster that was raised to a version of which this program knows nothing goes on without it.
+    pub(crate) fn check_version(&mut self, out: &mut Outbox) {
+        let version = self.state.cluster_version();
+        if version > CLUSTER_VERSION_MAX && !self.halted {
+            self.halted = true;
+            let reason = alloc::format!(
+                "the cluster was raised to version {version} and this program knows {CLUSTER_VERSION_MAX} at most: start a newer one"
+            );
+            out.push(Effect::Halt { reason });
+        }
     }
 
     /// Whether a decided slot ends the open segment at a tail that is not held here; it is then asked for.
@@ -414,8 +427,16 @@ impl<M: StateMachine> Replica<M> {
             return false;
         }
         let Ok(Some(proposal)) = Proposal::from_payload(payload) else { return false };
-        let Some(segment) = self.control.fold.segment().cloned() else { return false };
+        let Some(mut segment) = self.control.fold.segment().cloned() else { return false };
         for entry in &proposal.entries {
+            if let RootEntry::Anchor(anchor) = entry
+                && anchor.held.epoch == segment.epoch
+                && anchor.held.index > segment.anchor.index
+                && self.court().anchor_holds(anchor)
+            {
+                // It voids a Close behind it, whose entries nobody keeps then.
+                segment.anchor.number += 1;
+            }
             if let RootEntry::Switch(switch) = entry
                 && let Some(close) = &switch.close
                 && self.court().judge_close(&segment, close).is_ok()

@@ -356,6 +356,7 @@ impl<M: StateMachine> Replica<M> {
             segment.failover.sample(now, raft.last().index, raft.commit());
         }
         self.drain_segment(now, out);
+        self.check_version(out);
         self.vote_on_ticks(now, out);
         self.answer_reads(out);
     }

@@ -426,11 +426,15 @@ impl Session {
     }
 
     fn frame(&mut self, command: Bytes) -> ClientFrame {
+        self.commands(vec![Command::Machine(command).encode()])
+    }
+
+    fn commands(&mut self, commands: Vec<Bytes>) -> ClientFrame {
         let frame = SessionFrame {
             session_key: self.crypto.public_key(),
             low_water: self.next,
             first: self.next,
-            commands: vec![Command::Machine(command).encode()],
+            commands,
         };
         self.next += 1;
         ClientFrame::commands(&self.crypto, self.cluster, &frame)
@@ -457,6 +461,28 @@ fn four_replicas_agree_and_reply_with_signatures_that_hold() {
         assert!(!reply.verify(cluster.genesis.cluster(), &key(1, 2), &verifier));
     }
     assert!(cluster.nodes[0].replica.as_ref().unwrap().protocol().stable_sequence() >= Sequence(32));
+}
+
+#[test]
+fn the_largest_cluster_agrees_and_replaces_its_primary() {
+    let mut cluster = Cluster::new(31);
+    assert_eq!(cluster.genesis.policy.quorum.f(), 10);
+    let mut session = Session::open(&mut cluster, 1);
+    for index in 0..3 {
+        let frame = session.put(&format!("k{index}"), b"v");
+        cluster.send(1, &frame);
+        cluster.run(20);
+    }
+    // As many as may fail, the primary among them.
+    for id in [0, 22, 23, 24, 25, 26, 27, 28, 29, 30] {
+        cluster.stop(id);
+    }
+    let frame = session.put("after", b"v");
+    cluster.send(1, &frame);
+    cluster.run(3_000);
+    assert_eq!(cluster.executed(1).len(), 5);
+    let alive: Vec<u8> = (1..22).collect();
+    cluster.assert_agreed(&alive);
 }
 
 #[test]

@@ -13,6 +13,9 @@ const TAG_ADMIN: u8 = 1;
 const TAG_CLOSE_SESSION: u8 = 2;
 const TAG_NOTHING: u8 = 3;
 
+/// The highest version of a cluster whose formats and rules this program knows.
+pub const CLUSTER_VERSION_MAX: u32 = 1;
+
 /// One command of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {

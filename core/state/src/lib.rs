@@ -20,7 +20,7 @@ pub mod snapshot;
 pub mod state;
 
 pub use attach::{CHALLENGE_BYTES, SessionAttach};
-pub use command::{AdminCommand, AdminReply, Command};
+pub use command::{AdminCommand, AdminReply, CLUSTER_VERSION_MAX, Command};
 pub use frame::{
     CheckedFrame, ClientFrame, FrameContent, FrameError, OpenReply, SessionFrame, SessionId, SessionOpen,
 };

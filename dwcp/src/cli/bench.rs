@@ -39,6 +39,7 @@ Examples:
   dwcp bench --clients 1,64,256                     (against the cluster of DWCP_CLUSTER)
   dwcp bench --clients 16 --frame 64                (64 commands under one signature)
   dwcp bench --rate 2000                            (open loop: latency from when each command was due)
+  dwcp bench --local 3 --mode datacenter --sync --rate 1000   (writes of state sync)
   dwcp bench --metrics 127.0.0.1:7102 --pids 4711   (where to read what servers spend)
 
 A closed loop has one call under way per client, so a pause of the cluster is one slow sample; the open loop keeps
@@ -74,6 +75,10 @@ pub struct BenchArgs {
     /// Open loop with so many commands a second, instead of closed loops
     #[arg(long, value_name = "PER_SECOND", conflicts_with = "clients", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     rate: Option<u64>,
+
+    /// Drive state sync instead of the store, in an open loop: each write one frame, told as its mode has it
+    #[arg(long, requires = "rate", conflicts_with = "reads")]
+    sync: bool,
 
     /// Size of each value written
     #[arg(long, value_name = "BYTES", default_value_t = 256, value_parser = clap::value_parser!(u64).range(0..=1_500_000))]
@@ -173,7 +178,7 @@ async fn drive(
     if args.all {
         bench.all(args.keys.unwrap_or(1_000_000)).await?;
     } else if let Some(rate) = args.rate {
-        bench.open(rate).await?;
+        bench.open(rate, args.sync).await?;
     } else {
         let clients = if args.clients.is_empty() { &[64][..] } else { &args.clients };
         for clients in clients {
@@ -205,7 +210,7 @@ impl Bench<'_> {
         let most =
             self.rows.iter().filter(|row| row.name.ends_with("frame 1")).filter_map(|row| row.ops_per_s);
         let half = most.fold(0.0, f64::max) / 2.0;
-        self.open((half as u64).max(1)).await?;
+        self.open((half as u64).max(1), false).await?;
         self.keys_and_transfer(keys).await
     }
 
@@ -220,12 +225,13 @@ impl Bench<'_> {
         Ok(())
     }
 
-    async fn open(&mut self, rate: u64) -> Outcome {
-        let name = format!("open, {}/s", thousands(rate));
+    async fn open(&mut self, rate: u64, sync: bool) -> Outcome {
+        let name = format!("{}, {}/s", if sync { "sync" } else { "open" }, thousands(rate));
         say(format!("# {name}"));
         let (servers, mut readings) = (self.servers.clone(), Vec::new());
         let sample =
-            load::open(&self.link, rate, self.work, async || readings.push(servers.read().await)).await?;
+            load::open(&self.link, rate, sync, self.work, async || readings.push(servers.read().await))
+                .await?;
         self.rows.push(Row::new(name, &sample, &spent(&readings)));
         Ok(())
     }

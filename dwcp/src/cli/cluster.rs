@@ -116,6 +116,12 @@ impl Link {
         Ok(Self { client: Client::start(config)?, nodes })
     }
 
+    /// State sync, through each of the nodes.
+    pub fn syncs(&self) -> Vec<dwcp_client::SyncClient> {
+        let ids = (0..self.nodes).filter_map(|node| u8::try_from(node).ok());
+        ids.map(|id| self.client.sync(Some(ReplicaId(id)))).collect()
+    }
+
     /// Settings for a local cluster whose nodes are killed on purpose: long patience, quick reconnects.
     pub fn patient(cluster: &LocalCluster) -> Outcome<ClientConfig> {
         let mut config = ClientConfig::read(&cluster.trial.client_file, None)?;

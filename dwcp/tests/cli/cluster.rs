@@ -76,6 +76,59 @@ fn four_nodes_do_what_the_help_says() {
 }
 
 #[test]
+fn the_status_is_drawn_again_and_again_until_it_is_interrupted() {
+    use std::io::{BufRead, BufReader};
+    let trial = Trial::started(4, "internet");
+    let watch = |besides: &[&str]| {
+        let mut child = program()
+            .args([&["status", "--watch", "--interval", "0.1"], besides].concat())
+            .current_dir(trial.path(""))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program was built");
+        let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        (child, lines.map(|line| line.expect("text")))
+    };
+    let (mut child, mut lines) = watch(&["--json"]);
+    let executed: Vec<u64> = lines
+        .by_ref()
+        .take(3)
+        .map(|line| {
+            let status: Value = serde_json::from_str(&line).expect("an object a line");
+            assert_eq!(status["nodes"].as_array().unwrap().len(), 4, "{line}");
+            status["nodes"][0]["executed"].as_u64().unwrap_or_default()
+        })
+        .collect();
+    assert!(executed.windows(2).all(|pair| pair[0] <= pair[1]), "{executed:?}");
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0), "an interrupted watch is no failure");
+    // As a picture: the next one begins where the last one did.
+    let (mut child, mut lines) = watch(&[]);
+    let again = lines.find(|line| line.starts_with("\x1b[")).expect("it is drawn again");
+    assert!(again.contains("\x1b[J") && again.contains("primary"), "{again:?}");
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+#[test]
+fn shells_complete_every_subcommand() {
+    let folder = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = dwcp(folder.path(), &["completions", shell]).ok();
+        for word in ["server", "status", "bench", "completions", "--watch", "--ack"] {
+            assert!(script.contains(word.trim_start_matches("--")), "{shell}: {word}");
+        }
+    }
+    let checked = Command::new("bash").arg("-n").stdin(Stdio::piped()).spawn().and_then(|mut bash| {
+        let script = dwcp(folder.path(), &["completions", "bash"]).ok();
+        bash.stdin.take().expect("it is piped").write_all(script.as_bytes())?;
+        bash.wait()
+    });
+    assert!(checked.expect("bash is there").success(), "bash reads it");
+}
+
+#[test]
 fn a_hybrid_cluster_switches_when_told_and_when_its_leader_dies() {
     let mut trial = Trial::started(4, "hybrid");
     let led_by = |leader: Option<u64>| {

@@ -108,3 +108,25 @@ fn what_short_segments_leave_is_covered_by_snapshots() {
     assert!(cluster.status(2).epoch > dwcp_base::Epoch(7));
     assert!(newest.len() >= 2, "{newest:?}: 216 KB in segments, a snapshot each 64 KiB");
 }
+
+#[test]
+fn a_version_that_nobody_here_knows_is_refused_where_it_is_asked_for() {
+    let mut cluster = Cluster::new(4);
+    let mut session = Session::open(&mut cluster, 1);
+    let set = |version| {
+        dwcp_state::Command::Admin(dwcp_state::AdminCommand::ClusterVersionSet { version }).encode()
+    };
+    let frame = session.commands(vec![set(dwcp_state::CLUSTER_VERSION_MAX + 1)]);
+    cluster.send(1, &frame);
+    cluster.run(200);
+    let refused = |(node, reply): &(u8, ClientReply)| {
+        *node == 1 && matches!(reply, ClientReply::Refused { first: 1, .. })
+    };
+    assert_eq!(cluster.replies.iter().filter(|reply| refused(reply)).count(), 1);
+    assert_eq!(cluster.nodes[1].replica.as_ref().unwrap().state().cluster_version(), 1);
+    session.next = 1;
+    let frame = session.commands(vec![set(dwcp_state::CLUSTER_VERSION_MAX)]);
+    cluster.send(1, &frame);
+    cluster.run(200);
+    assert_eq!(cluster.executed(1).len(), 2, "the session goes on under the same number");
+}

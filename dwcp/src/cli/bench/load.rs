@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use dwcp_client::values::{Op, Plain, Write};
 use dwcp_state::kv::KvCommand;
 use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
@@ -74,7 +75,7 @@ impl Score {
         self.measuring.load(Ordering::Relaxed)
     }
 
-    fn failed(&self, error: &dwcp_client::ClientError) {
+    fn failed(&self, error: &impl std::fmt::Display) {
         self.errors.fetch_add(1, Ordering::Relaxed);
         self.error.lock().expect("no one panics with it").get_or_insert_with(|| error.to_string());
     }
@@ -91,6 +92,30 @@ impl Score {
             errors: self.errors.load(Ordering::Relaxed),
             error: self.error.lock().expect("no one panics with it").clone(),
             took,
+        }
+    }
+}
+
+/// Who carries a command of the open loop.
+#[derive(Clone, Debug)]
+enum Caller {
+    Store(LinkSession),
+    /// A put becomes a register's new value, through one node.
+    Sync(dwcp_client::SyncClient),
+}
+
+impl Caller {
+    async fn call(&self, command: KvCommand) -> Result<(), String> {
+        match (self, command) {
+            (Self::Store(session), command) => {
+                session.run(&command).await.map(drop).map_err(|error| error.to_string())
+            }
+            (Self::Sync(client), KvCommand::Put(put)) => {
+                let value = Plain::bytes(put.value).map_err(|error| error.to_string())?;
+                let write = Write::new(put.key, Op::Put(value));
+                client.write(&[write], 0, None).await.map(drop).map_err(|error| error.to_string())
+            }
+            (Self::Sync(_), _) => Err("state sync is driven with writes alone".into()),
         }
     }
 }
@@ -172,20 +197,26 @@ async fn closed_loop(session: LinkSession, score: Arc<Score>, work: Work, frame:
 }
 
 /// `rate` commands a second, each due at its own moment.
-pub async fn open(link: &Link, rate: u64, work: Work, between: impl AsyncFnMut()) -> Outcome<Sample> {
+pub async fn open(
+    link: &Link,
+    rate: u64,
+    sync: bool,
+    work: Work,
+    between: impl AsyncFnMut(),
+) -> Outcome<Sample> {
     let score = Score::new();
-    let dispatcher = tokio::spawn(open_loop(
-        (0..OPEN_SESSIONS).map(|_| link.session()).collect(),
-        score.clone(),
-        work,
-        rate,
-    ));
+    let callers: Vec<Caller> = if sync {
+        link.syncs().into_iter().map(Caller::Sync).collect()
+    } else {
+        (0..OPEN_SESSIONS).map(|_| Caller::Store(link.session())).collect()
+    };
+    let dispatcher = tokio::spawn(open_loop(callers, score.clone(), work, rate));
     let took = measure(&score, work, between).await;
     dispatcher.await.map_err(|error| Failure::refused(format!("the open loop ended: {error}")))?;
     Ok(score.sample(took))
 }
 
-async fn open_loop(sessions: Vec<LinkSession>, score: Arc<Score>, work: Work, rate: u64) {
+async fn open_loop(callers: Vec<Caller>, score: Arc<Score>, work: Work, rate: u64) {
     let began = Instant::now();
     let mut due = 0u64;
     let mut dice = Dice(7);
@@ -198,14 +229,14 @@ async fn open_loop(sessions: Vec<LinkSession>, score: Arc<Score>, work: Work, ra
                 flight.join_next().await;
             }
             let moment = began + Duration::from_micros(due.saturating_mul(1_000_000) / rate);
-            let session = sessions[usize::try_from(due).unwrap_or(0) % sessions.len()].clone();
+            let caller = callers[usize::try_from(due).unwrap_or(0) % callers.len()].clone();
             let (command, score) = (command(&work, &mut dice), score.clone());
             // Judged by when it was due, not by when it ended: what was due in the measured time is measured.
             let counts = score.measuring();
             flight.spawn(async move {
-                let answer = session.run(&command).await;
+                let answer = caller.call(command).await;
                 match (answer, counts) {
-                    (Ok(_), true) => {
+                    (Ok(()), true) => {
                         score.commands.fetch_add(1, Ordering::Relaxed);
                         score.record(&mut vec![micros(moment.elapsed())]);
                     }

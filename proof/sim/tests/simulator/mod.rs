@@ -22,6 +22,30 @@ fn hunt_of(mutant: Mutant) -> Hunt {
 }
 
 #[test]
+fn a_history_can_be_stepped_through() {
+    use std::process::{Command, Stdio};
+    let step = |args: &[&str], input: &str| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_sim"))
+            .args([&["step", "--seed", "4", "--seconds", "20"], args].concat())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it was built");
+        use std::io::Write;
+        child.stdin.take().expect("it is piped").write_all(input.as_bytes()).expect("it reads");
+        let output = child.wait_with_output().expect("it ends");
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).expect("text")
+    };
+    // On to the next event, on to a time, a look at everybody, the end.
+    let text = step(&["--from", "0.5"], "\n1.0\ns\nq\n");
+    assert_eq!(text.matches("> ").count(), 4, "{text}");
+    assert!(text.contains("Status"), "{text}");
+    let stretch = step(&["--from", "0.5", "--until", "1.0"], "");
+    assert!(!stretch.contains("> ") && stretch.lines().count() > 3, "{stretch}");
+}
+
+#[test]
 fn one_seed_has_one_history_and_another_seed_another() {
     let (first, second) = (report("mixed", 4, 20), report("mixed", 4, 20));
     assert_eq!((first.trace_hash, first.events), (second.trace_hash, second.events));

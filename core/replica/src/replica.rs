@@ -548,6 +548,9 @@ impl<M: StateMachine> Replica<M> {
         if let Some(room) = &self.sync {
             room.check();
         }
+        if let Some(transfer) = &self.transfer {
+            transfer.check();
+        }
         assert!(self.pool.bytes() <= self.setup.settings.pending_bytes_max, "the pool keeps to its bound");
     }
 

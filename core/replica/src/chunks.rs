@@ -89,6 +89,8 @@ pub(crate) struct Chunks {
     in_flight: BTreeMap<u32, InFlight>,
     /// Of missing chunks.
     late: BTreeMap<u32, Late>,
+    /// Donors that were left since somebody looked: as often as there were chunks in flight.
+    left: Vec<ReplicaId>,
     /// Bytes of the largest chunk that was verified.
     largest: usize,
     begun: Micros,
@@ -105,6 +107,7 @@ impl Chunks {
             donors: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             late: BTreeMap::new(),
+            left: Vec::new(),
             largest: 0,
             begun: now.mono,
             heard: now.mono,
@@ -182,9 +185,15 @@ impl Chunks {
     fn leave(&mut self, now: Now, index: u32) {
         let Some(flight) = self.in_flight.remove(&index) else { return };
         self.late.entry(index).or_default().with.insert(flight.donor);
+        self.left.push(flight.donor);
         if let Some(standing) = self.donors.get_mut(&flight.donor) {
             standing.rests_until = now.mono.plus(self.resend.times(REST));
         }
+    }
+
+    /// Who was left since this was called last.
+    pub(crate) fn take_left(&mut self) -> Vec<ReplicaId> {
+        core::mem::take(&mut self.left)
     }
 
     fn flights_of(&self, donor: ReplicaId) -> impl Iterator<Item = (&u32, &InFlight)> {

@@ -293,7 +293,11 @@ impl<M: StateMachine> Replica<M> {
             return;
         };
         let sequence = target.meta.certificate.claim.sequence;
-        for (donor, index) in target.chunks.ask(now) {
+        let asks = target.chunks.ask(now);
+        for donor in target.chunks.take_left() {
+            out.event(Event::DonorLate { donor, sequence });
+        }
+        for (donor, index) in asks {
             self.send_one(donor, &PeerMessage::FetchChunk { sequence, index, offset: 0 }, Class::Vote, out);
         }
     }

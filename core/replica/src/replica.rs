@@ -605,6 +605,8 @@ fn class_of(message: &Message) -> Class {
         | Message::FetchPayload { .. }
         | Message::FetchDecided { .. }
         | Message::Stable(_)
-        | Message::Reminder(_) => Class::Vote,
+        | Message::Reminder(_)
+        | Message::Introduce { .. }
+        | Message::Introduction(_) => Class::Vote,
     }
 }

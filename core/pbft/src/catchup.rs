@@ -6,7 +6,7 @@
 //! Departs: TOCS '02 retransmits each message on a timer of its own. One standing heals any loss, and nothing is kept for
 //! each message. Covered by the simulator's `every_lost_letter_of_the_normal_case_heals`.
 
-use crate::message::{Decided, Message, Signed, SlotHeld, Standing, Vote};
+use crate::message::{Decided, Introduction, Message, Signed, SlotHeld, Standing, Vote};
 use crate::output::{Action, Output};
 use crate::record::Record;
 use crate::state::{Application, Pbft};
@@ -25,6 +25,8 @@ const ANSWER_SLOTS_MAX: usize = 256;
 const HISTORY_STRETCH: usize = 4;
 /// Slots a stuck replica describes.
 const STUCK_SLOTS_MAX: usize = 32;
+/// Votes in one introduction.
+const SHOWN_MAX: usize = 2;
 
 impl Pbft {
     /// Where this replica stands. `stuck` describes the slots that do not move.
@@ -61,6 +63,10 @@ impl Pbft {
             now.mono.plus(if stuck { self.timing.resend_interval } else { self.timing.standing_interval });
         let message = Message::Standing(self.standing(stuck, false));
         out.push(Action::Broadcast { message, after: Ticket::ZERO });
+        if !self.is_introduced() {
+            let message = Message::Introduce { boot: self.boot };
+            out.push(Action::Broadcast { message, after: Ticket::ZERO });
+        }
     }
 
     /// Slots are under way or a view is being looked for.
@@ -73,9 +79,8 @@ impl Pbft {
     /// A link to `peer` came up: either of us may have missed anything. It is first shown what it signed, in case it has
     /// forgotten.
     pub fn on_link_up(&mut self, peer: ReplicaId, out: &mut Output) {
-        let votes = [self.last_votes.get(&peer), self.highest_votes.get(&peer)];
-        for vote in votes.into_iter().flatten() {
-            out.push(Action::Send { to: peer, message: Message::Reminder(*vote), after: Ticket::ZERO });
+        for vote in self.votes_of(peer) {
+            out.push(Action::Send { to: peer, message: Message::Reminder(vote), after: Ticket::ZERO });
         }
         let asked = self.view_changes.get(&peer).map(|asked| asked.signed.clone());
         if let Some(signed) = asked {
@@ -83,16 +88,54 @@ impl Pbft {
         }
         let message = Message::Standing(self.standing(true, true));
         out.push(Action::Send { to: peer, message, after: Ticket::ZERO });
+        if !self.is_introduced() {
+            let message = Message::Introduce { boot: self.boot };
+            out.push(Action::Send { to: peer, message, after: Ticket::ZERO });
+        }
     }
 
-    pub(crate) fn on_standing(
+    /// The highest votes seen of a peer, by view and by sequence.
+    fn votes_of(&self, peer: ReplicaId) -> Vec<Signed> {
+        [self.last_votes.get(&peer), self.highest_votes.get(&peer)].into_iter().flatten().copied().collect()
+    }
+
+    /// A peer has just begun.
+    pub(crate) fn on_introduce(&mut self, now: Now, from: ReplicaId, boot: u64, out: &mut Output) {
+        let view_change = self.view_changes.get(&from).map(|asked| asked.signed.clone());
+        let bytes = view_change.as_ref().map_or(0, |signed| signed.body.len());
+        if !self.timers.may_help(now, from, bytes + SLOT_BYTES, &self.timing) {
+            return; // It asks again.
+        }
+        let introduction = Introduction { boot, votes: self.votes_of(from), view_change };
+        let message = Message::Introduction(introduction);
+        out.push(Action::Send { to: from, message, after: Ticket::ZERO });
+    }
+
+    /// A peer shows us what it holds that we signed, in one message: whatever else got lost or came late, by this we know.
+    pub(crate) fn on_introduction(
         &mut self,
         now: Now,
         from: ReplicaId,
-        standing: Standing,
+        introduction: &Introduction,
         application: &mut dyn Application,
         out: &mut Output,
     ) {
+        if self.is_introduced() || introduction.boot != self.boot {
+            return; // Enough have, or it answers an earlier life.
+        }
+        if introduction.votes.len() > SHOWN_MAX {
+            return self.refuse(from, "an introduction that is too long", out);
+        }
+        let mut forgotten = introduction.votes.iter().any(|vote| self.on_reminder(from, vote, out));
+        if let Some(signed) = &introduction.view_change {
+            forgotten |= self.on_own_view_change(from, signed, out);
+        }
+        if !forgotten && self.introduced_by.insert(from) && self.is_introduced() {
+            self.replay_future(now, application, out);
+        }
+    }
+
+    pub(crate) fn on_standing(&mut self, now: Now, from: ReplicaId, standing: Standing, out: &mut Output) {
         let places = [standing.stable, standing.executed, standing.decided_from, standing.snapshot];
         if standing.view.0 > PLACE_MAX || places.iter().any(|place| place.0 > PLACE_MAX) {
             return self.refuse(from, "a standing beyond all places", out);
@@ -104,19 +147,13 @@ impl Pbft {
         self.help_with_view(now, from, &standing, out);
         self.help_with_checkpoint(from, &standing, out);
         self.help_with_slots(now, from, &standing, out);
-        let known = self.standings.insert(from, (now.mono, standing)).is_some();
+        self.standings.insert(from, (now.mono, standing));
         self.seek_help(now, out);
-        if !known && !self.is_introduced() {
-            self.introductions_missing -= 1;
-            if self.is_introduced() {
-                self.replay_future(now, application, out);
-            }
-        }
     }
 
-    /// Enough peers have said where they stand, and shown us our highest votes before: see [`Pbft::begin`].
+    /// Enough peers have shown us our highest votes: see [`Pbft::begin`].
     pub(crate) fn is_introduced(&self) -> bool {
-        self.introductions_missing == 0
+        self.introduced_by.len() >= self.introductions_due
     }
 
     fn help_with_view(&mut self, now: Now, to: ReplicaId, standing: &Standing, out: &mut Output) {
@@ -363,17 +400,18 @@ impl Pbft {
     }
 
     /// A peer shows us a vote of ours. Every vote is durable before it leaves, so a vote that we do not remember was
-    /// made by a disk that is gone.
-    pub(crate) fn on_reminder(&mut self, from: ReplicaId, signed: Signed, out: &mut Output) {
+    /// made by a disk that is gone. True when that is so.
+    pub(crate) fn on_reminder(&self, from: ReplicaId, signed: &Signed, out: &mut Output) -> bool {
         let statement = &signed.statement;
         let ours = statement.sender == self.me && statement.incarnation == self.incarnation;
         let forgiven =
             self.mutants.on(Mutant::WipedDiskRejoins) || self.mutants.on(Mutant::ForgetVotesOnRestart);
         if !ours || forgiven || statement.claim.vote == Vote::Checkpoint {
-            return;
+            return false;
         }
-        if self.verifier().vote(&signed).is_err() {
-            return self.refuse(from, "a reminder of a vote we did not sign", out);
+        if self.verifier().vote(signed).is_err() {
+            self.refuse(from, "a reminder of a vote we did not sign", out);
+            return false;
         }
         let claim = statement.claim;
         // What our disk accounted for when we began, or what we may have voted on since and let go of.
@@ -385,9 +423,11 @@ impl Pbft {
         let remembered = self.slots.get(&claim.sequence).is_some_and(|slot| {
             slot.pre_prepared.values().any(|view| *view >= claim.view) || slot.decided.is_some()
         });
-        if claim.view > self.view || !(settled || remembered) {
+        let forgotten = claim.view > self.view || !(settled || remembered);
+        if forgotten {
             self.halt_forgetful(out);
         }
+        forgotten
     }
 
     pub(crate) fn halt_forgetful(&self, out: &mut Output) {

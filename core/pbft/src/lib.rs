@@ -27,8 +27,8 @@ mod view_change;
 pub use certificate::Configurations;
 pub use config::{PbftSetup, Timing};
 pub use message::{
-    Certificate, Claim, Decided, Message, NewView, PrePrepared, PreparedCertificate, Signed, SignedBody,
-    SlotHeld, Standing, Statement, ViewChange, Vote, Voucher,
+    Certificate, Claim, Decided, Introduction, Message, NewView, PrePrepared, PreparedCertificate, Signed,
+    SignedBody, SlotHeld, Standing, Statement, ViewChange, Vote, Voucher,
 };
 pub use output::{Action, Output};
 pub use record::{NewViewProof, Record};

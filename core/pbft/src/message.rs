@@ -217,6 +217,18 @@ pub struct Standing {
     pub answer: bool,
 }
 
+/// What a peer holds that another signed, for one that has just begun: by it a disk that was rolled back is found out.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
+pub struct Introduction {
+    /// The life of the receiver that asked for it. One that was meant for an earlier life may be older than what that
+    /// life signed last.
+    pub boot: u64,
+    /// Its highest votes by view and by sequence; at most `SHOWN_MAX`.
+    pub votes: Vec<Signed>,
+    /// Its last VIEW-CHANGE.
+    pub view_change: Option<SignedBody>,
+}
+
 /// What a stuck replica holds of one slot in its view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
 pub struct SlotHeld {
@@ -263,4 +275,10 @@ pub enum Message {
     Stable(Certificate) = 11,
     /// "You signed this." Sent when a link comes up; a replica that does not remember its own vote has lost its disk.
     Reminder(Signed) = 12,
+    /// "I have just begun, and call this life of mine so: what have I signed?"
+    Introduce {
+        boot: u64,
+    } = 13,
+    /// The answer.
+    Introduction(Introduction) = 14,
 }

@@ -114,8 +114,11 @@ pub struct Pbft {
     pub(crate) voted_at_start: BTreeMap<Sequence, View>,
     /// The lowest sequence we have voted on since we began.
     pub(crate) first_vote: Option<Sequence>,
-    /// Peers that have yet to tell us where they stand before we vote: by then they have shown us what we signed.
-    pub(crate) introductions_missing: usize,
+    /// Names this life of ours, unlike every earlier one.
+    pub(crate) boot: u64,
+    /// Peers that have shown this life of ours what it signed, and how many must have before it votes: see [`Pbft::begin`].
+    pub(crate) introduced_by: BTreeSet<ReplicaId>,
+    pub(crate) introductions_due: usize,
     /// The latest of each member: at most n.
     pub(crate) standings: BTreeMap<ReplicaId, (Micros, Standing)>,
     pub(crate) timers: crate::timer::Timers,
@@ -169,7 +172,9 @@ impl Pbft {
             settled_at_start: Sequence::ZERO,
             voted_at_start: BTreeMap::new(),
             first_vote: None,
-            introductions_missing: 0,
+            boot: 0,
+            introduced_by: BTreeSet::new(),
+            introductions_due: 0,
             standings: BTreeMap::new(),
             proven: BTreeSet::new(),
             timers: crate::timer::Timers::default(),

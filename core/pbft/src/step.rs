@@ -30,7 +30,7 @@ impl Pbft {
             Message::ViewChange(signed) => self.on_view_change(now, from, signed, application, out),
             Message::NewView(signed) => self.on_new_view(now, from, signed, application, out),
             Message::FetchViewChange { hash } => self.on_fetch_view_change(from, hash, out),
-            Message::Standing(standing) => self.on_standing(now, from, standing, application, out),
+            Message::Standing(standing) => self.on_standing(now, from, standing, out),
             Message::FetchPayload { sequence, digest } => {
                 self.on_fetch_payload(now, from, sequence, digest, out)
             }
@@ -38,7 +38,13 @@ impl Pbft {
             Message::FetchDecided { from: first } => self.on_fetch_decided(now, from, first, out),
             Message::Decided(decided) => self.on_decided(now, from, decided, out),
             Message::Stable(certificate) => self.on_stable(now, from, certificate, out),
-            Message::Reminder(signed) => self.on_reminder(from, signed, out),
+            Message::Reminder(signed) => {
+                self.on_reminder(from, &signed, out);
+            }
+            Message::Introduce { boot } => self.on_introduce(now, from, boot, out),
+            Message::Introduction(introduction) => {
+                self.on_introduction(now, from, &introduction, application, out);
+            }
         }
         self.note_pace(now);
     }
@@ -56,6 +62,8 @@ fn calls_for_votes(message: &Message) -> bool {
         | Message::FetchDecided { .. }
         | Message::Decided(_)
         | Message::Stable(_)
-        | Message::Reminder(_) => false,
+        | Message::Reminder(_)
+        | Message::Introduce { .. }
+        | Message::Introduction(_) => false,
     }
 }

@@ -144,11 +144,15 @@ impl Timers {
 impl Pbft {
     /// Recovery is over, which may have taken long: nothing has been waited for yet.
     ///
-    /// From here until `q - 1` peers have said where they stand no new vote is cast: each shows us first the highest
-    /// votes of ours that it knows, so a disk that was rolled back is found out before it can contradict itself. That
-    /// costs no availability, for without `q - 1` peers nothing could be decided anyway.
+    /// From here until `q - 1` peers have shown us the highest votes of ours that they know no new vote is cast, so a disk
+    /// that was rolled back is found out before it can contradict itself. Only what answers this life counts: links keep
+    /// what was to be said to an earlier one. That costs no availability, for without `q - 1` peers nothing could be
+    /// decided anyway.
     pub fn begin(&mut self, now: Now) {
-        self.introductions_missing = self.quorum.q() - 1;
+        // Whoever sets a clock back to the very millisecond and microsecond of an earlier start is out of luck.
+        self.boot = now.wall_ms.wrapping_mul(1_000_000).wrapping_add(now.mono.0 % 1_000_000);
+        self.introduced_by.clear();
+        self.introductions_due = self.quorum.q() - 1;
         self.timers.start(now, &self.timing);
         for slot in self.slots.values_mut() {
             slot.accepted_at = now.mono;

@@ -99,7 +99,8 @@ impl Pbft {
             return self.refuse(from, "a malformed VIEW-CHANGE", out);
         };
         if sender == self.me {
-            return self.on_own_view_change(from, view, &signed, out);
+            self.on_own_view_change(from, &signed, out);
+            return;
         }
         if view.0 > PLACE_MAX {
             return self.refuse(from, "a VIEW-CHANGE for a view beyond all places", out);
@@ -127,19 +128,24 @@ impl Pbft {
     }
 
     /// A peer shows us a VIEW-CHANGE of ours. It was durable before it left; one beyond what we remember was signed by a
-    /// disk that is gone.
-    fn on_own_view_change(&self, from: ReplicaId, view: View, signed: &SignedBody, out: &mut Output) {
+    /// disk that is gone. True when that is so.
+    pub(crate) fn on_own_view_change(&self, from: ReplicaId, signed: &SignedBody, out: &mut Output) -> bool {
         let forgiven =
             self.mutants.on(Mutant::WipedDiskRejoins) || self.mutants.on(Mutant::ForgetVotesOnRestart);
-        if view <= self.view || forgiven {
-            return;
+        let ours = |(view, sender): &(View, ReplicaId)| *sender == self.me && *view > self.view;
+        if forgiven || !peek(signed).is_ok_and(|named| ours(&named)) {
+            return false;
         }
         let Ok(body) = decode::<ViewChange>(&signed.body) else {
-            return self.refuse(from, "a malformed VIEW-CHANGE", out);
+            self.refuse(from, "a malformed VIEW-CHANGE", out);
+            return false;
         };
-        if body.incarnation == self.incarnation && self.verifier().signed_view_change(signed, &body) {
+        let forgotten =
+            body.incarnation == self.incarnation && self.verifier().signed_view_change(signed, &body);
+        if forgotten {
             self.halt_forgetful(out);
         }
+        forgotten
     }
 
     /// Enough others have left for higher views: at least one of them is honest (OSDI '99 section 4.5.2), so we follow

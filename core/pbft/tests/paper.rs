@@ -10,8 +10,8 @@ use dwcp_base::{
 };
 use dwcp_log::entry::payload_digest;
 use dwcp_pbft::{
-    Action, Application, Certificate, Claim, Decided, Message, NewView, Output, Pbft, PbftSetup, Record,
-    Signed, SignedBody, SlotHeld, Standing, Statement, Timing, Vote, Voucher,
+    Action, Application, Certificate, Claim, Decided, Introduction, Message, NewView, Output, Pbft,
+    PbftSetup, Record, Signed, SignedBody, SlotHeld, Standing, Statement, Timing, ViewChange, Vote, Voucher,
 };
 use std::sync::Arc;
 struct App;
@@ -209,29 +209,100 @@ fn broadcasts(out: &mut Output) -> usize {
     out.take().iter().filter(|action| voted(action)).count()
 }
 
+/// How the replica calls its life since it began.
+fn boot_of(r: &mut Pbft) -> u64 {
+    let mut out = Output::new(Ticket(1));
+    r.on_link_up(ReplicaId(1), &mut out);
+    let asks = out.take().into_iter().find_map(|action| match action {
+        Action::Send { message: Message::Introduce { boot }, .. } => Some(boot),
+        _ => None,
+    });
+    asks.expect("it wants to be told what it signed")
+}
+
+/// What a peer says that has seen these votes of the replica.
+fn introduce(r: &mut Pbft, peer: u8, boot: u64, votes: Vec<Signed>, out: &mut Output) {
+    let introduction = Introduction { boot, votes, view_change: None };
+    r.on_message(now(), ReplicaId(peer), Message::Introduction(introduction), &mut App, out);
+}
+
 #[test]
-fn a_replica_that_began_votes_once_q_minus_1_peers_have_spoken() {
+fn a_replica_that_began_votes_once_q_minus_1_peers_have_shown_what_it_signed() {
     let mut r = replica(2);
     let mut out = Output::new(Ticket(1));
     r.begin(now());
+    let boot = boot_of(&mut r);
     let payload = Bytes::from_static(b"A");
     let proposal = vote(0, Vote::PrePrepare, payload_digest(&payload));
     r.on_message(now(), ReplicaId(0), Message::PrePrepare { proposal, payload }, &mut App, &mut out);
-    r.on_message(now(), ReplicaId(0), Message::Standing(standing()), &mut App, &mut out);
-    r.on_message(now(), ReplicaId(0), Message::Standing(standing()), &mut App, &mut out);
+    introduce(&mut r, 0, boot, vec![], &mut out);
+    introduce(&mut r, 0, boot, vec![], &mut out);
     assert_eq!(broadcasts(&mut out), 0, "one peer, however often it speaks, is one");
-    r.on_message(now(), ReplicaId(3), Message::Standing(standing()), &mut App, &mut out);
+    introduce(&mut r, 3, boot, vec![], &mut out);
     assert_eq!(broadcasts(&mut out), 1, "what waited is voted on");
 }
 
 #[test]
-fn a_primary_that_began_proposes_once_q_minus_1_peers_have_spoken() {
+fn what_was_meant_for_an_earlier_life_introduces_nobody() {
+    let mut r = replica(2);
+    let mut out = Output::new(Ticket(1));
+    r.begin(now());
+    let earlier = boot_of(&mut r);
+    let mut r = replica(2);
+    r.begin(Now { mono: Micros(now().mono.0 + 1), ..now() });
+    let boot = boot_of(&mut r);
+    assert_ne!(earlier, boot);
+    let payload = Bytes::from_static(b"B");
+    let proposal = vote(0, Vote::PrePrepare, payload_digest(&payload));
+    r.on_message(now(), ReplicaId(0), Message::PrePrepare { proposal, payload }, &mut App, &mut out);
+    for peer in [0, 1, 3] {
+        introduce(&mut r, peer, earlier, vec![], &mut out);
+        r.on_message(now(), ReplicaId(peer), Message::Standing(standing()), &mut App, &mut out);
+    }
+    assert_eq!(broadcasts(&mut out), 0, "none of them has shown this life what it signed");
+    // As links do that come up late: what they kept came first.
+    introduce(&mut r, 0, boot, vec![], &mut out);
+    let forgotten = vote(2, Vote::Prepare, payload_digest(b"A"));
+    introduce(&mut r, 3, boot, vec![forgotten], &mut out);
+    let actions = out.take();
+    assert!(actions.iter().any(|action| matches!(action, Action::Halt { .. })));
+    assert!(
+        !actions.iter().any(|action| matches!(action, Action::Broadcast { message: Message::Vote(_), .. }))
+    );
+}
+
+/// Votes are not all that a disk may forget: whoever left a view must not vote in it again.
+#[test]
+fn a_view_change_that_is_forgotten_is_shown_with_the_votes() {
+    let mut r = replica(2);
+    let mut out = Output::new(Ticket(1));
+    r.begin(now());
+    let boot = boot_of(&mut r);
+    introduce(&mut r, 1, boot, vec![], &mut out);
+    let asked = ViewChange {
+        view: View(1),
+        configuration: ConfigurationId(1),
+        sender: ReplicaId(2),
+        incarnation: Incarnation(0),
+        stable: None,
+        prepared: vec![],
+        pre_prepared: vec![],
+    };
+    let signed = SignedBody::new(SigningKind::ViewChange, encode(&asked), genesis().cluster(), &signer(2));
+    let introduction = Introduction { boot, votes: vec![], view_change: Some(signed) };
+    r.on_message(now(), ReplicaId(3), Message::Introduction(introduction), &mut App, &mut out);
+    assert!(out.take().iter().any(|action| matches!(action, Action::Halt { .. })));
+}
+
+#[test]
+fn a_primary_that_began_proposes_once_q_minus_1_peers_have_shown_what_it_signed() {
     let mut r = replica(0);
     let mut out = Output::new(Ticket(1));
     r.begin(now());
-    r.on_message(now(), ReplicaId(1), Message::Standing(standing()), &mut App, &mut out);
+    let boot = boot_of(&mut r);
+    introduce(&mut r, 1, boot, vec![], &mut out);
     assert_eq!(r.room(), 0);
-    r.on_message(now(), ReplicaId(3), Message::Standing(standing()), &mut App, &mut out);
+    introduce(&mut r, 3, boot, vec![], &mut out);
     assert!(r.room() > 0);
 }
 
@@ -240,10 +311,11 @@ fn a_rolled_back_disk_is_found_out_before_its_first_vote() {
     let mut r = replica(2);
     let mut out = Output::new(Ticket(1));
     r.begin(now());
+    let boot = boot_of(&mut r);
     let payload = Bytes::from_static(b"B");
     let proposal = vote(0, Vote::PrePrepare, payload_digest(&payload));
     r.on_message(now(), ReplicaId(0), Message::PrePrepare { proposal, payload }, &mut App, &mut out);
-    r.on_message(now(), ReplicaId(1), Message::Standing(standing()), &mut App, &mut out);
+    introduce(&mut r, 1, boot, vec![], &mut out);
     let forgotten = vote(2, Vote::Prepare, payload_digest(b"A"));
     r.on_message(now(), ReplicaId(3), Message::Reminder(forgotten), &mut App, &mut out);
     let actions = out.take();

@@ -23,7 +23,8 @@ pub struct Settings {
     /// A snapshot is written at the first checkpoint after every so many bytes of log. Replicas with equal settings
     /// snapshot at equal sequences, so that one that lags can fetch from several at once; 64 KiB to 1 GiB.
     pub snapshot_log_bytes: u64,
-    /// Decided payloads kept in memory to help replicas that lag; at least twice `snapshot_log_bytes`.
+    /// Decided payloads kept in memory to help replicas that lag; at least twice `snapshot_log_bytes`. Those above the
+    /// newest snapshot stay up to four times this, for nothing else leads there.
     pub history_bytes_max: usize,
     /// How often the primary lets log time pass while nothing happens and something waits for time; 100 ms to 2 s.
     pub tick_interval: Micros,

@@ -398,6 +398,12 @@ pub enum Event {
         donor: ReplicaId,
         sequence: Sequence,
     },
+    /// A donor did not give a chunk in time, or sends more of it than it may before others are asked; it is asked for
+    /// nothing for a while.
+    DonorLate {
+        donor: ReplicaId,
+        sequence: Sequence,
+    },
     /// This replica recovered from its disk.
     Recovered {
         view: View,

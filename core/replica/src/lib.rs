@@ -19,6 +19,7 @@ mod anchors;
 mod apply;
 mod arrival;
 mod bodies;
+mod chunks;
 pub mod config;
 pub mod control;
 mod court;
@@ -51,6 +52,7 @@ pub use io::{
 };
 pub use recover::{RecoverError, RecoveredSnapshot, Recovery};
 pub use replica::{MachineFactory, Outbox, Replica};
+pub use serve::READS_MAX;
 pub use steering::{Ending, Steering};
 pub use sync::{Convergent, Road, SyncReply, SyncRequest, SyncSetup, SyncStatus};
 pub use wire::{LogRecord, PeerMessage, SnapshotMeta};

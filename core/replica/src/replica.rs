@@ -571,6 +571,9 @@ impl<M: StateMachine> Replica<M> {
         if let Some(room) = &self.sync {
             room.check();
         }
+        if let Some(transfer) = &self.transfer {
+            transfer.check();
+        }
         assert!(self.pool.bytes() <= self.setup.settings.pending_bytes_max, "the pool keeps to its bound");
     }
 
@@ -625,6 +628,8 @@ fn class_of(message: &Message) -> Class {
         | Message::FetchPayload { .. }
         | Message::FetchDecided { .. }
         | Message::Stable(_)
-        | Message::Reminder(_) => Class::Vote,
+        | Message::Reminder(_)
+        | Message::Introduce { .. }
+        | Message::Introduction(_) => Class::Vote,
     }
 }

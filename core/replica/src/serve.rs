@@ -1,19 +1,24 @@
 //! The donor's side of state transfer: offers the newest durable snapshot and reads its chunks for whoever asks.
 //! Knows nothing of the log.
 
+use crate::chunks::PER_DONOR;
 use crate::io::{Class, Effect};
 use crate::replica::{Outbox, Replica};
 use crate::wire::{CHUNK_PART_BYTES, PeerMessage, SnapshotMeta};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use bytes::Bytes;
+use dwcp_base::quorum::REPLICAS_MAX;
 use dwcp_base::{Micros, Now, ReplicaId, Sequence};
 use dwcp_state::StateMachine;
 
-/// Chunk reads under way for peers; beyond it requests are dropped and asked for again.
-const READS_MAX: usize = 128;
+/// Chunk reads under way for one peer, which asks for `PER_DONOR` at once, and once more for what does not come. Beyond it
+/// its questions are dropped: no peer can take what is another's, and whoever is in earnest asks again.
+const READS_PER_PEER: usize = 2 * PER_DONOR;
+/// Chunk reads under way in all.
+pub const READS_MAX: usize = READS_PER_PEER * (REPLICAS_MAX as usize - 1);
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Read {
     to: ReplicaId,
     sequence: Sequence,
@@ -46,6 +51,7 @@ pub(crate) struct Donor {
     held: Option<Held>,
     /// Being written: at most one of our own and one fetched.
     preparing: BTreeMap<Sequence, SnapshotMeta>,
+    /// At most `READS_PER_PEER` of each peer.
     reads: BTreeMap<u64, Read>,
     /// When each peer may next have a snapshot written for its sake.
     next_wanted: BTreeMap<ReplicaId, (Micros, Micros)>,
@@ -138,12 +144,18 @@ impl<M: StateMachine> Replica<M> {
             return self.send_one(from, &PeerMessage::NoChunk { sequence, index }, Class::Bulk, out);
         }
         self.donor.hold(now, sequence);
-        if self.donor.reads.len() >= READS_MAX {
+        let read = Read { to: from, sequence, index, offset };
+        let under_way = self.donor.reads.values().filter(|read| read.to == from);
+        if under_way.clone().count() >= READS_PER_PEER {
+            // Not `NoChunk`, which would say that it is not here.
             return self.count("chunk reads dropped: too many");
+        }
+        if under_way.clone().any(|known| *known == read) {
+            return;
         }
         let token = self.donor.next_token;
         self.donor.next_token += 1;
-        self.donor.reads.insert(token, Read { to: from, sequence, index, offset });
+        self.donor.reads.insert(token, read);
         out.push(Effect::ReadChunk { token, sequence, index, offset, bytes_max: CHUNK_PART_BYTES });
     }
 

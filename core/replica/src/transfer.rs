@@ -1,40 +1,27 @@
 //! Fetching a certified snapshot: chunk by chunk, from every peer that offers the same one, each chunk verified against
 //! the digests that `q` replicas signed. A donor whose chunk does not verify is dropped; what it did not spoil stays.
 
+use crate::chunks::{Chunks, Part};
 use crate::control::{Control, follow_orders, key_among, snapshot_digest};
 use crate::io::{Class, Effect, Event};
 use crate::replica::{Outbox, Replica};
-use crate::wire::{CHUNK_PART_BYTES, PeerMessage, SNAPSHOT_FORMAT, SnapshotMeta};
-use alloc::collections::{BTreeMap, BTreeSet};
+use crate::wire::{PeerMessage, SNAPSHOT_FORMAT, SnapshotMeta};
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::{Epoch, Hash, Index, Micros, Mutant, Now, ReplicaId, Sequence, Ticket, decode, encode};
 use dwcp_pbft::{Certificate, Statement, Vote};
 use dwcp_state::{Restorer, State, StateMachine};
 
-/// Chunks asked of one donor at once.
-const PER_DONOR: usize = 4;
-/// Bytes of one chunk; a donor that sends more lies.
-const CHUNK_BYTES_MAX: usize = 1 << 30;
 /// Chunks of one snapshot.
 const CHUNKS_MAX: usize = 65_536;
-
-/// A chunk on its way.
-#[derive(Debug)]
-struct InFlight {
-    donor: ReplicaId,
-    received: Vec<u8>,
-    deadline: Micros,
-}
 
 /// The snapshot being fetched.
 struct Target<M: StateMachine> {
     meta: SnapshotMeta,
-    donors: BTreeSet<ReplicaId>,
     control: Option<Control>,
     restorer: Restorer<M>,
-    missing: BTreeSet<u32>,
-    in_flight: BTreeMap<u32, InFlight>,
+    chunks: Chunks,
 }
 
 /// What a snapshot is fetched for.
@@ -56,18 +43,21 @@ pub(crate) struct Transfer<M: StateMachine> {
     /// Whole and verified, waiting to be durable.
     ready: Option<(Control, State<M>)>,
     dropped: BTreeSet<ReplicaId>,
+    /// How many snapshots were given up for newer ones because they did not come.
+    stalled: u32,
     next_ask: Micros,
 }
 
 impl<M: StateMachine> Transfer<M> {
     pub(crate) fn next_look(&self) -> Micros {
-        let chunks = self
-            .target
-            .iter()
-            .flat_map(|target| target.in_flight.values())
-            .map(|flight| flight.deadline)
-            .min();
-        chunks.map_or(self.next_ask, |deadline| deadline.min(self.next_ask))
+        let chunks = self.target.as_ref().map(|target| target.chunks.next_look());
+        chunks.unwrap_or(Micros::NEVER).min(self.next_ask)
+    }
+
+    pub(crate) fn check(&self) {
+        if let Some(target) = &self.target {
+            target.chunks.check();
+        }
     }
 }
 
@@ -99,6 +89,7 @@ impl<M: StateMachine> Replica<M> {
             target: None,
             ready: None,
             dropped: BTreeSet::new(),
+            stalled: 0,
             next_ask: now.mono,
         });
         self.transfer_on_time(now, out);
@@ -164,37 +155,25 @@ impl<M: StateMachine> Replica<M> {
         if now.mono >= transfer.next_ask {
             transfer.next_ask = now.mono.plus(patience);
             let at_least = transfer.at_least;
-            if transfer.target.as_ref().is_none_or(|target| target.donors.is_empty())
-                && transfer.ready.is_none()
-            {
-                // Nobody useful is left: start over with everybody.
-                let target = transfer.target.take();
+            if transfer.target.as_ref().is_none_or(|target| !target.chunks.has_donors()) {
+                // Nobody useful is left: everybody is as good as anybody. Chunks that are here stay: whoever has the rest
+                // of them may come back.
                 transfer.dropped.clear();
-                if let Some(target) = target {
-                    self.drop_partial(target.meta.certificate.claim.sequence, out);
-                }
             }
             self.send_all(&PeerMessage::FetchOffer { at_least }, Class::Vote, Ticket::ZERO, out);
         }
         let Some(target) = self.transfer.as_mut().and_then(|transfer| transfer.target.as_mut()) else {
             return;
         };
-        let late: Vec<u32> = target
-            .in_flight
-            .iter()
-            .filter(|(_, flight)| now.mono >= flight.deadline)
-            .map(|(index, _)| *index)
-            .collect();
-        for index in late {
-            if let Some(flight) = target.in_flight.remove(&index) {
-                // It comes back with its next offer.
-                target.donors.remove(&flight.donor);
-            }
+        let sequence = target.meta.certificate.claim.sequence;
+        for (donor, index, offset) in target.chunks.on_time(now) {
+            self.send_one(donor, &PeerMessage::FetchChunk { sequence, index, offset }, Class::Vote, out);
         }
         self.ask_chunks(now, out);
     }
 
     pub(crate) fn on_offer(&mut self, now: Now, from: ReplicaId, meta: SnapshotMeta, out: &mut Outbox) {
+        let faults = usize::from(self.pbft.quorum().f());
         let Some(transfer) = &mut self.transfer else { return };
         let sequence = meta.certificate.claim.sequence;
         let useless =
@@ -206,14 +185,14 @@ impl<M: StateMachine> Replica<M> {
         if let Some(target) = &mut transfer.target {
             if target.meta.certificate.claim == meta.certificate.claim && target.meta.digests == meta.digests
             {
-                target.donors.insert(from);
+                target.chunks.add_donor(from);
                 return self.ask_chunks(now, out);
             }
-            if !target.donors.is_empty() && sequence <= target.meta.certificate.claim.sequence {
+            let is_newer = sequence > target.meta.certificate.claim.sequence;
+            let stalled = is_newer && target.chunks.is_stalled(now, transfer.stalled, faults);
+            if target.chunks.has_donors() && !target.chunks.is_quiet(now) && !stalled {
+                // The one under way is good enough, slots fill the rest.
                 return;
-            }
-            if !target.donors.is_empty() {
-                return; // A newer one; the one under way is good enough, slots fill the rest.
             }
         }
         if let Err(reason) = self.judge_offer(&meta) {
@@ -223,21 +202,17 @@ impl<M: StateMachine> Replica<M> {
             out.event(Event::DonorDropped { donor: from, sequence });
             return self.refuse_peer(from, reason, out);
         }
-        let replaced = self.transfer.as_mut().and_then(|transfer| transfer.target.take());
-        if let Some(replaced) = replaced {
+        let Some(transfer) = &mut self.transfer else { return };
+        if let Some(replaced) = transfer.target.take() {
+            transfer.stalled += u32::from(replaced.chunks.is_stalled(now, transfer.stalled, faults));
             self.drop_partial(replaced.meta.certificate.claim.sequence, out);
         }
         let machine = (self.make_machine)();
         let restorer = State::restore(&self.setup.genesis, machine, self.setup.mutants);
         let count = u32::try_from(meta.digests.len()).expect("the judge bounds it");
-        let mut target = Target {
-            donors: BTreeSet::from([from]),
-            control: None,
-            restorer,
-            missing: (0..count).collect(),
-            in_flight: BTreeMap::new(),
-            meta,
-        };
+        let mut chunks = Chunks::new(now, count, self.setup.settings.timing.resend_interval);
+        chunks.add_donor(from);
+        let mut target = Target { control: None, restorer, chunks, meta };
         // What an earlier life fetched of this snapshot is used, of any other dropped.
         let mut kept = Vec::new();
         for (earlier, chunks) in core::mem::take(&mut self.partial) {
@@ -249,9 +224,9 @@ impl<M: StateMachine> Replica<M> {
         }
         for (index, bytes) in kept {
             // What an earlier life fetched is verified like everything else.
-            let _ = target.take(index, &bytes, self.setup.mutants.on(Mutant::StateTransferUnchecked));
+            let _ = target.take(now, index, &bytes, self.setup.mutants.on(Mutant::StateTransferUnchecked));
         }
-        let chunks = count - u32::try_from(target.missing.len()).expect("no more than there are");
+        let chunks = count - u32::try_from(target.chunks.missing()).expect("no more than there are");
         if chunks > 0 {
             out.event(Event::ChunksTakenUp { sequence, chunks });
         }
@@ -314,21 +289,13 @@ impl<M: StateMachine> Replica<M> {
     }
 
     fn ask_chunks(&mut self, now: Now, out: &mut Outbox) {
-        let deadline = now.mono.plus(self.setup.settings.timing.resend_interval.times(10));
         let Some(target) = self.transfer.as_mut().and_then(|transfer| transfer.target.as_mut()) else {
             return;
         };
         let sequence = target.meta.certificate.claim.sequence;
-        let mut asks = Vec::new();
-        for donor in &target.donors {
-            let mut busy = target.in_flight.values().filter(|flight| flight.donor == *donor).count();
-            while busy < PER_DONOR {
-                let next = target.missing.iter().find(|index| !target.in_flight.contains_key(index)).copied();
-                let Some(index) = next else { break };
-                target.in_flight.insert(index, InFlight { donor: *donor, received: Vec::new(), deadline });
-                asks.push((*donor, index));
-                busy += 1;
-            }
+        let asks = target.chunks.ask(now);
+        for donor in target.chunks.take_left() {
+            out.event(Event::DonorLate { donor, sequence });
         }
         for (donor, index) in asks {
             self.send_one(donor, &PeerMessage::FetchChunk { sequence, index, offset: 0 }, Class::Vote, out);
@@ -346,35 +313,30 @@ impl<M: StateMachine> Replica<M> {
         bytes: Bytes,
         out: &mut Outbox,
     ) {
-        let deadline = now.mono.plus(self.setup.settings.timing.resend_interval.times(10));
         let unchecked = self.setup.mutants.on(Mutant::StateTransferUnchecked);
         let Some(target) = self.transfer.as_mut().and_then(|transfer| transfer.target.as_mut()) else {
             return;
         };
-        let Some(flight) = target.in_flight.get_mut(&index) else { return };
-        let expected = sequence == target.meta.certificate.claim.sequence
-            && flight.donor == from
-            && flight.received.len() as u64 == offset;
-        if !expected {
+        if sequence != target.meta.certificate.claim.sequence {
             return;
         }
-        let last = (bytes.len() as u64) < u64::from(CHUNK_PART_BYTES);
-        let too_long =
-            bytes.len() > CHUNK_PART_BYTES as usize || flight.received.len() + bytes.len() > CHUNK_BYTES_MAX;
-        if !too_long {
-            flight.received.extend_from_slice(&bytes);
-            if !last {
-                flight.deadline = deadline;
-                let offset = flight.received.len() as u64;
+        let whole = match target.chunks.on_part(now, from, index, offset, &bytes) {
+            Part::Unasked => return,
+            Part::More { offset } => {
                 let message = PeerMessage::FetchChunk { sequence, index, offset };
                 return self.send_one(from, &message, Class::Vote, out);
             }
-        }
-        let received = target.in_flight.remove(&index).map(|flight| flight.received).unwrap_or_default();
-        if too_long || target.take(index, &received, unchecked).is_err() {
+            Part::PutAside => {
+                self.count("chunks put aside: too long");
+                return self.ask_chunks(now, out);
+            }
+            Part::Endless => return self.drop_donor(now, from, sequence, out),
+            Part::Whole(whole) => whole,
+        };
+        if target.take(now, index, &whole, unchecked).is_err() {
             return self.drop_donor(now, from, sequence, out);
         }
-        out.push(Effect::SaveChunk { sequence, index, bytes: Bytes::from(received) });
+        out.push(Effect::SaveChunk { sequence, index, bytes: Bytes::from(whole) });
         self.finish_if_whole(out);
         self.ask_chunks(now, out);
     }
@@ -384,8 +346,7 @@ impl<M: StateMachine> Replica<M> {
             return;
         };
         if target.meta.certificate.claim.sequence == sequence {
-            target.donors.remove(&from);
-            target.in_flight.retain(|_, flight| flight.donor != from);
+            target.chunks.forget_donor(from);
             self.ask_chunks(now, out);
         }
     }
@@ -396,8 +357,7 @@ impl<M: StateMachine> Replica<M> {
         if let Some(transfer) = &mut self.transfer {
             transfer.dropped.insert(donor);
             if let Some(target) = &mut transfer.target {
-                target.donors.remove(&donor);
-                target.in_flight.retain(|_, flight| flight.donor != donor);
+                target.chunks.forget_donor(donor);
             }
         }
         self.ask_chunks(now, out);
@@ -405,7 +365,7 @@ impl<M: StateMachine> Replica<M> {
 
     fn finish_if_whole(&mut self, out: &mut Outbox) {
         let Some(transfer) = &mut self.transfer else { return };
-        let Some(target) = transfer.target.take_if(|target| target.missing.is_empty()) else { return };
+        let Some(target) = transfer.target.take_if(|target| target.chunks.missing() == 0) else { return };
         let sequence = target.meta.certificate.claim.sequence;
         let Target { meta, control, restorer, .. } = target;
         match (control, restorer.finish()) {
@@ -555,9 +515,9 @@ impl<M: StateMachine> Replica<M> {
 
 impl<M: StateMachine> Target<M> {
     /// Takes a whole chunk if it is the certified one.
-    fn take(&mut self, index: u32, bytes: &[u8], unchecked: bool) -> Result<(), ()> {
+    fn take(&mut self, now: Now, index: u32, bytes: &[u8], unchecked: bool) -> Result<(), ()> {
         let expected = *self.meta.digests.get(index as usize).ok_or(())?;
-        if !self.missing.contains(&index) {
+        if !self.chunks.is_missing(index) {
             return Ok(());
         }
         match index.checked_sub(1) {
@@ -569,7 +529,7 @@ impl<M: StateMachine> Target<M> {
             }
             Some(index) => self.restorer.chunk(index, bytes, &expected).map_err(|_| ())?,
         }
-        self.missing.remove(&index);
+        self.chunks.taken(now, index, bytes.len());
         Ok(())
     }
 }

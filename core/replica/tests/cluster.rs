@@ -44,6 +44,8 @@ mod segments;
 mod switching;
 #[path = "cluster/syncing.rs"]
 mod syncing;
+#[path = "cluster/transferring.rs"]
+mod transferring;
 #[path = "cluster/watching.rs"]
 mod watching;
 

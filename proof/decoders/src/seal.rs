@@ -248,7 +248,14 @@ impl Sealer {
             Message::FetchViewChange { .. }
             | Message::Standing(_)
             | Message::FetchPayload { .. }
-            | Message::FetchDecided { .. } => {}
+            | Message::FetchDecided { .. }
+            | Message::Introduce { .. } => {}
+            Message::Introduction(shown) => {
+                shown.votes.iter_mut().for_each(|vote| self.signed(vote));
+                if let Some(signed) = &mut shown.view_change {
+                    self.body(SigningKind::ViewChange, signed, from);
+                }
+            }
         }
     }
 

@@ -90,6 +90,8 @@ pub fn brief(message: &Message) -> String {
         Message::Decided(decided) => format!("{} decided", decided.len()),
         Message::Stable(_) => "a stable checkpoint".into(),
         Message::Reminder(vote) => format!("reminder of a vote in {:?}", vote.statement.claim.view),
+        Message::Introduce { .. } => "asks what it signed".into(),
+        Message::Introduction(shown) => format!("shows {} votes of its receiver", shown.votes.len()),
     }
 }
 

@@ -75,6 +75,9 @@ counts! {
     transfers_resumed: 30, "state transfers that went on with chunks fetched before a crash";
     snapshots_saved: 1_000, "snapshots written";
     donors_dropped: 1, "donors caught lying";
+    donors_left: 4, "times that a replica left a donor whose chunks have no end";
+    parts_without_end: 300, "parts of such chunks";
+    chunks_asked_in_vain: 1_000_000, "questions for chunks by which a liar kept donors busy";
     restarts: 1_000, "replicas that recovered from their disk";
     restarts_in_view_change: 750, "of these, in the middle of a view change";
     crashes_at_tickets: 200, "crashes before, at and after a sync, and between effects";

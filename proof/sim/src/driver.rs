@@ -398,11 +398,12 @@ impl World {
             Effect::FinishSnapshot { sequence, meta } => self.begin_job(ix, Job::Finish { sequence, meta }),
             Effect::ReadChunk { token, sequence, index, offset, bytes_max } => {
                 let mut bytes = self.nodes[ix].disk.read_chunk(sequence, index, offset, bytes_max);
+                let mut late_us = 0;
                 if self.nodes[ix].puppet.is_some() {
-                    bytes = self.spoil_chunk(ix, index, bytes);
+                    (bytes, late_us) = self.spoil_chunk(ix, index, bytes);
                 }
                 let boot = self.nodes[ix].boot;
-                let after = 50 + self.chances.disk.below(500);
+                let after = late_us + 50 + self.chances.disk.below(500);
                 self.schedule(
                     after,
                     Event::Input { node: ix, boot, input: Input::ChunkRead { token, bytes } },

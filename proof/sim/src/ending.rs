@@ -174,6 +174,8 @@ impl World {
         for puppet in self.nodes.iter().filter_map(|node| node.puppet.as_ref()) {
             self.coverage.lies_told += puppet.lies_told;
             self.coverage.equivocations += puppet.equivocations;
+            self.coverage.chunks_asked_in_vain += puppet.chunks_asked;
+            self.coverage.parts_without_end += puppet.parts_without_end;
             self.coverage.storms_met += puppet.storms.len() as u64;
         }
         Report {

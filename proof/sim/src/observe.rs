@@ -3,6 +3,8 @@
 //!
 //! Votes are read off the wire, from the bytes that leave, not from what a core says about itself.
 
+use crate::node::Node;
+use crate::trick::Trick;
 use crate::world::World;
 use bytes::Bytes;
 use check::CommandId;
@@ -273,6 +275,12 @@ impl World {
             }
             Event::ViewChangeStarted { .. } => self.coverage.views_asked += 1,
             Event::DonorDropped { .. } => self.coverage.donors_dropped += u64::from(honest),
+            Event::DonorLate { donor, .. } => {
+                let endless =
+                    |node: &Node| node.puppet.as_ref().is_some_and(|it| it.has(Trick::EndlessDonor));
+                let is_liar = self.nodes.iter().any(|node| node.replica == donor && endless(node));
+                self.coverage.donors_left += u64::from(honest && is_liar);
+            }
             Event::RetryAnswered { .. } => self.coverage.retries_answered += 1,
             Event::Refused { reason, .. } => {
                 if honest {
@@ -325,6 +333,7 @@ impl World {
             }
             Event::StateTransferFinished { sequence } => format!("has the state at {sequence:?}"),
             Event::DonorDropped { donor, .. } => format!("drops the donor {donor:?}"),
+            Event::DonorLate { donor, .. } => format!("leaves the donor {donor:?} for a while"),
             Event::Recovered { view, executed, stable, .. } => {
                 format!("recovers in view {view}, executed {executed}, stable {stable}")
             }

@@ -17,6 +17,7 @@ use dwcp_base::{
 use dwcp_log::seal::{self, Sealed};
 use dwcp_log::{Proposal, RootEntry};
 use dwcp_pbft::{Message, NewView, PrePrepared, PreparedCertificate, Signed, SignedBody, ViewChange, Vote};
+use dwcp_replica::wire::CHUNK_PART_BYTES;
 use dwcp_replica::{Class, ClientReply, ClientRequest, Control, Input, PeerMessage};
 use dwcp_state::{ClientFrame, SessionFrame};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -36,6 +37,8 @@ type Notebook = Arc<Mutex<BTreeMap<(View, Sequence), Alternative>>>;
 
 const NOTEBOOK_MAX: usize = 256;
 const MEMORY_MAX: usize = 200;
+/// A part of a chunk that is not its last.
+static NOTHING: [u8; CHUNK_PART_BYTES as usize] = [0; CHUNK_PART_BYTES as usize];
 /// How far a fast clock gets ahead: within the validity of the bytes that open a session.
 const CLOCK_AHEAD_MAX_US: u64 = 30_000_000;
 
@@ -65,6 +68,8 @@ pub struct Puppet {
     pub(crate) seals_heard: BTreeMap<(Epoch, ReplicaId), seal::Signed<Sealed>>,
     highest: (View, Sequence),
     silent_until_us: u64,
+    /// The newest snapshot that others say they have.
+    snapshot: Sequence,
     censored: Option<dwcp_state::SessionId>,
     /// To whom its core sent a client's frame last.
     hidden_from: Option<ReplicaId>,
@@ -72,6 +77,8 @@ pub struct Puppet {
     oldest: BTreeMap<Sequence, PreparedCertificate>,
     /// The last slot of each kind counted for coverage.
     pub lies_told: u64,
+    pub chunks_asked: u64,
+    pub parts_without_end: u64,
     pub equivocations: u64,
     /// Epochs of whose segments it complained all the time.
     pub storms: BTreeSet<Epoch>,
@@ -108,6 +115,9 @@ impl Puppet {
                 let drawn = chance.per_mille(600).then(|| chance.pick(&Trick::OF_ROOMS).copied()).flatten();
                 tricks |= drawn.map_or(0, Trick::bit);
             }
+            let mut chance = chance.fork("of transfers");
+            let drawn = chance.per_mille(500).then(|| chance.pick(&Trick::OF_TRANSFERS).copied()).flatten();
+            tricks |= drawn.map_or(0, Trick::bit);
         }
         let earlier = world.nodes.iter().find_map(|node| node.puppet.as_ref());
         Self {
@@ -125,10 +135,13 @@ impl Puppet {
             seals_heard: BTreeMap::new(),
             highest: (View::ZERO, Sequence::ZERO),
             silent_until_us: 0,
+            snapshot: Sequence::ZERO,
             censored: None,
             hidden_from: None,
             oldest: BTreeMap::new(),
             lies_told: 0,
+            chunks_asked: 0,
+            parts_without_end: 0,
             equivocations: 0,
             storms: BTreeSet::new(),
         }
@@ -196,6 +209,11 @@ impl Puppet {
                 self.note_seal(bytes);
                 if self.has(Trick::OldProofs) {
                     self.hoard(bytes);
+                }
+                if self.has(Trick::AsksForChunks)
+                    && let Ok(PeerMessage::Pbft(Message::Standing(standing))) = decode::<PeerMessage>(bytes)
+                {
+                    self.snapshot = self.snapshot.max(standing.snapshot);
                 }
                 if self.has(Trick::Censor)
                     && let Ok(PeerMessage::Request { frame, .. }) = decode::<PeerMessage>(bytes)
@@ -620,9 +638,27 @@ impl Puppet {
             }
         }
         if self.has(Trick::Flood) {
-            for to in peers {
-                self.flood(to, out);
+            for to in &peers {
+                self.flood(*to, out);
             }
+        }
+        if self.has(Trick::AsksForChunks) && self.snapshot > Sequence::ZERO {
+            for to in peers {
+                self.ask_for_chunks(to, out);
+            }
+        }
+    }
+
+    /// More than any donor would do at once for all of its peers.
+    fn ask_for_chunks(&mut self, to: ReplicaId, out: &mut Vec<Lie>) {
+        let sequence = self.snapshot;
+        for _ in 0..150 {
+            self.lies_told += 1;
+            self.chunks_asked += 1;
+            let index = u32::try_from(self.chance.below(400)).expect("small");
+            let offset = self.chance.below(3) * u64::from(CHUNK_PART_BYTES);
+            let message = PeerMessage::FetchChunk { sequence, index, offset };
+            out.push(Lie { to, bytes: Bytes::from(encode(&message)), extra_us: 0 });
         }
     }
 
@@ -661,6 +697,11 @@ impl Puppet {
 
     /// A chunk of a snapshot as the puppet serves it.
     pub fn spoil_chunk(&mut self, index: u32, bytes: Option<Bytes>) -> Option<Bytes> {
+        if self.has(Trick::EndlessDonor) {
+            self.lies_told += 1;
+            self.parts_without_end += 1;
+            return bytes.map(|_| Bytes::from_static(&NOTHING));
+        }
         if self.has(Trick::ForgetSessions) && (1..=dwcp_state::SESSION_BUCKETS).contains(&index) {
             self.lies_told += 1;
             // The chunk of a bucket without sessions.
@@ -682,6 +723,15 @@ impl Puppet {
             None => spoiled.push(7),
         }
         Some(Bytes::from(spoiled))
+    }
+
+    /// How late the puppet gives a part of a chunk: it is waited for ten times as long as messages are, which are asked for
+    /// again after an eighth of the view's timer.
+    pub fn chunk_late_us(&mut self) -> u64 {
+        if !self.has(Trick::EndlessDonor) {
+            return 0;
+        }
+        self.chance.between(1, 8) * (self.view_timeout_us / 8)
     }
 
     /// A reply as the puppet gives it.
@@ -778,7 +828,10 @@ impl World {
         Some(self.nodes[ix].puppet.as_mut()?.spoil_reply(reply))
     }
 
-    pub fn spoil_chunk(&mut self, ix: usize, index: u32, bytes: Option<Bytes>) -> Option<Bytes> {
-        self.nodes[ix].puppet.as_mut()?.spoil_chunk(index, bytes)
+    /// A part as the puppet gives it, and how late.
+    pub fn spoil_chunk(&mut self, ix: usize, index: u32, bytes: Option<Bytes>) -> (Option<Bytes>, u64) {
+        let Some(puppet) = self.nodes[ix].puppet.as_mut() else { return (bytes, 0) };
+        let late_us = puppet.chunk_late_us();
+        (puppet.spoil_chunk(index, bytes), late_us)
     }
 }

@@ -81,10 +81,14 @@ pub enum Trick {
     OrdersUnasked,
     /// Whoever needs a convergent store is offered one in which a value is another.
     FalseStore,
+    /// Chunks for state transfer have no end: part after part of nothing, each just in time.
+    EndlessDonor,
+    /// Asks everybody for chunks that it does not need, all the time.
+    AsksForChunks,
 }
 
 impl Trick {
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 39] = [
         Self::Equivocate,
         Self::Withhold,
         Self::SplitViewChange,
@@ -122,7 +126,12 @@ impl Trick {
         Self::AsksUnheard,
         Self::OrdersUnasked,
         Self::FalseStore,
+        Self::EndlessDonor,
+        Self::AsksForChunks,
     ];
+
+    /// Some liars draw one of these besides.
+    pub(crate) const OF_TRANSFERS: [Self; 2] = [Self::EndlessDonor, Self::AsksForChunks];
 
     /// Where replicas have state sync, a liar draws one of these besides, or none.
     pub(crate) const OF_ROOMS: [Self; 3] = [Self::AsksUnheard, Self::OrdersUnasked, Self::FalseStore];

@@ -114,6 +114,9 @@ pub(crate) fn tell(event: &Event, metrics: &Metrics, wall_ms: u64) {
             metrics.donors_dropped.add(1);
             tracing::warn!(%donor, %sequence, "a donor sent what its certificate does not cover: check that replica");
         }
+        Event::DonorLate { donor, sequence } => {
+            tracing::debug!(%donor, %sequence, "a donor is late with a chunk; others are asked first for a while");
+        }
         Event::Recovered { view, executed, stable, inside_view_change, records } => {
             tracing::info!(
                 target: LIFE, %view, %executed, %stable, inside_view_change, records, "recovered from its disk"

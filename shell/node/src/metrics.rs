@@ -438,7 +438,7 @@ impl Scrape<'_> {
         );
         out.counter(
             "dwcp_chunk_reads_refused_total",
-            "Chunks not read for a peer because too many reads waited.",
+            "Chunks that could not be read for a peer.",
             m.chunk_reads_refused.get(),
         );
     }

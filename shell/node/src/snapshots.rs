@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dwcp_base::{ReplicaId, Sequence};
-use dwcp_replica::{FrozenChunks, Input};
+use dwcp_replica::{FrozenChunks, Input, READS_MAX};
 use dwcp_storage::{DataDir, Lsn, SnapshotInfo, SnapshotStore, StorageError};
 
 use crate::inbox::Inbox;
@@ -24,8 +24,6 @@ use crate::metrics::Metrics;
 /// Jobs that may wait for the writer. At the bound the core loop waits: it only comes to that while a whole snapshot
 /// arrives faster than this disk takes it.
 const WRITES_WAITING_MAX: usize = 256;
-/// Reads that may wait; further ones are answered *cannot be read*, and the peer asks another donor.
-const READS_WAITING_MAX: usize = 64;
 /// Chunks kept in memory while peers fetch them part by part, in number and in bytes; the newest is always kept.
 const CHUNKS_KEPT_MAX: usize = 16;
 const CHUNKS_KEPT_BYTES_MAX: usize = 32 << 20;
@@ -89,7 +87,7 @@ impl SnapshotThreads {
         me: ReplicaId,
     ) -> std::io::Result<Self> {
         let (writes, write_jobs) = sync_channel(WRITES_WAITING_MAX);
-        let (reads, read_jobs) = sync_channel(READS_WAITING_MAX);
+        let (reads, read_jobs) = sync_channel(READS_MAX);
         let writer = Writer {
             jobs: Jobs { coming: write_jobs, come: VecDeque::new() },
             turn: u32::from(me.0),
@@ -101,7 +99,7 @@ impl SnapshotThreads {
             fetching: None,
             fetch_failed: false,
         };
-        let reader_inbox = inbox.clone();
+        let (reader_inbox, reader_metrics) = (inbox.clone(), metrics.clone());
         let threads = vec![
             std::thread::Builder::new().name("snapshot-writer".into()).spawn(move || {
                 step_back();
@@ -109,7 +107,7 @@ impl SnapshotThreads {
             })?,
             std::thread::Builder::new().name("snapshot-reader".into()).spawn(move || {
                 step_back();
-                serve_reads(&store, &reader_inbox, &read_jobs);
+                serve_reads(&store, &reader_inbox, &reader_metrics, &read_jobs);
             })?,
         ];
         Ok(Self { writes, reads, inbox: inbox.clone(), metrics: metrics.clone(), threads })
@@ -121,6 +119,7 @@ impl SnapshotThreads {
     }
 
     pub(crate) fn read(&self, job: Read) {
+        // The core has no more than fit under way: only a reader that is gone takes none.
         if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = self.reads.try_send(job) {
             self.metrics.chunk_reads_refused.add(1);
             self.inbox.push_disk(Input::ChunkRead { token: job.token, bytes: None });
@@ -335,12 +334,13 @@ fn step_back() {
     }
 }
 
-fn serve_reads(store: &SnapshotStore, inbox: &Inbox, jobs: &Receiver<Read>) {
+fn serve_reads(store: &SnapshotStore, inbox: &Inbox, metrics: &Metrics, jobs: &Receiver<Read>) {
     let mut kept = KeptChunks::default();
     while let Ok(job) = jobs.recv() {
         let bytes = match kept.part(store, &job) {
             Ok(bytes) => Some(bytes),
             Err(error) => {
+                metrics.chunk_reads_refused.add(1);
                 tracing::debug!(sequence = %job.sequence, index = job.index, %error, "no chunk for a peer");
                 None
             }
@@ -364,7 +364,8 @@ impl KeptChunks {
         let from = usize::try_from(job.offset).unwrap_or(usize::MAX).min(chunk.len());
         let to = from.saturating_add(job.bytes_max as usize).min(chunk.len());
         let part = chunk.slice(from..to);
-        if to == chunk.len() {
+        // Who asks past the end takes nothing, and nothing from others either.
+        if to == chunk.len() && (from < to || chunk.is_empty()) {
             self.forget((job.sequence, job.index));
         }
         Ok(part)
@@ -468,6 +469,8 @@ mod tests {
             assert_eq!(kept.bytes, kept.chunks.iter().map(|(_, chunk)| chunk.len()).sum::<usize>());
         }
         let held = kept.chunks.len();
+        kept.part(&store, &read(19, u64::MAX)).expect("nothing past the end");
+        assert_eq!(kept.chunks.len(), held);
         kept.part(&store, &read(19, 2 << 20)).expect("its last part");
         assert_eq!(kept.chunks.len(), held - 1);
     }

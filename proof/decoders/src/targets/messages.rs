@@ -184,6 +184,7 @@ pub(crate) fn peer_messages() -> Vec<Vec<u8>> {
         PeerMessage::FetchChunk { sequence: dwcp_base::Sequence(8), index: 3, offset: 0 },
         PeerMessage::NoChunk { sequence: dwcp_base::Sequence(8), index: 3 },
         PeerMessage::Pbft(Message::FetchDecided { from: dwcp_base::Sequence(1) }),
+        PeerMessage::Pbft(Message::Introduce { boot: 7 }),
         PeerMessage::Pbft(Message::FetchPayload {
             sequence: dwcp_base::Sequence(3),
             digest: dwcp_base::Hash::ZERO,

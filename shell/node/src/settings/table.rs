@@ -186,7 +186,8 @@ pub const SETTINGS: &[Setting] = &[
         "bytes",
         Preset::Number(96 * MIB),
         (64 * MIB, 16 * GIB),
-        "decided proposals kept in memory for replicas that lag; one that lags further fetches the whole state",
+        "decided proposals kept in memory for replicas that lag; one that lags further fetches the whole state; up to four \
+         times this is kept while no snapshot gets written",
     ),
     number(
         "segment.election_timeout_ms",

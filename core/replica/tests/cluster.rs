@@ -30,6 +30,8 @@ fn key(kind: u8, id: u8) -> PublicKey {
     Ed25519::new(seed(kind, id), &[]).public_key()
 }
 
+#[path = "cluster/distant.rs"]
+mod distant;
 #[path = "cluster/donors.rs"]
 mod donors;
 #[path = "cluster/faulty.rs"]
@@ -112,6 +114,11 @@ struct Cluster {
     settings: BTreeMap<u8, dwcp_replica::SyncSetup>,
     /// Says what becomes of what one replica sends another, for stories with a liar.
     twist: Option<Twist>,
+    /// How long messages between replicas take, for stories of distant ones; and those on their way, each with a number that
+    /// keeps them in order.
+    delay: Micros,
+    flying: BTreeMap<(Micros, u64), (u8, Input)>,
+    sent: u64,
 }
 
 type Twist = Box<dyn FnMut(u8, u8, Bytes) -> Option<Bytes>>;
@@ -153,6 +160,9 @@ impl Cluster {
             late: Vec::new(),
             settings: BTreeMap::new(),
             twist: None,
+            delay: Micros::ZERO,
+            flying: BTreeMap::new(),
+            sent: 0,
         }
     }
 
@@ -236,7 +246,13 @@ impl Cluster {
                     let target = &mut self.nodes[usize::from(to.0)];
                     if target.replica.is_some() {
                         let from = ReplicaId(id);
-                        target.inbox.push_back(Input::Peer { from, incarnation: Incarnation(0), bytes });
+                        let input = Input::Peer { from, incarnation: Incarnation(0), bytes };
+                        if self.delay == Micros::ZERO {
+                            target.inbox.push_back(input);
+                        } else {
+                            self.sent += 1;
+                            self.flying.insert((self.now.plus(self.delay), self.sent), (to.0, input));
+                        }
                     } else {
                         self.to_the_dead.push((id, to.0, bytes));
                     }
@@ -293,6 +309,10 @@ impl Cluster {
     /// Runs until nothing is to be done, letting time pass up to `until`.
     fn run_until(&mut self, until: Micros) {
         loop {
+            while let Some(arrived) = self.flying.first_entry().filter(|next| next.key().0 <= self.now) {
+                let (to, input) = arrived.remove();
+                self.nodes[usize::from(to)].inbox.push_back(input);
+            }
             let busy: Vec<u8> = (0..self.nodes.len() as u8)
                 .filter(|id| !self.nodes[usize::from(*id)].inbox.is_empty())
                 .collect();
@@ -310,6 +330,7 @@ impl Cluster {
                 .iter()
                 .filter_map(|node| node.replica.as_ref())
                 .map(Replica::next_wakeup)
+                .chain(self.flying.keys().next().map(|(at, _)| *at))
                 .min()
                 .unwrap();
             if next > until {

@@ -88,6 +88,19 @@ impl Work {
         self.ranges.len() + self.leaves.len() <= AUDIT_RANGES_MAX
             && self.ranges.iter().all(|range| range.span.is_sound())
             && self.leaves.iter().all(leaf)
+            && self.is_disjoint()
+    }
+
+    /// No key lies in two spans: whatever is asked, the store is read once.
+    fn is_disjoint(&self) -> bool {
+        let spans =
+            self.ranges.iter().map(|range| &range.span).chain(self.leaves.iter().map(|leaf| &leaf.span));
+        let mut spans: Vec<&Span> = spans.collect();
+        spans.sort_unstable_by_key(|span| &span.after);
+        spans.windows(2).all(|w| match (&w[0].until, &w[1].after) {
+            (Some(until), Some(after)) => until <= after,
+            _ => false,
+        })
     }
 }
 

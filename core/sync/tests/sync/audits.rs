@@ -5,7 +5,7 @@ use crate::world::{NOON_MS, text};
 use bytes::Bytes;
 use dwcp_base::{Mutants, encode};
 use dwcp_crdt::{Op, Origin, OriginId, Resolvers, Store, Write};
-use dwcp_sync::audit::{Work, damaged, step};
+use dwcp_sync::audit::{Leaf, Range, Span, Work, damaged, step};
 use dwcp_sync::{Message, Reason};
 use std::collections::BTreeSet;
 
@@ -156,6 +156,25 @@ fn unsound_steps_are_no_messages() {
     });
     bad(&|w| w.ranges[0].span.until = Some(vec![0; 2_000].into()));
     bad(&|w| w.ranges = vec![w.ranges[0].clone(); 100]);
+    // Each of these would have the same keys read twice and more.
+    let range = |after: Option<&'static str>, until: Option<&'static str>| Range {
+        span: Span { after: after.map(Bytes::from), until: until.map(Bytes::from) },
+        print: good.ranges[0].print,
+    };
+    let leaf = |range: Range| Leaf { span: range.span, keys: Vec::new(), is_answer: false };
+    bad(&|w| w.ranges = vec![w.ranges[0].clone(); 2]);
+    bad(&|w| w.leaves = vec![leaf(range(Some("a"), Some("b")))]);
+    bad(&|w| w.ranges = vec![range(None, Some("b")), range(Some("a"), None)]);
+    bad(&|w| w.ranges = vec![range(Some("a"), None), range(Some("c"), Some("d"))]);
+    bad(&|w| w.ranges = vec![range(Some("c"), Some("d")), range(None, Some("d"))]);
+    bad(&|w| {
+        w.ranges = vec![range(None, Some("a")), range(Some("b"), None)];
+        w.leaves = vec![leaf(range(Some("a"), Some("bb")))];
+    });
+    let mut work = good.clone();
+    work.ranges = vec![range(Some("b"), None), range(None, Some("a"))];
+    work.leaves = vec![leaf(range(Some("a"), Some("b")))];
+    assert!(Message::read(&encode(&Message::Audit { work })).is_ok(), "side by side, in any order");
 }
 
 /// Figures for the document; run by hand with `--nocapture --ignored` is not ours: it is cheap enough to run always.

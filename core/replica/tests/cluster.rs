@@ -119,6 +119,8 @@ struct Cluster {
     delay: Micros,
     flying: BTreeMap<(Micros, u64), (u8, Input)>,
     sent: u64,
+    /// How far the wall clocks of some are ahead, in milliseconds.
+    ahead_ms: BTreeMap<u8, u64>,
 }
 
 type Twist = Box<dyn FnMut(u8, u8, Bytes) -> Option<Bytes>>;
@@ -163,6 +165,7 @@ impl Cluster {
             delay: Micros::ZERO,
             flying: BTreeMap::new(),
             sent: 0,
+            ahead_ms: BTreeMap::new(),
         }
     }
 
@@ -292,7 +295,8 @@ impl Cluster {
     }
 
     fn step(&mut self, id: u8, input: Input) {
-        let now = self.now();
+        let mut now = self.now();
+        now.wall_ms += self.ahead_ms.get(&id).copied().unwrap_or(0);
         let mut out = Outbox::default();
         let Some(replica) = &mut self.nodes[usize::from(id)].replica else { return };
         replica.step(now, input, &mut out);

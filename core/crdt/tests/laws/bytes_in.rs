@@ -4,7 +4,7 @@
 use crate::world::{NOON_MS, Replica, assert_same, origin, text};
 use dwcp_base::Chance;
 use dwcp_crdt::limits::{
-    BUNDLE_BYTES_MAX, BUNDLE_DELTAS_MAX, HELD_BUNDLEES_MAX, INTERVALS_MAX, KEY_BYTES_MAX,
+    BUNDLE_BYTES_MAX, BUNDLE_DELTAS_MAX, HELD_BUNDLEES_MAX, INTERVALS_MAX, KEY_BYTES_MAX, WRITE_AHEAD_MAX_MS,
 };
 use dwcp_crdt::{
     Applied, Bundle, BundleError, ClockAhead, Dot, Missing, Op, Plain, PlainError, Refused, Resolvers,
@@ -183,6 +183,22 @@ fn a_timestamp_from_the_future_is_refused_and_the_bundle_may_come_again_later() 
     assert!(matches!(b.store.apply(&bundle, NOON_MS + 300), Ok(Applied::Done { .. })));
     let next = b.put("k", "y");
     assert!(next.hlc() > bundle.hlc(), "what follows is later, though this clock is behind");
+}
+
+#[test]
+fn who_was_an_hour_ahead_writes_nothing_that_others_would_drop_for_an_hour() {
+    const HOUR_MS: u64 = 3_600_000;
+    let mut a = Replica::new(1);
+    a.now_ms = NOON_MS + HOUR_MS;
+    a.put("k", "early");
+    a.now_ms = NOON_MS;
+    let write = [Write::new("k", Op::Put(text("late")))];
+    assert_eq!(a.try_write(&write), Err(WriteRefused::ClockAhead { ahead_ms: HOUR_MS }));
+    assert_eq!(a.register("k").as_deref(), Some("early"), "nothing happened");
+    assert_eq!(a.store.applied().last(origin(1)), 1);
+    a.now_ms = NOON_MS + HOUR_MS - WRITE_AHEAD_MAX_MS - 1;
+    assert!(a.try_write(&write).is_err());
+    assert!(a.try_write(&write).is_ok());
 }
 
 #[test]

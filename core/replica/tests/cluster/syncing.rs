@@ -122,6 +122,31 @@ fn in_internet_mode_a_write_is_told_when_it_is_durable_here_and_reaches_everybod
 }
 
 #[test]
+fn who_was_a_minute_ahead_hears_so_instead_of_writing_what_nobody_takes() {
+    let policy = Policy::root_only(Trust::Byzantine, Quorum::new(4, None).unwrap());
+    let mut cluster = Cluster::with(4, policy, NetworkMode::Internet);
+    cluster.ahead_ms.insert(1, 60_000);
+    cluster.write(1, 1, vec![put("k", "1")]);
+    cluster.run(50);
+    cluster.ahead_ms.clear();
+    cluster.write(1, 2, vec![put("k", "2")]);
+    cluster.run(50);
+    let Some(SyncReply::Refused { reason, definite: true }) = cluster.told(1, 2) else {
+        panic!("{:?}", cluster.told(1, 2))
+    };
+    assert!(reason.contains("ahead of this node's clock") && reason.contains("NTP"), "{reason}");
+    assert_eq!(cluster.sync_status(1).frames_written, 1);
+    cluster.write(2, 3, vec![put("k", "3")]);
+    cluster.run(50);
+    assert_eq!(cluster.road(2, 3), Some(Road::Gossip), "others write on");
+    cluster.run(60_000);
+    cluster.write(1, 4, vec![put("k", "4")]);
+    cluster.run(10_000);
+    assert_eq!(cluster.read(0, "k"), json("4"));
+    cluster.assert_converged(1);
+}
+
+#[test]
 fn two_halves_without_quorum_write_on_restart_and_converge_when_they_meet() {
     let mut cluster = Cluster::with(
         4,

@@ -492,6 +492,12 @@ impl World {
                 return;
             }
             now.wall_ms += puppet.clock_ahead_ms();
+            if puppet.plays(Trick::FutureClock)
+                && let Some(live) = &self.nodes[id as usize].live
+            {
+                // It goes on where its clock was, which an honest node would not.
+                now.wall_ms = now.wall_ms.max(live.store.latest().ms());
+            }
         }
         let Some(Some(written)) = self.on_core(id, |live| live.sync.may_write().ok()) else {
             self.coverage.writes_blocked += 1;

@@ -5,7 +5,7 @@ use crate::world::{NOON_MS, text};
 use bytes::Bytes;
 use dwcp_base::{Mutants, encode};
 use dwcp_crdt::{Op, Origin, OriginId, Resolvers, Store, Write};
-use dwcp_sync::audit::{Leaf, Range, Span, Work, damaged, step};
+use dwcp_sync::audit::{Leaf, Range, Span, Work, step};
 use dwcp_sync::{Message, Reason};
 use std::collections::BTreeSet;
 
@@ -103,10 +103,22 @@ fn stores_at_different_places_are_not_compared() {
     assert!(step(&b, Some(&question)).elsewhere);
 }
 
+#[cfg(feature = "mutants")]
 #[test]
 fn damage_in_memory_is_found_alone() {
-    let (mut a, _) = twins(50);
-    assert!(damaged(&mut a).is_empty());
+    use dwcp_sync::audit::damaged;
+    for bit in [0, 9, 40, 77] {
+        let (mut a, mut b) = twins(50);
+        assert!(damaged(&mut a).is_empty());
+        assert!(a.flip_bit(b"key 0000007", bit), "there is a bit that makes it another state");
+        assert_ne!(a.key_bytes(b"key 0000007"), b.key_bytes(b"key 0000007"));
+        assert_eq!(a.digest(), b.digest(), "nothing here has noticed");
+        assert_eq!(damaged(&mut a), vec![Bytes::from_static(b"key 0000007")]);
+        assert!(!a.is_intact(b"key 0000007") && a.is_intact(b"key 0000008") && a.is_intact(b"no key"));
+        a.replace_key(b"key 0000007", b.key_bytes(b"key 0000007").as_deref()).expect("bytes of a key");
+        assert!(damaged(&mut a).is_empty() && a.digest() == b.digest());
+        a.check();
+    }
 }
 
 #[test]

@@ -7,8 +7,8 @@ use dwcp_crdt::limits::{
     BUNDLE_BYTES_MAX, BUNDLE_DELTAS_MAX, HELD_BUNDLEES_MAX, INTERVALS_MAX, KEY_BYTES_MAX, WRITE_AHEAD_MAX_MS,
 };
 use dwcp_crdt::{
-    Applied, Bundle, BundleError, ClockAhead, Dot, Missing, Op, Plain, PlainError, Refused, Resolvers,
-    Restore, RestoreError, Store, Write, WriteRefused,
+    Applied, Bundle, BundleError, ClockAhead, Dot, Missing, Op, Origin, Plain, PlainError, Refused,
+    Resolvers, Restore, RestoreError, Store, Write, WriteRefused,
 };
 
 /// One bundle with a delta of every shape.
@@ -219,6 +219,24 @@ fn bundles_that_wait_for_nothing_real_are_bounded_per_origin() {
         b.receive(&bundle);
     }
     assert_eq!(b.register("k"), a.register("k"), "what was refused came again");
+}
+
+/// An engine hands over so many of each incarnation, and counts on all of them being held.
+#[test]
+fn what_waits_of_a_lost_incarnation_takes_no_room_from_the_next() {
+    let mut b = Replica::new(2);
+    for incarnation in 0..3 {
+        let mut writer = Store::new(Origin::new(1, incarnation), Resolvers::default());
+        for n in 0..=HELD_BUNDLEES_MAX {
+            let write = Write::new("k", Op::Put(text(&n.to_string())));
+            let bundle = writer.write(&[write], 0, NOON_MS).expect("good").expect("a change");
+            if n > 0 {
+                let held = b.store.apply(&bundle, NOON_MS);
+                assert!(matches!(held, Ok(Applied::Held { .. })), "{incarnation}, {n}: {held:?}");
+            }
+        }
+    }
+    assert_eq!(b.store.held_count(), 3 * HELD_BUNDLEES_MAX);
 }
 
 #[test]

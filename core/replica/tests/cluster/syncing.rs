@@ -122,6 +122,28 @@ fn in_internet_mode_a_write_is_told_when_it_is_durable_here_and_reaches_everybod
 }
 
 #[test]
+fn a_comparison_with_nobody_is_refused_and_not_called_agreement() {
+    let policy = Policy::root_only(Trust::Byzantine, Quorum::new(4, None).unwrap());
+    let mut cluster = Cluster::with(4, policy, NetworkMode::Internet);
+    for (id, peers) in
+        [(1, vec![ReplicaId(99)]), (2, vec![ReplicaId(1), ReplicaId(4)]), (3, vec![ReplicaId(0)])]
+    {
+        cluster.ask(0, id, SyncRequest::Compare { peers, timeout_ms: 100 });
+        cluster.run(200);
+        let Some(SyncReply::Refused { reason, definite: true }) = cluster.told(0, id) else {
+            panic!("{:?}", cluster.told(0, id))
+        };
+        assert!(reason.contains("no peer"), "{reason}");
+    }
+    cluster.ask(0, 4, SyncRequest::Compare { peers: vec![ReplicaId(3), ReplicaId(1)], timeout_ms: 100 });
+    cluster.run(200);
+    let Some(SyncReply::Compared { level, differs, silent }) = cluster.told(0, 4) else {
+        panic!("no answer")
+    };
+    assert_eq!((level.len(), differs.len(), silent.len()), (2, 0, 0));
+}
+
+#[test]
 fn who_was_a_minute_ahead_hears_so_instead_of_writing_what_nobody_takes() {
     let policy = Policy::root_only(Trust::Byzantine, Quorum::new(4, None).unwrap());
     let mut cluster = Cluster::with(4, policy, NetworkMode::Internet);

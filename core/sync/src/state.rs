@@ -13,6 +13,7 @@ use crate::message::ShortHash;
 use crate::output::{Action, Need, Output, Reason};
 use crate::proof::{Cut, Proof};
 use crate::record::{Base, Record};
+use crate::repair::Repair;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -68,6 +69,7 @@ pub(crate) struct Peer {
     pub(crate) budget_bytes: usize,
     pub(crate) budget_until: Micros,
     pub(crate) audits_left: u32,
+    pub(crate) copies_left: u32,
     pub(crate) audits_until: Micros,
     /// What was acknowledged here at a moment; it is in time if it acknowledges this before its patience ends.
     pub(crate) mark: Option<(VersionVector, Micros)>,
@@ -147,6 +149,8 @@ pub struct Sync {
     pub(crate) round: u64,
     pub(crate) next_exchange: Micros,
     pub(crate) next_audit: Micros,
+    /// Keys that differ somewhere, while members are asked for theirs.
+    pub(crate) repair: Option<Repair>,
     /// When to ask for what frames that came early wait for, if it has not come by itself.
     pub(crate) gap_due: Option<Micros>,
     pub(crate) durable: Ticket,
@@ -233,6 +237,7 @@ impl Sync {
             round: 0,
             next_exchange: now.mono.plus(Micros(first)),
             next_audit: now.mono.plus(Micros(first_audit)),
+            repair: None,
             gap_due: None,
             durable: Ticket(records as u64),
             base_under_way: None,

@@ -303,6 +303,7 @@ impl World {
             | Event::MemberReadmitted { .. }
             | Event::OriginFrozen { .. }
             | Event::MemberHoldsUp { .. }
+            | Event::KeysRepaired { .. }
             | Event::StateTransferStarted { .. } => {}
         }
     }
@@ -361,6 +362,7 @@ impl World {
             | Event::RetryAnswered { .. }
             | Event::OriginFrozen { .. }
             | Event::MemberHoldsUp { .. }
+            | Event::KeysRepaired { .. }
             | Event::Refused { .. } => return,
         };
         seen.push(format!("{:?} {text}", self.nodes[ix]));

@@ -22,6 +22,7 @@ pub(crate) struct Figures {
     pub(crate) bundles_refused: u64,
     pub(crate) last_refusal: String,
     pub(crate) keys_damaged: u64,
+    pub(crate) keys_repaired: u64,
     pub(crate) snapshots_refused: u64,
     pub(crate) snapshots_installed: u64,
     pub(crate) donors_stalled: u64,
@@ -60,7 +61,9 @@ pub struct SyncStatus {
     pub frames_waiting: u64,
     pub ordering: u64,
     pub floor: u64,
+    /// Keys that an audit found to differ, and those that were put right here.
     pub keys_damaged: u64,
+    pub keys_repaired: u64,
     pub bundles_refused: u64,
     /// Origins that contradicted themselves and whose end is not decided yet: how many, and their names.
     pub frozen_origins: u64,
@@ -157,6 +160,7 @@ impl Figures {
             ordering: room.ordering.len() as u64,
             floor: open.store.floor_number(),
             keys_damaged: self.keys_damaged,
+            keys_repaired: self.keys_repaired,
             bundles_refused: self.bundles_refused,
             frozen_origins: frozen.len() as u64,
             frozen,

@@ -3,7 +3,7 @@
 use crate::net::Net;
 use crate::world::{NOON_MS, text};
 use bytes::Bytes;
-use dwcp_base::{Mutants, encode};
+use dwcp_base::{Hash, Mutants, encode};
 use dwcp_crdt::{Op, Origin, OriginId, Resolvers, Store, Write};
 use dwcp_sync::audit::{Leaf, Range, Span, Work, step};
 use dwcp_sync::{Message, Reason};
@@ -38,7 +38,7 @@ fn audit(a: &Store, b: &Store) -> (BTreeSet<Bytes>, BTreeSet<Bytes>, usize, usiz
     let mut work: Option<Work> = None;
     for turn in 0.. {
         let side = turn % 2;
-        let result = step(if side == 0 { a } else { b }, work.as_ref());
+        let result = step(if side == 0 { a } else { b }, Hash::ZERO, work.as_ref());
         named[side].extend(result.differs);
         assert!(!result.elsewhere);
         let Some(reply) = result.reply else { break };
@@ -99,8 +99,8 @@ fn several_are_named_and_an_empty_store_is_no_special_case() {
 fn stores_at_different_places_are_not_compared() {
     let (a, mut b) = twins(10);
     b.write(&[Write::new("more", Op::Put(text("v")))], 0, NOON_MS).expect("good");
-    let question = step(&a, None).reply.expect("a question");
-    assert!(step(&b, Some(&question)).elsewhere);
+    let question = step(&a, Hash::ZERO, None).reply.expect("a question");
+    assert!(step(&b, Hash::ZERO, Some(&question)).elsewhere);
 }
 
 #[cfg(feature = "mutants")]
@@ -144,7 +144,7 @@ fn the_slow_beat_finds_a_flipped_key_between_replicas_at_rest() {
 #[test]
 fn audits_asked_for_without_end_are_refused() {
     let mut net = Net::new(3, 2, Mutants::default());
-    let work = step(&net.nodes[1].store, None).reply.expect("a question");
+    let work = step(&net.nodes[1].store, Hash::ZERO, None).reply.expect("a question");
     let message = Message::Audit { work }.to_bytes();
     for _ in 0..40 {
         let now = net.now(0);
@@ -156,7 +156,7 @@ fn audits_asked_for_without_end_are_refused() {
 #[test]
 fn unsound_steps_are_no_messages() {
     let (a, _) = twins(100);
-    let good = step(&a, None).reply.expect("a question");
+    let good = step(&a, Hash::ZERO, None).reply.expect("a question");
     let bad = |change: &dyn Fn(&mut Work)| {
         let mut work = good.clone();
         change(&mut work);

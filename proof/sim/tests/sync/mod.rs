@@ -75,15 +75,16 @@ const KNOWN: &[(Mutant, u64, Judge)] = &[
     (Mutant::CrdtDeleteWithoutTombstone, 0, Judge::SyncConflict),
     (Mutant::CrdtArrivalOrder, 0, Judge::SyncConverge),
     (Mutant::CrdtDigestOfRemote, 0, Judge::SyncConverge),
-    (Mutant::CrdtCollectsWithoutFloor, 0, Judge::SyncValue),
+    (Mutant::CrdtCollectsWithoutFloor, 0, Judge::SyncConverge),
     (Mutant::CrdtClockNotMerged, 0, Judge::SyncClock),
     (Mutant::CrdtResolverByOrder, 0, Judge::SyncValue),
-    (Mutant::SyncHashIgnored, 20, Judge::SyncValue),
+    (Mutant::SyncHashIgnored, 16, Judge::SyncValue),
     (Mutant::SyncLiarNotFrozen, 0, Judge::SyncFrozen),
     (Mutant::SyncFrameInPart, 1, Judge::SyncWhole),
     (Mutant::SyncCollectsWithoutFloor, 0, Judge::SyncLost),
     (Mutant::SyncDotsReused, 0, Judge::SyncLost),
     (Mutant::SyncPushBeforeSync, 0, Judge::SyncFrozen),
+    (Mutant::SyncRepairByOne, 0, Judge::SyncConverge),
 ];
 
 #[test]

@@ -51,6 +51,11 @@ pub(super) fn write(sync: &SyncStatus, out: &mut Exposition) {
     out.gauge("dwcp_sync_frozen_origins", "Origins that contradicted themselves.", sync.frozen_origins);
     out.counter("dwcp_sync_damaged_keys_total", "Keys that an audit found to differ.", sync.keys_damaged);
     out.counter(
+        "dwcp_sync_repaired_keys_total",
+        "Keys that had changed by themselves and were put right from other members.",
+        sync.keys_repaired,
+    );
+    out.counter(
         "dwcp_sync_snapshots_installed_total",
         "Snapshots of peers that took the place of the convergent store.",
         sync.snapshots_installed,

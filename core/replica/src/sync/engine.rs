@@ -81,6 +81,7 @@ impl SyncRoom {
         if let Some(open) = self.open.as_mut().filter(|_| members.contains_key(&self.me)) {
             // The list is that of the control state, which is bounded; ours is in it.
             let _ = open.sync.set_members(members);
+            self.tell_all_ends();
         }
     }
 
@@ -119,7 +120,7 @@ impl SyncRoom {
     ) {
         let Some(mut open) = self.open.take() else { return };
         self.install_fetched(now, &mut open, protocol, out);
-        self.end_origins(&mut open);
+        self.end_origins(&around.control.ends, &mut open);
         self.commit_floors(&mut open);
         self.deliver_ordered(now, &mut open);
         loop {
@@ -333,7 +334,7 @@ impl<M: StateMachine> Replica<M> {
         let Some(mut room) = self.sync.take() else { return Ok(()) };
         let opened = room.open_if_member(now, &self.surroundings());
         self.sync = Some(room);
-        self.tell_ends();
+        self.tell_exclusions();
         opened.map_err(|reason| RecoverError::Sync { reason })
     }
 
@@ -425,7 +426,7 @@ impl<M: StateMachine> Replica<M> {
             out.push(Effect::Halt { reason: lost(&reason) });
         }
         self.sync = Some(room);
-        self.tell_ends();
+        self.tell_exclusions();
     }
 
     /// Frames of convergent state that wait to be ordered, for the next proposal.

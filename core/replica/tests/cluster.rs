@@ -36,6 +36,8 @@ mod distant;
 mod donors;
 #[path = "cluster/faulty.rs"]
 mod faulty;
+#[path = "cluster/ordering.rs"]
+mod ordering;
 #[path = "cluster/repairing.rs"]
 mod repairing;
 #[path = "cluster/segments.rs"]

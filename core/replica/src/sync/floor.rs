@@ -141,8 +141,11 @@ impl SyncRoom {
     pub(super) fn commit_floors(&mut self, open: &mut Open) {
         for bytes in core::mem::take(&mut self.collecting.arrived) {
             let Ok(floor) = decode::<Floor>(&bytes) else { continue };
-            let number = floor.number;
+            let (number, own) = (floor.number, floor.seen.prefix(self.me));
             let is_next = open.sync.commit_floor(floor).is_ok();
+            if is_next {
+                self.writing.on_covered(own);
+            }
             if !is_next {
                 self.collecting.refused = self.collecting.refused.max(number);
             }

@@ -63,6 +63,11 @@ impl Writing {
         }
     }
 
+    /// All members have what was written so far, and the log says so: it is not ordered any more.
+    pub(crate) fn on_covered(&mut self, last: u64) {
+        self.pending.range_mut(..=last).for_each(|(_, pending)| pending.is_ordered = true);
+    }
+
     /// Somebody new waits: peers are asked soon, and not later than they would have been without him.
     fn ask_soon(&mut self, now: Now) {
         self.ask_pause = ASK.0;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use dwcp_base::{Hash, Mutants};
 use dwcp_crdt::{Op, Origin, OriginId, Resolvers, Store, Write};
 use dwcp_sync::audit::{Step, place};
-use dwcp_sync::repair::{Copy, Question, copies};
+use dwcp_sync::repair::{Copy, Question};
 use dwcp_sync::{Message, Reason};
 
 const KEY: Bytes = Bytes::from_static(b"k7");
@@ -76,6 +76,7 @@ fn a_replica_that_lost_many_keys_has_them_back_after_a_few_audits() {
 #[cfg(feature = "mutants")]
 #[test]
 fn a_bit_that_flips_in_memory_is_put_right_and_its_copy_is_given_to_nobody() {
+    use dwcp_sync::repair::copies;
     let mut net = settled(4, 1);
     let right = states(&net)[0].clone();
     assert!(net.nodes[3].store.flip_bit(&KEY, 50));

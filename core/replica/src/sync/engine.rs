@@ -136,6 +136,7 @@ impl SyncRoom {
                 open.sync.on_applied(open.store.applied());
             }
         }
+        self.figures.conflicts_most = self.figures.conflicts_most.max(open.store.conflict_count());
         self.look_for_missed_floors(now, &open);
         self.disk.save_if_due(around.setup.settings.snapshot_log_bytes, &mut open, protocol, out);
         self.open = Some(open);

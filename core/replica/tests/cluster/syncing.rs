@@ -121,6 +121,29 @@ fn in_internet_mode_a_write_is_told_when_it_is_durable_here_and_reaches_everybod
     assert_eq!(level.len(), 3);
 }
 
+/// A clash of kinds is over when one of them is emptied, and nobody settled it; a counter that fell would be read as a restart.
+#[test]
+fn the_count_of_conflicts_never_falls() {
+    let policy = Policy::root_only(Trust::Byzantine, Quorum::new(4, None).unwrap());
+    let mut cluster = Cluster::with(4, policy, NetworkMode::Internet);
+    cluster.apart = vec![2, 3];
+    let element = Plain::json("1").unwrap();
+    cluster.write(0, 1, vec![put("k", "1")]);
+    cluster.write(3, 2, vec![Write::new("k".to_string(), Op::Add(element.clone()))]);
+    cluster.run(50);
+    cluster.apart.clear();
+    cluster.run(10_000);
+    cluster.assert_converged(1);
+    cluster.write(0, 3, vec![Write::new("k".to_string(), Op::Remove(element))]);
+    cluster.run(10_000);
+    assert_eq!(cluster.read(2, "k"), json("1"), "the clash is over");
+    cluster.assert_converged(0);
+    for id in 0..4 {
+        let sync = cluster.sync_status(id);
+        assert_eq!((sync.conflict_count, sync.conflicts_open), (1, 0), "there was one");
+    }
+}
+
 #[test]
 fn a_comparison_with_nobody_is_refused_and_not_called_agreement() {
     let policy = Policy::root_only(Trust::Byzantine, Quorum::new(4, None).unwrap());

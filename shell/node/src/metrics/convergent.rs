@@ -26,7 +26,7 @@ pub(super) fn write(sync: &SyncStatus, out: &mut Exposition) {
     );
     out.counter(
         "dwcp_sync_conflicts_total",
-        "Real concurrent writes, alike on every node that applied the same: conflict_count.",
+        "Real concurrent writes that this node has seen, conflict_count: alike on nodes that applied the same, but for clashes of kinds that ended unsettled.",
         sync.conflict_count,
     );
     out.gauge("dwcp_sync_conflicts_open", "Of those, the ones that nobody has settled.", sync.conflicts_open);

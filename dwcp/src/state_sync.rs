@@ -331,7 +331,7 @@ impl StateSync {
     }
 
     /// Do these peers (all of them, for none) hold exactly what this node holds, values and all? Each is asked for the digest
-    /// of its store.
+    /// of its store. [`StateSyncError::Refused`] when one of them is no peer of this node.
     ///
     /// # Errors
     /// See [`StateSyncError`].

@@ -145,6 +145,8 @@ pub enum Mutant {
     SyncLiarNotFrozen,
     /// Sync: a frame leaves before it is durable.
     SyncPushBeforeSync,
+    /// Sync: what one member says of a damaged key is adopted.
+    SyncRepairByOne,
     /// State sync in a node: floors and ends are prepared and take effect whoever consented.
     RoomConsentUnjudged,
     /// State sync in a node: a member consents to any floor it is asked about.
@@ -259,6 +261,7 @@ impl Mutant {
         Self::SyncCollectsWithoutFloor,
         Self::SyncLiarNotFrozen,
         Self::SyncPushBeforeSync,
+        Self::SyncRepairByOne,
     ];
 
     /// Those of state sync as part of a node: the simulator of whole clusters shows what each of them breaks.

@@ -38,6 +38,37 @@ impl Store {
         range.into_iter().flatten().map(|(key, entry)| (key, entry.hash(key)))
     }
 
+    /// Is what is in memory of a key still what it was when the key last changed? Also when there is none.
+    #[must_use]
+    pub fn is_intact(&self, key: &[u8]) -> bool {
+        self.entries.get(key).is_none_or(|entry| entry.is_dirty || entry.hash(key) == entry.hashed)
+    }
+
+    /// What a bad bit of memory does to a key: its state is another, and nothing here has noticed. Takes the first bit from this
+    /// one on that makes it a state which counts as many conflicts and has as much to collect, so that only its content is
+    /// wrong; false when there is none.
+    #[cfg(feature = "mutants")]
+    pub fn flip_bit(&mut self, key: &[u8], from: usize) -> bool {
+        self.hash_dirty();
+        let (Some(bytes), Some(entry)) = (self.key_bytes(key), self.entries.get_mut(key)) else {
+            return false;
+        };
+        let bits = bytes.len() * 8;
+        let flipped = (0..bits).find_map(|bit| {
+            let bit = (from + bit) % bits;
+            let mut bytes = bytes.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let other = Entry::decode_all(&bytes)?;
+            let is_quiet = other.node.conflicts_open() == entry.node.conflicts_open()
+                && other.has_graves() == entry.has_graves();
+            is_quiet.then_some(other)
+        });
+        let Some(mut flipped) = flipped else { return false };
+        flipped.hashed = entry.hashed;
+        *entry = flipped;
+        true
+    }
+
     /// One key's value and metadata.
     #[must_use]
     pub fn key_bytes(&self, key: &[u8]) -> Option<Vec<u8>> {
@@ -54,21 +85,25 @@ impl Store {
     pub fn replace_key(&mut self, key: &[u8], bytes: Option<&[u8]>) -> Result<(), RestoreError> {
         let entry = match bytes {
             None => None,
-            Some(bytes) => {
-                let mut reader = Reader::new(Bytes::copy_from_slice(bytes));
-                let entry = Entry::decode(&mut reader).map_err(|_| RestoreError::Piece)?;
-                let mut again = Vec::with_capacity(bytes.len());
-                entry.encode(&mut again);
-                if again != bytes || key.is_empty() || key.len() > KEY_BYTES_MAX {
-                    return Err(RestoreError::Piece);
-                }
-                Some(entry)
-            }
+            Some(_) if key.is_empty() || key.len() > KEY_BYTES_MAX => return Err(RestoreError::Piece),
+            Some(bytes) => Some(Entry::decode_all(bytes).ok_or(RestoreError::Piece)?),
         };
         self.remove_entry(key);
         if let Some(entry) = entry {
             self.restore_entry(Bytes::copy_from_slice(key), entry);
         }
+        // What was here may have counted for something else than when it was counted.
+        self.count_open_conflicts();
         Ok(())
+    }
+}
+
+impl Entry {
+    /// The state that has exactly these bytes.
+    fn decode_all(bytes: &[u8]) -> Option<Self> {
+        let entry = Self::decode(&mut Reader::new(Bytes::copy_from_slice(bytes))).ok()?;
+        let mut again = Vec::with_capacity(bytes.len());
+        entry.encode(&mut again);
+        (again == bytes).then_some(entry)
     }
 }

@@ -4,7 +4,7 @@
 //! Bounded per origin, so a liar who names dots that will never exist fills his own share only.
 
 use crate::delta::Bundle;
-use crate::dots::{Dot, Origin, OriginId};
+use crate::dots::{Dot, Origin};
 use crate::limits::{HELD_BUNDLEES_MAX, HELD_BYTES_MAX};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -32,8 +32,8 @@ struct Waiting {
 pub(crate) struct Held {
     bundles: BTreeMap<Name, Waiting>,
     by_missing: BTreeMap<Missing, BTreeSet<Name>>,
-    /// Bundles and bytes of each origin, all its incarnations together.
-    shares: BTreeMap<OriginId, (usize, usize)>,
+    /// Bundles and bytes of each origin. Each incarnation has a share of its own: whoever hands bundles over counts them by it.
+    shares: BTreeMap<Origin, (usize, usize)>,
 }
 
 impl Held {
@@ -55,7 +55,7 @@ impl Held {
         // Memory of its own: the received bytes may be a whole frame or more.
         let encoded = bundle.encode();
         let bytes = encoded.len();
-        let share = self.shares.entry(bundle.origin().id).or_default();
+        let share = self.shares.entry(bundle.origin()).or_default();
         if share.0 >= HELD_BUNDLEES_MAX || share.1 + bytes > HELD_BYTES_MAX {
             return false;
         }
@@ -93,10 +93,10 @@ impl Held {
                 self.by_missing.remove(&waiting.missing);
             }
         }
-        if let Some(share) = self.shares.get_mut(&name.0.id) {
+        if let Some(share) = self.shares.get_mut(&name.0) {
             *share = (share.0 - 1, share.1 - waiting.bytes);
             if share.0 == 0 {
-                self.shares.remove(&name.0.id);
+                self.shares.remove(&name.0);
             }
         }
         Some(waiting.bundle)

@@ -31,6 +31,10 @@ pub const HELD_BUNDLEES_MAX: usize = 512;
 pub const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How far ahead of the local clock a remote timestamp may be, in milliseconds.
 pub const DRIFT_MAX_MS: u64 = 500;
+/// How far ahead of the local clock a writer's own timestamp may be, because of what it has seen or written before. As far as
+/// the log lets a frame pass: whoever orders one allows [`DRIFT_MAX_MS`] by his clock, and others' clocks differ from his. So a
+/// member that hurries its clock as far as it may keeps nobody from writing.
+pub const WRITE_AHEAD_MAX_MS: u64 = 2 * DRIFT_MAX_MS;
 /// Conflicts remembered for people to look at.
 pub const HISTORY_EVENTS_MAX: usize = 1_000;
 /// Collection floors remembered while they wait to become stable.

@@ -84,7 +84,7 @@ pub(crate) struct Entry {
     /// What the digest holds of this entry; zero while it is new.
     pub(crate) hashed: Hash,
     /// Stands in the list of entries to hash again.
-    is_dirty: bool,
+    pub(crate) is_dirty: bool,
 }
 
 impl Entry {
@@ -92,7 +92,7 @@ impl Entry {
         self.node.is_empty() && self.newest.is_none()
     }
 
-    fn has_graves(&self) -> bool {
+    pub(crate) fn has_graves(&self) -> bool {
         self.node.is_empty() || self.node.has_graves()
     }
 
@@ -689,6 +689,10 @@ impl Store {
             self.conflicts_open = self.conflicts_open.saturating_sub(entry.node.conflicts_open());
             self.drop_entry(key);
         }
+    }
+
+    pub(crate) fn count_open_conflicts(&mut self) {
+        self.conflicts_open = self.entries.values().map(|entry| entry.node.conflicts_open()).sum();
     }
 
     /// Counts the open conflicts and looks for tombstones anew, and compares: for the simulator, after every step.

@@ -5,7 +5,7 @@ use crate::causal::{Seen, Stamp};
 use crate::counter::Totals;
 use crate::delta::{Bundle, BundleError, Change, Delta, check_key, check_path};
 use crate::dots::{Dot, VersionVector};
-use crate::limits::{BUNDLE_BYTES_MAX, BUNDLE_DELTAS_MAX, COUNTER_MAX, INTERVALS_MAX};
+use crate::limits::{BUNDLE_BYTES_MAX, BUNDLE_DELTAS_MAX, COUNTER_MAX, INTERVALS_MAX, WRITE_AHEAD_MAX_MS};
 use crate::node::{KINDS_ALL, Node, Step, kind_bit};
 use crate::store::{Entry, Store};
 use crate::value::{Kind, Plain};
@@ -113,6 +113,8 @@ pub enum WriteRefused {
     OwnChangesMissing { missing: Dot },
     /// Too many holes in what was applied to say briefly what this node has seen.
     Gaps,
+    /// What this node wrote or saw last is so far ahead of its clock that nobody would take what comes after it.
+    ClockAhead { ahead_ms: u64 },
 }
 
 /// A key as people typed it.
@@ -161,6 +163,11 @@ impl fmt::Display for WriteRefused {
             Self::Gaps => {
                 write!(f, "more than {INTERVALS_MAX} gaps in what was applied: wait until they are filled")
             }
+            Self::ClockAhead { ahead_ms } => write!(
+                f,
+                "the newest change here is {ahead_ms} ms ahead of this node's clock, which was ahead before or is behind now; others would not take what follows it: synchronise the clock (NTP), then write again in {} s",
+                ahead_ms.saturating_sub(WRITE_AHEAD_MAX_MS).div_ceil(1_000)
+            ),
         }
     }
 }
@@ -200,6 +207,11 @@ impl Store {
         let seen = has_cut.then(|| self.applied().clone());
         let mut clock = self.clock;
         let hlc = clock.tick(now_ms);
+        // A clock that was ahead and was set right: it would be told "written", and peers would drop it until then.
+        let ahead_ms = hlc.ms().saturating_sub(now_ms);
+        if ahead_ms > WRITE_AHEAD_MAX_MS {
+            return Err(WriteRefused::ClockAhead { ahead_ms });
+        }
         let bundle = Bundle::new(first, hlc, self.floor_number(), seen, deltas)?;
         let bytes = bundle.encode().len();
         if bytes > BUNDLE_BYTES_MAX {

@@ -273,6 +273,10 @@ pub enum Event {
         member: String,
         how: &'static str,
     },
+    /// Convergent keys whose state had changed by itself: put right by what enough members hold.
+    KeysRepaired {
+        keys: u64,
+    },
     /// This replica gave up on a view and asks for this one.
     ViewChangeStarted {
         view: View,

@@ -577,6 +577,12 @@ impl<M: StateMachine> Replica<M> {
         assert!(self.pool.bytes() <= self.setup.settings.pending_bytes_max, "the pool keeps to its bound");
     }
 
+    /// For proofs: see `Store::flip_bit`.
+    #[cfg(feature = "mutants")]
+    pub fn flip_bit(&mut self, key: &[u8], from: usize) -> bool {
+        self.sync.as_mut().is_some_and(|room| room.flip_bit(key, from))
+    }
+
     /// Convergent state; `None` where it is turned off, or this incarnation is no member yet.
     #[must_use]
     pub fn convergent(&self) -> Option<crate::sync::Convergent<'_>> {

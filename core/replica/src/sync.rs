@@ -225,6 +225,12 @@ impl SyncRoom {
         }
     }
 
+    /// See `Store::flip_bit`.
+    #[cfg(feature = "mutants")]
+    pub(crate) fn flip_bit(&mut self, key: &[u8], from: usize) -> bool {
+        self.open.as_mut().is_some_and(|open| open.store.flip_bit(key, from))
+    }
+
     pub(crate) fn status(&self, now: Now) -> SyncStatus {
         self.figures.status(now, self)
     }

@@ -34,10 +34,16 @@ fn key(kind: u8, id: u8) -> PublicKey {
 mod borders;
 #[path = "cluster/bounds.rs"]
 mod bounds;
+#[path = "cluster/distant.rs"]
+mod distant;
 #[path = "cluster/donors.rs"]
 mod donors;
 #[path = "cluster/faulty.rs"]
 mod faulty;
+#[path = "cluster/ordering.rs"]
+mod ordering;
+#[path = "cluster/repairing.rs"]
+mod repairing;
 #[path = "cluster/segments.rs"]
 mod segments;
 #[path = "cluster/switching.rs"]
@@ -118,6 +124,13 @@ struct Cluster {
     settings: BTreeMap<u8, dwcp_replica::SyncSetup>,
     /// Says what becomes of what one replica sends another, for stories with a liar.
     twist: Option<Twist>,
+    /// How long messages between replicas take, for stories of distant ones; and those on their way, each with a number that
+    /// keeps them in order.
+    delay: Micros,
+    flying: BTreeMap<(Micros, u64), (u8, Input)>,
+    sent: u64,
+    /// How far the wall clocks of some are ahead, in milliseconds.
+    ahead_ms: BTreeMap<u8, u64>,
 }
 
 type Twist = Box<dyn FnMut(u8, u8, Bytes) -> Option<Bytes>>;
@@ -159,6 +172,10 @@ impl Cluster {
             late: Vec::new(),
             settings: BTreeMap::new(),
             twist: None,
+            delay: Micros::ZERO,
+            flying: BTreeMap::new(),
+            sent: 0,
+            ahead_ms: BTreeMap::new(),
         }
     }
 
@@ -242,7 +259,13 @@ impl Cluster {
                     let target = &mut self.nodes[usize::from(to.0)];
                     if target.replica.is_some() {
                         let from = ReplicaId(id);
-                        target.inbox.push_back(Input::Peer { from, incarnation: Incarnation(0), bytes });
+                        let input = Input::Peer { from, incarnation: Incarnation(0), bytes };
+                        if self.delay == Micros::ZERO {
+                            target.inbox.push_back(input);
+                        } else {
+                            self.sent += 1;
+                            self.flying.insert((self.now.plus(self.delay), self.sent), (to.0, input));
+                        }
                     } else {
                         self.to_the_dead.push((id, to.0, bytes));
                     }
@@ -282,7 +305,8 @@ impl Cluster {
     }
 
     fn step(&mut self, id: u8, input: Input) {
-        let now = self.now();
+        let mut now = self.now();
+        now.wall_ms += self.ahead_ms.get(&id).copied().unwrap_or(0);
         let mut out = Outbox::default();
         let Some(replica) = &mut self.nodes[usize::from(id)].replica else { return };
         replica.step(now, input, &mut out);
@@ -299,6 +323,10 @@ impl Cluster {
     /// Runs until nothing is to be done, letting time pass up to `until`.
     fn run_until(&mut self, until: Micros) {
         loop {
+            while let Some(arrived) = self.flying.first_entry().filter(|next| next.key().0 <= self.now) {
+                let (to, input) = arrived.remove();
+                self.nodes[usize::from(to)].inbox.push_back(input);
+            }
             let busy: Vec<u8> = (0..self.nodes.len() as u8)
                 .filter(|id| !self.nodes[usize::from(*id)].inbox.is_empty())
                 .collect();
@@ -316,6 +344,7 @@ impl Cluster {
                 .iter()
                 .filter_map(|node| node.replica.as_ref())
                 .map(Replica::next_wakeup)
+                .chain(self.flying.keys().next().map(|(at, _)| *at))
                 .min()
                 .unwrap();
             if next > until {

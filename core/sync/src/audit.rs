@@ -5,14 +5,16 @@
 //! "Range-Based Set Reconciliation", SRDS 2023). A fingerprint is a hash over the hashes of the range's keys in order, worked
 //! out from what is in memory now. `docs/protocol/sync.md` says why not a rateless IBLT.
 //!
-//! This file computes on a store that is its argument. Which copy of a key is right is the caller's question: most replicas
-//! agree on it, and a replica finds part of its own damage alone ([`damaged`]).
+//! This file computes on a store that is its argument. A replica finds part of its own damage alone ([`damaged`]); which copy of
+//! any other key is right, and how it comes to the others, is `repair`.
 
+use crate::chain::Chain;
 use crate::limits::{
     AUDIT_KEYS_NAMED_MAX, AUDIT_LEAF_KEYS, AUDIT_LEAF_KEYS_MAX, AUDIT_RANGES_MAX, AUDIT_SPLIT,
 };
 use crate::message::{Message, ShortHash};
 use crate::output::{Action, Reason};
+use crate::repair::QUESTIONS_MAX;
 use crate::state::Sync;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -20,7 +22,7 @@ use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
 use dwcp_base::{Hash, Hasher, Now, Ticket, encode};
 use dwcp_crdt::limits::KEY_BYTES_MAX;
-use dwcp_crdt::{OriginId, Store};
+use dwcp_crdt::{OriginId, Store, VersionVector};
 
 /// Steps that one peer may ask for within an audit interval. Each may read the whole store; an audit of 10^9 keys takes 9.
 const STEPS_MAX: u32 = 16;
@@ -72,7 +74,7 @@ pub struct Leaf {
 /// One message of an audit.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Work {
-    /// What its sender has applied, and its floor. For others who are not at the same place it means nothing.
+    /// What its sender has applied, frame by frame, and its floor. For others who are not at the same place it means nothing.
     pub at: Hash,
     pub ranges: Vec<Range>,
     pub leaves: Vec<Leaf>,
@@ -88,6 +90,19 @@ impl Work {
         self.ranges.len() + self.leaves.len() <= AUDIT_RANGES_MAX
             && self.ranges.iter().all(|range| range.span.is_sound())
             && self.leaves.iter().all(leaf)
+            && self.is_disjoint()
+    }
+
+    /// No key lies in two spans: whatever is asked, the store is read once.
+    fn is_disjoint(&self) -> bool {
+        let spans =
+            self.ranges.iter().map(|range| &range.span).chain(self.leaves.iter().map(|leaf| &leaf.span));
+        let mut spans: Vec<&Span> = spans.collect();
+        spans.sort_unstable_by_key(|span| &span.after);
+        spans.windows(2).all(|w| match (&w[0].until, &w[1].after) {
+            (Some(until), Some(after)) => until <= after,
+            _ => false,
+        })
     }
 }
 
@@ -96,16 +111,20 @@ impl Work {
 pub struct Step {
     /// To be sent back.
     pub reply: Option<Work>,
-    /// Keys that differ.
+    /// Keys that differ, and keys that are damaged here for sure.
     pub differs: Vec<Bytes>,
+    pub damaged: Vec<Bytes>,
+    /// Where the store stood.
+    pub at: Hash,
     /// The two are not at the same place, so nothing was compared.
     pub elsewhere: bool,
 }
 
-/// What decides what a store should hold.
-fn place(store: &Store) -> Hash {
+/// What decides what a store should hold: the frames that were applied, as `Sync::stand` says, and the floor.
+#[must_use]
+pub fn place(store: &Store, chains: Hash) -> Hash {
     let mut hasher = Hasher::new("dwcp v3 audit place");
-    hasher.field(&encode(store.applied())).update(&store.floor_number().to_le_bytes());
+    hasher.field(&encode(store.applied())).update(&store.floor_number().to_le_bytes()).update(&chains.0);
     hasher.finish()
 }
 
@@ -136,16 +155,29 @@ fn print(store: &Store, span: &Span) -> (ShortHash, usize) {
     (print.short(), count)
 }
 
+/// What a replica that stands so makes of a step, or of the time for the first of an audit. Only then it looks for its own
+/// damage, too.
+#[must_use]
+pub fn answer(store: &mut Store, chains: Option<Hash>, work: Option<&Work>) -> Step {
+    let Some(chains) = chains else { return Step { elsewhere: true, ..Step::default() } };
+    let mut step = step(store, chains, work);
+    if work.is_none() {
+        step.damaged = damaged(store);
+        step.damaged.truncate(AUDIT_KEYS_NAMED_MAX);
+    }
+    step
+}
+
 /// One step on this replica's store: the first of an audit without `work`.
 #[must_use]
-pub fn step(store: &Store, work: Option<&Work>) -> Step {
-    let at = place(store);
+pub fn step(store: &Store, chains: Hash, work: Option<&Work>) -> Step {
+    let at = place(store, chains);
     let mut reply = Work { at, ranges: Vec::new(), leaves: Vec::new() };
     let Some(work) = work else {
         let span = Span { after: None, until: None };
         let (print, _) = print(store, &span);
         reply.ranges.push(Range { span, print });
-        return Step { reply: Some(reply), ..Step::default() };
+        return Step { reply: Some(reply), at, ..Step::default() };
     };
     if work.at != at {
         return Step { elsewhere: true, ..Step::default() };
@@ -174,7 +206,7 @@ pub fn step(store: &Store, work: Option<&Work>) -> Step {
     }
     differs.truncate(AUDIT_KEYS_NAMED_MAX);
     let has_more = !reply.ranges.is_empty() || !reply.leaves.is_empty();
-    Step { reply: has_more.then_some(reply), differs, elsewhere: false }
+    Step { reply: has_more.then_some(reply), differs, at, ..Step::default() }
 }
 
 /// Parts of a span with about as many keys each.
@@ -226,7 +258,8 @@ impl Sync {
         let level =
             self.peers.iter().filter(|(_, peer)| peer.ack.as_ref().is_some_and(|ack| ack.vector == acked));
         let level: Vec<OriginId> = level.map(|(id, _)| *id).collect();
-        let Some(peer) = self.chance.pick(&level).copied() else {
+        let stands = self.stand(&self.applied).is_some();
+        let Some(peer) = self.chance.pick(&level).copied().filter(|_| stands) else {
             // Soon again: a quiet moment is enough.
             self.next_audit = now.mono.plus(self.timing.exchange_interval);
             return;
@@ -236,11 +269,8 @@ impl Sync {
     }
 
     pub(crate) fn on_audit(&mut self, now: Now, from: OriginId, work: Work) {
+        self.refill_audits(now, from);
         let Some(peer) = self.peers.get_mut(&from) else { return };
-        if now.mono >= peer.audits_until {
-            peer.audits_until = now.mono.plus(self.timing.audit_interval);
-            peer.audits_left = STEPS_MAX;
-        }
         match peer.audits_left.checked_sub(1) {
             Some(left) => {
                 peer.audits_left = left;
@@ -250,12 +280,53 @@ impl Sync {
         }
     }
 
-    /// Takes what a step of an audit came to.
-    pub fn on_audited(&mut self, peer: OriginId, step: Step) {
-        if !step.differs.is_empty() {
-            self.out.push(Action::Differs { peer, keys: step.differs });
+    pub(crate) fn refill_audits(&mut self, now: Now, from: OriginId) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        if now.mono >= peer.audits_until {
+            peer.audits_until = now.mono.plus(self.timing.audit_interval);
+            (peer.audits_left, peer.copies_left) = (STEPS_MAX, QUESTIONS_MAX);
         }
-        if let Some(work) = step.reply {
+    }
+
+    /// Names the frames that make up a store which has applied this, if they are exactly those in line here. Nothing while it
+    /// has others, or while an origin's end is not decided or not reached: until then replicas may have applied the same
+    /// counters of different frames.
+    #[must_use]
+    pub fn stand(&self, applied: &VersionVector) -> Option<Hash> {
+        let mut hasher = Hasher::new("dwcp v3 audit chains");
+        let is_open = |chain: &Chain| {
+            chain.is_frozen() || chain.off_branch || (chain.cut.is_some() && !chain.has_ended())
+        };
+        if !self.needs.is_empty() || self.chains.values().any(is_open) {
+            return None;
+        }
+        for (origin, chain) in &self.chains {
+            let last = chain.last();
+            if applied.prefix(*origin) != last || applied.last(*origin) != last {
+                return None;
+            }
+            if last > 0 {
+                hasher.field(&encode(origin)).update(&chain.hash().0);
+            }
+        }
+        Some(hasher.finish())
+    }
+
+    /// Takes what a step of an audit came to.
+    pub fn on_audited(&mut self, now: Now, peer: OriginId, step: Step) {
+        let Step { reply, differs, damaged, at, elsewhere: _ } = step;
+        for keys in [&differs, &damaged] {
+            if !keys.is_empty() {
+                self.begin_repair(now, at, keys);
+            }
+        }
+        if !differs.is_empty() {
+            self.out.push(Action::Differs { peer, keys: differs });
+        }
+        if !damaged.is_empty() {
+            self.out.push(Action::Damaged { keys: damaged });
+        }
+        if let Some(work) = reply {
             self.send(peer, Message::Audit { work }.to_bytes(), Ticket::ZERO);
         }
     }

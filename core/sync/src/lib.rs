@@ -35,6 +35,7 @@ pub mod output;
 pub mod proof;
 mod receive;
 pub mod record;
+pub mod repair;
 pub mod state;
 mod step;
 pub mod write;

@@ -28,5 +28,8 @@ pub const AUDIT_LEAF_KEYS: usize = 16;
 pub const AUDIT_LEAF_KEYS_MAX: usize = 64;
 /// Ranges of one origin's keys that differ are followed until so many keys are named; the next audit finds the rest.
 pub const AUDIT_KEYS_NAMED_MAX: usize = 256;
+/// Keys that members are asked for copies of at once, and bytes of copies in one answer. A larger state is not put right this way.
+pub const COPY_KEYS_MAX: usize = 64;
+pub const COPIES_BYTES_MAX: usize = 1 << 20;
 
 const _: () = assert!(BUNDLE_BYTES_MAX + 1024 <= FRAME_BYTES_MAX, "header and signature fit beside a bundle");

@@ -5,6 +5,7 @@ use crate::audit::Work;
 use crate::frame::SignedHeader;
 use crate::limits::{HEAD_STRETCHES_MAX, HEADS_MAX, HINTS_MAX, MESSAGE_BYTES_MAX, MESSAGE_FRAMES_MAX};
 use crate::proof::Proof;
+use crate::repair::{self, Copy, Question};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -118,6 +119,10 @@ pub enum Message {
     Contradiction { proof: Box<Proof> } = 5,
     /// A step of an audit.
     Audit { work: Work } = 6,
+    /// Which states of keys have you, where some differ?
+    Copy { question: Question } = 7,
+    /// These.
+    Copied { round: u64, copies: Vec<Copy> } = 8,
 }
 
 impl Message {
@@ -137,6 +142,8 @@ impl Message {
             Self::Answer { heads, load: l, .. } => heads.is_sound() && load(l),
             Self::Rest { load: l } => load(l),
             Self::Audit { work } => work.is_sound(),
+            Self::Copy { question } => question.is_sound(),
+            Self::Copied { copies, .. } => repair::are_sound(copies),
         };
         if sound { Ok(message) } else { Err(CodecError::Malformed) }
     }

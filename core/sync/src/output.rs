@@ -3,12 +3,13 @@
 use crate::audit::Work;
 use crate::proof::Proof;
 use crate::record::Record;
+use crate::repair::{Copy, Question};
 use crate::state::Figures;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use core::fmt;
-use dwcp_base::Ticket;
+use dwcp_base::{Hash, Ticket};
 use dwcp_crdt::{Bundle, Floor, Origin, OriginId};
 
 /// One effect.
@@ -35,10 +36,17 @@ pub enum Action {
     Withholds { member: Origin },
     /// A member's own words keep everybody from collecting: said once for each fault.
     Accuses { member: Origin, fault: Fault },
-    /// Run `audit::step` on the store and hand the outcome to `on_audited`.
+    /// Run `audit::answer` on the store, with what `stand` says, and hand the outcome to `on_audited`.
     Audit { peer: OriginId, work: Option<Work> },
     /// Keys whose state differs from the peer's though both applied the same: one copy is damaged.
     Differs { peer: OriginId, keys: Vec<Bytes> },
+    /// Keys that have changed in memory since they were last written: the damage is here.
+    Damaged { keys: Vec<Bytes> },
+    /// Run `repair::copies` on the store and hand the outcome to `give_copies`.
+    Copies { peer: OriginId, question: Question },
+    /// Enough members at this place say this of these keys: run `repair::adopt` on the store, have it saved where anything was
+    /// another, and say so with `on_repaired`.
+    Repair { at: Hash, copies: Vec<Copy> },
     /// An exchange with the peer ended; so it stands with it.
     Exchanged { peer: OriginId, figures: Figures },
 }

@@ -6,12 +6,14 @@
 use crate::accuse::Claim;
 use crate::chain::Chain;
 use crate::config::{Limits, Setup, Timing};
+use crate::exchange::Questions;
 use crate::floor::Floors;
 use crate::frame::{FrameError, Received};
 use crate::message::ShortHash;
 use crate::output::{Action, Need, Output, Reason};
 use crate::proof::{Cut, Proof};
 use crate::record::{Base, Record};
+use crate::repair::Repair;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -62,12 +64,12 @@ pub struct Figures {
 pub(crate) struct Peer {
     pub(crate) heads: BTreeMap<Origin, PeerHead>,
     pub(crate) ack: Option<Ack>,
-    /// The question that waits for its answer.
-    pub(crate) asked: Option<u64>,
+    pub(crate) questions: Questions,
     /// What may still be answered until `budget_until`.
     pub(crate) budget_bytes: usize,
     pub(crate) budget_until: Micros,
     pub(crate) audits_left: u32,
+    pub(crate) copies_left: u32,
     pub(crate) audits_until: Micros,
     /// What was acknowledged here at a moment; it is in time if it acknowledges this before its patience ends.
     pub(crate) mark: Option<(VersionVector, Micros)>,
@@ -147,6 +149,8 @@ pub struct Sync {
     pub(crate) round: u64,
     pub(crate) next_exchange: Micros,
     pub(crate) next_audit: Micros,
+    /// Keys that differ somewhere, while members are asked for theirs.
+    pub(crate) repair: Option<Repair>,
     /// When to ask for what frames that came early wait for, if it has not come by itself.
     pub(crate) gap_due: Option<Micros>,
     pub(crate) durable: Ticket,
@@ -233,6 +237,7 @@ impl Sync {
             round: 0,
             next_exchange: now.mono.plus(Micros(first)),
             next_audit: now.mono.plus(Micros(first_audit)),
+            repair: None,
             gap_due: None,
             durable: Ticket(records as u64),
             base_under_way: None,
@@ -450,12 +455,6 @@ impl Sync {
     pub fn acked_by(&self, last: u64) -> usize {
         let has = |peer: &&Peer| peer.ack.as_ref().is_some_and(|ack| ack.vector.prefix(self.me) >= last);
         self.peers.values().filter(has).count()
-    }
-
-    /// Begins an exchange with every peer now, for somebody who waits to hear what they have.
-    pub fn ask_everybody(&mut self) {
-        let peers: Vec<OriginId> = self.peers.keys().copied().collect();
-        peers.into_iter().for_each(|peer| self.ask(peer));
     }
 
     /// Bytes of frames kept for peers.

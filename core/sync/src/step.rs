@@ -29,6 +29,8 @@ impl Sync {
             Message::Rest { load } => self.on_rest(now, from, load),
             Message::Contradiction { proof } => self.on_contradiction(from, &proof),
             Message::Audit { work } => self.on_audit(now, from, work),
+            Message::Copy { question } => self.on_copy(now, from, question),
+            Message::Copied { round, copies } => self.on_copied(now, from, round, copies),
         }
     }
 
@@ -45,16 +47,19 @@ impl Sync {
             for (need, donors) in self.needs.clone() {
                 self.out.push(Action::NeedSnapshot { need, donors });
             }
-            self.begin_exchanges();
+            self.begin_exchanges(now);
         }
         if self.gap_due.is_some_and(|due| now.mono >= due) {
             self.gap_due = None;
             if self.has_gaps() {
-                self.ask_next();
+                self.ask_next_free(now);
             }
         }
         if now.mono >= self.next_audit {
             self.begin_audit(now);
+        }
+        if self.repair.as_ref().is_some_and(|repair| now.mono >= repair.next_ask) {
+            self.ask_for_copies(now);
         }
     }
 
@@ -62,6 +67,7 @@ impl Sync {
     #[must_use]
     pub fn next_wakeup(&self) -> Micros {
         let gap_due = self.gap_due.unwrap_or(self.next_exchange);
-        self.next_exchange.min(self.next_audit).min(gap_due)
+        let repair = self.repair.as_ref().map_or(self.next_exchange, |repair| repair.next_ask);
+        self.next_exchange.min(self.next_audit).min(gap_due).min(repair)
     }
 }

@@ -554,6 +554,7 @@ pub fn object(sync: &SyncStatus) -> Value {
         "frames_waiting": sync.frames_waiting,
         "ordering": sync.ordering,
         "keys_damaged": sync.keys_damaged,
+        "keys_repaired": sync.keys_repaired,
         "snapshots_installed": sync.snapshots_installed,
         "snapshots_refused": sync.snapshots_refused,
         "donors_stalled": sync.donors_stalled,

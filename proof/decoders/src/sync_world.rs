@@ -9,6 +9,7 @@ use dwcp_base::{
 use dwcp_crdt::{Bundle, Floor, Op, Origin, Plain, Resolvers, Store, VersionVector, Write};
 use dwcp_sync::audit::{self, Work};
 use dwcp_sync::message::{Head, Heads, Load, ShortHash};
+use dwcp_sync::repair::{self, Question};
 use dwcp_sync::{
     Action, Base, Cut, Frame, Limits, Message, Proof, Received, Record, Restored, Setup, SignedHeader, Sync,
     Timing,
@@ -257,20 +258,42 @@ fn messages(world: &SyncWorld) -> Vec<(u32, Message)> {
         said.push((id, Message::Contradiction { proof: Box::new(world.proof) }));
     }
     said.extend(works(world).into_iter().map(|work| (1, Message::Audit { work })));
+    said.extend(copies(world));
+    said
+}
+
+/// Where node 0 stands.
+fn stands(world: &SyncWorld) -> Hash {
+    let sync = world.open(&[]).expect("honest records");
+    sync.stand(world.store.applied()).expect("it has applied all that is in line")
+}
+
+/// A question for copies of keys, and answers.
+fn copies(world: &SyncWorld) -> Vec<(u32, Message)> {
+    let stands = stands(world);
+    let keys: Vec<Bytes> = world.store.keys(b"").cloned().chain(["~".into()]).collect();
+    let question = Question { round: 1, at: audit::place(&world.store, stands), keys };
+    let copies = repair::copies(&world.store, Some(stands), &question).expect("it stands there");
+    let mut said = vec![(1, Message::Copy { question })];
+    said.extend((1..NODES).map(|id| {
+        let round = world.rounds.get(&id).copied().unwrap_or(1);
+        (id, Message::Copied { round, copies: copies.clone() })
+    }));
     said
 }
 
 /// Steps of an audit in which all differs: fingerprints that were altered on the way.
 fn works(world: &SyncWorld) -> Vec<Work> {
     let mut works = Vec::new();
-    let mut work = audit::step(&world.store, None).reply;
+    let stands = stands(world);
+    let mut work = audit::step(&world.store, stands, None).reply;
     while let Some(mut said) = work.take().filter(|_| works.len() < 6) {
         works.push(said.clone());
         said.ranges.iter_mut().for_each(|range| range.print.0[0] ^= 1);
         for leaf in &mut said.leaves {
             leaf.keys.iter_mut().for_each(|(_, hash)| hash.0[0] ^= 1);
         }
-        work = audit::step(&world.store, Some(&said)).reply;
+        work = audit::step(&world.store, stands, Some(&said)).reply;
     }
     works
 }
@@ -333,7 +356,7 @@ pub fn seal_message(message: &mut Message, from: u32, chance: &mut Chance) -> bo
         }
         Message::Rest { load } => seal_load(load, chance),
         Message::Contradiction { proof } => seal_proof(proof),
-        Message::Audit { .. } => true,
+        Message::Audit { .. } | Message::Copy { .. } | Message::Copied { .. } => true,
     }
 }
 

@@ -311,6 +311,7 @@ impl World {
             | Event::MemberReadmitted { .. }
             | Event::OriginFrozen { .. }
             | Event::MemberHoldsUp { .. }
+            | Event::KeysRepaired { .. }
             | Event::StateTransferStarted { .. } => {}
         }
     }
@@ -370,6 +371,7 @@ impl World {
             | Event::RetryAnswered { .. }
             | Event::OriginFrozen { .. }
             | Event::MemberHoldsUp { .. }
+            | Event::KeysRepaired { .. }
             | Event::Refused { .. } => return,
         };
         seen.push(format!("{:?} {text}", self.nodes[ix]));

@@ -117,6 +117,7 @@ pub(crate) fn status(status: SyncStatus) -> v3::SyncStatus {
         ordering: status.ordering,
         floor: status.floor,
         keys_damaged: status.keys_damaged,
+        keys_repaired: status.keys_repaired,
         bundles_refused: status.bundles_refused,
         frozen_origins: status.frozen_origins,
         needs_snapshot: status.needs_snapshot,

@@ -127,6 +127,7 @@ pub(crate) fn status(wire: v3::SyncStatus) -> Option<SyncStatus> {
         ordering: wire.ordering,
         floor: wire.floor,
         keys_damaged: wire.keys_damaged,
+        keys_repaired: wire.keys_repaired,
         bundles_refused: wire.bundles_refused,
         frozen_origins: wire.frozen_origins,
         needs_snapshot: wire.needs_snapshot,

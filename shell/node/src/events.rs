@@ -148,6 +148,12 @@ pub(crate) fn tell(event: &Event, metrics: &Metrics, wall_ms: u64) {
                 "keeps state sync from collecting: mend it, or end its origin with `dwcp member exclude`"
             );
         }
+        Event::KeysRepaired { keys } => {
+            tracing::warn!(
+                keys,
+                "convergent keys had changed by themselves and were put right from other members: look at this machine's memory and disk"
+            );
+        }
         Event::Refused { from, reason } => {
             metrics.count_refusal(reason);
             tracing::debug!(from = from.map(|from| from.0), reason, "refused");

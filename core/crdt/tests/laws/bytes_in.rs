@@ -4,11 +4,11 @@
 use crate::world::{NOON_MS, Replica, assert_same, origin, text};
 use dwcp_base::Chance;
 use dwcp_crdt::limits::{
-    BUNDLE_BYTES_MAX, BUNDLE_DELTAS_MAX, HELD_BUNDLEES_MAX, INTERVALS_MAX, KEY_BYTES_MAX,
+    BUNDLE_BYTES_MAX, BUNDLE_DELTAS_MAX, HELD_BUNDLEES_MAX, INTERVALS_MAX, KEY_BYTES_MAX, WRITE_AHEAD_MAX_MS,
 };
 use dwcp_crdt::{
-    Applied, Bundle, BundleError, ClockAhead, Dot, Missing, Op, Plain, PlainError, Refused, Resolvers,
-    Restore, RestoreError, Store, Write, WriteRefused,
+    Applied, Bundle, BundleError, ClockAhead, Dot, Missing, Op, Origin, Plain, PlainError, Refused,
+    Resolvers, Restore, RestoreError, Store, Write, WriteRefused,
 };
 
 /// One bundle with a delta of every shape.
@@ -186,6 +186,22 @@ fn a_timestamp_from_the_future_is_refused_and_the_bundle_may_come_again_later() 
 }
 
 #[test]
+fn who_was_an_hour_ahead_writes_nothing_that_others_would_drop_for_an_hour() {
+    const HOUR_MS: u64 = 3_600_000;
+    let mut a = Replica::new(1);
+    a.now_ms = NOON_MS + HOUR_MS;
+    a.put("k", "early");
+    a.now_ms = NOON_MS;
+    let write = [Write::new("k", Op::Put(text("late")))];
+    assert_eq!(a.try_write(&write), Err(WriteRefused::ClockAhead { ahead_ms: HOUR_MS }));
+    assert_eq!(a.register("k").as_deref(), Some("early"), "nothing happened");
+    assert_eq!(a.store.applied().last(origin(1)), 1);
+    a.now_ms = NOON_MS + HOUR_MS - WRITE_AHEAD_MAX_MS - 1;
+    assert!(a.try_write(&write).is_err());
+    assert!(a.try_write(&write).is_ok());
+}
+
+#[test]
 fn bundles_that_wait_for_nothing_real_are_bounded_per_origin() {
     let (mut a, mut b) = (Replica::new(1), Replica::new(2));
     a.put("k", "never sent");
@@ -203,6 +219,24 @@ fn bundles_that_wait_for_nothing_real_are_bounded_per_origin() {
         b.receive(&bundle);
     }
     assert_eq!(b.register("k"), a.register("k"), "what was refused came again");
+}
+
+/// An engine hands over so many of each incarnation, and counts on all of them being held.
+#[test]
+fn what_waits_of_a_lost_incarnation_takes_no_room_from_the_next() {
+    let mut b = Replica::new(2);
+    for incarnation in 0..3 {
+        let mut writer = Store::new(Origin::new(1, incarnation), Resolvers::default());
+        for n in 0..=HELD_BUNDLEES_MAX {
+            let write = Write::new("k", Op::Put(text(&n.to_string())));
+            let bundle = writer.write(&[write], 0, NOON_MS).expect("good").expect("a change");
+            if n > 0 {
+                let held = b.store.apply(&bundle, NOON_MS);
+                assert!(matches!(held, Ok(Applied::Held { .. })), "{incarnation}, {n}: {held:?}");
+            }
+        }
+    }
+    assert_eq!(b.store.held_count(), 3 * HELD_BUNDLEES_MAX);
 }
 
 #[test]

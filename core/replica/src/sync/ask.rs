@@ -7,6 +7,7 @@ use crate::sync::write::{NOT_A_MEMBER, Order};
 use crate::sync::{COMPARISONS_MAX, Comparison, SyncRoom, WATCHES_MAX, Watch};
 use crate::wire::PeerMessage;
 use alloc::collections::BTreeSet;
+use alloc::format;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::{Hash, Hasher, Now, ReplicaId, Ticket, encode};
@@ -165,7 +166,16 @@ impl<M: StateMachine> Replica<M> {
             }
             SyncRequest::Watch { prefix } => return room.watch(client, id, prefix, out),
             SyncRequest::Compare { peers, timeout_ms } => {
-                let all = (0..n).map(ReplicaId).filter(|peer| *peer != me);
+                let is_peer = |peer: &ReplicaId| *peer != me && u16::from(peer.0) < u16::from(n);
+                // With whoever is not there nobody differs, which would be told as agreement.
+                if let Some(nobody) = peers.iter().find(|peer| !is_peer(peer)) {
+                    let reason = format!(
+                        "replica {nobody} is no peer of this one: compare with others of 0 to {}",
+                        u16::from(n).saturating_sub(1)
+                    );
+                    return SyncRoom::refuse(client, id, reason, true, out);
+                }
+                let all = (0..n).map(ReplicaId).filter(is_peer);
                 let peers = all.filter(|peer| peers.is_empty() || peers.contains(peer)).collect();
                 return room.compare(now, (client, id), peers, timeout_ms, out);
             }

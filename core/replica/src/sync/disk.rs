@@ -74,6 +74,8 @@ pub(crate) struct Disk {
     saved_first: Option<Ticket>,
     saved_bytes: u64,
     saving: Option<Saving>,
+    /// What is saved, or being saved, is wrong somewhere.
+    must_save: bool,
     /// The record that stands for all before it, while it is not durable.
     base: Option<(Ticket, Ticket)>,
     /// The last record that was appended again, while it is not durable.
@@ -238,13 +240,17 @@ impl Disk {
         self.bytes_since_wish > unit.saturating_mul(2)
     }
 
+    /// What a restart would find is not right any more.
+    pub(crate) fn save_soon(&mut self) {
+        self.must_save = true;
+    }
+
     /// Whether the store should be saved now, so that the log can be discarded. `unit`: bytes of log between snapshots.
     fn is_due(&self, unit: u64) -> bool {
-        self.wishes > 0
-            && self.saving.is_none()
-            && self.base.is_none()
-            && self.moving.is_none()
-            && self.wishes.saturating_mul(unit).saturating_mul(WORTH) >= self.saved_bytes
+        let is_worth_it =
+            self.wishes > 0 && self.wishes.saturating_mul(unit).saturating_mul(WORTH) >= self.saved_bytes;
+        let is_busy = self.saving.is_some() || self.base.is_some() || self.moving.is_some();
+        (is_worth_it || self.must_save) && !is_busy
     }
 
     /// Saves the store if it is time.
@@ -261,6 +267,7 @@ impl Disk {
     }
 
     fn save(&mut self, open: &mut Open, protocol: &mut Output, out: &mut Outbox) {
+        self.must_save = false;
         let parts: Vec<Bytes> = parts_of(&open.store).into_iter().map(Bytes::from).collect();
         let Some((first, last, bytes)) = self.write_parts(&parts, 0, protocol, out) else { return };
         let (applied, floor) = (open.store.applied().clone(), open.store.floor_number());

@@ -17,6 +17,7 @@ use dwcp_base::{Hash, Micros, Mutant, Now, PublicKey, ReplicaId, Ticket, encode}
 use dwcp_crdt::{Applied, Bundle, Origin, OriginId, Store};
 use dwcp_pbft::Output;
 use dwcp_state::{CheckedFrame, FrameContent, MachineRefusal, Refusal, StateMachine};
+use dwcp_sync::repair::{self, Copy};
 use dwcp_sync::{Action, Restored, Sync, audit};
 
 /// Messages above this wait behind everything else on a link.
@@ -80,6 +81,7 @@ impl SyncRoom {
         if let Some(open) = self.open.as_mut().filter(|_| members.contains_key(&self.me)) {
             // The list is that of the control state, which is bounded; ours is in it.
             let _ = open.sync.set_members(members);
+            self.tell_all_ends();
         }
     }
 
@@ -118,7 +120,7 @@ impl SyncRoom {
     ) {
         let Some(mut open) = self.open.take() else { return };
         self.install_fetched(now, &mut open, protocol, out);
-        self.end_origins(&mut open);
+        self.end_origins(&around.control.ends, &mut open);
         self.commit_floors(&mut open);
         self.deliver_ordered(now, &mut open);
         loop {
@@ -134,6 +136,7 @@ impl SyncRoom {
                 open.sync.on_applied(open.store.applied());
             }
         }
+        self.figures.conflicts_most = self.figures.conflicts_most.max(open.store.conflict_count());
         self.look_for_missed_floors(now, &open);
         self.disk.save_if_due(around.setup.settings.snapshot_log_bytes, &mut open, protocol, out);
         self.open = Some(open);
@@ -189,6 +192,21 @@ impl SyncRoom {
                 }
             }
         }
+    }
+
+    /// Enough members say so. What is saved may have been damaged before it was saved, so it is saved anew.
+    fn adopt(&mut self, now: Now, at: Hash, copies: &[Copy], open: &mut Open, out: &mut Outbox) {
+        let stands = open.sync.stand(open.store.applied());
+        let adopted = repair::adopt(&mut open.store, stands, at, copies);
+        open.sync.on_repaired(now, adopted.len());
+        if adopted.is_empty() {
+            return;
+        }
+        let keys = adopted.len() as u64;
+        self.figures.keys_repaired += keys;
+        self.disk.save_soon();
+        self.changed.extend(adopted.into_iter().filter(|key| self.setup.ordered_prefix(key).is_none()));
+        out.event(Event::KeysRepaired { keys });
     }
 
     /// True when the store changed.
@@ -254,10 +272,20 @@ impl SyncRoom {
                 out.event(Event::MemberHoldsUp { member: member.to_string(), how: fault.word() });
             }
             Action::Audit { peer, work } => {
-                let step = audit::step(&open.store, work.as_ref());
-                open.sync.on_audited(peer, step);
+                let stands = open.sync.stand(open.store.applied());
+                let step = audit::answer(&mut open.store, stands, work.as_ref());
+                open.sync.on_audited(now, peer, step);
             }
-            Action::Differs { peer: _, keys } => self.figures.keys_damaged += keys.len() as u64,
+            Action::Differs { peer: _, keys } | Action::Damaged { keys } => {
+                self.figures.keys_damaged += keys.len() as u64;
+            }
+            Action::Copies { peer, question } => {
+                let stands = open.sync.stand(open.store.applied());
+                if let Some(copies) = repair::copies(&open.store, stands, &question) {
+                    open.sync.give_copies(peer, question.round, copies);
+                }
+            }
+            Action::Repair { at, copies } => self.adopt(now, at, &copies, open, out),
             Action::Exchanged { peer, .. } => self.figures.exchanged(peer, now),
         }
         false
@@ -307,7 +335,7 @@ impl<M: StateMachine> Replica<M> {
         let Some(mut room) = self.sync.take() else { return Ok(()) };
         let opened = room.open_if_member(now, &self.surroundings());
         self.sync = Some(room);
-        self.tell_ends();
+        self.tell_exclusions();
         opened.map_err(|reason| RecoverError::Sync { reason })
     }
 
@@ -399,7 +427,7 @@ impl<M: StateMachine> Replica<M> {
             out.push(Effect::Halt { reason: lost(&reason) });
         }
         self.sync = Some(room);
-        self.tell_ends();
+        self.tell_exclusions();
     }
 
     /// Frames of convergent state that wait to be ordered, for the next proposal.

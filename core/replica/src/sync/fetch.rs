@@ -35,7 +35,7 @@ const PART_WITHIN: Micros = Micros::from_millis(10_000);
 const PART_AGAIN: Micros = Micros::from_millis(1_000);
 /// How long a frozen store is kept for whoever asked, since the last question.
 const FROZEN_FOR: Micros = Micros::from_millis(30_000);
-/// A store is frozen at most this often.
+/// A store is frozen at most this often; for one peer's sake, not before he could have been sent the last one frozen for him.
 const FREEZE_EVERY: Micros = Micros::from_millis(5_000);
 /// How long a donor that gave what it had not offered, or nothing, is not asked.
 const BARRED_FOR: Micros = Micros::from_millis(60_000);
@@ -47,6 +47,7 @@ struct Frozen {
     parts: Vec<Bytes>,
     bytes: u64,
     digest: Hash,
+    floor: u64,
     base: Bytes,
     at: Micros,
     until: Micros,
@@ -95,11 +96,12 @@ pub(super) struct Fetched {
     pub(super) parts: Vec<Bytes>,
 }
 
-/// What a peer may still be sent, and until when that is counted.
+/// What a peer may still be sent, and until when that is counted. When a store may be frozen for its sake again.
 #[derive(Clone, Copy, Debug, Default)]
 struct Budget {
     bytes: usize,
     until: Micros,
+    freeze_at: Micros,
 }
 
 /// See the module. At most one frozen store and one fetch; offers, bars and budgets bounded by the members.
@@ -132,7 +134,7 @@ impl Transfer {
     fn spend(&mut self, now: Now, to: ReplicaId, bytes: usize, (max, interval): (usize, Micros)) -> bool {
         let budget = self.budgets.entry(to).or_default();
         if now.mono >= budget.until {
-            *budget = Budget { bytes: max, until: now.mono.plus(interval) };
+            (budget.bytes, budget.until) = (max, now.mono.plus(interval));
         }
         let may = budget.bytes > 0;
         budget.bytes = budget.bytes.saturating_sub(bytes);
@@ -243,23 +245,7 @@ impl SyncRoom {
         rate: (usize, Micros),
         out: &mut Outbox,
     ) -> Result<(), &'static str> {
-        let Some(open) = &mut self.open else { return Ok(()) };
-        let is_fresh = |frozen: &Frozen| now.mono.since(frozen.at) < FREEZE_EVERY;
-        if !self.transfer.frozen.as_ref().is_some_and(is_fresh) {
-            let base = open.sync.base(open.store.applied(), open.store.floor_number());
-            let Some(base) = base else { return Ok(()) };
-            self.transfer.next_id += 1;
-            let parts: Vec<Bytes> = parts_of(&open.store).into_iter().map(Bytes::from).collect();
-            self.transfer.frozen = Some(Frozen {
-                id: self.transfer.next_id,
-                bytes: parts.iter().map(|part| part.len() as u64).sum(),
-                parts,
-                digest: open.store.digest(),
-                base: Bytes::from(encode(&base)),
-                at: now.mono,
-                until: now.mono.plus(FROZEN_FOR),
-            });
-        }
+        self.freeze(now, to, rate);
         let Some(frozen) = &self.transfer.frozen else { return Ok(()) };
         let Ok(parts) = u32::try_from(frozen.parts.len()) else { return Ok(()) };
         let (id, base) = (frozen.id, frozen.base.clone());
@@ -274,6 +260,38 @@ impl SyncRoom {
         let What { parts, bytes, digest } = what;
         send(to, &PeerMessage::SyncOffer { id, parts, bytes, digest, base }, out);
         Ok(())
+    }
+
+    /// Writes the store out as it stands, where what is held is not as good and this peer's turn has come. All ask at once, so
+    /// what was frozen for one is offered to the others; and nobody can have a large store written out again and again.
+    fn freeze(&mut self, now: Now, to: ReplicaId, (rate, interval): (usize, Micros)) {
+        let Some(open) = &mut self.open else { return };
+        let (digest, floor) = (open.store.digest(), open.store.floor_number());
+        let budget = self.transfer.budgets.entry(to).or_default();
+        let frozen = self.transfer.frozen.as_mut();
+        let is_fresh = frozen.is_some_and(|frozen| {
+            frozen.until = now.mono.plus(FROZEN_FOR);
+            now.mono.since(frozen.at) < FREEZE_EVERY
+        });
+        if is_fresh || now.mono < budget.freeze_at {
+            return;
+        }
+        let Some(base) = open.sync.base(open.store.applied(), floor) else { return };
+        let base = Bytes::from(encode(&base));
+        if let Some(frozen) = self.transfer.frozen.as_mut().filter(|f| (f.digest, f.floor) == (digest, floor))
+        {
+            // Nothing changed but what is decided about origins.
+            (frozen.at, frozen.base) = (now.mono, base);
+            return;
+        }
+        let parts: Vec<Bytes> = parts_of(&open.store).into_iter().map(Bytes::from).collect();
+        let bytes = parts.iter().map(|part| part.len() as u64).sum();
+        let takes = interval.times(bytes / (rate as u64).max(1) + 1);
+        budget.freeze_at = now.mono.plus(takes.max(FREEZE_EVERY));
+        self.transfer.next_id += 1;
+        let (at, until) = (now.mono, now.mono.plus(FROZEN_FOR));
+        let id = self.transfer.next_id;
+        self.transfer.frozen = Some(Frozen { id, bytes, parts, digest, floor, base, at, until });
     }
 
     /// A peer offers its store.

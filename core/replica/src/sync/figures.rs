@@ -22,6 +22,10 @@ pub(crate) struct Figures {
     pub(crate) bundles_refused: u64,
     pub(crate) last_refusal: String,
     pub(crate) keys_damaged: u64,
+    pub(crate) keys_repaired: u64,
+    /// The highest count of conflicts that the store has shown. Its own falls when a clash of kinds ends unsettled: it is a
+    /// function of what was applied, alike everywhere.
+    pub(crate) conflicts_most: u64,
     pub(crate) snapshots_refused: u64,
     pub(crate) snapshots_installed: u64,
     pub(crate) donors_stalled: u64,
@@ -40,6 +44,8 @@ pub struct SyncStatus {
     pub last_sync_unix_ms: u64,
     /// From the request to the acknowledgement.
     pub avg_sync_latency_us: u64,
+    /// Never falls while the node runs. Alike on nodes that applied the same, but for clashes of kinds that ended before some of
+    /// them saw them.
     pub conflict_count: u64,
     pub conflicts_open: u64,
     /// Why this node does not take part; empty when it does.
@@ -60,7 +66,9 @@ pub struct SyncStatus {
     pub frames_waiting: u64,
     pub ordering: u64,
     pub floor: u64,
+    /// Keys that an audit found to differ, and those that were put right here.
     pub keys_damaged: u64,
+    pub keys_repaired: u64,
     pub bundles_refused: u64,
     /// Origins that contradicted themselves and whose end is not decided yet: how many, and their names.
     pub frozen_origins: u64,
@@ -140,7 +148,7 @@ impl Figures {
             sync_count: self.sync_count,
             last_sync_unix_ms: self.last_sync_unix_ms,
             avg_sync_latency_us: self.latency_sum_us.checked_div(self.sync_count).unwrap_or(0),
-            conflict_count: open.store.conflict_count(),
+            conflict_count: open.store.conflict_count().max(self.conflicts_most),
             conflicts_open: open.store.conflicts_open(),
             not_open: String::new(),
             keys: open.store.keys_count() as u64,
@@ -157,6 +165,7 @@ impl Figures {
             ordering: room.ordering.len() as u64,
             floor: open.store.floor_number(),
             keys_damaged: self.keys_damaged,
+            keys_repaired: self.keys_repaired,
             bundles_refused: self.bundles_refused,
             frozen_origins: frozen.len() as u64,
             frozen,

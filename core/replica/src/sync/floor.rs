@@ -41,7 +41,8 @@ pub(crate) struct Collecting {
     /// The origin whose end was asked for last: another has its turn next.
     last_end: Option<Origin>,
     arrived: Vec<Bytes>,
-    ended: Vec<Bytes>,
+    /// So many of the ends that were decided.
+    ends_told: usize,
     /// Slots were skipped with a snapshot of the root, and no floor came since that follows the newest known here.
     may_lack: bool,
     /// The newest floor that came and could not be taken, for one before it is missing.
@@ -107,13 +108,6 @@ impl SyncRoom {
         self.setup.timing.exchange_interval.times(3 * (peers + 1))
     }
 
-    /// The log decided where an origin ends.
-    pub(crate) fn note_end(&mut self, bytes: Bytes) {
-        if self.collecting.ended.len() < ARRIVED_MAX {
-            self.collecting.ended.push(bytes);
-        }
-    }
-
     /// These have to end, by order.
     pub(crate) fn exclude(&mut self, origins: BTreeSet<Origin>) {
         if let Some(open) = &mut self.open {
@@ -121,11 +115,18 @@ impl SyncRoom {
         }
     }
 
-    pub(super) fn end_origins(&mut self, open: &mut Open) {
-        for bytes in core::mem::take(&mut self.collecting.ended) {
-            let Ok(cut) = decode::<Cut>(&bytes) else { continue };
+    /// Tells the engine of the ends that the log has decided since it was told last. Of those of whom it knows nothing it is told
+    /// again when there are others ([`Self::follow_members`]).
+    pub(super) fn end_origins(&mut self, ends: &[Bytes], open: &mut Open) {
+        for bytes in ends.iter().skip(self.collecting.ends_told) {
+            let Ok(cut) = decode::<Cut>(bytes) else { continue };
             open.sync.set_cut(cut);
         }
+        self.collecting.ends_told = ends.len();
+    }
+
+    pub(super) fn tell_all_ends(&mut self) {
+        self.collecting.ends_told = 0;
     }
 
     /// The log committed one.
@@ -140,8 +141,11 @@ impl SyncRoom {
     pub(super) fn commit_floors(&mut self, open: &mut Open) {
         for bytes in core::mem::take(&mut self.collecting.arrived) {
             let Ok(floor) = decode::<Floor>(&bytes) else { continue };
-            let number = floor.number;
+            let (number, own) = (floor.number, floor.seen.prefix(self.me));
             let is_next = open.sync.commit_floor(floor).is_ok();
+            if is_next {
+                self.writing.on_covered(own);
+            }
             if !is_next {
                 self.collecting.refused = self.collecting.refused.max(number);
             }
@@ -297,7 +301,6 @@ impl<M: StateMachine> Replica<M> {
         let is_decided = self.control.ends.iter().any(|end| of(end) == Ok(cut.origin));
         if is_known && !is_decided && self.is_agreed(Matter::End, &agreed) {
             self.control.ends.push(agreed.bytes);
-            self.tell_ends();
         }
     }
 
@@ -317,7 +320,7 @@ impl<M: StateMachine> Replica<M> {
         let outcome = match judged {
             Ok(()) => {
                 self.control.excluded.push((signed.order.id, signed.order.incarnation));
-                self.tell_ends();
+                self.tell_exclusions();
                 OrderOutcome::Done { sequence }
             }
             Err(reason) => {
@@ -328,10 +331,9 @@ impl<M: StateMachine> Replica<M> {
         self.settle_order(&OperatorOrder::Exclude(signed.clone()), &outcome, out);
     }
 
-    /// Has the room take note of all decisions; of those it knows nothing comes.
-    pub(crate) fn tell_ends(&mut self) {
+    /// Has the room take note of whom the operator excludes.
+    pub(crate) fn tell_exclusions(&mut self) {
         if let Some(room) = &mut self.sync {
-            self.control.ends.iter().for_each(|end| room.note_end(end.clone()));
             let excluded = self.control.excluded.iter();
             room.exclude(
                 excluded.map(|(id, incarnation)| Origin::new(u32::from(id.0), incarnation.0)).collect(),

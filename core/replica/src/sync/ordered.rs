@@ -17,8 +17,8 @@ use dwcp_base::{ClusterId, Hash, Micros, Now, PublicKey, ReplicaId, Signature, S
 use dwcp_base::{encode, signing_hash};
 use dwcp_crdt::Origin;
 use dwcp_crdt::limits::DRIFT_MAX_MS;
-use dwcp_sync::Received;
 use dwcp_sync::limits::FRAME_BYTES_MAX;
+use dwcp_sync::{Header, Received};
 
 /// The first bytes of such a frame; no client's frame begins like this.
 const MARK: [u8; 4] = [0xd5, b'S', b'Y', 1];
@@ -28,7 +28,7 @@ pub(crate) const TAG: [u8; 16] = *b"convergent state";
 const ORIGIN_FRAMES_MAX: usize = 256;
 const FRAMES_MAX: usize = 2_048;
 const BYTES_MAX: usize = 32 << 20;
-/// Remembered as ordered.
+/// Remembered as ordered; what is older is told by the floor.
 const RECENT_MAX: usize = 4_096;
 /// How long somebody else's frame waits here.
 const PATIENCE: Micros = Micros::from_millis(10_000);
@@ -268,6 +268,12 @@ impl SyncRoom {
         }
         let (key, message, signature) = signature_item(control, cluster, now, &frame)?;
         let received = Received::read(unwrap(&frame)).map_err(|_| "a malformed convergent frame")?;
+        let Header { origin, last, .. } = *received.header();
+        let floor = self.open.as_ref().and_then(|open| open.sync.newest_floor());
+        // What was ordered is not remembered for ever; what a floor covers will never be needed again.
+        if floor.is_some_and(|floor| floor.seen.prefix(origin) >= last) {
+            return Err("a convergent frame that everybody has");
+        }
         if received.header().hlc.ms() > now.wall_ms.saturating_add(DRIFT_MAX_MS) {
             return Err("a convergent frame from the future");
         }

@@ -147,3 +147,65 @@ fn parts_are_answered_within_a_budget() {
     ask(&mut cluster, 1, 1, 1);
     assert!(answered() > budget + 200_000, "with the next interval comes another");
 }
+
+/// A member that asks for the store again and again is not let keep a node busy with writing it out.
+#[test]
+fn a_store_is_written_out_for_one_peer_only_as_often_as_its_size_allows() {
+    let policy = Policy::root_only(Trust::Byzantine, Quorum::new(4, None).unwrap());
+    let mut cluster = Cluster::unstarted(4, policy, NetworkMode::Internet);
+    let mut settings = super::syncing::setup();
+    settings.limits.budget_bytes_max = 256 << 10;
+    cluster.settings.insert(0, settings);
+    (0..4).for_each(|id| cluster.start(id));
+    let long = format!("\"{}\"", "x".repeat(30_000));
+    for key in 0..100 {
+        cluster.write(0, 100 + key, vec![put(&format!("k{key}"), &long)]);
+    }
+    cluster.run(5_000);
+    let said = twist(&mut cluster, Some);
+    let ask = |cluster: &mut Cluster, from| {
+        let bytes = dwcp_base::encode(&PeerMessage::SyncFetch { id: 0, part: 0 }).into();
+        let input = Input::Peer { from: ReplicaId(from), incarnation: Incarnation(0), bytes };
+        cluster.nodes[0].inbox.push_back(input);
+        cluster.run(10);
+    };
+    let offers = |peer| {
+        let said = said.borrow();
+        let ids = said.iter().filter_map(|(from, to, message)| match message {
+            PeerMessage::SyncOffer { id, .. } if (*from, *to) == (0, peer) => Some(*id),
+            _ => None,
+        });
+        ids.collect::<std::collections::BTreeSet<u64>>().len()
+    };
+    for second in 0..20 {
+        cluster.write(0, 1_000 + second, vec![put("changes", &second.to_string())]);
+        cluster.run(100);
+        ask(&mut cluster, 3);
+        cluster.run(890);
+    }
+    assert_eq!(offers(3), 1, "three megabytes take 24 seconds of what a peer is sent");
+    ask(&mut cluster, 2);
+    assert_eq!(offers(2), 1, "what one asks for is not held against another");
+    let newest = |peer| {
+        let said = said.borrow();
+        let to_peer = said.iter().rev().find_map(|(_, to, message)| match message {
+            PeerMessage::SyncOffer { id, .. } if *to == peer => Some(*id),
+            _ => None,
+        });
+        to_peer.unwrap()
+    };
+    assert!(newest(2) > newest(3), "and he gets it as it is now");
+    cluster.run(10_000);
+    ask(&mut cluster, 3);
+    assert_eq!(offers(3), 2, "after that it is written out again");
+    // Once the floors are settled nothing changes, so there is nothing to write out.
+    cluster.run(60_000);
+    ask(&mut cluster, 1);
+    assert_eq!(offers(1), 1);
+    for _ in 0..20 {
+        cluster.run(3_000);
+        ask(&mut cluster, 3);
+        ask(&mut cluster, 1);
+    }
+    assert_eq!((offers(3), offers(1)), (3, 1));
+}

@@ -121,6 +121,76 @@ fn in_internet_mode_a_write_is_told_when_it_is_durable_here_and_reaches_everybod
     assert_eq!(level.len(), 3);
 }
 
+/// A clash of kinds is over when one of them is emptied, and nobody settled it; a counter that fell would be read as a restart.
+#[test]
+fn the_count_of_conflicts_never_falls() {
+    let policy = Policy::root_only(Trust::Byzantine, Quorum::new(4, None).unwrap());
+    let mut cluster = Cluster::with(4, policy, NetworkMode::Internet);
+    cluster.apart = vec![2, 3];
+    let element = Plain::json("1").unwrap();
+    cluster.write(0, 1, vec![put("k", "1")]);
+    cluster.write(3, 2, vec![Write::new("k".to_string(), Op::Add(element.clone()))]);
+    cluster.run(50);
+    cluster.apart.clear();
+    cluster.run(10_000);
+    cluster.assert_converged(1);
+    cluster.write(0, 3, vec![Write::new("k".to_string(), Op::Remove(element))]);
+    cluster.run(10_000);
+    assert_eq!(cluster.read(2, "k"), json("1"), "the clash is over");
+    cluster.assert_converged(0);
+    for id in 0..4 {
+        let sync = cluster.sync_status(id);
+        assert_eq!((sync.conflict_count, sync.conflicts_open), (1, 0), "there was one");
+    }
+}
+
+#[test]
+fn a_comparison_with_nobody_is_refused_and_not_called_agreement() {
+    let policy = Policy::root_only(Trust::Byzantine, Quorum::new(4, None).unwrap());
+    let mut cluster = Cluster::with(4, policy, NetworkMode::Internet);
+    for (id, peers) in
+        [(1, vec![ReplicaId(99)]), (2, vec![ReplicaId(1), ReplicaId(4)]), (3, vec![ReplicaId(0)])]
+    {
+        cluster.ask(0, id, SyncRequest::Compare { peers, timeout_ms: 100 });
+        cluster.run(200);
+        let Some(SyncReply::Refused { reason, definite: true }) = cluster.told(0, id) else {
+            panic!("{:?}", cluster.told(0, id))
+        };
+        assert!(reason.contains("no peer"), "{reason}");
+    }
+    cluster.ask(0, 4, SyncRequest::Compare { peers: vec![ReplicaId(3), ReplicaId(1)], timeout_ms: 100 });
+    cluster.run(200);
+    let Some(SyncReply::Compared { level, differs, silent }) = cluster.told(0, 4) else {
+        panic!("no answer")
+    };
+    assert_eq!((level.len(), differs.len(), silent.len()), (2, 0, 0));
+}
+
+#[test]
+fn who_was_a_minute_ahead_hears_so_instead_of_writing_what_nobody_takes() {
+    let policy = Policy::root_only(Trust::Byzantine, Quorum::new(4, None).unwrap());
+    let mut cluster = Cluster::with(4, policy, NetworkMode::Internet);
+    cluster.ahead_ms.insert(1, 60_000);
+    cluster.write(1, 1, vec![put("k", "1")]);
+    cluster.run(50);
+    cluster.ahead_ms.clear();
+    cluster.write(1, 2, vec![put("k", "2")]);
+    cluster.run(50);
+    let Some(SyncReply::Refused { reason, definite: true }) = cluster.told(1, 2) else {
+        panic!("{:?}", cluster.told(1, 2))
+    };
+    assert!(reason.contains("ahead of this node's clock") && reason.contains("NTP"), "{reason}");
+    assert_eq!(cluster.sync_status(1).frames_written, 1);
+    cluster.write(2, 3, vec![put("k", "3")]);
+    cluster.run(50);
+    assert_eq!(cluster.road(2, 3), Some(Road::Gossip), "others write on");
+    cluster.run(60_000);
+    cluster.write(1, 4, vec![put("k", "4")]);
+    cluster.run(10_000);
+    assert_eq!(cluster.read(0, "k"), json("4"));
+    cluster.assert_converged(1);
+}
+
 #[test]
 fn two_halves_without_quorum_write_on_restart_and_converge_when_they_meet() {
     let mut cluster = Cluster::with(

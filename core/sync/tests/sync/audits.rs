@@ -3,9 +3,9 @@
 use crate::net::Net;
 use crate::world::{NOON_MS, text};
 use bytes::Bytes;
-use dwcp_base::{Mutants, encode};
+use dwcp_base::{Hash, Mutants, encode};
 use dwcp_crdt::{Op, Origin, OriginId, Resolvers, Store, Write};
-use dwcp_sync::audit::{Work, damaged, step};
+use dwcp_sync::audit::{Leaf, Range, Span, Work, step};
 use dwcp_sync::{Message, Reason};
 use std::collections::BTreeSet;
 
@@ -38,7 +38,7 @@ fn audit(a: &Store, b: &Store) -> (BTreeSet<Bytes>, BTreeSet<Bytes>, usize, usiz
     let mut work: Option<Work> = None;
     for turn in 0.. {
         let side = turn % 2;
-        let result = step(if side == 0 { a } else { b }, work.as_ref());
+        let result = step(if side == 0 { a } else { b }, Hash::ZERO, work.as_ref());
         named[side].extend(result.differs);
         assert!(!result.elsewhere);
         let Some(reply) = result.reply else { break };
@@ -99,14 +99,26 @@ fn several_are_named_and_an_empty_store_is_no_special_case() {
 fn stores_at_different_places_are_not_compared() {
     let (a, mut b) = twins(10);
     b.write(&[Write::new("more", Op::Put(text("v")))], 0, NOON_MS).expect("good");
-    let question = step(&a, None).reply.expect("a question");
-    assert!(step(&b, Some(&question)).elsewhere);
+    let question = step(&a, Hash::ZERO, None).reply.expect("a question");
+    assert!(step(&b, Hash::ZERO, Some(&question)).elsewhere);
 }
 
+#[cfg(feature = "mutants")]
 #[test]
 fn damage_in_memory_is_found_alone() {
-    let (mut a, _) = twins(50);
-    assert!(damaged(&mut a).is_empty());
+    use dwcp_sync::audit::damaged;
+    for bit in [0, 9, 40, 77] {
+        let (mut a, mut b) = twins(50);
+        assert!(damaged(&mut a).is_empty());
+        assert!(a.flip_bit(b"key 0000007", bit), "there is a bit that makes it another state");
+        assert_ne!(a.key_bytes(b"key 0000007"), b.key_bytes(b"key 0000007"));
+        assert_eq!(a.digest(), b.digest(), "nothing here has noticed");
+        assert_eq!(damaged(&mut a), vec![Bytes::from_static(b"key 0000007")]);
+        assert!(!a.is_intact(b"key 0000007") && a.is_intact(b"key 0000008") && a.is_intact(b"no key"));
+        a.replace_key(b"key 0000007", b.key_bytes(b"key 0000007").as_deref()).expect("bytes of a key");
+        assert!(damaged(&mut a).is_empty() && a.digest() == b.digest());
+        a.check();
+    }
 }
 
 #[test]
@@ -132,7 +144,7 @@ fn the_slow_beat_finds_a_flipped_key_between_replicas_at_rest() {
 #[test]
 fn audits_asked_for_without_end_are_refused() {
     let mut net = Net::new(3, 2, Mutants::default());
-    let work = step(&net.nodes[1].store, None).reply.expect("a question");
+    let work = step(&net.nodes[1].store, Hash::ZERO, None).reply.expect("a question");
     let message = Message::Audit { work }.to_bytes();
     for _ in 0..40 {
         let now = net.now(0);
@@ -144,7 +156,7 @@ fn audits_asked_for_without_end_are_refused() {
 #[test]
 fn unsound_steps_are_no_messages() {
     let (a, _) = twins(100);
-    let good = step(&a, None).reply.expect("a question");
+    let good = step(&a, Hash::ZERO, None).reply.expect("a question");
     let bad = |change: &dyn Fn(&mut Work)| {
         let mut work = good.clone();
         change(&mut work);
@@ -156,6 +168,25 @@ fn unsound_steps_are_no_messages() {
     });
     bad(&|w| w.ranges[0].span.until = Some(vec![0; 2_000].into()));
     bad(&|w| w.ranges = vec![w.ranges[0].clone(); 100]);
+    // Each of these would have the same keys read twice and more.
+    let range = |after: Option<&'static str>, until: Option<&'static str>| Range {
+        span: Span { after: after.map(Bytes::from), until: until.map(Bytes::from) },
+        print: good.ranges[0].print,
+    };
+    let leaf = |range: Range| Leaf { span: range.span, keys: Vec::new(), is_answer: false };
+    bad(&|w| w.ranges = vec![w.ranges[0].clone(); 2]);
+    bad(&|w| w.leaves = vec![leaf(range(Some("a"), Some("b")))]);
+    bad(&|w| w.ranges = vec![range(None, Some("b")), range(Some("a"), None)]);
+    bad(&|w| w.ranges = vec![range(Some("a"), None), range(Some("c"), Some("d"))]);
+    bad(&|w| w.ranges = vec![range(Some("c"), Some("d")), range(None, Some("d"))]);
+    bad(&|w| {
+        w.ranges = vec![range(None, Some("a")), range(Some("b"), None)];
+        w.leaves = vec![leaf(range(Some("a"), Some("bb")))];
+    });
+    let mut work = good.clone();
+    work.ranges = vec![range(Some("b"), None), range(None, Some("a"))];
+    work.leaves = vec![leaf(range(Some("a"), Some("b")))];
+    assert!(Message::read(&encode(&Message::Audit { work })).is_ok(), "side by side, in any order");
 }
 
 /// Figures for the document; run by hand with `--nocapture --ignored` is not ours: it is cheap enough to run always.

@@ -14,7 +14,7 @@ fn node() -> Node {
     Node::new(setup(origin(0), members(3)))
 }
 
-fn push(frame: &Frame) -> Bytes {
+pub fn push(frame: &Frame) -> Bytes {
     push_bytes(frame.bytes())
 }
 

@@ -1,4 +1,4 @@
-//! What a replica's sync promises: alone against crafted messages (`frames`, `border`, `liars`, `floors`, `restart`), and in small
+//! What a replica's sync promises: alone against crafted messages (`frames`, `border`, `liars`, `floors`, `restart`, `repairs`), and in small
 //! networks that lose, delay, double and reorder, judged by the model of `core/crdt`'s own tests (`histories`). `mutants`
 //! shows that the rules matter.
 
@@ -14,5 +14,6 @@ mod model;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod net;
+mod repairs;
 mod restart;
 mod world;

@@ -5,6 +5,7 @@ use dwcp_base::{ClusterId, Crypto, Hash, Hasher, Micros, Mutants, Now, PublicKey
 use dwcp_crdt::{Bundle, Op, Origin, OriginId, Plain, Resolvers, Restore, Store, VersionVector, Write};
 use dwcp_sync::{
     Action, Base, Cut, Fault, Frame, Limits, Need, Proof, Reason, Restored, Setup, Sync, Timing, audit,
+    repair,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -119,6 +120,10 @@ pub struct Node {
     /// Every bundle handed over since the start, in order.
     pub handed: Vec<Bundle>,
     pub runs: u64,
+    /// When something came last.
+    pub now: Now,
+    /// Keys that were put right.
+    pub repaired: BTreeSet<Bytes>,
 }
 
 impl Node {
@@ -161,6 +166,8 @@ impl Node {
             refused: Vec::new(),
             handed: Vec::new(),
             runs: 0,
+            now,
+            repaired: BTreeSet::new(),
         };
         node.run();
         Ok(node)
@@ -212,8 +219,22 @@ impl Node {
                     Action::Withholds { member } => self.withholds.push(member),
                     Action::Accuses { member, fault } => self.accused.push((member, fault)),
                     Action::Audit { peer, work } => {
-                        let step = audit::step(&self.store, work.as_ref());
-                        self.sync.on_audited(peer, step);
+                        let stands = self.sync.stand(self.store.applied());
+                        let step = audit::answer(&mut self.store, stands, work.as_ref());
+                        self.sync.on_audited(self.now, peer, step);
+                    }
+                    Action::Damaged { keys } => self.differs.push((self.me().id, keys.into_iter().collect())),
+                    Action::Copies { peer, question } => {
+                        let stands = self.sync.stand(self.store.applied());
+                        if let Some(copies) = repair::copies(&self.store, stands, &question) {
+                            self.sync.give_copies(peer, question.round, copies);
+                        }
+                    }
+                    Action::Repair { at, copies } => {
+                        let stands = self.sync.stand(self.store.applied());
+                        let adopted = repair::adopt(&mut self.store, stands, at, &copies);
+                        self.sync.on_repaired(self.now, adopted.len());
+                        self.repaired.extend(adopted);
                     }
                     Action::Differs { peer, keys } => self.differs.push((peer, keys.into_iter().collect())),
                     Action::Exchanged { .. } => {}
@@ -233,11 +254,13 @@ impl Node {
     }
 
     pub fn message(&mut self, now: Now, from: OriginId, bytes: &Bytes) {
+        self.now = now;
         self.sync.on_message(now, from, bytes);
         self.run();
     }
 
     pub fn time(&mut self, now: Now) {
+        self.now = now;
         self.sync.on_time(now);
         self.run();
     }

@@ -38,8 +38,12 @@ pub enum Note {
     Wiped { origin: Origin },
     /// What a node showed at some moment: all keys asked for, and its count of conflicts if that was asked for.
     Cut { node: u32, applied: Applied, views: Vec<(Vec<u8>, Option<View>)>, conflicts: Option<u64> },
-    /// An audit named keys that two nodes hold differently, though nothing was damaged.
+    /// An audit named keys that two nodes hold differently, or one differently from what it wrote.
     Differs { node: u32, with: u32, keys: Vec<Vec<u8>> },
+    /// A key changed by itself on this node.
+    Damaged { node: u32, key: Vec<u8> },
+    /// A node put another state of these keys in place of its own.
+    Repaired { node: u32, keys: Vec<Vec<u8>> },
     /// The user was told that the log has changes up to this one: they outlive the disk of their writer.
     Logged { origin: Origin, last: u64 },
     /// A node knows this floor as the newest that the log committed. What it covers, the members it speaks of, and what
@@ -91,6 +95,9 @@ struct Court<'a> {
     /// In their order.
     decided: BTreeMap<u64, (Origin, Place)>,
     wiped: BTreeSet<Origin>,
+    /// Nodes and their keys that changed by themselves, and whether they were put right. A difference may be named after that:
+    /// what was compared was on its way.
+    damaged: BTreeMap<(u32, Vec<u8>), bool>,
     ended: BTreeMap<Origin, u64>,
     /// Who froze whom, and when.
     frozen: BTreeMap<(u32, Origin), u64>,
@@ -116,6 +123,7 @@ pub fn judge(notes: &[Note], terms: &Terms) -> Findings {
         floors: BTreeMap::new(),
         decided: BTreeMap::new(),
         wiped: BTreeSet::new(),
+        damaged: BTreeMap::new(),
         ended: BTreeMap::new(),
         frozen: BTreeMap::new(),
         told: BTreeSet::new(),
@@ -188,10 +196,31 @@ impl Court<'_> {
                 self.on_cut(*node, applied, views, *conflicts);
             }
             Note::Differs { node, with, keys } => {
-                let keys: Vec<String> = keys.iter().map(|key| shown(key)).collect();
-                let reason =
-                    format!("nodes {node} and {with} have applied the same and hold {keys:?} differently");
-                self.findings.push(Judge::SyncConverge, reason, vec![]);
+                let is_damaged = |key: &&Vec<u8>| {
+                    [node, with].iter().any(|node| self.damaged.contains_key(&(**node, (*key).clone())))
+                };
+                let keys: Vec<String> =
+                    keys.iter().filter(|k| !is_damaged(k)).map(|key| shown(key)).collect();
+                if !keys.is_empty() {
+                    let reason = format!(
+                        "nodes {node} and {with} have applied the same and hold {keys:?} differently"
+                    );
+                    self.findings.push(Judge::SyncConverge, reason, vec![]);
+                }
+            }
+            Note::Damaged { node, key } => {
+                self.damaged.insert((*node, key.clone()), false);
+            }
+            Note::Repaired { node, keys } => {
+                for key in keys {
+                    let is_mended = self.damaged.get_mut(&(*node, key.clone()));
+                    if is_mended.is_some_and(|is_mended| !core::mem::replace(is_mended, true)) {
+                        continue;
+                    }
+                    let reason =
+                        format!("node {node} gave up its state of {:?}, which was right", shown(key));
+                    self.findings.push(Judge::SyncConverge, reason, vec![]);
+                }
             }
             Note::Logged { origin, last } => {
                 let most = self.logged.entry(*origin).or_default();
@@ -583,6 +612,21 @@ mod tests {
         assert_eq!(found(&[decided(1, 1, 5, &[5, 4, 4])]), [Judge::SyncEnd]);
         assert_eq!(found(&[decided(1, 1, 5, &[5, 5, 5]), decided(2, 1, 4, &[])]), [Judge::SyncEnd]);
         assert_eq!(found(&[decided(1, 1, 5, &[5, 5, 5]), decided(1, 2, 5, &[5, 5, 5])]), [Judge::SyncEnd]);
+    }
+
+    #[test]
+    fn a_key_that_changed_by_itself_is_put_right_and_no_other() {
+        let key = b"k".to_vec();
+        let damaged = Note::Damaged { node: 2, key: key.clone() };
+        let differs = |node, with| Note::Differs { node, with, keys: vec![key.clone()] };
+        let repaired = |node| Note::Repaired { node, keys: vec![key.clone()] };
+        assert_eq!(found(&[differs(1, 2)]), [Judge::SyncConverge]);
+        assert_eq!(found(&[damaged.clone(), differs(1, 2), differs(2, 2), repaired(2)]), []);
+        assert_eq!(found(&[damaged.clone(), differs(1, 3), repaired(2)]), [Judge::SyncConverge]);
+        assert_eq!(found(&[damaged.clone(), repaired(2), repaired(2)]), [Judge::SyncConverge]);
+        assert_eq!(found(&[repaired(2)]), [Judge::SyncConverge], "nothing was wrong with it");
+        assert_eq!(found(&[damaged.clone(), repaired(1), repaired(2)]), [Judge::SyncConverge]);
+        assert_eq!(found(&[damaged]), [], "what a floor collects may take the damage with it; digests tell");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use dwcp_base::{Chance, Hash, Now, decode, encode};
 use dwcp_crdt::{Applied, Bundle, Floor, Op, OriginId, Plain, Resolvers, Restore, Store, Write};
 use dwcp_sync::message::Load;
-use dwcp_sync::{Action, Base, Cut, Message, Reason, Received, Record, Sync, audit};
+use dwcp_sync::{Action, Base, Cut, Message, Reason, Received, Record, Sync, audit, repair};
 use std::sync::LazyLock;
 
 pub static FRAME: Target =
@@ -365,13 +365,26 @@ impl Live {
                         led.evidence = true;
                     }
                     Action::Audit { peer, work } => {
-                        let step = audit::step(&self.store, work.as_ref());
-                        self.sync.on_audited(peer, step);
+                        let stands = self.sync.stand(self.store.applied());
+                        let step = audit::answer(&mut self.store, stands, work.as_ref());
+                        self.sync.on_audited(self.now, peer, step);
+                    }
+                    Action::Copies { peer, question } => {
+                        let stands = self.sync.stand(self.store.applied());
+                        if let Some(copies) = repair::copies(&self.store, stands, &question) {
+                            self.sync.give_copies(peer, question.round, copies);
+                        }
+                    }
+                    Action::Repair { at, copies } => {
+                        let stands = self.sync.stand(self.store.applied());
+                        let adopted = repair::adopt(&mut self.store, stands, at, &copies);
+                        self.sync.on_repaired(self.now, adopted.len());
                     }
                     Action::NeedSnapshot { .. }
                     | Action::Withholds { .. }
                     | Action::Accuses { .. }
                     | Action::Differs { .. }
+                    | Action::Damaged { .. }
                     | Action::Exchanged { .. } => {}
                 }
             }

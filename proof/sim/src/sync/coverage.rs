@@ -20,6 +20,8 @@ counts! {
     impure: 22_000, "resolutions that depended on order, and were not believed";
     exchanges: 760_000, "exchanges";
     audits: 9_900, "steps of audits";
+    keys_damaged: 350, "keys that changed by themselves";
+    keys_repaired: 350, "of these, put right from others";
     crashes: 1_800, "crashes";
     crashes_at_tickets: 780, "of these, before, at and after a sync, and between effects";
     records_lost: 300, "records not yet synced that a crash lost";

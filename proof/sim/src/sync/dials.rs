@@ -77,6 +77,9 @@ dials! {
     liars,
     /// Bit set of `Trick`s; 0: each liar draws its own.
     tricks,
+
+    /// Keys of one honest node that change by themselves when all is quiet.
+    damage,
 }
 
 /// The dials of one seed.
@@ -135,6 +138,7 @@ pub fn draw(seed: u64, seconds: u64) -> Dials {
     if c.per_mille(300) {
         dials.liars *= 2;
     }
+    dials.damage = if c.per_mille(400) { c.between(1, 4) } else { 0 };
     dials.settle();
     dials
 }
@@ -150,5 +154,9 @@ impl Dials {
             self.exchange_peers = self.exchange_peers.max(if self.n > 16 { 8 } else { 3 });
         }
         self.wrong_clocks = self.wrong_clocks.min(self.f);
+        // The fault budget: whoever holds what is wrong counts as a liar, and where nobody may lie as one of a minority.
+        if self.liars + 1 > self.f.max(1) {
+            self.damage = 0;
+        }
     }
 }

@@ -11,7 +11,7 @@ use check::sync::Note;
 use check::sync::judge::Outcome;
 use dwcp_base::{Hash, Micros, Ticket};
 use dwcp_crdt::{Applied, WriteRefused};
-use dwcp_sync::{Action, Base, Need, Reason, Record, Restored, Sync, audit};
+use dwcp_sync::{Action, Base, Need, Reason, Record, Restored, Sync, audit, repair};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -233,18 +233,34 @@ impl World {
             }
             Action::Audit { peer, work } => {
                 self.coverage.audits += 1;
+                let now = self.nodes[id as usize].now(self.now_us);
                 self.on_core(id, |live| {
-                    let step = audit::step(&live.store, work.as_ref());
-                    live.sync.on_audited(peer, step);
+                    let stands = live.sync.stand(live.store.applied());
+                    let step = audit::answer(&mut live.store, stands, work.as_ref());
+                    live.sync.on_audited(now, peer, step);
                 });
             }
             Action::Differs { peer, keys } => {
-                // Before an end is decided, those who were shown different histories differ in them.
-                if is_honest && self.nodes[place(peer)].is_honest() && self.branch_of.is_empty() {
+                if is_honest && self.nodes[place(peer)].is_honest() {
                     let keys = keys.iter().map(|key| key.to_vec()).collect();
                     self.notes.push(Note::Differs { node: id, with: peer.0, keys });
                 }
             }
+            Action::Damaged { keys } => {
+                if is_honest {
+                    let keys = keys.iter().map(|key| key.to_vec()).collect();
+                    self.notes.push(Note::Differs { node: id, with: id, keys });
+                }
+            }
+            Action::Copies { peer, question } => {
+                self.on_core(id, |live| {
+                    let stands = live.sync.stand(live.store.applied());
+                    if let Some(copies) = repair::copies(&live.store, stands, &question) {
+                        live.sync.give_copies(peer, question.round, copies);
+                    }
+                });
+            }
+            Action::Repair { at, copies } => self.repair(id, at, &copies),
             Action::Exchanged { peer, .. } => {
                 self.coverage.exchanges += 1;
                 if is_honest && self.phase == Phase::Calm {
@@ -254,6 +270,24 @@ impl World {
             }
         }
         false
+    }
+
+    fn repair(&mut self, id: u32, at: Hash, copies: &[repair::Copy]) {
+        let now = self.nodes[id as usize].now(self.now_us);
+        let adopted = self.on_core(id, |live| {
+            let stands = live.sync.stand(live.store.applied());
+            let adopted = repair::adopt(&mut live.store, stands, at, copies);
+            live.sync.on_repaired(now, adopted.len());
+            adopted
+        });
+        let adopted = adopted.unwrap_or_default();
+        if self.nodes[id as usize].is_honest() && !adopted.is_empty() {
+            self.coverage.keys_repaired += adopted.len() as u64;
+            self.trace.line(self.now_us, || format!("node {id} puts {adopted:?} right"));
+            let keys: Vec<Vec<u8>> = adopted.iter().map(|key| key.to_vec()).collect();
+            self.damaged.retain(|(node, key)| *node != id || !keys.contains(key));
+            self.notes.push(Note::Repaired { node: id, keys });
+        }
     }
 
     fn note_taken(&mut self, id: u32, frame: Bytes) {
@@ -492,6 +526,12 @@ impl World {
                 return;
             }
             now.wall_ms += puppet.clock_ahead_ms();
+            if puppet.plays(Trick::FutureClock)
+                && let Some(live) = &self.nodes[id as usize].live
+            {
+                // It goes on where its clock was, which an honest node would not.
+                now.wall_ms = now.wall_ms.max(live.store.latest().ms());
+            }
         }
         let Some(Some(written)) = self.on_core(id, |live| live.sync.may_write().ok()) else {
             self.coverage.writes_blocked += 1;
@@ -558,6 +598,9 @@ impl World {
         self.again(self.dials.look_ms, Event::Look);
         let honest = self.honest_up();
         let Some(id) = self.chances.work.pick(&honest).copied() else { return };
+        if self.damaged.iter().any(|(node, _)| *node == id) {
+            return; // It shows what it should not, until it is put right.
+        }
         let all = self.chances.work.per_mille(100);
         let some = self.chances.work.below(7);
         self.look_at(id, |index| all || index % 7 == some, all);

@@ -9,8 +9,8 @@ use crate::sync::translate;
 use crate::sync::workload::rules;
 use crate::sync::world::{Event, Phase, World};
 use check::sync::{Note, Terms, judge};
-use dwcp_base::Mutants;
-use dwcp_crdt::Origin;
+use dwcp_base::{Hash, Hasher, Mutants};
+use dwcp_crdt::{Origin, Store};
 use std::collections::BTreeSet;
 
 /// How long the calm lasts at least, so that everybody has met everybody.
@@ -33,6 +33,16 @@ impl Report {
     pub fn is_clean(&self) -> bool {
         self.found.is_empty()
     }
+}
+
+/// What a store holds: as it knows it, and as it is.
+fn digest(store: &mut Store) -> Hash {
+    let mut hasher = Hasher::new("sim sync digest");
+    hasher.update(&store.digest().0);
+    for (_, hash) in store.key_hashes_anew() {
+        hasher.update(&hash.0);
+    }
+    hasher.finish()
 }
 
 /// Runs one seed to its end.
@@ -61,7 +71,10 @@ pub fn run_with(
         while world.step(next_us) {}
         world.trace.take_lines().into_iter().for_each(&mut tell);
         if world.now_us > safety_us + CALM_LEAST_US && world.has_converged() {
-            break;
+            if world.is_damage_done || world.dials.damage == 0 {
+                break;
+            }
+            world.damage();
         }
     }
     world.report(tell)
@@ -98,7 +111,7 @@ impl World {
             if undecided || unfinished {
                 return false;
             }
-            let here = (live.store.applied().clone(), live.store.floor_number(), live.store.digest());
+            let here = (live.store.applied().clone(), live.store.floor_number(), digest(&mut live.store));
             match &first {
                 None => first = Some(here),
                 Some(first) if *first != here => return false,
@@ -128,13 +141,13 @@ impl World {
             let note = Note::End {
                 node: *id,
                 applied: translate::applied(live.store.applied(), &live.branches),
-                digest: live.store.digest().0,
+                digest: digest(&mut live.store).0,
                 floor: live.store.floor_number(),
                 // What waits in a chain may be a liar's, and its predecessor never come.
                 waiting: live.store.held_count() as u64,
                 needs: live.sync.needs().count() as u64,
             };
-            self.trace.mix_bytes(&live.store.digest().0);
+            self.trace.mix_bytes(&digest(&mut live.store).0);
             self.notes.push(note);
         }
         self.trace.take_lines().into_iter().for_each(tell);

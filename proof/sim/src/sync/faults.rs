@@ -4,6 +4,7 @@ use crate::sync::liar::{Trick, pushed};
 use crate::sync::translate;
 use crate::sync::workload::FORKED;
 use crate::sync::world::{CLUSTER, Event, World};
+use bytes::Bytes;
 use check::sync::Note;
 use check::sync::judge::Outcome;
 use dwcp_base::Hash;
@@ -105,6 +106,26 @@ impl World {
             self.nodes.iter().filter(|node| node.is_honest()).all(|node| has(node, cut))
         };
         !is_open && !self.nodes.iter().any(|node| node.is_lost) && self.log.cuts.iter().all(all)
+    }
+
+    /// Bits flip in the memory of one honest node.
+    pub fn damage(&mut self) {
+        self.is_damage_done = true;
+        let honest = self.honest_up();
+        let Some(id) = self.chances.disk.pick(&honest).copied() else { return };
+        for _ in 0..self.dials.damage {
+            let bit = self.chances.disk.below(4_096) as usize;
+            let Some(live) = &mut self.nodes[id as usize].live else { return };
+            let keys: Vec<Bytes> = live.store.key_hashes_anew().map(|(key, _)| key.clone()).collect();
+            let Some(key) = self.chances.disk.pick(&keys) else { return };
+            if self.damaged.contains(&(id, key.to_vec())) || !live.store.flip_bit(key, bit) {
+                continue;
+            }
+            self.coverage.keys_damaged += 1;
+            self.trace.line(self.now_us, || format!("a bit of {key:?} flips on node {id}"));
+            self.damaged.insert((id, key.to_vec()));
+            self.notes.push(Note::Damaged { node: id, key: key.to_vec() });
+        }
     }
 
     // --- the network ---

@@ -33,10 +33,12 @@ pub enum Trick {
     WithholdFrames,
     /// Says that it wrote more than it ever did.
     FalseWritten,
+    /// Says in audits that keys differ, and of such keys that there are none.
+    FalseCopies,
 }
 
 impl Trick {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Equivocate,
         Self::Forge,
         Self::WithholdAcks,
@@ -46,6 +48,7 @@ impl Trick {
         Self::FutureClock,
         Self::WithholdFrames,
         Self::FalseWritten,
+        Self::FalseCopies,
     ];
 
     #[must_use]
@@ -108,7 +111,8 @@ impl Puppet {
         let changes = self.plays(Trick::WithholdAcks)
             || self.plays(Trick::FalseHeads)
             || self.plays(Trick::WithholdFrames)
-            || self.plays(Trick::FalseWritten);
+            || self.plays(Trick::FalseWritten)
+            || self.plays(Trick::FalseCopies);
         if !changes {
             return Some(message);
         }
@@ -128,10 +132,20 @@ impl Puppet {
                 self.lies_told += 1;
                 return None;
             }
+            Message::Audit { work } if self.plays(Trick::FalseCopies) => {
+                work.ranges.iter_mut().for_each(|range| range.print.0[0] ^= 1);
+                let hashes = work.leaves.iter_mut().flat_map(|leaf| &mut leaf.keys);
+                hashes.for_each(|(_, hash)| hash.0[0] ^= 1);
+            }
+            Message::Copied { copies, .. } if self.plays(Trick::FalseCopies) => {
+                copies.iter_mut().for_each(|(_, copy)| *copy = None);
+            }
             Message::Rest { .. }
             | Message::Push { .. }
             | Message::Contradiction { .. }
-            | Message::Audit { .. } => {}
+            | Message::Audit { .. }
+            | Message::Copy { .. }
+            | Message::Copied { .. } => {}
         }
         if said == before {
             return Some(message);

@@ -52,6 +52,11 @@ pub fn hunts() -> Vec<Hunt> {
             "frame sent before it is durable",
             &[&small, &crash, &[("sync_us", 30_000)]],
         ),
+        hunt(
+            M::SyncRepairByOne,
+            "repair adopts one member's word",
+            &[&lies, &[("tricks", Trick::FalseCopies.bit()), ("audit_ms", 1_000), ("write_ms", 1_500)]],
+        ),
     ]
 }
 

@@ -139,6 +139,9 @@ pub struct World {
     pub forks: BTreeMap<Origin, u64>,
     /// Origins that the operator wants to end.
     pub halted: BTreeSet<Origin>,
+    /// Nodes and their keys that changed by themselves and are not put right.
+    pub damaged: BTreeSet<(u32, Vec<u8>)>,
+    pub is_damage_done: bool,
     /// Who named whom for withholding.
     pub named: BTreeMap<Origin, BTreeSet<u32>>,
     pub calm_at_us: u64,
@@ -197,6 +200,8 @@ impl World {
             branch_of: BTreeMap::new(),
             forks: BTreeMap::new(),
             halted: BTreeSet::new(),
+            damaged: BTreeSet::new(),
+            is_damage_done: false,
             named: BTreeMap::new(),
             calm_at_us: dials.safety_ms * 1_000,
             notes: Vec::new(),

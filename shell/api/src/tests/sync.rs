@@ -324,6 +324,7 @@ async fn every_figure_of_state_sync_arrives() {
         ordering: 17,
         floor: 18,
         keys_damaged: 19,
+        keys_repaired: 27,
         bundles_refused: 20,
         frozen_origins: 21,
         frozen: vec!["o3".into()],
@@ -366,8 +367,9 @@ async fn every_figure_of_state_sync_arrives() {
         told.snapshots_refused,
         told.donors_stalled,
         told.refused[0].value,
+        told.keys_repaired,
     ];
-    assert_eq!(figures.to_vec(), (1..=26).collect::<Vec<u64>>());
+    assert_eq!(figures.to_vec(), (1..=27).collect::<Vec<u64>>());
     assert_eq!(
         (&told.not_open[..], told.needs_snapshot, &told.frozen[..]),
         ("not yet", true, &["o3".to_string()][..])

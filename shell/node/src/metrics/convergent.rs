@@ -26,7 +26,7 @@ pub(super) fn write(sync: &SyncStatus, out: &mut Exposition) {
     );
     out.counter(
         "dwcp_sync_conflicts_total",
-        "Real concurrent writes, alike on every node that applied the same: conflict_count.",
+        "Real concurrent writes that this node has seen, conflict_count: alike on nodes that applied the same, but for clashes of kinds that ended unsettled.",
         sync.conflict_count,
     );
     out.gauge("dwcp_sync_conflicts_open", "Of those, the ones that nobody has settled.", sync.conflicts_open);
@@ -50,6 +50,11 @@ pub(super) fn write(sync: &SyncStatus, out: &mut Exposition) {
     out.gauge("dwcp_sync_floor", "The newest collection floor.", sync.floor);
     out.gauge("dwcp_sync_frozen_origins", "Origins that contradicted themselves.", sync.frozen_origins);
     out.counter("dwcp_sync_damaged_keys_total", "Keys that an audit found to differ.", sync.keys_damaged);
+    out.counter(
+        "dwcp_sync_repaired_keys_total",
+        "Keys that had changed by themselves and were put right from other members.",
+        sync.keys_repaired,
+    );
     out.counter(
         "dwcp_sync_snapshots_installed_total",
         "Snapshots of peers that took the place of the convergent store.",

@@ -102,6 +102,8 @@ impl Puppet {
                 chance.shuffle(&mut all);
                 let count = usize::try_from(chance.between(1, 2)).expect("few tricks");
                 tricks |= all[..count].iter().map(|trick| trick.bit()).sum::<u64>();
+                let held_back = chance.fork("of borders").per_mille(200);
+                tricks |= if held_back { Trick::AnchorHeldBack.bit() } else { 0 };
             }
             if dials.convergent_ms > 0 {
                 let mut chance = chance.fork("of rooms");

@@ -127,7 +127,7 @@ impl Trick {
     /// Where replicas have state sync, a liar draws one of these besides, or none.
     pub(crate) const OF_ROOMS: [Self; 3] = [Self::AsksUnheard, Self::OrdersUnasked, Self::FalseStore];
 
-    /// Where segments open, a liar draws one or two of these besides.
+    /// Where segments open, a liar draws one or two of these besides, and now and then `AnchorHeldBack`.
     pub(crate) const OF_SEGMENTS: [Self; 8] = [
         Self::FalseSealed,
         Self::LowSeal,

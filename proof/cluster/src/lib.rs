@@ -23,6 +23,7 @@ pub mod replace;
 pub mod report;
 pub mod serve;
 pub mod soak;
+pub mod stretch;
 pub mod translate;
 pub mod watch;
 

@@ -52,7 +52,7 @@ Examples:
 
 The orders go round internet, hybrid, datacenter, until so many epochs were opened. Without faults there must be no client
 error at all, no failover, and an acknowledged command in every epoch. With faults one node at a time is killed, stopped or
-(as root) cut off, and no client may wait longer than 30 s.")]
+(as root) cut off, and no client may wait longer than 30 s. While a segment is open the root may order 20 entries a second.")]
     Soak(Soaking),
     /// Does anything come back from this address? (run by `partitions`)
     #[command(hide = true)]

@@ -8,6 +8,7 @@ use dwcp::ProtocolName;
 use crate::campaign::Record;
 use crate::judgement::Judgement;
 use crate::soak::{Blows, Gaps, SoakJudgement, Soaked, gaps};
+use crate::stretch::ROOT_PER_SECOND_MAX;
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -136,7 +137,7 @@ impl SoakReport {
     /// For people.
     #[must_use]
     pub fn text(&self) -> String {
-        let SoakJudgement { base, client_errors, epochs, unproved } = &self.judgement;
+        let SoakJudgement { base, client_errors, epochs, unproved, while_open } = &self.judgement;
         let mut rows = plain_table(&["switch", "count", "gap p50 ms", "gap p99 ms", "gap max ms"]);
         let kinds = [
             ("raft -> pbft", self.raft_to_pbft),
@@ -154,7 +155,9 @@ impl SoakReport {
         let mut text = format!(
             "{rows}\n{} orders, {epochs} epochs on every node, {} of them without an acknowledged command; {} failovers, {} view \
              changes; {kills} kills, {stops} stops, {cuts} cuts; {} s, seed {}\n{} acknowledged, {} lost, {} doubled, {} stale, \
-             {client_errors} client errors; longest gap {} ms\n{order}; {states}\n",
+             {client_errors} client errors; longest gap {} ms\nwhile a segment was open ({} of {} stretches judged, {} s): root {} \
+             entries/s on the mean, {} at worst ({ROOT_PER_SECOND_MAX} allowed); positions {}/s on the mean, {} at worst; {} \
+             acknowledged/s\n{order}; {states}\n",
             self.orders,
             unproved,
             self.failovers,
@@ -166,6 +169,14 @@ impl SoakReport {
             base.doubled,
             base.stale,
             base.longest_gap_ms,
+            while_open.judged,
+            while_open.stretches,
+            while_open.judged_seconds,
+            while_open.root_mean,
+            while_open.root_worst,
+            while_open.positions_mean,
+            while_open.positions_worst,
+            while_open.acknowledged_mean,
         );
         push_findings(&mut text, base);
         text

@@ -18,6 +18,7 @@ pub mod error;
 pub mod judgement;
 pub mod load;
 pub mod network;
+pub mod parted;
 pub mod process;
 pub mod replace;
 pub mod report;

@@ -7,6 +7,7 @@ use dwcp::ProtocolName;
 
 use crate::campaign::Record;
 use crate::judgement::Judgement;
+use crate::parted::{Met, MetJudgement};
 use crate::soak::{Blows, Gaps, SoakJudgement, Soaked, gaps};
 use crate::stretch::ROOT_PER_SECOND_MAX;
 
@@ -179,6 +180,60 @@ impl SoakReport {
             while_open.acknowledged_mean,
         );
         push_findings(&mut text, base);
+        text
+    }
+}
+
+/// What the parted and healed tell at their end.
+#[derive(Clone, Debug, Serialize)]
+pub struct MetReport {
+    pub nodes: usize,
+    pub seed: u64,
+    pub rounds: u64,
+    pub kills: u64,
+    /// Changes acknowledged; among them those that no log had taken.
+    pub acknowledged: u64,
+    pub by_gossip: u64,
+    pub converged_ms: Vec<u64>,
+    pub seconds: f64,
+    #[serde(flatten)]
+    pub judgement: MetJudgement,
+}
+
+impl MetReport {
+    #[must_use]
+    pub fn new(met: &Met, judgement: MetJudgement) -> Self {
+        Self {
+            nodes: crate::parted::NODES,
+            seed: met.plan.seed,
+            rounds: met.plan.rounds,
+            kills: met.kills,
+            acknowledged: met.acknowledged,
+            by_gossip: met.by_gossip,
+            converged_ms: met.converged_ms.clone(),
+            seconds: (met.seconds * 10.0).round() / 10.0,
+            judgement,
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let MetJudgement { lost, converged, conflicts_expected, conflicts_counted, findings } =
+            &self.judgement;
+        let states = if *converged {
+            let slowest = self.converged_ms.iter().max().copied().unwrap_or(0);
+            format!("all {} nodes hold the same, {slowest} ms after the healing at most", self.nodes)
+        } else {
+            "the nodes were not seen to hold the same".into()
+        };
+        let mut text = format!(
+            "{} rounds, {} kills of nodes that alone had what they acknowledged; {} s, seed {}\n{} changes acknowledged, {} of \
+             them by gossip; {lost} values lost; {conflicts_expected} conflicts expected, {conflicts_counted:?} counted by the \
+             nodes\n{states}\n",
+            self.rounds, self.kills, self.seconds, self.seed, self.acknowledged, self.by_gossip
+        );
+        findings.iter().for_each(|finding| text += &format!("VIOLATION {finding}\n"));
         text
     }
 }

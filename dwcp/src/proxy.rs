@@ -62,6 +62,14 @@ impl LinkProxies {
         }
     }
 
+    /// From now on nothing passes but between nodes of one group. Whoever stands in none is alone.
+    pub fn part_into(&self, groups: &[Vec<u8>]) {
+        for ((from, to), link) in &self.links {
+            let is_within = groups.iter().any(|group| group.contains(from) && group.contains(to));
+            link.cut.send_replace(!is_within);
+        }
+    }
+
     /// Everybody reaches everybody.
     pub fn heal(&self) {
         for link in self.links.values() {
@@ -124,5 +132,11 @@ mod tests {
         assert!(echo().await.is_err(), "nothing new passes");
         proxies.heal();
         assert!(echo().await.is_ok());
+        proxies.part_into(&[vec![0], vec![1]]);
+        assert!(echo().await.is_err());
+        proxies.part_into(&[vec![1, 0]]);
+        assert!(echo().await.is_ok());
+        proxies.part_into(&[vec![1]]);
+        assert!(echo().await.is_err(), "in no group");
     }
 }

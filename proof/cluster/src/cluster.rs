@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use dwcp::proxy::LinkProxies;
 use dwcp_base::configuration::Role;
 use dwcp_base::{ReplicaId, Trust};
 use dwcp_client::{ClientConfig, ClientFile};
@@ -192,6 +193,21 @@ impl Cluster {
         stopped.map(|member| &mut member.process).try_for_each(Process::start)
     }
 
+    /// From the next start on nodes reach each other through these proxies.
+    ///
+    /// # Errors
+    /// A disk that refuses.
+    pub fn speak_through(&self, proxies: &LinkProxies) -> Result<(), Trouble> {
+        for member in &self.members {
+            let config_file = member.process.config_file.as_path();
+            let via = format!("peer_via = \"{}\"\n", proxies.via(member.id));
+            std::fs::read_to_string(config_file)
+                .and_then(|text| std::fs::write(config_file, via + &text))
+                .map_err(Trouble::io(format!("cannot change {}", config_file.display())))?;
+        }
+        Ok(())
+    }
+
     /// SIGKILL to one; false when it was not running.
     pub fn kill(&mut self, node: usize) -> bool {
         self.members[node].process.kill()
@@ -255,11 +271,39 @@ impl Cluster {
     /// # Errors
     /// A disk that refuses.
     pub fn roll_back(&mut self, node: usize) -> Result<(), Trouble> {
+        self.restore(node, FIRST_DAY)
+    }
+
+    /// Copies the disk of a node that runs, as a kill at this moment would leave it.
+    ///
+    /// # Errors
+    /// A disk that refuses.
+    pub fn copy_disk(&mut self, node: usize) -> Result<(), Trouble> {
+        let member = &mut self.members[node];
+        let (data, copy) = (member.folder.join(DATA_FOLDER), member.folder.join(COPY));
+        if copy.exists() {
+            std::fs::remove_dir_all(&copy).map_err(Trouble::io("cannot remove an old copy"))?;
+        }
+        member.process.pause();
+        let copied = copy_folder(&data, &copy);
+        member.process.resume();
+        copied.map_err(Trouble::io("cannot copy a data directory"))
+    }
+
+    /// A disk that has forgotten all since `copy_disk`.
+    ///
+    /// # Errors
+    /// A disk that refuses.
+    pub fn roll_back_to_copy(&mut self, node: usize) -> Result<(), Trouble> {
+        self.restore(node, COPY)
+    }
+
+    fn restore(&mut self, node: usize, from: &str) -> Result<(), Trouble> {
         assert!(!self.members[node].process.is_started(), "only a dead node's disk is rolled back");
         let folder = &self.members[node].folder;
         let data = folder.join(DATA_FOLDER);
         std::fs::remove_dir_all(&data)
-            .and_then(|()| copy_folder(&folder.join(FIRST_DAY), &data))
+            .and_then(|()| copy_folder(&folder.join(from), &data))
             .map_err(Trouble::io(format!("cannot roll back {}", data.display())))
     }
 
@@ -308,6 +352,8 @@ impl Drop for Cluster {
 
 /// The data directory as `init` made it, beside the one in use.
 const FIRST_DAY: &str = "data-first-day";
+/// And as it was at another time.
+const COPY: &str = "data-copy";
 
 pub(crate) const VIEW_TIMEOUT: &str = "view_timeout_ms";
 

@@ -18,11 +18,13 @@ pub mod error;
 pub mod judgement;
 pub mod load;
 pub mod network;
+pub mod parted;
 pub mod process;
 pub mod replace;
 pub mod report;
 pub mod serve;
 pub mod soak;
+pub mod stretch;
 pub mod translate;
 pub mod watch;
 

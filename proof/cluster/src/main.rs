@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use cluster::campaign::Progress;
-use cluster::report::{Report, SoakReport};
-use cluster::{Campaign, Cluster, Fault, Options, Plan, Soak, judgement, network, serve, soak};
+use cluster::report::{MetReport, Report, SoakReport};
+use cluster::{Campaign, Cluster, Fault, Options, Plan, Soak, judgement, network, parted, serve, soak};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// The log of a node whose disk fills up soon needs the next segment.
@@ -52,8 +52,11 @@ Examples:
 
 The orders go round internet, hybrid, datacenter, until so many epochs were opened. Without faults there must be no client
 error at all, no failover, and an acknowledged command in every epoch. With faults one node at a time is killed, stopped or
-(as root) cut off, and no client may wait longer than 30 s.")]
+(as root) cut off, and no client may wait longer than 30 s. While a segment is open the root may order 20 entries a second.")]
     Soak(Soaking),
+    /// Part the nodes into halves, write convergent keys on both sides, kill a writer on each, heal; then judge
+    #[command(after_help = "Example:\n  cargo run --release -p cluster -- sync --rounds 10 --seed 7")]
+    Sync(Syncing),
     /// Does anything come back from this address? (run by `partitions`)
     #[command(hide = true)]
     Reach { address: std::net::IpAddr },
@@ -93,15 +96,8 @@ struct Run {
     /// Mean pause of a client between two commands
     #[arg(long, value_name = "MS", default_value_t = 20)]
     think_ms: u64,
-    /// Leave the folder with the nodes' data, their logs and the clients' journals (also left when something was found)
-    #[arg(long)]
-    keep: bool,
-    /// Where to make the temporary folder [default: the system's]
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
-    /// Print one JSON object instead of the table
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    ending: Ending,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -117,6 +113,32 @@ struct Soaking {
     seconds: u64,
     #[command(flatten)]
     run: Run,
+}
+
+#[derive(Clone, Debug, Args)]
+struct Syncing {
+    /// Times that the halves part and meet
+    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: u64,
+    /// Draws who is parted, killed, and writes what [default: by the clock]
+    #[arg(long)]
+    seed: Option<u64>,
+    #[command(flatten)]
+    ending: Ending,
+}
+
+/// What is left of a run.
+#[derive(Clone, Debug, Args)]
+struct Ending {
+    /// Leave the folder with the nodes' data, their logs and the clients' journals (also left when something was found)
+    #[arg(long)]
+    keep: bool,
+    /// Where to make the temporary folder [default: the system's]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Print one JSON object instead of the table
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -169,6 +191,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             }
             soak(&soaking)
         }
+        Command::Sync(syncing) => sync(&syncing),
         Command::Full(run) if run.nodes < 3 => {
             bail!("--nodes must be at least 3: with fewer, nobody goes on while one node stops")
         }
@@ -189,12 +212,13 @@ fn hit(name: &'static str, fault: Fault, count: u64, run: &Run) -> anyhow::Resul
         Some(ModeWord::Hybrid) => Options::hybrid(program),
     };
     let options = Options {
-        within: run.dir.clone(),
+        within: run.ending.dir.clone(),
         namespaces: fault == Fault::Partition,
         segment_bytes: (fault == Fault::Full).then_some(SMALL_SEGMENT_BYTES),
         ..options
     };
-    on_a_cluster(run, options, async |cluster| {
+    on_a_cluster(run.nodes.into(), &run.ending, options, async |cluster| {
+        cluster.start_all()?;
         let plan = Plan { clients: run.clients, think_ms: run.think_ms, ..Plan::new(fault, count, seed) };
         let mut stage = Stage::new(name, plan.count);
         let record = Campaign::new(cluster, plan).run(&mut |progress| stage.show(progress)).await?;
@@ -206,7 +230,7 @@ fn hit(name: &'static str, fault: Fault, count: u64, run: &Run) -> anyhow::Resul
             is_clean,
             json: serde_json::to_string(&report)?,
             text: report.text(),
-            journals: record.history,
+            journals: Some(record.history),
         })
     })
 }
@@ -215,8 +239,9 @@ fn soak(soaking: &Soaking) -> anyhow::Result<ExitCode> {
     let run = &soaking.run;
     let program = std::env::current_exe().context("cannot find this very program")?;
     let namespaces = soaking.faults && network::is_available();
-    let options = Options { within: run.dir.clone(), namespaces, ..Options::hybrid(program) };
-    on_a_cluster(run, options, async |cluster| {
+    let options = Options { within: run.ending.dir.clone(), namespaces, ..Options::hybrid(program) };
+    on_a_cluster(run.nodes.into(), &run.ending, options, async |cluster| {
+        cluster.start_all()?;
         let plan = soak::Plan {
             switches: soaking.switches,
             faults: soaking.faults,
@@ -233,7 +258,23 @@ fn soak(soaking: &Soaking) -> anyhow::Result<ExitCode> {
         stage.end();
         let is_clean = report.judgement.is_clean();
         let (json, text) = (serde_json::to_string(&report)?, report.text());
-        Ok(Told { is_clean, json, text, journals: soaked.record.history })
+        Ok(Told { is_clean, json, text, journals: Some(soaked.record.history) })
+    })
+}
+
+fn sync(syncing: &Syncing) -> anyhow::Result<ExitCode> {
+    let ending = &syncing.ending;
+    let program = std::env::current_exe().context("cannot find this very program")?;
+    let options = Options { within: ending.dir.clone(), ..Options::hybrid(program) };
+    on_a_cluster(parted::NODES, ending, options, async |cluster| {
+        let seed = syncing.seed.unwrap_or_else(seed_by_the_clock);
+        let plan = parted::Plan { rounds: syncing.rounds, seed, forget: false };
+        let stage = Stage::new("rounds", plan.rounds);
+        let met = parted::run(cluster, plan, &mut |rounds| stage.show_count(rounds)).await?;
+        let report = MetReport::new(&met, parted::judge(&met));
+        stage.end();
+        let is_clean = report.judgement.is_clean();
+        Ok(Told { is_clean, json: serde_json::to_string(&report)?, text: report.text(), journals: None })
     })
 }
 
@@ -242,33 +283,36 @@ struct Told {
     is_clean: bool,
     json: String,
     text: String,
-    journals: check::History,
+    journals: Option<check::History>,
 }
 
-/// Starts a cluster, has the story told on it, and says how it went. Its folder stays when it is asked for or needed.
+/// Makes a cluster, has the story told on it, and says how it went. Its folder stays when it is asked for or needed.
 fn on_a_cluster(
-    run: &Run,
+    nodes: usize,
+    ending: &Ending,
     options: Options,
     story: impl AsyncFnOnce(&mut Cluster) -> anyhow::Result<Told>,
 ) -> anyhow::Result<ExitCode> {
     // Nodes are tied to the thread that starts them, so all of this stays on the main thread.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut cluster = Cluster::start(usize::from(run.nodes), options)?;
+        let mut cluster = Cluster::create(nodes, options)?;
         let told = tokio::select! {
             told = story(&mut cluster) => told,
             _ = interrupted() => bail!("interrupted; all nodes are stopped"),
         };
         let Told { is_clean, json, text, journals } = told?;
-        if run.keep || !is_clean {
+        if ending.keep || !is_clean {
             let folder = cluster.keep().to_path_buf();
-            let path = folder.join("journals.jsonl");
-            let file =
-                std::fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-            journals.write_lines(std::io::BufWriter::new(file)).context("cannot write the journals")?;
+            if let Some(journals) = journals {
+                let path = folder.join("journals.jsonl");
+                let file = std::fs::File::create(&path)
+                    .with_context(|| format!("cannot write {}", path.display()))?;
+                journals.write_lines(std::io::BufWriter::new(file)).context("cannot write the journals")?;
+            }
             eprintln!("kept: {}", folder.display());
         }
-        if run.json {
+        if ending.json {
             println!("{json}");
         } else {
             print!("{text}");
@@ -279,10 +323,12 @@ fn on_a_cluster(
 
 impl Run {
     fn seed(&self) -> u64 {
-        let clock =
-            || std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_millis() as u64 % 1_000_000);
-        self.seed.unwrap_or_else(clock)
+        self.seed.unwrap_or_else(seed_by_the_clock)
     }
+}
+
+fn seed_by_the_clock() -> u64 {
+    std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_millis() as u64 % 1_000_000)
 }
 
 /// Resolves when a person (Ctrl-C) or the system (SIGTERM) wants an end.
@@ -322,6 +368,12 @@ impl Stage {
         } else if blows >= self.told + 25 {
             self.told = blows;
             eprintln!("{blows}/{} {}: {message}", self.count, self.name);
+        }
+    }
+
+    fn show_count(&self, count: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(count.min(self.count));
         }
     }
 

@@ -7,7 +7,9 @@ use dwcp::ProtocolName;
 
 use crate::campaign::Record;
 use crate::judgement::Judgement;
+use crate::parted::{Met, MetJudgement};
 use crate::soak::{Blows, Gaps, SoakJudgement, Soaked, gaps};
+use crate::stretch::ROOT_PER_SECOND_MAX;
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -136,7 +138,7 @@ impl SoakReport {
     /// For people.
     #[must_use]
     pub fn text(&self) -> String {
-        let SoakJudgement { base, client_errors, epochs, unproved } = &self.judgement;
+        let SoakJudgement { base, client_errors, epochs, unproved, while_open } = &self.judgement;
         let mut rows = plain_table(&["switch", "count", "gap p50 ms", "gap p99 ms", "gap max ms"]);
         let kinds = [
             ("raft -> pbft", self.raft_to_pbft),
@@ -154,7 +156,9 @@ impl SoakReport {
         let mut text = format!(
             "{rows}\n{} orders, {epochs} epochs on every node, {} of them without an acknowledged command; {} failovers, {} view \
              changes; {kills} kills, {stops} stops, {cuts} cuts; {} s, seed {}\n{} acknowledged, {} lost, {} doubled, {} stale, \
-             {client_errors} client errors; longest gap {} ms\n{order}; {states}\n",
+             {client_errors} client errors; longest gap {} ms\nwhile a segment was open ({} of {} stretches judged, {} s): root {} \
+             entries/s on the mean, {} at worst ({ROOT_PER_SECOND_MAX} allowed); positions {}/s on the mean, {} at worst; {} \
+             acknowledged/s\n{order}; {states}\n",
             self.orders,
             unproved,
             self.failovers,
@@ -166,8 +170,70 @@ impl SoakReport {
             base.doubled,
             base.stale,
             base.longest_gap_ms,
+            while_open.judged,
+            while_open.stretches,
+            while_open.judged_seconds,
+            while_open.root_mean,
+            while_open.root_worst,
+            while_open.positions_mean,
+            while_open.positions_worst,
+            while_open.acknowledged_mean,
         );
         push_findings(&mut text, base);
+        text
+    }
+}
+
+/// What the parted and healed tell at their end.
+#[derive(Clone, Debug, Serialize)]
+pub struct MetReport {
+    pub nodes: usize,
+    pub seed: u64,
+    pub rounds: u64,
+    pub kills: u64,
+    /// Changes acknowledged; among them those that no log had taken.
+    pub acknowledged: u64,
+    pub by_gossip: u64,
+    pub converged_ms: Vec<u64>,
+    pub seconds: f64,
+    #[serde(flatten)]
+    pub judgement: MetJudgement,
+}
+
+impl MetReport {
+    #[must_use]
+    pub fn new(met: &Met, judgement: MetJudgement) -> Self {
+        Self {
+            nodes: crate::parted::NODES,
+            seed: met.plan.seed,
+            rounds: met.plan.rounds,
+            kills: met.kills,
+            acknowledged: met.acknowledged,
+            by_gossip: met.by_gossip,
+            converged_ms: met.converged_ms.clone(),
+            seconds: (met.seconds * 10.0).round() / 10.0,
+            judgement,
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let MetJudgement { lost, converged, conflicts_expected, conflicts_counted, findings } =
+            &self.judgement;
+        let states = if *converged {
+            let slowest = self.converged_ms.iter().max().copied().unwrap_or(0);
+            format!("all {} nodes hold the same, {slowest} ms after the healing at most", self.nodes)
+        } else {
+            "the nodes were not seen to hold the same".into()
+        };
+        let mut text = format!(
+            "{} rounds, {} kills of nodes that alone had what they acknowledged; {} s, seed {}\n{} changes acknowledged, {} of \
+             them by gossip; {lost} values lost; {conflicts_expected} conflicts expected, {conflicts_counted:?} counted by the \
+             nodes\n{states}\n",
+            self.rounds, self.kills, self.seconds, self.seed, self.acknowledged, self.by_gossip
+        );
+        findings.iter().for_each(|finding| text += &format!("VIOLATION {finding}\n"));
         text
     }
 }

@@ -20,6 +20,7 @@ use crate::cluster::Cluster;
 use crate::error::Trouble;
 use crate::judgement::{self, Judgement, is_stale_read};
 use crate::load::{Load, Pulse, Scribe, Work};
+use crate::stretch::{self, Look, Rates, Stretch};
 use crate::watch::{PATIENCE, Watch, stuck};
 
 /// What every client grants a command.
@@ -28,6 +29,8 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 const OPERATOR: u64 = READER + 1;
 /// Between two looks at whether the nodes have followed.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Nothing is ordered for so long in the first segment and in the last, so that there are stretches to measure rates over.
+const STILL: Duration = Duration::from_millis(2_500);
 const ROUND: [NetworkMode; 3] = [NetworkMode::Internet, NetworkMode::Hybrid, NetworkMode::Datacenter];
 
 #[derive(Clone, Debug)]
@@ -71,6 +74,8 @@ pub struct Soaked {
     pub plan: Plan,
     pub record: Record,
     pub switches: Vec<Switch>,
+    /// Between one order and the next, where a segment was open all the time.
+    pub stretches: Vec<Stretch>,
     pub blows: Blows,
     /// The last epoch of each node, at the first order and at the end.
     pub epochs_before: Vec<u64>,
@@ -102,6 +107,7 @@ impl<'a> Soak<'a> {
             plan,
             record: Record::of(cluster),
             switches: Vec::new(),
+            stretches: Vec::new(),
             blows: Blows::default(),
             epochs_before: Vec::new(),
             epochs_after: Vec::new(),
@@ -174,6 +180,7 @@ impl<'a> Soak<'a> {
             }
             let victim = hit.as_ref().and_then(|(_, victim)| *victim);
             let epoch = self.switch(mode, victim, &operator, watch, hand).await?;
+            let is_first_segment = opened == 0 && epoch > first;
             opened = epoch.saturating_sub(first);
             if let Some((blow, victim)) = hit {
                 self.pause_up_to(1500).await;
@@ -183,7 +190,13 @@ impl<'a> Soak<'a> {
             }
             let (acknowledged, unknown) = (self.pulse.acknowledged(), self.pulse.unknown());
             show(Progress { blows: opened, acknowledged, unknown, view: watch.view() });
+            let before = Look::take(watch, &self.pulse).await;
+            if is_first_segment || opened >= self.soaked.plan.switches {
+                tokio::time::sleep(STILL).await;
+            }
             self.keep_pace(began, opened).await;
+            let after = Look::take(watch, &self.pulse).await;
+            self.soaked.stretches.extend(Stretch::between(&before, &after, self.cluster.n()));
         }
         // Nodes are compared at one sequence of the root.
         if self.soaked.switches.last().is_some_and(|last| last.to == ProtocolName::Raft) {
@@ -357,7 +370,12 @@ pub fn judge(soaked: &Soaked) -> SoakJudgement {
     if !soaked.plan.faults && soaked.failovers > 0 {
         base.find(format!("failovers: {} without any fault", soaked.failovers));
     }
-    SoakJudgement { base, client_errors: errors, epochs: risen, unproved }
+    let rates = stretch::judge(&soaked.stretches, &mut base);
+    // A fault may end any segment before it has been open for long.
+    if !soaked.plan.faults && rates.judged == 0 {
+        base.find("rates: no segment was open long enough to show what the root orders meanwhile".into());
+    }
+    SoakJudgement { base, client_errors: errors, epochs: risen, unproved, while_open: rates }
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -370,6 +388,8 @@ pub struct SoakJudgement {
     pub epochs: u64,
     /// Stretches between two orders in which no command is known to have been acknowledged by the protocol that was ordered.
     pub unproved: u64,
+    /// Of the root and of the virtual log, while segments were open.
+    pub while_open: Rates,
 }
 
 impl SoakJudgement {

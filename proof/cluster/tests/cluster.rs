@@ -130,6 +130,15 @@ fn modes_ordered_one_after_another_serve_every_epoch_and_lose_nothing() {
         soaked.failovers = 0;
         soaked.switches[3].label = None;
         assert_eq!(soak::judge(&soaked).unproved, 1);
+        // Or one whose root carried the data although a segment was open; or nothing to tell by.
+        let findings = |soaked: &soak::Soaked| soak::judge(soaked).base.findings.len();
+        let before = findings(&soaked);
+        assert!(judgement.while_open.judged >= 1, "{judgement:#?}");
+        let measured = soaked.stretches.clone();
+        soaked.stretches.iter_mut().for_each(|stretch| stretch.root += stretch.positions + 60);
+        assert!(findings(&soaked) > before, "{measured:?}");
+        soaked.stretches.clear();
+        assert!(findings(&soaked) > before, "nothing was measured");
     });
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use cluster::replace::replace_member;
 use cluster::watch::Watch;
-use cluster::{Cluster, Options};
+use cluster::{Cluster, Options, parted};
 use dwcp::proxy::LinkProxies;
 use dwcp_base::ReplicaId;
 use dwcp_client::values::{Op, Plain, View, Write};
@@ -61,11 +61,7 @@ impl Parted {
         let mut cluster = Cluster::create(nodes, options).unwrap();
         let peers: Vec<_> = cluster.members.iter().map(|member| (member.id, member.listen.peer)).collect();
         let proxies = LinkProxies::start(&peers).await.unwrap();
-        for member in &cluster.members {
-            let path = member.folder.join("config.toml");
-            let others = std::fs::read_to_string(&path).unwrap();
-            std::fs::write(&path, format!("peer_via = \"{}\"\n{others}", proxies.via(member.id))).unwrap();
-        }
+        cluster.speak_through(&proxies).unwrap();
         cluster.start_all().unwrap();
         let config = cluster.client_config().unwrap();
         let watch = Watch::start(config.clone()).unwrap();
@@ -244,5 +240,23 @@ fn a_member_whose_disk_was_lost_has_everything_again_and_writes_under_another_na
         }
         parted.written.counters.insert("reborn".into(), 1);
         parted.assert_converged().await;
+    });
+}
+
+#[test]
+fn last_words_on_one_disk_alone_survive_a_kill_and_are_missed_where_the_disk_forgot_them() {
+    let _alone = alone();
+    runtime().block_on(async {
+        let run = async |forget| {
+            let mut cluster = Cluster::create(parted::NODES, Options::hybrid(PROGRAM)).unwrap();
+            let plan = parted::Plan { rounds: 1, seed: 11, forget };
+            let met = parted::run(&mut cluster, plan, &mut |_| {}).await.unwrap();
+            parted::judge(&met)
+        };
+        let kept = run(false).await;
+        assert!(kept.is_clean(), "{kept:#?}");
+        let forgot = run(true).await;
+        // All agree, and all are wrong: an element of a set and two counts, on every node.
+        assert!(forgot.converged && forgot.lost >= 2 * parted::NODES as u64, "{forgot:#?}");
     });
 }

@@ -14,7 +14,7 @@ use dwcp_pbft::Configurations;
 use dwcp_state::state_digest;
 
 /// The format of [`Control`]; 1 knew no segments.
-pub const CONTROL_FORMAT: u16 = 3;
+pub const CONTROL_FORMAT: u16 = 4;
 
 /// Member orders remembered; enough for each of 31 members to lose 33 disks.
 pub const ORDERS_MAX: usize = 1024;
@@ -40,6 +40,9 @@ pub struct Control {
     pub ends: Vec<Bytes>,
     /// Incarnations that state sync goes on without, by order. At most one for each there ever was.
     pub excluded: Vec<(ReplicaId, Incarnation)>,
+    /// The number of the last collection floor that took effect. Another entry with a number that had its floor is without
+    /// effect at everybody, so that whoever takes floors late takes the same ones.
+    pub floor: u64,
 }
 
 impl Control {
@@ -55,6 +58,7 @@ impl Control {
             bytes_executed: 0,
             ends: Vec::new(),
             excluded: Vec::new(),
+            floor: 0,
         }
     }
 

@@ -34,6 +34,8 @@ fn key(kind: u8, id: u8) -> PublicKey {
 mod borders;
 #[path = "cluster/bounds.rs"]
 mod bounds;
+#[path = "cluster/collecting.rs"]
+mod collecting;
 #[path = "cluster/distant.rs"]
 mod distant;
 #[path = "cluster/donors.rs"]

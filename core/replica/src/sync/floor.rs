@@ -341,10 +341,19 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
+    /// A floor was ordered. Which floor a number stands for is decided by the log alone: the first ordered right after the one
+    /// before. A primary may ask for another before it has executed the first, and a replica whose store is behind would
+    /// take that one for the next.
     pub(crate) fn apply_floor(&mut self, agreed: Agreed) {
-        if self.is_agreed(Matter::Floor, &agreed)
-            && let Some(room) = &mut self.sync
-        {
+        let Ok(floor) = decode::<Floor>(&agreed.bytes) else { return };
+        if floor.number != self.control.floor.saturating_add(1) {
+            return self.count("floors and ends without effect");
+        }
+        if !self.is_agreed(Matter::Floor, &agreed) {
+            return;
+        }
+        self.control.floor = floor.number;
+        if let Some(room) = &mut self.sync {
             room.note_floor(agreed.bytes);
         }
     }

@@ -16,7 +16,7 @@ use dwcp_replica::raft::{Body, Entry, Message as RaftMessage, Payload, Said};
 use dwcp_replica::{PeerMessage, ProtocolName};
 
 impl Cluster {
-    fn control(&self, id: u8) -> &dwcp_replica::Control {
+    pub fn control(&self, id: u8) -> &dwcp_replica::Control {
         self.nodes[usize::from(id)].replica.as_ref().unwrap().control()
     }
 
@@ -33,7 +33,7 @@ impl Cluster {
 
 impl Liar {
     /// Proposes this as the root's primary of the first view.
-    fn propose(&self, cluster: &mut Cluster, sequence: Sequence, time: LogTime, entries: Vec<RootEntry>) {
+    pub fn propose(&self, cluster: &mut Cluster, sequence: Sequence, time: LogTime, entries: Vec<RootEntry>) {
         let payload = Proposal { time, entries }.to_payload();
         let claim = Claim {
             vote: Vote::PrePrepare,

@@ -85,6 +85,7 @@ fn the_page_says_what_the_control_chunk_holds() {
     control.bytes_executed = 78;
     control.ends = vec![Bytes::from_static(b"end")];
     control.excluded = vec![(ReplicaId(2), Incarnation(3))];
+    control.floor = 79;
     control.orders.push((Sequence(5), decoders::world::member_order()));
     control.configurations = dwcp_pbft::Configurations::new(configuration());
     let listed = cell("| 0 | control of the replica |", 3);
@@ -110,6 +111,7 @@ fn the_page_says_what_the_control_chunk_holds() {
                 bytes(&vec![b"end".to_vec()]),
             ),
             ("vec of (replica, incarnation) excluded from it by order", bytes(&vec![(2u8, 3u32)])),
+            ("the number of its last collection floor (u64)", bytes(&79u64)),
         ],
         &bytes(&control),
     );
@@ -420,7 +422,7 @@ fn the_page_lists_the_entries_of_a_payload() {
     };
     let exclude = ExcludeOrder { id: ReplicaId(1), incarnation: Incarnation(2) };
     let close =
-        Close { epoch: Epoch(1), tail: place(2), anchor: 0, proof: CloseProof::Reports(vec![sealed()]) };
+        Close { epoch: Epoch(1), tail: place(2), anchor: 7, proof: CloseProof::Reports(vec![sealed()]) };
     let mode = ModeOrder { number: 1, mode: NetworkMode::Internet, first_leader: Some(ReplicaId(2)) };
     let policy = PolicyOrder { number: 3, trust: Trust::Byzantine, raft: false, default_ack: Ack::Anchored };
     let examples = [
@@ -451,10 +453,10 @@ fn the_page_lists_the_entries_of_a_payload() {
     };
     assert_eq!(rows("### Payload"), kinds(&examples, name));
 
-    // Epoch, tail, proof; and in it a SEALED: epoch, speaker, last place, signature.
+    // Epoch, tail, number of the Anchor, proof; and in it a SEALED: epoch, speaker, last place, signature.
     let speaker = [vec![2], bytes(&3u32), bytes(&4u32)].concat();
     let one = [bytes(&1u64), speaker, place_bytes(5), vec![9; 64]].concat();
-    let close = [bytes(&1u64), place_bytes(2), vec![1], bytes(&1u32), one.clone()].concat();
+    let close = [bytes(&1u64), place_bytes(2), bytes(&7u64), vec![1], bytes(&1u32), one.clone()].concat();
     assert_eq!(bytes(&examples[1]), [vec![2, 1], close, vec![0]].concat(), "switch");
     assert_eq!(bytes(&examples[2]), [vec![3], one].concat(), "decide");
     let end = [key("admin", 0, 0).0.to_vec(), vec![8; 64]].concat();

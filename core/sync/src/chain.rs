@@ -61,6 +61,8 @@ pub(crate) struct Chain {
     pub(crate) base: Option<(SignedHeader, Hash)>,
     pub(crate) kept: VecDeque<Kept>,
     pub(crate) kept_bytes: usize,
+    /// Of frames no longer kept, the tickets of those that the newest base counts on; while it is not in use.
+    pub(crate) dropped: Option<Vec<Ticket>>,
     /// By first counter.
     pub(crate) waiting: BTreeMap<u64, Frame>,
     pub(crate) waiting_bytes: usize,
@@ -221,6 +223,9 @@ impl Chain {
         if let Some(kept) = self.kept.pop_front() {
             self.kept_bytes -= kept.bytes.len();
             self.base = Some((kept.signed, kept.hash));
+            if let Some(dropped) = &mut self.dropped {
+                dropped.push(kept.ticket);
+            }
         }
     }
 

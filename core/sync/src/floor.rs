@@ -301,6 +301,8 @@ impl Sync {
 
     /// Writes down in one record what all earlier ones said beside the frames still kept.
     pub(crate) fn persist_base(&mut self, floor: u64) {
+        // A restart that begins at this base needs whatever is dropped from now on, until another base stands for that.
+        self.chains.values_mut().for_each(|chain| chain.dropped = Some(Vec::new()));
         let heads = self.chains.values().filter_map(|chain| chain.base.map(|(signed, _)| signed)).collect();
         let base = Base { heads, ..self.decisions(floor) };
         let ticket = self.out.persist(&Record::Base(base));

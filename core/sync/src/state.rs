@@ -444,6 +444,17 @@ impl Sync {
         self.chains.values().flat_map(|chain| &chain.kept).map(|kept| (kept.ticket, &kept.bytes))
     }
 
+    /// Tickets of frames that were dropped since the newest base was written: a restart begins there and needs them.
+    pub fn dropped(&self) -> impl Iterator<Item = Ticket> {
+        self.chains.values().flat_map(|chain| chain.dropped.iter().flatten().copied())
+    }
+
+    /// The caller has let go of whatever the newest base, which is durable, stands for. What is dropped from now on stays
+    /// on the disk until the next.
+    pub fn base_is_in_use(&mut self) {
+        self.chains.values_mut().for_each(|chain| chain.dropped = None);
+    }
+
     /// The newest ticket that was said to be durable.
     #[must_use]
     pub fn durable(&self) -> Ticket {

@@ -205,9 +205,11 @@ impl Disk {
     }
 
     /// Appends the frames again that would hold the log back, and forgets what the base stands for.
-    fn move_frames(&mut self, base: Ticket, open: &Open, protocol: &mut Output, out: &mut Outbox) {
+    fn move_frames(&mut self, base: Ticket, open: &mut Open, protocol: &mut Output, out: &mut Outbox) {
         let kept: BTreeMap<Ticket, Bytes> = open.sync.kept().map(|(t, bytes)| (t, bytes.clone())).collect();
-        self.live.retain(|ticket, _| *ticket >= base || kept.contains_key(ticket));
+        let dropped: BTreeSet<Ticket> = open.sync.dropped().collect();
+        let needed = |ticket: &Ticket| kept.contains_key(ticket) || dropped.contains(ticket);
+        self.live.retain(|ticket, _| *ticket >= base || needed(ticket));
         let mut moved = protocol.last_ticket();
         for (ticket, live) in self.live.iter_mut().filter(|(_, live)| live.log < self.wish) {
             let Some(bytes) = kept.get(ticket) else { continue };
@@ -217,6 +219,7 @@ impl Disk {
             out.push(Effect::Persist { ticket: moved, record, prompt: false });
         }
         self.moving = Some(moved);
+        open.sync.base_is_in_use();
     }
 
     /// Nothing but convergent state needs the log before `wish`. Says before what it may be discarded now.

@@ -210,6 +210,43 @@ const ONCE_WRONG: &[Once] = &[
                 batch_bytes_max=500000 snapshot_log_bytes=65536 convergent_ms=684 convergent_keys=8 \
                 exchange_ms=589",
     },
+    Once {
+        seed: 452,
+        what: "two members of a segment were replaced before it closed, and the others are too few to report",
+        dials: "n=4 f=1 safety_ms=54000 calm_ms=240000 answer_ms=120000 clients=5 think_ms=301 commands_max=8 \
+                in_flight_max=1 retry_ms=714 value_bytes_max=64 leases_pm=11 delay_us=10000 jitter_us=11191 \
+                duplicate_pm=39 stray_pm=3 partition_long_ms=5626 one_way_pm=500 sync_us=3000 pipelined_sync=1 \
+                slow_disk_ms=13057 full_disk_ms=10688 crash_ticket_ppm=788 crash_ms=3642 down_ms=7005 \
+                pause_long_ms=5519 torn_pm=292 wipe_ms=14645 damage_pm=685 wrong_clocks=1 liars_first=1 \
+                checkpoint_interval=8 window_checkpoints=4 view_timeout_ms=1000 pipeline_depth=8 \
+                batch_bytes_max=2000 snapshot_log_bytes=150000 mode=1 segment_calm_ms=929 election_ms=354 \
+                fast_path_ms=468 anchor_ms=310 apply_bytes=8192 anchored_pm=440 leader_reads_pm=575 \
+                link_down_pm=900",
+    },
+    Once {
+        seed: 66,
+        what: "two collection floors were ordered under one number",
+        dials: "n=4 f=1 safety_ms=54000 calm_ms=240000 answer_ms=120000 clients=2 think_ms=133 commands_max=8 \
+                in_flight_max=3 retry_ms=1471 value_bytes_max=3000 leases_pm=24 delay_us=2000 jitter_us=2337 \
+                drop_pm=6 duplicate_pm=40 stray_pm=5 partition_ms=6674 partition_long_ms=6603 one_way_pm=158 \
+                sync_us=500 down_ms=2487 pause_long_ms=883 torn_pm=448 wipe_ms=24095 damage_pm=400 skew_ms=126 \
+                liars=1 liars_first=1 checkpoint_interval=64 window_checkpoints=2 view_timeout_ms=1000 \
+                pipeline_depth=4 batch_bytes_max=2000 snapshot_log_bytes=150000 mode=1 segment_calm_ms=1548 \
+                election_ms=356 fast_path_ms=369 anchor_ms=120 apply_bytes=8192 anchored_pm=430 \
+                mode_order_ms=4436 link_down_pm=500 kill_both_ms=6183 convergent_ms=123 convergent_keys=3 \
+                exchange_ms=829 exclude_ms=14050",
+    },
+    Once {
+        seed: 872,
+        what: "a floor came while a base was being written, and frames that it counted on left the disk",
+        dials: "n=3 safety_ms=54000 calm_ms=240000 answer_ms=120000 clients=2 think_ms=359 commands_max=2 \
+                in_flight_max=3 death_pm=2 retry_ms=1208 value_bytes_max=16 delay_us=300 jitter_us=342 \
+                duplicate_pm=20 stray_pm=20 partition_ms=17411 partition_long_ms=3247 one_way_pm=153 sync_us=500 \
+                pipelined_sync=1 slow_disk_ms=9722 crash_ms=4037 down_ms=2174 pause_long_ms=4939 torn_pm=260 \
+                damage_pm=404 checkpoint_interval=8 window_checkpoints=2 view_timeout_ms=1000 pipeline_depth=1 \
+                batch_bytes_max=500000 snapshot_log_bytes=65536 convergent_ms=349 convergent_keys=20 \
+                exchange_ms=419",
+    },
 ];
 
 fn dials_of(text: &str) -> Dials {

@@ -111,6 +111,9 @@ struct Soaking {
     /// Spread the orders over so long [default: one as soon as the last was followed]
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     seconds: u64,
+    /// When the orders are done, kill the leader of the open segment so many times; who fell leads none for 30 s, then 60 s
+    #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=8))]
+    leaders: u64,
     #[command(flatten)]
     run: Run,
 }
@@ -249,9 +252,10 @@ fn soak(soaking: &Soaking) -> anyhow::Result<ExitCode> {
             clients: run.clients,
             think_ms: run.think_ms,
             spread: Duration::from_secs(soaking.seconds),
+            leaders: soaking.leaders,
             calm: Duration::from_secs(3),
         };
-        let mut stage = Stage::new("epochs", plan.switches);
+        let mut stage = Stage::new("epochs", plan.switches + plan.leaders);
         let soaked = Soak::new(cluster, plan).run(&mut |progress| stage.show(progress)).await?;
         stage.judge();
         let report = SoakReport::new(&soaked, soak::judge(&soaked));

@@ -8,7 +8,7 @@ use dwcp::ProtocolName;
 use crate::campaign::Record;
 use crate::judgement::Judgement;
 use crate::parted::{Met, MetJudgement};
-use crate::soak::{Blows, Gaps, SoakJudgement, Soaked, gaps};
+use crate::soak::{Blows, Falls, Gaps, SoakJudgement, Soaked, falls, gaps};
 use crate::stretch::ROOT_PER_SECOND_MAX;
 
 #[derive(Clone, Debug, Serialize)]
@@ -107,6 +107,7 @@ pub struct SoakReport {
     pub raft_to_pbft: Gaps,
     pub pbft_to_raft: Gaps,
     pub raft_to_raft: Gaps,
+    pub leaders: Falls,
     pub digest_sequence: u64,
     pub seconds: f64,
     #[serde(flatten)]
@@ -129,6 +130,7 @@ impl SoakReport {
             raft_to_pbft: gaps(soaked, raft, pbft),
             pbft_to_raft: gaps(soaked, pbft, raft),
             raft_to_raft: gaps(soaked, raft, raft),
+            leaders: falls(soaked),
             digest_sequence: record.digests.first().map_or(0, |digest| digest.sequence),
             seconds: (record.seconds * 10.0).round() / 10.0,
             judgement,
@@ -179,6 +181,23 @@ impl SoakReport {
             while_open.positions_worst,
             while_open.acknowledged_mean,
         );
+        let fallen = &self.leaders;
+        if fallen.killed > 0 {
+            text += &format!(
+                "{} leaders killed, {} of their segments closed by force: gap p50 {} ms, p99 {} ms; noticed after p50 {} ms, \
+                 p99 {} ms; the rest of each gap p50 {} ms, p99 {} ms; gap where somebody was elected instead p50 {} ms, p99 {} ms\n",
+                fallen.killed,
+                fallen.closed,
+                fallen.gap_p50_ms,
+                fallen.gap_p99_ms,
+                fallen.detection_p50_ms,
+                fallen.detection_p99_ms,
+                fallen.beyond_p50_ms,
+                fallen.beyond_p99_ms,
+                fallen.elected_gap_p50_ms,
+                fallen.elected_gap_p99_ms
+            );
+        }
         push_findings(&mut text, base);
         text
     }

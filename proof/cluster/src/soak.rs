@@ -5,13 +5,15 @@
 //! hands over to the next). After each the operator has a command of its own acknowledged, which only the protocol that was
 //! ordered can label as it is labelled: so every epoch is shown to have served somebody.
 
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use check::{ClientJournal, History, Label, Operation, Outcome};
 use dwcp::ProtocolName;
 use dwcp::operator::Operator;
-use dwcp_base::{Chance, NetworkMode};
+use dwcp_base::{Chance, NetworkMode, ReplicaId};
 use dwcp_client::{Client, ClientConfig, Status};
 use serde::Serialize;
 
@@ -31,6 +33,9 @@ const OPERATOR: u64 = READER + 1;
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Nothing is ordered for so long in the first segment and in the last, so that there are stretches to measure rates over.
 const STILL: Duration = Duration::from_millis(2_500);
+/// Load in a segment before its leader is killed.
+const SETTLED: Duration = Duration::from_millis(500);
+const DAY_US: u64 = 86_400_000_000;
 const ROUND: [NetworkMode; 3] = [NetworkMode::Internet, NetworkMode::Hybrid, NetworkMode::Datacenter];
 
 #[derive(Clone, Debug)]
@@ -43,8 +48,20 @@ pub struct Plan {
     pub think_ms: u64,
     /// The orders are spread over so long, if they can be.
     pub spread: Duration,
+    /// Leaders of segments to be killed, one after another, when the orders are done.
+    pub leaders: u64,
     /// Load after the last order.
     pub calm: Duration,
+}
+
+/// A leader that was killed, and what that cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Fall {
+    pub killed_at_us: u64,
+    /// All others had left its segment, and somebody had an answer.
+    pub over_at_us: u64,
+    /// From the kill to the last complaint that a quorum needs; `None` when the others elected somebody instead.
+    pub detected_us: Option<u64>,
 }
 
 /// One order, and what came of it.
@@ -76,6 +93,7 @@ pub struct Soaked {
     pub switches: Vec<Switch>,
     /// Between one order and the next, where a segment was open all the time.
     pub stretches: Vec<Stretch>,
+    pub falls: Vec<Fall>,
     pub blows: Blows,
     /// The last epoch of each node, at the first order and at the end.
     pub epochs_before: Vec<u64>,
@@ -108,6 +126,7 @@ impl<'a> Soak<'a> {
             record: Record::of(cluster),
             switches: Vec::new(),
             stretches: Vec::new(),
+            falls: Vec::new(),
             blows: Blows::default(),
             epochs_before: Vec::new(),
             epochs_after: Vec::new(),
@@ -198,6 +217,15 @@ impl<'a> Soak<'a> {
             let after = Look::take(watch, &self.pulse).await;
             self.soaked.stretches.extend(Stretch::between(&before, &after, self.cluster.n()));
         }
+        // In datacenter mode the others elect somebody; in hybrid mode a segment that does not move is closed.
+        if self.soaked.plan.leaders > 0 {
+            self.switch(NetworkMode::Hybrid, None, &operator, watch, hand).await?;
+        }
+        for fallen in 0..self.soaked.plan.leaders {
+            self.fell_leader(watch).await?;
+            let (acknowledged, unknown) = (self.pulse.acknowledged(), self.pulse.unknown());
+            show(Progress { blows: opened + fallen + 1, acknowledged, unknown, view: watch.view() });
+        }
         // Nodes are compared at one sequence of the root.
         if self.soaked.switches.last().is_some_and(|last| last.to == ProtocolName::Raft) {
             self.switch(NetworkMode::Internet, None, &operator, watch, hand).await?;
@@ -279,6 +307,68 @@ impl<'a> Soak<'a> {
         label
     }
 
+    /// SIGKILL to whoever leads the open segment; over when the others have left that and serve again without it.
+    async fn fell_leader(&mut self, watch: &Watch) -> Result<(), Trouble> {
+        let began = Instant::now();
+        let (epoch, leader) = loop {
+            watch.all_ready(self.cluster).await?;
+            let look = Look::take(watch, &self.pulse).await;
+            let leaders = look.statuses.iter().map(|status| status.segment.as_ref()?.leader);
+            let leaders: BTreeSet<Option<ReplicaId>> = leaders.collect();
+            let is_open = Stretch::between(&look, &look, self.cluster.n());
+            if let (Some(open), 1, Some(Some(leader))) = (is_open, leaders.len(), leaders.first()) {
+                break (open.epoch, *leader);
+            }
+            if began.elapsed() > PATIENCE {
+                return Err(stuck(self.cluster, "no segment is open whose leader could be killed".into()));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        };
+        // Somewhere between two Anchors.
+        tokio::time::sleep(SETTLED).await;
+        self.pause_up_to(300).await;
+        let node = usize::from(leader.0);
+        let logs: Vec<(PathBuf, u64)> = self
+            .cluster
+            .members
+            .iter()
+            .filter(|member| member.id != leader.0)
+            .map(|member| member.process.log_file().to_path_buf())
+            .map(|log| (log.clone(), std::fs::metadata(&log).map_or(0, |metadata| metadata.len())))
+            .collect();
+        let (killed_at_us, killed_at) = (self.pulse.now_us(), SystemTime::now());
+        self.cluster.kill(node);
+        self.soaked.blows.kills += 1;
+        let killed = Instant::now();
+        loop {
+            self.cluster.check_alive()?;
+            let seen = watch.statuses().await;
+            let others = || seen.iter().filter(|status| status.replica != leader);
+            let has_left = |status: &Status| {
+                let led_by = status.segment.as_ref().and_then(|segment| segment.leader);
+                let is_elsewhere = status.protocol == ProtocolName::Pbft || status.epoch.0 > epoch;
+                is_elsewhere || led_by.is_some_and(|led_by| led_by != leader)
+            };
+            if others().count() == self.cluster.n() - 1 && others().all(has_left) {
+                break;
+            }
+            if killed.elapsed() > PATIENCE {
+                return Err(stuck(self.cluster, "the others do not leave a dead leader's segment".into()));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        progress(self.cluster, &self.pulse, 1).await?;
+        let over_at_us = self.pulse.now_us();
+        let complaints: Vec<Option<u64>> =
+            logs.iter().map(|(log, from)| complained_after_us(log, *from, killed_at)).collect();
+        // All that are left are needed for a quorum of complaints.
+        let all: Option<Vec<u64>> = complaints.into_iter().collect();
+        let detected_us = all.and_then(|all| all.into_iter().max());
+        self.soaked.falls.push(Fall { killed_at_us, over_at_us, detected_us });
+        self.cluster.restart(node)?;
+        watch.all_ready(self.cluster).await
+    }
+
     fn draw(&mut self) -> Option<Blow> {
         match self.chance.below(100) {
             0..25 => None,
@@ -338,6 +428,27 @@ impl<'a> Soak<'a> {
     }
 }
 
+/// When a node first complained of its segment, by what it wrote into its log from `from` on.
+fn complained_after_us(log: &Path, from: u64, killed_at: SystemTime) -> Option<u64> {
+    let bytes = std::fs::read(log).ok()?;
+    let text = String::from_utf8_lossy(bytes.get(usize::try_from(from).ok()?..)?).into_owned();
+    let line = text.lines().find(|line| line.contains("complains of the segment"))?;
+    let since = killed_at.duration_since(UNIX_EPOCH).ok()?.as_micros();
+    let killed_us = u64::try_from(since).ok()? % DAY_US;
+    // A day may end in between.
+    Some((time_of_day_us(line)? + DAY_US - killed_us) % DAY_US)
+}
+
+/// Of a line that begins with an RFC 3339 time in UTC with a fraction.
+fn time_of_day_us(line: &str) -> Option<u64> {
+    let time = line.split_whitespace().next()?.split_once('T')?.1.strip_suffix('Z')?;
+    let (whole, fraction) = time.split_once('.')?;
+    let mut parts = whole.split(':').map(|part| part.parse::<u64>().ok());
+    let (hours, minutes, seconds) = (parts.next()??, parts.next()??, parts.next()??);
+    let micros = format!("{fraction:0<6}").get(..6)?.parse::<u64>().ok()?;
+    Some(((hours * 60 + minutes) * 60 + seconds) * 1_000_000 + micros)
+}
+
 fn epochs(statuses: &[Status]) -> Vec<u64> {
     statuses.iter().map(|status| status.epoch.0).collect()
 }
@@ -367,8 +478,12 @@ pub fn judge(soaked: &Soaked) -> SoakJudgement {
         ));
     }
     let unproved = if soaked.plan.faults { 0 } else { unproved(&soaked.switches, &mut base) };
-    if !soaked.plan.faults && soaked.failovers > 0 {
-        base.find(format!("failovers: {} without any fault", soaked.failovers));
+    let (failovers, fallen) = (soaked.failovers, soaked.falls.len() as u64);
+    if !soaked.plan.faults && failovers > fallen {
+        base.find(format!("failovers: {failovers}, and {fallen} leaders were killed"));
+    }
+    if fallen < soaked.plan.leaders {
+        base.find(format!("leaders: {fallen} of {} were killed", soaked.plan.leaders));
     }
     let rates = stretch::judge(&soaked.stretches, &mut base);
     // A fault may end any segment before it has been open for long.
@@ -463,10 +578,65 @@ pub fn gaps(soaked: &Soaked, from: ProtocolName, to: ProtocolName) -> Gaps {
     Gaps { count: gaps.len() as u64, p50_ms: ms(at(50)), p99_ms: ms(at(99)), max_ms: ms(gaps.last()) }
 }
 
+/// The same of leaders that were killed and whose segments were closed by force, beside how long it took to notice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Falls {
+    pub killed: u64,
+    /// Whose segment was closed; in the others somebody else was elected.
+    pub closed: u64,
+    pub elected_gap_p50_ms: f64,
+    pub elected_gap_p99_ms: f64,
+    pub gap_p50_ms: f64,
+    pub gap_p99_ms: f64,
+    pub detection_p50_ms: f64,
+    pub detection_p99_ms: f64,
+    /// Of each gap, what was left when the death was known.
+    pub beyond_p50_ms: f64,
+    pub beyond_p99_ms: f64,
+}
+
+#[must_use]
+pub fn falls(soaked: &Soaked) -> Falls {
+    let done = judgement::acknowledged_at_us(&soaked.record.history.clients);
+    let (mut gaps, mut detections, mut beyond) = (Vec::new(), Vec::new(), Vec::new());
+    let mut elected = Vec::new();
+    for fall in &soaked.falls {
+        let gap_us = longest_us(&done, fall.killed_at_us, fall.over_at_us);
+        let Some(detected_us) = fall.detected_us else {
+            elected.push(gap_us);
+            continue;
+        };
+        gaps.push(gap_us);
+        detections.push(detected_us);
+        beyond.push(gap_us.saturating_sub(detected_us));
+    }
+    let at = |values: &mut Vec<u64>, per_cent: usize| {
+        values.sort_unstable();
+        let place = (values.len() * per_cent / 100).min(values.len().saturating_sub(1));
+        values.get(place).map_or(0.0, |us| (*us as f64 / 100.0).round() / 10.0)
+    };
+    Falls {
+        killed: soaked.falls.len() as u64,
+        closed: gaps.len() as u64,
+        elected_gap_p50_ms: at(&mut elected, 50),
+        elected_gap_p99_ms: at(&mut elected, 99),
+        gap_p50_ms: at(&mut gaps, 50),
+        gap_p99_ms: at(&mut gaps, 99),
+        detection_p50_ms: at(&mut detections, 50),
+        detection_p99_ms: at(&mut detections, 99),
+        beyond_p50_ms: at(&mut beyond, 50),
+        beyond_p99_ms: at(&mut beyond, 99),
+    }
+}
+
 fn gap_us(done: &[u64], switch: &Switch) -> u64 {
+    longest_us(done, switch.ordered_at_us, switch.over_at_us)
+}
+
+fn longest_us(done: &[u64], from_us: u64, until_us: u64) -> u64 {
     // From the last acknowledgement before to the first one after.
-    let first = done.partition_point(|at| *at < switch.ordered_at_us).saturating_sub(1);
-    let last = (done.partition_point(|at| *at <= switch.over_at_us) + 1).min(done.len());
+    let first = done.partition_point(|at| *at < from_us).saturating_sub(1);
+    let last = (done.partition_point(|at| *at <= until_us) + 1).min(done.len());
     done[first..last].windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
 }
 
@@ -487,6 +657,19 @@ mod tests {
         assert_eq!(gap_us(&[10, 90, 300, 900], &raft), 210, "nothing within");
         assert_eq!(gap_us(&[10, 90, 150, 190, 700], &raft), 510);
         assert_eq!((gap_us(&[], &raft), gap_us(&[150], &raft)), (0, 0));
+    }
+
+    #[test]
+    fn a_complaint_is_timed_by_its_line_in_the_log() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let old = "1970-01-01T23:59:58.000000Z  WARN dwcp_node: complains of the segment epoch=1\n";
+        let line = "1970-01-02T00:00:00.250000Z  WARN dwcp_node: complains of the segment epoch=2\n";
+        std::fs::write(log.path(), format!("{old}{line}")).unwrap();
+        let killed_at = UNIX_EPOCH + Duration::from_micros(DAY_US - 1_000_000);
+        let from = old.len() as u64;
+        assert_eq!(complained_after_us(log.path(), from, killed_at), Some(1_250_000), "over midnight");
+        assert_eq!(complained_after_us(log.path(), from + line.len() as u64, killed_at), None);
+        assert_eq!(time_of_day_us("no time at all"), None);
     }
 
     #[test]

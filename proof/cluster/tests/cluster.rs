@@ -110,6 +110,7 @@ fn modes_ordered_one_after_another_serve_every_epoch_and_lose_nothing() {
             clients: 8,
             think_ms: 15,
             spread: Duration::ZERO,
+            leaders: 0,
             calm: Duration::from_secs(1),
         };
         let mut soaked = Soak::new(&mut cluster, plan).run(&mut |_| {}).await.unwrap();

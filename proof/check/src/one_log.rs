@@ -232,35 +232,53 @@ impl<'a> Log<'a> {
     }
 }
 
-/// Within a boot a segment's entries are executed one by one; only a snapshot, or a roll-back where somebody lies, goes back.
+/// Within a boot a segment's entries are executed one by one, up to the tail of its Close; only a snapshot, or a roll-back where
+/// somebody lies, goes back.
 fn judge_order(journal: &ReplicaJournal, members_may_lie: bool, findings: &mut Findings) {
-    let mut last: Option<(u64, u64)> = None;
+    let mut last: Option<Branch> = None;
+    let mut anchored: Option<(u64, u64)> = None;
     for stamped in &journal.events {
         match &stamped.event {
-            ReplicaEvent::SegmentExecuted { epoch, index, .. } => {
-                let follows = last.is_none_or(|(of, at)| match epoch.cmp(&of) {
+            ReplicaEvent::SegmentExecuted { epoch, index, entry } => {
+                let follows = last.is_none_or(|(of, at, _)| match epoch.cmp(&of) {
                     std::cmp::Ordering::Equal => *index == at + 1 || (members_may_lie && *index <= at),
                     std::cmp::Ordering::Greater => *index == 1,
                     std::cmp::Ordering::Less => false,
                 });
                 if !follows {
-                    let (of, at) = last.unwrap_or_default();
+                    let (of, at, _) = last.unwrap_or_default();
                     let name = journal.name();
                     let reason = format!(
                         "{name} executed index {index} of epoch {epoch} right after index {at} of epoch {of}"
                     );
                     findings.push(Judge::OneLog, reason, vec![format!("at {} us", stamped.at_us)]);
                 }
-                last = Some((*epoch, *index));
+                last = Some((*epoch, *index, entry.chain));
             }
-            ReplicaEvent::Closed(close) if close.rolled_back > 0 && !members_may_lie => {
-                let reason = format!(
-                    "{} rolled {} entries of epoch {} back though nobody lies",
-                    journal.name(),
-                    close.rolled_back,
-                    close.epoch
-                );
-                findings.push(Judge::OneLog, reason, vec![format!("at {} us", stamped.at_us)]);
+            ReplicaEvent::Anchored { epoch, index, .. } => anchored = Some((*epoch, *index)),
+            ReplicaEvent::Closed(close) => {
+                let Closed { epoch, tail, rolled_back, .. } = *close;
+                let at_us = || vec![format!("at {} us", stamped.at_us)];
+                if rolled_back > 0 && !members_may_lie {
+                    let reason = format!(
+                        "{} rolled {rolled_back} entries of epoch {epoch} back though nobody lies",
+                        journal.name(),
+                    );
+                    findings.push(Judge::OneLog, reason, at_us());
+                }
+                // Where it rolled back to the very tail, to the last Anchor or the base, there was nothing left to execute.
+                let taken_back = rolled_back > 0 && (tail == 0 || anchored == Some((epoch, tail)));
+                if let Some((_, at, chain)) = last.filter(|(of, ..)| *of == epoch && !taken_back)
+                    && (at != tail || close.chain.is_some_and(|ends| ends != chain))
+                {
+                    let reason = format!(
+                        "{} closed epoch {epoch} at {tail} without the entries that lead there",
+                        journal.name(),
+                    );
+                    let mut evidence = at_us();
+                    evidence.push(format!("it had executed up to {at}, chain {}", short(&chain)));
+                    findings.push(Judge::OneLog, reason, evidence);
+                }
             }
             ReplicaEvent::Boot | ReplicaEvent::Installs { .. } => last = None,
             _ => {}
@@ -342,6 +360,15 @@ mod tests {
             .collect()
     }
 
+    /// Before its Close the replica goes back to the Anchor, and on to the tail.
+    fn goes_back(journal: &mut ReplicaJournal) {
+        let place =
+            journal.events.iter().position(|one| matches!(one.event, ReplicaEvent::Closed(_))).unwrap();
+        let ReplicaEvent::Closed(close) = &mut journal.events[place].event else { panic!("a Close") };
+        close.rolled_back = 1;
+        journal.events.splice(place..place, (4..=5).map(|index| at(ran(index, chain(index)))));
+    }
+
     fn refused(spoil: impl FnOnce(&mut Vec<ReplicaJournal>), reason: &str) {
         let mut replicas = cluster();
         spoil(&mut replicas);
@@ -386,15 +413,48 @@ mod tests {
         refused(past, "executed past its tail 5");
         let mut replicas = cluster();
         past(&mut replicas);
+        goes_back(&mut replicas[1]);
         let report = judge(&replicas, true);
         assert!(report.findings.is_empty(), "{}", report.findings);
         assert_eq!(report.discarded, HashSet::from([(1, 6, chain(66))]));
     }
 
     #[test]
+    fn a_close_without_the_entries_that_lead_to_its_tail_is_refused_whoever_lies() {
+        let without = "closed epoch 1 at 5 without the entries that lead there";
+        let spoils: [fn(&mut ReplicaJournal); 2] = [
+            |journal| drop(journal.events.remove(5)),
+            // It went back to its Anchor, and on from there by nothing.
+            |journal| {
+                let ReplicaEvent::Closed(close) = &mut journal.events[7].event else { panic!("a Close") };
+                (close.chain, close.rolled_back) = (Some(chain(77)), 2);
+            },
+        ];
+        for spoil in spoils {
+            let mut replicas = cluster();
+            replicas.iter_mut().for_each(spoil);
+            assert!(judge(&replicas, true).findings.has(without));
+        }
+        // What a replica executed before it started again, or took over with a snapshot, is nobody's to see.
+        let mut replicas = cluster();
+        replicas[1].events.splice(5..=5, [at(ReplicaEvent::Boot)]);
+        assert!(judge(&replicas, false).findings.is_empty());
+        // All that a liar made it execute past the Anchor is gone, and the Anchor is the tail.
+        replicas = cluster();
+        for journal in &mut replicas {
+            journal.events[7].event = close(3);
+            let ReplicaEvent::Closed(close) = &mut journal.events[7].event else { panic!("a Close") };
+            close.rolled_back = 2;
+            journal.events[8].event = ReplicaEvent::Stands { position: 13, chain: chain(3), state: [1; 32] };
+        }
+        assert!(judge(&replicas, true).findings.is_empty());
+    }
+
+    #[test]
     fn another_branch_is_discarded_where_somebody_may_lie_and_a_root_entry_never_is() {
         let mut replicas = cluster();
         replicas[1].events[5].event = ran(5, chain(77));
+        goes_back(&mut replicas[1]);
         let report = judge(&replicas, true);
         assert_eq!(report.discarded, HashSet::from([(1, 5, chain(77))]));
         assert!(report.findings.is_empty(), "{}", report.findings);

@@ -127,6 +127,7 @@ counts! {
     discarded: 0, "entries executed that a liar kept from being part of the log";
     both_killed: 180, "deaths of the root's primary and the segment's leader at one moment";
     sealed_wiped: 4, "disks lost between a seal and its Close";
+    sealed_by_lie: 0, "segments that a member's word alone ended, while no honest one had said that it is sealed";
     led_anew_while_ending: 40, "segments that got another leader while they were to end";
     older_after_younger: 4_500, "commands that ran first after a younger one of their session had run in the root";
     storms_met: 65, "segments of which a liar complained all the time";
@@ -173,6 +174,7 @@ mod tests {
                 "anchors_diverged",
                 "lost_to_liars",
                 "discarded",
+                "sealed_by_lie",
                 "convergent_refused"
             ]
         );

@@ -127,8 +127,6 @@ dials! {
 
     /// Replicas that lie.
     liars,
-    /// Liars beyond those that the policy tolerates. No profile draws any: a hunt may ask for them.
-    beyond_f,
     /// Bit set of `Trick`s; 0: each liar draws its own.
     tricks,
     /// 1: liars are the primaries of the first views. 2: one is the first primary, the others the last replicas.
@@ -266,7 +264,7 @@ impl Dials {
     pub fn settle(&mut self) {
         self.n = self.n.clamp(1, 31);
         self.f = self.f.min((self.n - 1) / 3);
-        self.liars = self.liars.min(self.f + self.beyond_f);
+        self.liars = self.liars.min(self.f);
         self.fsync_liars = self.fsync_liars.min(self.f.saturating_sub(self.liars));
         // Alone, or one of two, a wrong clock is the cluster's.
         self.wrong_clocks = self.wrong_clocks.min((self.n - 1) / 2);

@@ -5,11 +5,11 @@
 
 use crate::puppet::{Lie, Puppet, Trick};
 use bytes::Bytes;
-use dwcp_base::{Epoch, Hash, Index, ReplicaId, Term, encode};
+use dwcp_base::{Epoch, Hash, Index, Position, ReplicaId, Term, encode};
 use dwcp_log::seal::{Sealed, Signed, Speaker, Suspect};
 use dwcp_log::segment::AnchorPoint;
 use dwcp_log::{CloseProof, Place, Proposal, RootEntry};
-use dwcp_replica::raft::{Kind, Message as RaftMessage, Said};
+use dwcp_replica::raft::{Message as RaftMessage, Said};
 use dwcp_replica::{Control, PeerMessage};
 
 const EPOCHS_MAX: usize = 400;
@@ -17,11 +17,15 @@ const EPOCHS_MAX: usize = 400;
 /// The open segment, as a liar's core knows it.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenSegment {
-    epoch: Epoch,
-    speaker: Speaker,
-    anchor: AnchorPoint,
-    /// The place before its first entry.
-    base: Place,
+    pub(crate) epoch: Epoch,
+    pub(crate) speaker: Speaker,
+    pub(crate) anchor: AnchorPoint,
+    /// Of the last Anchor.
+    pub(crate) position: Position,
+    /// Its end was ordered.
+    pub(crate) ends: bool,
+    /// Equal words that make an Anchor.
+    pub(crate) quorum: usize,
 }
 
 impl OpenSegment {
@@ -31,8 +35,14 @@ impl OpenSegment {
         let voters = control.steering.voters.as_ref()?;
         let member = voters.member(me)?;
         let speaker = Speaker { id: me, incarnation: member.incarnation, configuration: voters.id };
-        let base = Place { chain: segment.base.chain, ..Place::default() };
-        Some(Self { epoch: segment.epoch, speaker, anchor: segment.anchor, base })
+        Some(Self {
+            epoch: segment.epoch,
+            speaker,
+            anchor: segment.anchor,
+            position: segment.position(segment.anchor.index)?,
+            ends: control.steering.ending.is_some(),
+            quorum: control.steering.policy.quorum.q(),
+        })
     }
 }
 
@@ -61,25 +71,19 @@ impl Puppet {
         out: &mut Vec<Lie>,
     ) {
         self.remember_epoch(&bytes);
+        if self.has(Trick::AnchorHeldBack)
+            && let Some(told) = self.made_up(&message)
+        {
+            self.lies_told += 1;
+            out.push(Lie { to, bytes: wire(&told), extra_us: 0 });
+            return;
+        }
         let told = match message {
             PeerMessage::Sealed(signed)
                 if self.has(Trick::FalseSealed) && signed.said.speaker.id == self.me =>
             {
                 let Sealed { epoch, speaker, last } = signed.said;
                 Some(PeerMessage::Sealed(self.false_seal(epoch, speaker, last)))
-            }
-            PeerMessage::Sealed(signed)
-                if self.has(Trick::EmptySeal) && signed.said.speaker.id == self.me =>
-            {
-                self.lies_told += 1;
-                let Some(said) = self.false_seals.get(&signed.said.epoch) else { return };
-                Some(PeerMessage::Sealed(*said))
-            }
-            PeerMessage::Segment { bytes, .. }
-                if self.has(Trick::EmptySeal) && self.keeps_entries_from(to, &bytes) =>
-            {
-                self.lies_told += 1;
-                return;
             }
             PeerMessage::Entries { epoch, first, mut entries } if self.has(Trick::FalseEntries) => {
                 self.lies_told += 1;
@@ -112,47 +116,6 @@ impl Puppet {
             _ => None,
         };
         out.push(Lie { to, bytes: told.map_or(bytes, |told| wire(&told)), extra_us: 0 });
-    }
-
-    /// Keeps what others say of where their logs end.
-    pub(crate) fn note_seal(&mut self, bytes: &Bytes) {
-        if self.has(Trick::EmptySeal)
-            && bytes.first() == Some(&12)
-            && let Ok(PeerMessage::Sealed(signed)) = dwcp_base::decode::<PeerMessage>(bytes)
-        {
-            self.seals_heard.entry((signed.said.epoch, signed.said.speaker.id)).or_insert(signed);
-            while self.seals_heard.len() > EPOCHS_MAX {
-                self.seals_heard.pop_first();
-            }
-        }
-    }
-
-    /// The replica that liars leave behind.
-    fn left_behind(&self) -> ReplicaId {
-        ReplicaId(self.n - 1)
-    }
-
-    /// Whether these are entries that the one left behind, or a Marker that anybody, is not to have.
-    fn keeps_entries_from(&self, to: ReplicaId, bytes: &Bytes) -> bool {
-        let Ok(RaftMessage { said: Said::Append { entries, .. }, .. }) = RaftMessage::from_bytes(bytes)
-        else {
-            return false;
-        };
-        let ends = entries.iter().any(|entry| entry.body.kind() == Kind::Marker);
-        ends || (!entries.is_empty() && to == self.left_behind())
-    }
-
-    /// The reports of liars that say their logs are empty, and that of the one left behind; ascending by sender.
-    fn empty_reports(&self, epoch: Epoch) -> Option<Vec<Signed<Sealed>>> {
-        let own = *self.false_seals.get(&epoch)?;
-        let empty = |report: &&Signed<Sealed>| report.said.last.index == Index::ZERO;
-        let heard = self.seals_heard.range((epoch, ReplicaId(0))..=(epoch, ReplicaId(u8::MAX)));
-        let others = heard.map(|(_, report)| report);
-        let last = others.clone().find(|report| report.said.speaker.id == self.left_behind())?;
-        let mut reports: Vec<_> = others.filter(empty).chain([&own, last]).copied().collect();
-        reports.sort_by_key(|report| report.said.speaker.id);
-        reports.dedup_by_key(|report| report.said.speaker.id);
-        Some(reports)
     }
 
     fn lies_about_ends(&self) -> bool {
@@ -206,23 +169,21 @@ impl Puppet {
     pub(crate) fn false_border(&mut self, payload: &Bytes) -> Option<Bytes> {
         let mut proposal: Proposal = Proposal::from_payload(payload).ok()??;
         let mut lied = false;
-        for entry in &mut proposal.entries {
+        let mut before = None;
+        for (place, entry) in proposal.entries.iter_mut().enumerate() {
             match entry {
+                RootEntry::Switch(switch) if self.has(Trick::AnchorHeldBack) => {
+                    let Some(close) = &mut switch.close else { continue };
+                    let Some(anchor) = self.close_by_made_up(close) else { continue };
+                    before = anchor.map(|anchor| (place, anchor));
+                    lied = true;
+                }
                 RootEntry::Anchor(anchor) if self.has(Trick::FalseAnchors) && self.chance.per_mille(500) => {
                     if self.chance.per_mille(500) {
                         anchor.held.chain = Hash::of(&anchor.held.chain.0);
                     } else {
                         anchor.held.state = Hash::of(&anchor.held.state.0);
                     }
-                    lied = true;
-                }
-                RootEntry::Switch(switch) if self.has(Trick::EmptySeal) => {
-                    let Some(close) = &mut switch.close else { continue };
-                    let Some(reports) = self.empty_reports(close.epoch) else { continue };
-                    let lasts = reports.iter().map(|report| report.said.last);
-                    let Some(tail) = lasts.max_by_key(|last| (last.term, last.index)) else { continue };
-                    close.tail = tail;
-                    close.proof = CloseProof::Reports(reports);
                     lied = true;
                 }
                 RootEntry::Switch(switch) if self.has(Trick::FalseSealed) => {
@@ -242,16 +203,15 @@ impl Puppet {
                 _ => {}
             }
         }
+        if let Some((place, anchor)) = before {
+            proposal.entries.insert(place, anchor);
+        }
         lied.then(|| proposal.to_payload())
     }
 
     /// What the puppet says of the open segment of its own accord.
     pub fn invent_in_segment(&mut self, open: OpenSegment, out: &mut Vec<Lie>) {
-        let OpenSegment { epoch, speaker, anchor, base } = open;
-        if self.has(Trick::EmptySeal) && !self.false_seals.contains_key(&epoch) {
-            let said = Sealed { epoch, speaker, last: base };
-            self.false_seals.insert(epoch, Signed::new(said, self.cluster, &*self.crypto));
-        }
+        let OpenSegment { epoch, speaker, anchor, .. } = open;
         let peers: Vec<ReplicaId> = (0..self.n).map(ReplicaId).filter(|peer| *peer != self.me).collect();
         let mut said = Vec::new();
         if self.has(Trick::Storm) {

@@ -13,6 +13,7 @@ pub mod driver;
 pub mod ending;
 pub mod false_words;
 pub mod faults;
+pub mod held_back;
 pub mod keys;
 pub mod mutants;
 pub mod net;

@@ -6,6 +6,7 @@
 
 use crate::dials::Dials;
 use crate::false_words::OpenSegment;
+use crate::held_back::HeldBack;
 use crate::keys::Identity;
 pub use crate::trick::Trick;
 use crate::world::{Event, World};
@@ -64,8 +65,7 @@ pub struct Puppet {
     /// The same of segments, and what it said last of where one ends.
     pub(crate) old_epochs: VecDeque<Bytes>,
     pub(crate) false_seals: BTreeMap<Epoch, seal::Signed<Sealed>>,
-    /// What the others said of it.
-    pub(crate) seals_heard: BTreeMap<(Epoch, ReplicaId), seal::Signed<Sealed>>,
+    pub(crate) held_back: HeldBack,
     highest: (View, Sequence),
     silent_until_us: u64,
     /// The newest snapshot that others say they have.
@@ -109,6 +109,8 @@ impl Puppet {
                 chance.shuffle(&mut all);
                 let count = usize::try_from(chance.between(1, 2)).expect("few tricks");
                 tricks |= all[..count].iter().map(|trick| trick.bit()).sum::<u64>();
+                let held_back = chance.fork("of borders").per_mille(200);
+                tricks |= if held_back { Trick::AnchorHeldBack.bit() } else { 0 };
             }
             if dials.convergent_ms > 0 {
                 let mut chance = chance.fork("of rooms");
@@ -132,7 +134,7 @@ impl Puppet {
             memory: VecDeque::new(),
             old_epochs: VecDeque::new(),
             false_seals: BTreeMap::new(),
-            seals_heard: BTreeMap::new(),
+            held_back: HeldBack::default(),
             highest: (View::ZERO, Sequence::ZERO),
             silent_until_us: 0,
             snapshot: Sequence::ZERO,
@@ -206,7 +208,9 @@ impl Puppet {
             Input::Peer { bytes, .. } => {
                 self.remember(bytes);
                 self.remember_epoch(bytes);
-                self.note_seal(bytes);
+                if self.holds_back(bytes) {
+                    return None;
+                }
                 if self.has(Trick::OldProofs) {
                     self.hoard(bytes);
                 }
@@ -267,7 +271,8 @@ impl Puppet {
                 return self.hide(to, to_all, frame, out);
             }
             Ok(message)
-                if self.has(Trick::EmptySeal) || Trick::OF_SEGMENTS.iter().any(|trick| self.has(*trick)) =>
+                if self.has(Trick::AnchorHeldBack)
+                    || Trick::OF_SEGMENTS.iter().any(|trick| self.has(*trick)) =>
             {
                 return self.speak_in_segment(to, bytes, message, out);
             }
@@ -357,7 +362,9 @@ impl Puppet {
         } else if self.has(Trick::WrongTime) && self.chance.per_mille(300) {
             let ahead = self.chance.between(600, 1_000_000);
             altered(&payload, |proposal| proposal.time = LogTime(proposal.time.0 + ahead))
-        } else if self.has(Trick::FalseSealed) || self.has(Trick::FalseAnchors) || self.has(Trick::EmptySeal)
+        } else if self.has(Trick::FalseSealed)
+            || self.has(Trick::FalseAnchors)
+            || self.has(Trick::AnchorHeldBack)
         {
             self.false_border(&payload)
         } else {
@@ -797,7 +804,15 @@ impl World {
         let mut lies = Vec::new();
         let now_us = self.now_us;
         let bytes = self.spoil_store(ix, bytes);
-        let Some(puppet) = self.nodes[ix].puppet.as_mut() else { return };
+        let node = &mut self.nodes[ix];
+        let Some(puppet) = node.puppet.as_mut() else { return };
+        if puppet.has(Trick::AnchorHeldBack)
+            && let Some(core) = node.core.as_ref()
+            && let Some(open) = OpenSegment::seen_by(core.control(), node.replica)
+            && (open.ends || bytes.first() == Some(&12))
+        {
+            puppet.make_up_log(&open, &mut lies);
+        }
         puppet.speak(now_us, to, class, bytes, &mut lies);
         self.tell(ix, lies);
     }

@@ -7,10 +7,6 @@ use crate::mutants::{Hunt, MEMBERS_CRASH, MEMBERS_PART, hunt, with};
 use crate::puppet::Trick;
 use dwcp_base::Mutant;
 
-fn trick(trick: Trick) -> (&'static str, u64) {
-    ("tricks", trick.bit())
-}
-
 /// Segment follows segment, and much of what was said in one arrives in the next: acknowledgements reach a leader whose own
 /// words reach nobody, and it dies on that.
 const WORDS_STRAY: &[(&str, u64)] = &[
@@ -31,6 +27,20 @@ const WORDS_STRAY: &[(&str, u64)] = &[
     ("think_ms", 10),
     ("commands_max", 1),
     ("pipeline_depth", 8),
+];
+
+/// The root's first primary lies, members wait for Anchors, and segments end by order.
+const BORDERS: &[(&str, u64)] = &[
+    ("n", 4),
+    ("liars", 1),
+    ("liars_first", 1),
+    ("mode", 2),
+    ("mode_order_ms", 4_000),
+    ("anchored_pm", 600),
+    ("think_ms", 30),
+    ("election_ms", 200),
+    ("leader_reads_pm", 0),
+    ("tricks", Trick::AnchorHeldBack.bit()),
 ];
 
 /// None: not looked for.
@@ -142,26 +152,14 @@ pub fn hunt_for(mutant: Mutant) -> Option<Hunt> {
             "switch",
             &with(MEMBERS_PART, &[("n", 4), ("mode", 1), ("skew_ms", 200), ("segment_calm_ms", 500)]),
         ),
-        // Two liars, one more than are tolerated: one leads the segment and leaves a replica behind, and both say that their logs
-        // were empty all along.
-        M::CloseBelowAnchor => hunt(
-            mutant,
-            "orders",
-            &[
-                ("n", 4),
-                ("beyond_f", 1),
-                ("liars", 2),
-                ("liars_first", 1),
-                ("mode", 2),
-                ("anchor_ms", 50),
-                ("mode_order_ms", 4_000),
-                ("anchored_pm", 400),
-                ("election_ms", 200),
-                ("view_timeout_ms", 1_000),
-                ("leader_reads_pm", 0),
-                trick(Trick::EmptySeal),
-            ],
-        ),
+        // One liar, the root's primary and a member of the segment. Where a Close that names another Anchor is void, this one
+        // tries again behind that Anchor.
+        M::CloseAnchorUnchecked => {
+            hunt(mutant, "orders", &with(BORDERS, &[("anchor_ms", 50), ("view_timeout_ms", 1_000)]))
+        }
+        M::CloseBelowAnchor => {
+            hunt(mutant, "orders", &with(BORDERS, &[("anchor_ms", 100), ("view_timeout_ms", 2_000)]))
+        }
         // Figure 8: leaders die soon and often, and a message holds one entry, so that old entries arrive before the new
         // leader's own.
         M::RaftCommitOldTerm => hunt(

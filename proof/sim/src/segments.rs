@@ -1,6 +1,7 @@
 //! What the world sees of segments: the words between their members, read off the wire, what proposals hold about them, and
 //! what replicas report, noted for the judges and counted.
 
+use crate::node::Node;
 use crate::world::World;
 use bytes::Bytes;
 use check::history::{Closed, Entry, ExecutedCommand, ReplicaEvent, Vote, VoteKind, Word};
@@ -9,7 +10,7 @@ use dwcp_log::entry::payload_digest;
 use dwcp_log::{Proposal, RootEntry};
 use dwcp_pbft::Message;
 use dwcp_replica::raft::{Message as RaftMessage, Said};
-use dwcp_replica::{Control, Event, PeerMessage, Steering};
+use dwcp_replica::{Control, Ending, Event, PeerMessage, Steering};
 use dwcp_state::kv::EventKind;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -37,6 +38,8 @@ pub struct Seen {
     /// The youngest command of each session that the root ran, and epochs whose leadership moved while they were to end.
     youngest: HashMap<u128, u64>,
     moved: BTreeSet<u64>,
+    /// Epochs that were to end because a member was sealed alone.
+    handed_over: BTreeSet<u64>,
     /// Replicas that said where an epoch ends, once each.
     said: BTreeSet<(usize, u64)>,
 }
@@ -340,6 +343,13 @@ impl World {
         let Control { executed, fold, steering, .. } = core.control();
         if sequence.is_some_and(|sequence| sequence != *executed) {
             return;
+        }
+        let open = fold.segment().map(|segment| segment.epoch.0);
+        if let Some(epoch) = open.filter(|_| steering.ending == Some(Ending::Sealed))
+            && self.segments.handed_over.insert(epoch)
+        {
+            let sealed = |node: &Node| node.honest && node.sealing.contains(&epoch);
+            self.coverage.sealed_by_lie += u64::from(!self.nodes.iter().any(sealed));
         }
         let Steering { mode, policy, ending, calm_until, failures, opened, failovers, last_order, .. } =
             steering;

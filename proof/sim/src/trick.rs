@@ -1,5 +1,5 @@
 //! The ways to lie there are, each with its bit in the dial `tricks`, and which of them a liar may draw by itself. What
-//! each of them does stands in `puppet`, `false_words` and `convergent`.
+//! each of them does stands in `puppet`, `false_words`, `held_back` and `convergent`.
 
 /// A way to lie. The number is its bit in the dial `tricks`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,9 +72,9 @@ pub enum Trick {
     SegmentGarbage,
     /// Acknowledges entries that it does not hold, and votes for everybody.
     FalseRaft,
-    /// As a segment's leader it keeps the last replica and the Marker from the others, then says that its log was empty all
-    /// along; as the primary, Closes by such words alone.
-    EmptySeal,
+    /// Keeps Anchors back, says that it is sealed with a log made up behind the last one, shows that log, and as the primary
+    /// orders the Anchor it kept together with a Close by that log.
+    AnchorHeldBack,
     /// As the primary it asks for floors and ends of origins that follow from its own stand alone.
     AsksUnheard,
     /// As the primary it orders floors and ends that nobody was asked about.
@@ -122,7 +122,7 @@ impl Trick {
         Self::OldEpochs,
         Self::SegmentGarbage,
         Self::FalseRaft,
-        Self::EmptySeal,
+        Self::AnchorHeldBack,
         Self::AsksUnheard,
         Self::OrdersUnasked,
         Self::FalseStore,
@@ -136,7 +136,7 @@ impl Trick {
     /// Where replicas have state sync, a liar draws one of these besides, or none.
     pub(crate) const OF_ROOMS: [Self; 3] = [Self::AsksUnheard, Self::OrdersUnasked, Self::FalseStore];
 
-    /// Where segments open, a liar draws one or two of these besides.
+    /// Where segments open, a liar draws one or two of these besides, and now and then `AnchorHeldBack`.
     pub(crate) const OF_SEGMENTS: [Self; 8] = [
         Self::FalseSealed,
         Self::LowSeal,

@@ -36,8 +36,6 @@ mod borders;
 mod bounds;
 #[path = "cluster/collecting.rs"]
 mod collecting;
-#[path = "cluster/distant.rs"]
-mod distant;
 #[path = "cluster/donors.rs"]
 mod donors;
 #[path = "cluster/faulty.rs"]

@@ -54,8 +54,7 @@ pub(crate) struct Pool {
     unrelayed: BTreeSet<u64>,
     next: u64,
     bytes: usize,
-    /// Of these, what peers passed on, and each of them.
-    relayed_bytes: usize,
+    /// Of these, what each peer passed on.
     by_peer: BTreeMap<ReplicaId, usize>,
     /// Counts the changes of who orders: views, leaders, epochs. What was proposed in an older turn may be proposed again.
     turn: u64,
@@ -121,15 +120,16 @@ impl Pool {
     ) -> Result<(), PoolFull> {
         let size = pending.frame.bytes().len();
         let half = bytes_max / 2;
+        let relayed: usize = self.by_peer.values().sum();
         if let Some(peer) = pending.from {
             let share = self.by_peer.get(&peer).copied().unwrap_or_default();
             let shares = usize::from(replicas.saturating_sub(1)).max(1);
             // One frame of each finds room while there is any, however large.
             let fits = share == 0 || share + size <= half / shares;
-            if !fits || self.relayed_bytes + size > half {
+            if !fits || relayed + size > half {
                 return Err(PoolFull::Peer);
             }
-        } else if self.bytes - self.relayed_bytes + size > half {
+        } else if self.bytes - relayed + size > half {
             return Err(PoolFull::Bytes);
         }
         let of_session = self.by_session.entry(pending.frame.session()).or_default();
@@ -139,7 +139,6 @@ impl Pool {
         of_session.insert(self.next);
         if let Some(peer) = pending.from {
             *self.by_peer.entry(peer).or_default() += size;
-            self.relayed_bytes += size;
         }
         self.by_hash.insert(pending.hash, self.next);
         if pending.known_to_all {
@@ -162,7 +161,6 @@ impl Pool {
         self.bytes -= size;
         if let Some(share) = pending.from.and_then(|peer| self.by_peer.get_mut(&peer)) {
             *share -= size;
-            self.relayed_bytes -= size;
         }
         let session = pending.frame.session();
         if let Some(ids) = self.by_session.get_mut(&session) {

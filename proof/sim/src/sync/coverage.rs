@@ -13,7 +13,7 @@ counts! {
     pushed_late: 9_000, "frames pushed because the log did not answer";
     known_again: 810_000, "frames that came to a node that had them";
     held: 90_000, "frames that a store held until what they build upon came";
-    gaps: 250, "looks at a node that had applied changes behind a gap";
+    gaps: 290, "looks at a node that had applied changes behind a gap";
     looks: 31_000, "looks at what a node shows, judged by the model";
     conflicts: 22_000, "conflicts counted at the end, each run once";
     clashes: 1_700, "looks at a node that showed a clash of kinds";

@@ -36,6 +36,8 @@ mod borders;
 mod bounds;
 #[path = "cluster/collecting.rs"]
 mod collecting;
+#[path = "cluster/distant.rs"]
+mod distant;
 #[path = "cluster/donors.rs"]
 mod donors;
 #[path = "cluster/faulty.rs"]

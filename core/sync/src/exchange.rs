@@ -20,28 +20,96 @@ use crate::proof::Proof;
 use crate::receive::{Road, Taken};
 use crate::state::{Ack, Peer, PeerHead, Sync};
 use alloc::boxed::Box;
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use dwcp_base::{Micros, Now, Ticket};
 use dwcp_crdt::{Origin, OriginId, VersionVector};
 
+/// Questions whose answers may still come. A distant peer's answer is under way while others are asked: the frames in it
+/// are wanted all the same.
+const QUESTIONS_MAX: usize = 8;
+/// How long an answer is waited for before the same peer is asked once more for somebody's sake: twice what the last one
+/// took, within these, and twice as long for each question since that it did not answer.
+const AWAITED: (Micros, Micros) = (Micros::from_millis(10), Micros::from_millis(1_000));
+
+/// What was asked of a peer. See [`QUESTIONS_MAX`].
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Questions {
+    /// Rounds, and when each was asked; ascending.
+    open: VecDeque<(u64, Micros)>,
+    /// The newest round that was answered, and how long its answer took.
+    answered: Option<(u64, Micros)>,
+}
+
+impl Questions {
+    fn ask(&mut self, round: u64, now: Micros) {
+        if self.open.len() == QUESTIONS_MAX {
+            self.open.pop_front();
+        }
+        self.open.push_back((round, now));
+    }
+
+    /// Was this asked, and not answered before?
+    fn answer(&mut self, round: u64, now: Micros) -> bool {
+        let Some(place) = self.open.iter().position(|(open, _)| *open == round) else { return false };
+        let (_, asked) = self.open.remove(place).expect("just found");
+        if self.answered.is_none_or(|(newest, _)| newest < round) {
+            self.answered = Some((round, now.since(asked)));
+        }
+        true
+    }
+
+    /// Is an answer likely on its way?
+    fn is_awaited(&self, now: Micros) -> bool {
+        let Some((round, asked)) = self.open.back() else { return false };
+        let (newest, took) = self.answered.unwrap_or((0, AWAITED.1));
+        if *round < newest {
+            return false;
+        }
+        let doublings = self.open.iter().filter(|(round, _)| *round > newest).count() as u32;
+        let patience = took.max(AWAITED.0).times(1 << doublings).min(AWAITED.1);
+        now.since(*asked) < patience
+    }
+}
+
 impl Sync {
-    /// Asks the next peers.
-    pub(crate) fn begin_exchanges(&mut self) {
+    /// Asks the next peers of the round.
+    pub(crate) fn begin_exchanges(&mut self, now: Now) {
         for _ in 0..self.limits.exchange_peers.min(self.peers.len()) {
-            self.ask_next();
+            self.refill_rota();
+            if let Some(peer) = self.rota.pop() {
+                self.ask(now, peer);
+            }
         }
     }
 
-    /// Asks the next peer of the round.
-    pub(crate) fn ask_next(&mut self) {
+    /// Asks the next peer of the round from whom no answer is under way. When there is none, what is missing may be in one
+    /// of those.
+    pub(crate) fn ask_next_free(&mut self, now: Now) {
+        self.refill_rota();
+        let peers = &self.peers;
+        let is_free = |id: &OriginId| peers.get(id).is_some_and(|peer| !peer.questions.is_awaited(now.mono));
+        if let Some(place) = self.rota.iter().rposition(is_free) {
+            let peer = self.rota.remove(place);
+            self.ask(now, peer);
+        }
+    }
+
+    fn refill_rota(&mut self) {
         if self.rota.is_empty() {
             self.rota = self.peers.keys().copied().collect();
             self.chance.shuffle(&mut self.rota);
         }
-        if let Some(peer) = self.rota.pop() {
-            self.ask(peer);
-        }
+    }
+
+    /// Begins an exchange with every peer from whom no answer is under way, for somebody who waits to hear what they have.
+    /// False when there was none to ask.
+    pub fn ask_everybody(&mut self, now: Now) -> bool {
+        let free = self.peers.iter().filter(|(_, peer)| !peer.questions.is_awaited(now.mono));
+        let free: Vec<OriginId> = free.map(|(id, _)| *id).collect();
+        let asks = !free.is_empty();
+        free.into_iter().for_each(|peer| self.ask(now, peer));
+        asks
     }
 
     /// Does some frame wait for one before it?
@@ -58,11 +126,11 @@ impl Sync {
         }
     }
 
-    pub(crate) fn ask(&mut self, to: OriginId) {
+    pub(crate) fn ask(&mut self, now: Now, to: OriginId) {
         self.round += 1;
         let round = self.round;
         let Some(peer) = self.peers.get_mut(&to) else { return };
-        peer.asked = Some(round);
+        peer.questions.ask(round, now.mono);
         let heads = self.heads();
         self.send(to, Message::Ask { round, heads }.to_bytes(), Ticket::ZERO);
     }
@@ -118,11 +186,10 @@ impl Sync {
 
     pub(crate) fn on_answer(&mut self, now: Now, from: OriginId, round: u64, heads: &Heads, load: Load) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
-        if peer.asked != Some(round) {
+        if !peer.questions.answer(round, now.mono) {
             self.out.refuse(Some(from), Reason::Unasked);
             return;
         }
-        peer.asked = None;
         if !self.note_heads(now, from, heads) {
             return;
         }
@@ -134,7 +201,7 @@ impl Sync {
             self.send(from, Message::Rest { load: rest }.to_bytes(), Ticket::ZERO);
         }
         if more && !taken.fresh.is_empty() {
-            self.ask(from);
+            self.ask(now, from);
         } else if !more {
             self.find_false_heads(from, heads, &hinted, &taken);
         }
@@ -145,7 +212,7 @@ impl Sync {
         let more = load.more;
         let taken = self.take_load(now, from, load);
         if more && !taken.fresh.is_empty() {
-            self.ask(from);
+            self.ask(now, from);
         }
     }
 

@@ -6,6 +6,7 @@
 use crate::accuse::Claim;
 use crate::chain::Chain;
 use crate::config::{Limits, Setup, Timing};
+use crate::exchange::Questions;
 use crate::floor::Floors;
 use crate::frame::{FrameError, Received};
 use crate::message::ShortHash;
@@ -63,8 +64,7 @@ pub struct Figures {
 pub(crate) struct Peer {
     pub(crate) heads: BTreeMap<Origin, PeerHead>,
     pub(crate) ack: Option<Ack>,
-    /// The question that waits for its answer.
-    pub(crate) asked: Option<u64>,
+    pub(crate) questions: Questions,
     /// What may still be answered until `budget_until`.
     pub(crate) budget_bytes: usize,
     pub(crate) budget_until: Micros,
@@ -466,12 +466,6 @@ impl Sync {
     pub fn acked_by(&self, last: u64) -> usize {
         let has = |peer: &&Peer| peer.ack.as_ref().is_some_and(|ack| ack.vector.prefix(self.me) >= last);
         self.peers.values().filter(has).count()
-    }
-
-    /// Begins an exchange with every peer now, for somebody who waits to hear what they have.
-    pub fn ask_everybody(&mut self) {
-        let peers: Vec<OriginId> = self.peers.keys().copied().collect();
-        peers.into_iter().for_each(|peer| self.ask(peer));
     }
 
     /// Bytes of frames kept for peers.

@@ -47,12 +47,12 @@ impl Sync {
             for (need, donors) in self.needs.clone() {
                 self.out.push(Action::NeedSnapshot { need, donors });
             }
-            self.begin_exchanges();
+            self.begin_exchanges(now);
         }
         if self.gap_due.is_some_and(|due| now.mono >= due) {
             self.gap_due = None;
             if self.has_gaps() {
-                self.ask_next();
+                self.ask_next_free(now);
             }
         }
         if now.mono >= self.next_audit {

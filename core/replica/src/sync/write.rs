@@ -68,6 +68,12 @@ impl Writing {
         self.pending.range_mut(..=last).for_each(|(_, pending)| pending.is_ordered = true);
     }
 
+    /// Somebody new waits: peers are asked soon, and not later than they would have been without him.
+    fn ask_soon(&mut self, now: Now) {
+        self.ask_pause = ASK.0;
+        self.ask_at = self.ask_at.map(|at| at.min(now.mono.plus(ASK.0)));
+    }
+
     pub(crate) fn next_wakeup(&self) -> Micros {
         let due = |pending: &Pending| pending.falls_back.unwrap_or(Micros::NEVER).min(pending.until);
         let due = self.pending.values().map(due).min().unwrap_or(Micros::NEVER);
@@ -151,7 +157,7 @@ impl SyncRoom {
             falls_back = (order.mode == NetworkMode::Hybrid).then_some(now.mono);
         }
         self.figures.frames_written += 1;
-        self.writing.ask_at = None;
+        self.writing.ask_soon(now);
         Ok(Some(Pending {
             client: order.client,
             id: order.id,
@@ -218,8 +224,10 @@ impl SyncRoom {
                 self.writing.ask_at = Some(now.mono.plus(ASK.0));
             }
             Some(at) if at <= now.mono => {
-                open.sync.ask_everybody();
-                self.writing.ask_pause = self.writing.ask_pause.times(2).min(ASK.1);
+                // Where all answers are still under way, this looks again soon.
+                if open.sync.ask_everybody(now) {
+                    self.writing.ask_pause = self.writing.ask_pause.times(2).min(ASK.1);
+                }
                 self.writing.ask_at = Some(now.mono.plus(self.writing.ask_pause));
             }
             Some(_) => {}

@@ -3,6 +3,7 @@
 use crate::net::{Faults, Net, Ordered, Seen};
 use crate::world::origin;
 use dwcp_base::Mutants;
+use dwcp_sync::Reason;
 use std::collections::BTreeMap;
 
 /// One history: faults for a while, then none. Panics where a promise was broken.
@@ -127,6 +128,25 @@ fn a_lost_frame_is_asked_for_soon_after_the_next_one_came() {
     net.pass(7_000);
     assert!(asked(&net) - before < 2_000, "only the usual exchange");
     net.assert_converged();
+}
+
+/// A gap is noticed again long before the only peer, half a second away, has answered.
+#[test]
+fn answers_of_a_distant_peer_are_taken_though_it_is_asked_again_meanwhile() {
+    let mut net = Net::new(8, 2, Mutants::default());
+    net.faults = Faults { loss: 100, delay_ms_max: 300, ..Faults::default() };
+    for n in 0..600 {
+        let now = net.now(0);
+        net.nodes[0].put(now, &format!("k{n}"), "v");
+        net.sync_disk(0);
+        net.pass(20);
+    }
+    let lost = net.nodes[1].sync.frames_count().1;
+    for node in &net.nodes {
+        assert_eq!(node.sync.refused(Reason::Unasked), 0, "of {}", node.me());
+    }
+    assert!(lost > 0, "frames wait for lost ones while this is looked at");
+    assert!(net.nodes[1].standing(origin(0)).last > 500, "{:?}", net.nodes[1].standing(origin(0)));
 }
 
 #[test]

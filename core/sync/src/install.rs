@@ -7,6 +7,7 @@ use crate::chain::Chain;
 use crate::floor::Floors;
 use crate::frame::SignedHeader;
 use crate::output::{Action, Need};
+use crate::proof::Cut;
 use crate::record::Base;
 use crate::state::Sync;
 use alloc::collections::BTreeMap;
@@ -155,12 +156,18 @@ impl Sync {
             // Whoever has reached a decided end stays there: the others may have it from nobody else. An end that is not decided
             // yet binds nobody; two of them would keep each from the snapshot that it needs for a third.
             let hash = heads.get(&origin).map(|(_, hash)| *hash);
-            let is_at_end = chain.cut.is_some_and(|cut| last == cut.last && hash == Some(cut.hash));
+            let is_end = |cut: Cut| last == cut.last && hash.is_none_or(|hash| hash == cut.hash);
+            let is_at_end = chain.cut.is_some_and(is_end);
             if chain.has_ended() && chain.last() > 0 && !is_at_end && !chain.stays_at(last, hash) {
                 return Err(InstallError::Branch { origin });
             }
             // What is here is not given back, unless it is the wrong thing: others count on it, and it may be nowhere else.
             let is_wrong = chain.off_branch || chain.is_suspect;
+            // Short of the end it may be of the same wrong branch. Those who take such stores from each other drop with each of
+            // them frames that somebody at the end may still lack, and then neither takes the other's.
+            if is_wrong && !is_at_end {
+                return Err(InstallError::Branch { origin });
+            }
             if last < chain.base_last() && !is_wrong {
                 return Err(InstallError::Behind { origin, last, ours: chain.base_last() });
             }

@@ -72,6 +72,35 @@ fn one_more(liar: &Liar) -> bytes::Bytes {
     liar.clone().put(at(10), "more", "v").bytes().clone()
 }
 
+/// Of two who stand short of the end on the wrong branch one knows it. The other's store would bring it nowhere.
+#[test]
+fn whoever_may_be_on_the_wrong_branch_goes_on_from_the_end_alone() {
+    let (mut net, mut one) = net_with_liar(1, 5, Mutants::default());
+    let shared = one.put(at(0), "k", "shared");
+    let mut other = one.clone();
+    let wrong = other.put(at(1), "k", "wrong");
+    let right: Vec<Frame> = (1..3).map(|n| one.put(at(n), "k", "right")).collect();
+    for who in 0..4 {
+        push(&mut net, who, &shared);
+    }
+    right.iter().for_each(|frame| push(&mut net, 0, frame));
+    (1..4).for_each(|who| push(&mut net, who, &wrong));
+    let cut = net.nodes[0].standing(origin(4));
+    assert_eq!(cut.last, 3);
+    decide(&mut net, cut);
+    let (now, frame) = (net.now(1), right[0].bytes().clone());
+    net.nodes[1].message(now, OriginId(0), &Message::Push { hops: 8, frame }.to_bytes());
+    let needs = |net: &Net, who: usize| net.nodes[who].needs.contains_key(&Need::Branch);
+    assert!(needs(&net, 1) && !needs(&net, 2), "only who was shown the other frame can tell");
+    let (snapshot, base) = net.nodes[2].donate().expect("it knows of nothing");
+    let branch = Err(dwcp_sync::InstallError::Branch { origin: origin(4) });
+    assert_eq!(net.nodes[1].install(&snapshot, &base), branch);
+    let (snapshot, base) = net.nodes[0].donate().expect("it stands at the end");
+    assert_eq!(net.nodes[1].install(&snapshot, &base), Ok(()));
+    net.heal();
+    net.assert_converged();
+}
+
 #[test]
 fn whoever_built_upon_what_was_cut_off_stalls_nobody() {
     let (mut net, mut one) = net_with_liar(2, 4, Mutants::default());

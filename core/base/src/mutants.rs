@@ -153,6 +153,12 @@ pub enum Mutant {
     RoomFloorUnchecked,
     /// State sync in a node: a member consents to any end of an origin it is asked about.
     RoomEndUnchecked,
+    /// State sync in a node: who says where it stands with an origin that is to end goes on taking its frames.
+    RoomEndMoves,
+    /// State sync in a node: an end may leave out what the log has.
+    RoomEndBelowLog,
+    /// State sync in a node: a writer is told that the log has its frame, though it lacks one before it.
+    RoomToldWithGap,
     /// State sync in a node: a writer is told before its frame is durable.
     RoomToldBeforeSync,
     /// State sync in a node: a store is taken from one donor that offers it, though nobody offers the same.
@@ -269,6 +275,9 @@ impl Mutant {
         Self::RoomConsentUnjudged,
         Self::RoomFloorUnchecked,
         Self::RoomEndUnchecked,
+        Self::RoomEndMoves,
+        Self::RoomEndBelowLog,
+        Self::RoomToldWithGap,
         Self::RoomToldBeforeSync,
         Self::RoomStoreOfOneDonor,
         Self::RoomAsksUnheard,

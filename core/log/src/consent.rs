@@ -32,12 +32,53 @@ pub struct Ground {
     pub ends: u64,
 }
 
+/// What a replica says to what it is asked about. To a floor there is only agreement; to an end, where it stands itself, and
+/// will stand until the end is decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
+#[borsh(use_discriminant = true)]
+#[repr(u8)]
+pub enum Stance {
+    /// It finds it true; it stands exactly at this end.
+    Agrees = 1,
+    /// It holds all up to this end, and more after it.
+    Beyond = 2,
+    /// It holds less, and nothing that is known to part from this end.
+    Below = 3,
+    /// What it holds parts from this end.
+    Elsewhere = 4,
+}
+
+/// Do these say enough, of a quorum of `q` among whom `faults` may lie?
+///
+/// A floor wants the agreement of all of them. An end wants somebody honest who holds all that is before it, for those who
+/// hold less; and somebody honest who holds nothing after it, whose state those can take who hold more.
+#[must_use]
+pub fn suffices(
+    matter: Matter,
+    stances: impl IntoIterator<Item = Stance>,
+    quorum: usize,
+    faults: usize,
+) -> bool {
+    let (mut all, mut agree, mut hold, mut give) = (0, 0, 0, 0);
+    for stance in stances {
+        all += 1;
+        agree += usize::from(stance == Stance::Agrees);
+        hold += usize::from(matches!(stance, Stance::Agrees | Stance::Beyond));
+        give += usize::from(matches!(stance, Stance::Agrees | Stance::Below));
+    }
+    match matter {
+        Matter::Floor => agree == all && all >= quorum,
+        Matter::End => all >= quorum && hold > faults && give > faults,
+    }
+}
+
 /// What a replica signs.
 #[derive(BorshSerialize)]
 struct Consent {
     matter: Matter,
     ground: Ground,
     content: Hash,
+    stance: Stance,
     by: ReplicaId,
 }
 
@@ -48,9 +89,10 @@ pub fn consent_hash(
     matter: Matter,
     ground: Ground,
     content: Hash,
+    stance: Stance,
     by: ReplicaId,
 ) -> Hash {
-    signing_hash(SigningKind::Consent, cluster, &encode(&Consent { matter, ground, content, by }))
+    signing_hash(SigningKind::Consent, cluster, &encode(&Consent { matter, ground, content, stance, by }))
 }
 
 /// Signs this replica's consent.
@@ -60,10 +102,11 @@ pub fn consent(
     matter: Matter,
     ground: Ground,
     content: Hash,
+    stance: Stance,
     by: ReplicaId,
     crypto: &dyn Crypto,
 ) -> Signature {
-    crypto.sign(&consent_hash(cluster, matter, ground, content, by))
+    crypto.sign(&consent_hash(cluster, matter, ground, content, stance, by))
 }
 
 /// Something that a quorum consents to.
@@ -72,7 +115,7 @@ pub struct Agreed {
     pub bytes: Bytes,
     pub ground: Ground,
     /// Ascending by replica.
-    pub consents: Vec<(ReplicaId, Signature)>,
+    pub consents: Vec<(ReplicaId, Stance, Signature)>,
 }
 
 /// Why it proves nothing.
@@ -80,6 +123,7 @@ pub struct Agreed {
 pub enum ConsentRefusal {
     /// Another configuration, or other ends, are in force: an honest proposer may have been too slow.
     Stale,
+    /// Fewer than a quorum, or they do not say enough: see [`suffices`].
     TooFew,
     /// Not ascending by replica, so one may count twice.
     NotAscending,
@@ -113,8 +157,14 @@ impl ConsentCourt<'_> {
 
     /// Is this a consent that counts?
     #[must_use]
-    pub fn counts(&self, matter: Matter, content: Hash, by: ReplicaId, signature: &Signature) -> bool {
-        let hash = consent_hash(self.cluster, matter, self.ground(), content, by);
+    pub fn counts(
+        &self,
+        matter: Matter,
+        content: Hash,
+        (by, stance): (ReplicaId, Stance),
+        signature: &Signature,
+    ) -> bool {
+        let hash = consent_hash(self.cluster, matter, self.ground(), content, stance, by);
         self.key(by).is_some_and(|key| self.crypto.verify(&key, &hash, signature))
     }
 
@@ -124,7 +174,9 @@ impl ConsentCourt<'_> {
         if agreed.ground != self.ground() {
             return Err(ConsentRefusal::Stale);
         }
-        if agreed.consents.len() < self.configuration.quorum().q() {
+        let quorum = self.configuration.quorum();
+        let stances = agreed.consents.iter().map(|(_, stance, _)| *stance);
+        if !suffices(matter, stances, quorum.q(), usize::from(quorum.f())) {
             return Err(ConsentRefusal::TooFew);
         }
         if !agreed.consents.windows(2).all(|pair| pair[0].0 < pair[1].0) {
@@ -132,9 +184,10 @@ impl ConsentCourt<'_> {
         }
         let content = Hash::of(&agreed.bytes);
         let mut items = Vec::with_capacity(agreed.consents.len());
-        for (by, signature) in &agreed.consents {
+        for (by, stance, signature) in &agreed.consents {
             let key = self.key(*by).ok_or(ConsentRefusal::NoVoice)?;
-            items.push((key, consent_hash(self.cluster, matter, agreed.ground, content, *by), *signature));
+            let hash = consent_hash(self.cluster, matter, agreed.ground, content, *stance, *by);
+            items.push((key, hash, *signature));
         }
         if self.crypto.verify_all(&items) { Ok(()) } else { Err(ConsentRefusal::Signature) }
     }
@@ -147,7 +200,7 @@ pub struct Question {
     pub content: Hash,
     pub ground: Ground,
     /// At most one for each member.
-    pub consents: BTreeMap<ReplicaId, Signature>,
+    pub consents: BTreeMap<ReplicaId, (Stance, Signature)>,
 }
 
 impl Question {
@@ -156,15 +209,17 @@ impl Question {
         Self { content: Hash::of(&bytes), bytes, ground, consents: BTreeMap::new() }
     }
 
-    /// With so many consents it is agreed to.
+    /// Is it agreed to, by what was said so far?
     #[must_use]
-    pub fn agreed(&self, quorum: usize) -> Option<Agreed> {
-        let consents = self.consents.iter().map(|(by, signature)| (*by, *signature));
-        (self.consents.len() >= quorum).then(|| Agreed {
-            bytes: self.bytes.clone(),
-            ground: self.ground,
-            consents: consents.collect(),
-        })
+    pub fn is_agreed(&self, matter: Matter, quorum: usize, faults: usize) -> bool {
+        suffices(matter, self.consents.values().map(|(stance, _)| *stance), quorum, faults)
+    }
+
+    /// As the root orders it.
+    #[must_use]
+    pub fn agreed(&self) -> Agreed {
+        let consents = self.consents.iter().map(|(by, (stance, signature))| (*by, *stance, *signature));
+        Agreed { bytes: self.bytes.clone(), ground: self.ground, consents: consents.collect() }
     }
 }
 
@@ -175,6 +230,7 @@ mod tests {
     use dwcp_base::{Incarnation, Member, Policy, Quorum, Trust};
 
     const CLUSTER: ClusterId = ClusterId([4; 32]);
+    const AGREES: Stance = Stance::Agrees;
 
     fn signer(id: u8) -> Ed25519 {
         Ed25519::new([id + 1; 32], &[])
@@ -211,7 +267,8 @@ mod tests {
                 .map(|id| {
                     let by = ReplicaId(*id);
                     let content = Hash::of(&bytes);
-                    (by, consent(CLUSTER, Matter::Floor, ground, content, by, &signer(*id)))
+                    let signer = signer(*id);
+                    (by, AGREES, consent(CLUSTER, Matter::Floor, ground, content, AGREES, by, &signer))
                 })
                 .collect(),
             bytes,
@@ -248,9 +305,35 @@ mod tests {
             |agreed: &mut Agreed| agreed.ground = Ground { configuration: ConfigurationId(7), ends: 2 };
         assert_eq!(judged(&[0, 1, 2], earlier, replayed, 9), Err(ConsentRefusal::Signature));
         let swapped = |agreed: &mut Agreed| {
-            let (one, two) = (agreed.consents[0].1, agreed.consents[1].1);
-            (agreed.consents[0].1, agreed.consents[1].1) = (two, one);
+            let (one, two) = (agreed.consents[0].2, agreed.consents[1].2);
+            (agreed.consents[0].2, agreed.consents[1].2) = (two, one);
         };
         assert_eq!(judged(&[0, 1, 2], ground, swapped, 9), Err(ConsentRefusal::Signature));
+        let below = |agreed: &mut Agreed| agreed.consents[0].1 = Stance::Below;
+        assert_eq!(
+            judged(&[0, 1, 2], ground, below, 9),
+            Err(ConsentRefusal::TooFew),
+            "a floor wants agreement"
+        );
+    }
+
+    #[test]
+    fn an_end_wants_somebody_honest_who_holds_it_and_one_who_has_nothing_after_it() {
+        use Stance::{Agrees, Below, Beyond, Elsewhere};
+        let of_seven = |stances: &[Stance]| suffices(Matter::End, stances.iter().copied(), 5, 2);
+        assert!(of_seven(&[Agrees; 5]));
+        assert!(!of_seven(&[Agrees; 4]), "no quorum");
+        assert!(of_seven(&[Beyond, Beyond, Agrees, Below, Below]));
+        assert!(of_seven(&[Beyond, Beyond, Beyond, Below, Below, Below]));
+        assert!(!of_seven(&[Beyond, Agrees, Below, Below, Below]), "those who say they hold it may lie");
+        assert!(
+            !of_seven(&[Beyond, Beyond, Beyond, Agrees, Below]),
+            "those who say they could give it may lie"
+        );
+        assert!(of_seven(&[Agrees, Agrees, Agrees, Elsewhere, Elsewhere]));
+        assert!(!of_seven(&[Agrees, Agrees, Elsewhere, Elsewhere, Elsewhere]));
+        let of_three = |stances: &[Stance]| suffices(Matter::End, stances.iter().copied(), 2, 0);
+        assert!(of_three(&[Beyond, Below]) && of_three(&[Agrees, Elsewhere]));
+        assert!(!of_three(&[Below, Below]) && !of_three(&[Beyond, Beyond]));
     }
 }

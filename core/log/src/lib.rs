@@ -19,7 +19,7 @@ pub mod segment;
 pub use anchor::{Anchor, AnchorVote};
 pub use chain::VirtualLog;
 pub use close::{Close, CloseProof};
-pub use consent::{Agreed, Matter};
+pub use consent::{Agreed, Matter, Stance};
 pub use entry::{Decide, Proposal, RootEntry, Switch};
 pub use fold::Fold;
 pub use order::{

@@ -148,7 +148,7 @@ impl<M: StateMachine> Replica<M> {
                 {
                     segment.failover.unserved.served(&Hash::of(bytes));
                 }
-                self.sync_ordered(bytes);
+                self.carry_sync(bytes, verifies);
                 continue;
             }
             let Ok(frame) = ClientFrame::decode(bytes.clone()) else { continue };

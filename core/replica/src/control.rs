@@ -11,10 +11,10 @@ use dwcp_base::{
 };
 use dwcp_log::{ExcludeOrder, Fold, MemberOrder, SignedMemberOrder};
 use dwcp_pbft::Configurations;
-use dwcp_state::state_digest;
+use dwcp_state::{Carried, Writer, state_digest};
 
 /// The format of [`Control`]; 1 knew no segments.
-pub const CONTROL_FORMAT: u16 = 4;
+pub const CONTROL_FORMAT: u16 = 5;
 
 /// Member orders remembered; enough for each of 31 members to lose 33 disks.
 pub const ORDERS_MAX: usize = 1024;
@@ -38,11 +38,13 @@ pub struct Control {
     /// Where origins of convergent state end, as it was decided, in that order: a replica that missed decisions learns them
     /// from a snapshot. State sync's own bytes; at most one for each incarnation there ever was.
     pub ends: Vec<Bytes>,
-    /// Incarnations that state sync goes on without, by order. At most one for each there ever was.
-    pub excluded: Vec<(ReplicaId, Incarnation)>,
+    /// Incarnations that state sync goes on without, by order, and where that was ordered. At most one for each there ever was.
+    pub excluded: Vec<(Sequence, ReplicaId, Incarnation)>,
     /// The number of the last collection floor that took effect. Another entry with a number that had its floor is without
     /// effect at everybody, so that whoever takes floors late takes the same ones.
     pub floor: u64,
+    /// Up to which of its changes that floor covers each writer, ascending.
+    pub covered: Vec<(Writer, u64)>,
 }
 
 impl Control {
@@ -59,6 +61,7 @@ impl Control {
             ends: Vec::new(),
             excluded: Vec::new(),
             floor: 0,
+            covered: Vec::new(),
         }
     }
 
@@ -80,13 +83,48 @@ impl Control {
         if member.incarnation != order.incarnation {
             return Err("the incarnation must be the one in force");
         }
-        if self.excluded.contains(&(order.id, order.incarnation)) {
+        if self
+            .excluded
+            .iter()
+            .any(|(_, id, incarnation)| (*id, *incarnation) == (order.id, order.incarnation))
+        {
             return Err("it is excluded already");
         }
         if self.excluded.len() >= ORDERS_MAX {
             return Err("members were excluded too often: start a new cluster from a backup");
         }
         Ok(())
+    }
+
+    /// Where it was ordered that a writer of convergent state is to write no more: by its replacement, or its exclusion.
+    #[must_use]
+    pub fn over_since(&self, (id, incarnation): Writer) -> Option<Sequence> {
+        let replaced = self
+            .orders
+            .iter()
+            .filter(|(_, signed)| signed.order.id == id && signed.order.incarnation > incarnation);
+        let excluded = self.excluded.iter().filter(|(_, i, n)| (*i, *n) == (id, incarnation));
+        replaced.map(|(at, _)| *at).chain(excluded.map(|(at, ..)| *at)).min()
+    }
+
+    /// Nothing more of this writer can become part of the log: it is over, and no segment that knew it in force is open.
+    #[must_use]
+    pub fn is_settled(&self, writer: Writer) -> bool {
+        let opened_at = self.fold.segment().map(|segment| segment.opened_at);
+        self.over_since(writer).is_some_and(|over| opened_at.is_none_or(|opened_at| opened_at > over))
+    }
+
+    /// What the log has of a writer without gap: all it may have been told that it is safe there.
+    #[must_use]
+    pub fn logged(&self, carried: &Carried, writer: Writer) -> u64 {
+        carried.through(writer, self.covers(writer))
+    }
+
+    /// What the last collection floor covers of a writer: all members have it.
+    #[must_use]
+    pub fn covers(&self, writer: Writer) -> u64 {
+        let place = self.covered.binary_search_by_key(&writer, |(known, _)| *known);
+        place.map_or(0, |place| self.covered[place].1)
     }
 
     /// Judges an order against the ordered prefix and, if it holds, puts it in force.

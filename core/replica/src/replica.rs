@@ -248,8 +248,8 @@ impl<M: StateMachine> Replica<M> {
                 self.on_sync_message(now, from, message, out);
             }
             PeerMessage::SyncAsk { matter, ground, bytes } => self.on_ask(from, matter, ground, &bytes, out),
-            PeerMessage::SyncConsent { matter, ground, content, signature } => {
-                self.on_consent(from, (matter, ground, content), signature, out);
+            PeerMessage::SyncConsent { matter, ground, content, stance, signature, stands } => {
+                self.on_consent(from, (matter, ground, content), (stance, signature), &stands, out);
             }
         }
     }

@@ -13,7 +13,10 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Epoch, Hash, Index, LogTime, Micros, Mutant, NetworkMode, Now, ReplicaId, Ticket, encode};
+use dwcp_base::{
+    Configuration, Epoch, Hash, Index, LogTime, Micros, Mutant, NetworkMode, Now, ReplicaId, Sequence,
+    Ticket, encode,
+};
 use dwcp_log::segment::AnchorPoint;
 use dwcp_log::{Place, VirtualLog};
 use dwcp_raft::{Action, Entry, Kind, Payload, ProposeError, RaftNode, ReadError, SegmentSetup, TicketMap};
@@ -38,6 +41,9 @@ pub(crate) struct Reads {
 /// What is open now.
 pub(crate) struct SegmentNode<M: StateMachine> {
     pub epoch: Epoch,
+    pub opened_at: Sequence,
+    /// Who was in force when it opened.
+    pub members: Option<Configuration>,
     /// `None`: this replica takes no part and learns the segment at its Close.
     pub raft: Option<Box<dyn RaftNode>>,
     pub tickets: TicketMap,
@@ -169,6 +175,8 @@ impl<M: StateMachine> Replica<M> {
         self.segment_at_snapshot = (0, anchored.index.0);
         self.segment = Some(SegmentNode {
             epoch,
+            opened_at: segment.opened_at,
+            members: self.control.steering.voters.clone(),
             raft,
             tickets,
             applied: anchored,

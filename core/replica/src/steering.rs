@@ -34,6 +34,8 @@ pub enum Ending {
     Readmission = 4,
     /// A member is sealed though the others go on: it takes part again only in another segment.
     Sealed = 5,
+    /// State sync goes on without a member, whose last changes may be part of the segment.
+    Excluded = 6,
 }
 
 impl Ending {
@@ -45,6 +47,7 @@ impl Ending {
             Self::Member => "a member was replaced",
             Self::Readmission => "a replaced member votes again",
             Self::Sealed => "a member is sealed alone",
+            Self::Excluded => "a member was excluded from state sync",
         }
     }
 }

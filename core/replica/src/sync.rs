@@ -51,7 +51,7 @@ use dwcp_sync::Sync;
 use fetch::{Fetched, Transfer};
 use figures::Figures;
 use floor::Collecting;
-use ordered::Ordering;
+use ordered::{Ordering, Own};
 use write::Writing;
 
 /// A client that wants to hear of changes below a prefix.
@@ -102,6 +102,7 @@ pub(crate) struct SyncRoom {
     disk: Disk,
     writing: Writing,
     ordering: Ordering,
+    own: Own,
     /// At most `WATCHES_MAX`.
     watches: Vec<Watch>,
     /// At most `COMPARISONS_MAX`, by token.
@@ -134,6 +135,7 @@ impl SyncRoom {
             disk,
             writing: Writing::default(),
             ordering: Ordering::default(),
+            own: Own::default(),
             watches: Vec::new(),
             comparisons: BTreeMap::new(),
             next_token: 0,

@@ -5,7 +5,7 @@ use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
 use dwcp_base::{Epoch, Hash, Index, Sequence, Signature};
 use dwcp_log::anchor::AnchorVote;
-use dwcp_log::consent::{Ground, Matter};
+use dwcp_log::consent::{Ground, Matter, Stance};
 use dwcp_log::seal::{Sealed, Signed, StopCert, Suspect};
 use dwcp_log::{OperatorOrder, Place, SignedMemberOrder, VirtualLog};
 use dwcp_pbft::{Certificate, Message, Record};
@@ -115,12 +115,15 @@ pub enum PeerMessage {
         ground: Ground,
         bytes: Bytes,
     } = 23,
-    /// "I do." The content is the hash of what was asked.
+    /// "I do", or where I stand. The content is the hash of what was asked; `stands` is this replica's own end of the origin,
+    /// for whoever looks for a better one, and empty about floors.
     SyncConsent {
         matter: Matter,
         ground: Ground,
         content: Hash,
+        stance: Stance,
         signature: Signature,
+        stands: Bytes,
     } = 24,
 }
 

@@ -40,6 +40,8 @@ mod collecting;
 mod distant;
 #[path = "cluster/donors.rs"]
 mod donors;
+#[path = "cluster/endings.rs"]
+mod endings;
 #[path = "cluster/faulty.rs"]
 mod faulty;
 #[path = "cluster/ordering.rs"]

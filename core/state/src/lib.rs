@@ -9,7 +9,8 @@
 extern crate alloc;
 
 pub mod attach;
-pub mod command;
+pub mod carried;
+mod command;
 pub mod frame;
 pub mod kv;
 pub mod machine;
@@ -20,6 +21,7 @@ pub mod snapshot;
 pub mod state;
 
 pub use attach::{CHALLENGE_BYTES, SessionAttach};
+pub use carried::{Carried, Writer};
 pub use command::{AdminCommand, AdminReply, CLUSTER_VERSION_MAX, Command};
 pub use frame::{
     CheckedFrame, ClientFrame, FrameContent, FrameError, OpenReply, SessionFrame, SessionId, SessionOpen,

@@ -7,6 +7,7 @@
 //! date, at a cost that does not depend on the size of the state. Covered by `the_digest_covers_the_session_table`.
 //! Departs: its read-only optimisation may stall under writes; linearizable reads are ordered like writes.
 
+use crate::carried::{Carried, Writer};
 use crate::command::{AdminCommand, AdminReply, Command};
 use crate::frame::{
     CheckedFrame, FrameContent, OPEN_VALID_MAX_MS, OpenReply, SessionFrame, SessionId, SessionOpen,
@@ -26,7 +27,7 @@ use dwcp_base::limits::EXPIRY_STEP_MAX_MS;
 use dwcp_base::{ClusterId, Genesis, Hash, Hasher, LogTime, Mutant, Mutants, Position, PublicKey, encode};
 
 /// The format of the control and session chunks.
-const STATE_FORMAT: u16 = 1;
+const STATE_FORMAT: u16 = 2;
 
 /// What chunk 0 carries.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -44,6 +45,7 @@ pub(crate) struct Control {
     /// Commands that ran since the genesis.
     commands_executed: u64,
     registry: Registry,
+    carried: Carried,
 }
 
 impl Control {
@@ -98,6 +100,7 @@ impl<M: StateMachine> State<M> {
             expiry_ms: 0,
             commands_executed: 0,
             registry: Registry::of(genesis),
+            carried: Carried::default(),
         };
         Self { control, sessions: SessionTable::new(), machine, mutants }
     }
@@ -167,6 +170,17 @@ impl<M: StateMachine> State<M> {
         let outcome = self.run_frame(frame);
         self.control.commands_executed += outcome.ran.iter().filter(|ran| **ran).count() as u64;
         outcome
+    }
+
+    /// The entry that was begun last carries these changes of convergent state.
+    pub fn carry(&mut self, writer: Writer, first: u64, last: u64) {
+        self.control.carried.add(writer, first, last);
+    }
+
+    /// What the log has carried of convergent state.
+    #[must_use]
+    pub fn carried(&self) -> &Carried {
+        &self.control.carried
     }
 
     fn run_frame(&mut self, frame: &CheckedFrame) -> FrameOutcome {

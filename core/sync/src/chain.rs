@@ -187,10 +187,12 @@ impl Chain {
             if self.contradiction(header).is_some() {
                 return Verdict::OtherBranch;
             }
-        } else if self.is_frozen() {
+        } else if self.proof.is_some() {
             return Verdict::Frozen;
         } else if let Some(other) = self.contradiction(header) {
             return Verdict::Contradicts(other);
+        } else if self.is_halted {
+            return Verdict::Frozen;
         }
         if header.first > self.last() + 1 { Verdict::Ahead } else { Verdict::Next }
     }

@@ -1,15 +1,32 @@
 //! Which origins have to end, and where this replica may agree that they do: for whoever lets the log decide.
 //!
-//! An origin has to end when it contradicted itself, when its node came back with another disk, or by the operator's order. It ends where replicas
-//! stand: so many of them that the decision can be carried by honest ones alone. Where a liar's branches split them, nobody
-//! agrees, and the origin stays frozen.
+//! An origin has to end when it contradicted itself, when its node came back with another disk, or by the operator's order.
+//! First everybody stops taking its frames (`Sync::halt`, or the proof), durably. From then on each stands where it stands,
+//! and may say so: at a proposed end, beyond it, below it, or on another branch. Where so many say so that somebody honest
+//! holds all that is before the end, and somebody honest nothing after it, it can end: those below get the frames, those
+//! beyond a snapshot. Where a liar's branches split them all, it stays frozen.
 
+use crate::frame::SignedHeader;
 use crate::message::ShortHash;
 use crate::proof::Cut;
 use crate::state::Sync;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
+use core::cmp::Ordering;
+use dwcp_base::{Hash, Mutant};
 use dwcp_crdt::Origin;
+
+/// Where a replica stands that takes no more of an origin, seen from a proposed end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stand {
+    At,
+    /// It holds all up to the end, and more.
+    Beyond,
+    /// It holds less, and nothing that is known to part from it.
+    Below,
+    /// Its frames part from the end.
+    Elsewhere,
+}
 
 impl Sync {
     fn has_to_end(&self, origin: Origin) -> bool {
@@ -50,10 +67,33 @@ impl Sync {
         here + there.count()
     }
 
-    /// May this replica agree that an origin ends there? Also when that was decided before, for then it changes nothing.
+    /// Where this replica stands, if an origin were to end there. Nothing while it may still move, or has not to end. `least`
+    /// is what the log has of it: who did not contradict himself counts on that, and it is not cut off.
     #[must_use]
-    pub fn may_end(&self, cut: &Cut) -> bool {
-        let decided = self.chains.get(&cut.origin).is_none_or(|chain| chain.cut.is_some());
-        decided || (self.has_to_end(cut.origin) && self.standing(cut.origin).as_ref() == Some(cut))
+    pub fn stance(&self, cut: &Cut, least: u64) -> Option<Stand> {
+        let chain = self.chains.get(&cut.origin)?;
+        let stays = chain.is_frozen() || self.mutants.on(Mutant::RoomEndMoves);
+        let here = self.standing(cut.origin).filter(|_| stays && self.has_to_end(cut.origin))?;
+        let is_convicted = chain.proof.is_some();
+        if !is_convicted && cut.last < least {
+            return None;
+        }
+        if here == *cut {
+            return Some(Stand::At);
+        }
+        let same = |(_, hash): (&SignedHeader, Hash)| hash == cut.hash;
+        Some(match here.last.cmp(&cut.last) {
+            Ordering::Greater if cut.last == 0 && cut.hash == Hash::ZERO => Stand::Beyond,
+            Ordering::Greater if chain.ending_at(cut.last).is_some_and(same) => Stand::Beyond,
+            // What a liar wrote before its histories part, nobody can tell by where they end.
+            Ordering::Less if !is_convicted => Stand::Below,
+            _ => Stand::Elsewhere,
+        })
+    }
+
+    /// Did this origin sign a frame whose bundle nobody can read? Then nobody comes to what it wrote after it.
+    #[must_use]
+    pub fn is_unreadable(&self, origin: Origin) -> bool {
+        self.bad_bundles.contains(&origin)
     }
 }

@@ -272,10 +272,11 @@ impl Sync {
         peer.heads = known.clone().map(of).collect();
         let mut vector = VersionVector::up_to(known.map(|head| (head.origin, head.acked)));
         vector.insert(heads.me, 1, heads.written);
+        // Whoever was past a decided end goes back to it, and acknowledges less from then on.
+        let has_end = |origin: Origin| self.chains.get(&origin).is_some_and(|chain| chain.cut.is_some());
         let of_others = |vector: &VersionVector| {
-            VersionVector::up_to(
-                vector.iter().filter(|(o, _)| *o != heads.me).map(|(o, _)| (o, vector.prefix(o))),
-            )
+            let others = vector.iter().filter(|(origin, _)| *origin != heads.me && !has_end(*origin));
+            VersionVector::up_to(others.map(|(origin, _)| (origin, vector.prefix(origin))))
         };
         let grows = |ack: &Ack| ack.origin != heads.me || of_others(&vector).covers(&of_others(&ack.vector));
         // An older one that was overtaken on the way says nothing new. How far it wrote itself may go back: a crash takes what
@@ -355,13 +356,17 @@ impl Sync {
             if chain.is_frozen() && !is_frozen_there {
                 proofs.extend(chain.proof);
             }
-            if chain.is_frozen() || is_frozen_there || chain.is_past_cut() {
+            // Whoever has halted it takes no frames, and is shown a contradiction all the same.
+            if (chain.is_frozen() && chain.proof.is_some()) || chain.is_past_cut() {
                 continue;
             }
             if let Some(hint) = head.and_then(|head| hint_for(chain, head)) {
                 if load.hints.len() < HINTS_MAX {
                     load.hints.push(hint);
                 }
+                continue;
+            }
+            if chain.is_frozen() || is_frozen_there {
                 continue;
             }
             let (from, until) = (head.map_or(0, |head| head.last), self.shown(*origin, chain).0);

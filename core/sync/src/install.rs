@@ -154,11 +154,17 @@ impl Sync {
                 return Err(InstallError::Mismatch { origin });
             }
             // Whoever has reached a decided end stays there: the others may have it from nobody else. An end that is not decided
-            // yet binds nobody; two of them would keep each from the snapshot that it needs for a third.
+            // yet binds nobody who needs a snapshot for another; two of them would keep each from it.
             let hash = heads.get(&origin).map(|(_, hash)| *hash);
             let is_end = |cut: Cut| last == cut.last && hash.is_none_or(|hash| hash == cut.hash);
             let is_at_end = chain.cut.is_some_and(is_end);
             if chain.has_ended() && chain.last() > 0 && !is_at_end && !chain.stays_at(last, hash) {
+                return Err(InstallError::Branch { origin });
+            }
+            // Whoever takes no more of an origin has said where it stands, and an end may rest on it. Where another end makes a
+            // snapshot necessary, what was said before that was decided counts no more.
+            let moves = chain.is_frozen() && last > chain.last();
+            if moves && !self.needs.contains_key(&Need::Branch) {
                 return Err(InstallError::Branch { origin });
             }
             // What is here is not given back, unless it is the wrong thing: others count on it, and it may be nowhere else.

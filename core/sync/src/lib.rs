@@ -41,6 +41,7 @@ mod step;
 pub mod write;
 
 pub use config::{Limits, Setup, Timing};
+pub use ending::Stand;
 pub use floor::FloorProblem;
 pub use frame::{Frame, FrameError, Header, Received, SignedHeader};
 pub use install::InstallError;

@@ -54,7 +54,7 @@ impl Proof {
 }
 
 /// Where an origin's chain ends, by decision of all: its frames count up to this one, and none after it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, BorshSerialize, BorshDeserialize)]
 pub struct Cut {
     pub origin: Origin,
     /// The last counter that counts; 0 for none.

@@ -439,6 +439,13 @@ impl Sync {
         self.chains.get(&origin).map_or(0, |chain| chain.durable_last(self.durable))
     }
 
+    /// Own frames after this counter that are kept, each with its first and last counter and the ticket of its record.
+    pub fn own_after(&self, last: u64) -> impl Iterator<Item = (u64, u64, Ticket, &Bytes)> {
+        let mine = self.chains.get(&self.me);
+        let kept = mine.into_iter().flat_map(move |mine| mine.kept.range(mine.place(last + 1)..));
+        kept.map(|kept| (kept.first(), kept.last(), kept.ticket, &kept.bytes))
+    }
+
     /// Frames kept for peers, each with the ticket of its record: for whoever moves records within a log.
     pub fn kept(&self) -> impl Iterator<Item = (Ticket, &Bytes)> {
         self.chains.values().flat_map(|chain| &chain.kept).map(|kept| (kept.ticket, &kept.bytes))

@@ -149,12 +149,12 @@ impl Sealer {
 
     fn agreed(&mut self, matter: Matter, agreed: &mut Agreed) {
         if self.repairs() {
-            agreed.consents.sort_by_key(|(by, _)| *by);
-            agreed.consents.dedup_by_key(|(by, _)| *by);
+            agreed.consents.sort_by_key(|(by, ..)| *by);
+            agreed.consents.dedup_by_key(|(by, ..)| *by);
         }
         let content = Hash::of(&agreed.bytes);
-        for (by, signature) in &mut agreed.consents {
-            let hash = consent_hash(cluster(), matter, agreed.ground, content, *by);
+        for (by, stance, signature) in &mut agreed.consents {
+            let hash = consent_hash(cluster(), matter, agreed.ground, content, *stance, *by);
             *signature = sign(&vote_key(*by, Incarnation(0)), &hash);
         }
     }
@@ -316,9 +316,9 @@ impl Sealer {
             | PeerMessage::SyncFetch { .. }
             | PeerMessage::SyncPart { .. }
             | PeerMessage::SyncAsk { .. } => {}
-            PeerMessage::SyncConsent { matter, ground, content, signature } => {
+            PeerMessage::SyncConsent { matter, ground, content, stance, signature, .. } => {
                 let by = ReplicaId(u8::try_from(self.chance.below(4)).expect("four members"));
-                let hash = consent_hash(cluster(), *matter, *ground, *content, by);
+                let hash = consent_hash(cluster(), *matter, *ground, *content, *stance, by);
                 *signature = sign(&vote_key(by, Incarnation(0)), &hash);
             }
         }

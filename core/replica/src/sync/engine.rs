@@ -6,6 +6,7 @@ use crate::recover::RecoverError;
 use crate::replica::{Outbox, Replica};
 use crate::sync::disk::is_base;
 use crate::sync::fetch::{Fetched, What};
+use crate::sync::ordered::{Own, unwrap};
 use crate::sync::{Disk, Open, SyncRoom, origins};
 use crate::wire::PeerMessage;
 use alloc::collections::BTreeMap;
@@ -13,10 +14,12 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Hash, Micros, Mutant, Now, PublicKey, ReplicaId, Ticket, encode};
+use dwcp_base::{
+    Hash, Incarnation, Micros, Mutant, Now, PublicKey, ReplicaId, SigningKind, Ticket, encode, signing_hash,
+};
 use dwcp_crdt::{Applied, Bundle, Origin, OriginId, Store};
 use dwcp_pbft::Output;
-use dwcp_state::{CheckedFrame, FrameContent, MachineRefusal, Refusal, StateMachine};
+use dwcp_state::{Carried, CheckedFrame, FrameContent, MachineRefusal, Refusal, StateMachine, Writer};
 use dwcp_sync::repair::{self, Copy};
 use dwcp_sync::{Action, Restored, Sync, audit};
 
@@ -30,9 +33,17 @@ const CONVERGENT_CODE: u16 = u16::MAX;
 pub(crate) struct Surroundings<'a> {
     pub setup: &'a crate::Setup,
     pub control: &'a Control,
+    /// Of convergent state, what the log has.
+    pub carried: &'a Carried,
+    pub quorum: usize,
     pub faults: usize,
     /// Who orders now, if anybody is known to.
     pub orderer: Option<ReplicaId>,
+}
+
+/// Who writes as this origin.
+pub(crate) fn writer(origin: Origin) -> Option<Writer> {
+    Some((replica_of(origin.id)?, Incarnation(origin.incarnation.0)))
 }
 
 fn replica_of(id: OriginId) -> Option<ReplicaId> {
@@ -123,6 +134,8 @@ impl SyncRoom {
         self.end_origins(&around.control.ends, &mut open);
         self.commit_floors(&mut open);
         self.deliver_ordered(now, &mut open);
+        self.own = Own::of(around, self.me);
+        self.halt_what_is_over(now, around, &mut open);
         loop {
             let actions = open.sync.take();
             if actions.is_empty() {
@@ -297,6 +310,8 @@ impl<M: StateMachine> Replica<M> {
         Surroundings {
             setup: &self.setup,
             control: &self.control,
+            carried: self.state.carried(),
+            quorum: self.pbft.quorum().q(),
             faults: usize::from(self.pbft.quorum().f()),
             orderer: self.orderer(),
         }
@@ -308,6 +323,8 @@ impl<M: StateMachine> Replica<M> {
         let around = Surroundings {
             setup: &self.setup,
             control: &self.control,
+            carried: self.state.carried(),
+            quorum: self.pbft.quorum().q(),
             faults: usize::from(self.pbft.quorum().f()),
             orderer: self.orderer(),
         };
@@ -364,14 +381,14 @@ impl<M: StateMachine> Replica<M> {
         message: PeerMessage,
         out: &mut Outbox,
     ) {
-        let (control, cluster) = (&self.control, self.cluster);
+        let (control, carried, cluster) = (&self.control, self.state.carried(), self.cluster);
         let Some(room) = &mut self.sync else { return };
         let outcome = match message {
             PeerMessage::Sync(bytes) => {
                 room.on_message(now, from, &bytes);
                 Ok(())
             }
-            PeerMessage::SyncOrder { frame } => room.on_order(now, control, cluster, frame),
+            PeerMessage::SyncOrder { frame } => room.on_order(now, (control, carried), cluster, frame),
             PeerMessage::SyncFetch { id, part } => room.on_fetch(now, from, id, part, out),
             PeerMessage::SyncOffer { id, parts, bytes, digest, base } => {
                 room.on_offer(now, from, (id, What { parts, bytes, digest }), base, out)
@@ -403,8 +420,27 @@ impl<M: StateMachine> Replica<M> {
         Some(Refusal::Machine(MachineRefusal::new(CONVERGENT_CODE, reason)))
     }
 
-    /// The bytes of a frame that the log holds, for the room.
-    pub(crate) fn sync_ordered(&mut self, frame: &Bytes) {
+    /// The log holds a frame. One whose writer was not in force when the segment opened in which it stands, or when the root
+    /// executes it, is as if it were not there: a past one's end may be decided by then. `unverified` as for clients' frames.
+    pub(crate) fn carry_sync(&mut self, frame: &Bytes, unverified: bool) {
+        let Some(received) = unwrap(frame) else { return };
+        let header = received.header();
+        let Some(writer) = writer(header.origin) else { return };
+        let (members, opened_at) = match &self.segment {
+            Some(segment) => (segment.members.as_ref(), segment.opened_at),
+            None => (Some(self.control.configurations.latest()), self.control.executed.next()),
+        };
+        let member = members.and_then(|members| members.member(writer.0));
+        let member = member.filter(|member| member.incarnation == writer.1);
+        let is_excluded = self.control.over_since(writer).is_some_and(|over| over < opened_at);
+        let Some(key) = member.filter(|_| !is_excluded).map(|member| member.vote_key) else {
+            return self.count("convergent frames of nobody in force");
+        };
+        if let Some(segment) = self.segment.as_mut().filter(|_| unverified) {
+            let message = signing_hash(SigningKind::SyncFrame, self.cluster, &received.hash().0);
+            segment.anchors.unverified.push((key, message, received.signed().signature));
+        }
+        self.state.carry(writer, header.first, header.last);
         if let Some(room) = &mut self.sync {
             room.note_ordered(frame.clone());
         }

@@ -9,6 +9,8 @@
 
 use crate::io::{Class, OrderOutcome};
 use crate::replica::{Outbox, Replica};
+use crate::steering::Ending;
+use crate::sync::engine::{Surroundings, writer};
 use crate::sync::{Open, SyncRoom, origins};
 use crate::wire::PeerMessage;
 use alloc::boxed::Box;
@@ -19,9 +21,9 @@ use bytes::Bytes;
 use dwcp_base::{Hash, Micros, Mutant, Now, ReplicaId, Sequence, Signature, Ticket, decode, encode};
 use dwcp_crdt::{Floor, Missing, Origin};
 use dwcp_log::consent::{Ground, Question, consent};
-use dwcp_log::{Agreed, Matter, OperatorOrder, RootEntry, SignedExcludeOrder};
+use dwcp_log::{Agreed, Matter, OperatorOrder, RootEntry, SignedExcludeOrder, Stance};
 use dwcp_state::StateMachine;
-use dwcp_sync::Cut;
+use dwcp_sync::{Cut, Stand};
 
 /// Bytes of an encoded floor; far above what 31 members and their past incarnations take.
 pub(crate) const FLOOR_BYTES_MAX: usize = 1 << 20;
@@ -30,6 +32,16 @@ const ARRIVED_MAX: usize = 1_024;
 
 /// Intervals of exchanges that a frame waits for its floor before that counts as missed.
 const FLOOR_LATE_INTERVALS: u64 = 4;
+
+/// An origin that is over is halted after so many intervals of exchanges: when a quorum stands alike by then, and anyway. What
+/// only one member has gets around until then.
+const HALT_INTERVALS: (u64, u64) = (2, 8);
+/// An end that a quorum does not suffice for is dropped after so many, and another asked about.
+const ANOTHER_END_INTERVALS: u64 = 2;
+/// Ends asked about in vain that are remembered; a liar may name a new one each time.
+const TRIED_MAX: usize = 64;
+/// Longest encoding of an end.
+const END_BYTES_MAX: usize = 128;
 
 /// What is asked and what was agreed.
 #[derive(Debug, Default)]
@@ -40,6 +52,12 @@ pub(crate) struct Collecting {
     next_look: BTreeMap<Matter, Micros>,
     /// The origin whose end was asked for last: another has its turn next.
     last_end: Option<Origin>,
+    /// Origins that have to end, and since when that is known.
+    over: BTreeMap<Origin, Micros>,
+    /// Where members said that they stand with one of them: at most one for each.
+    stands: BTreeMap<Origin, BTreeMap<ReplicaId, Cut>>,
+    /// Ends that were asked about in vain. At most `TRIED_MAX`.
+    tried: BTreeSet<Cut>,
     arrived: Vec<Bytes>,
     /// So many of the ends that were decided.
     ends_told: usize,
@@ -55,6 +73,7 @@ pub(crate) struct Collecting {
 #[derive(Debug)]
 struct Asking {
     question: Question,
+    since: Micros,
     next_send: Micros,
     /// Given up then: whoever does not agree by now has heard something else.
     until: Micros,
@@ -62,7 +81,7 @@ struct Asking {
 
 impl SyncRoom {
     /// What to ask next of this matter, if anything is due.
-    fn find(&mut self, now: Now, matter: Matter, quorum: usize, unheard: bool) -> Option<Bytes> {
+    fn find(&mut self, now: Now, matter: Matter, around: &Surroundings<'_>, unheard: bool) -> Option<Bytes> {
         let open = self.open.as_ref()?;
         let next_look = self.collecting.next_look.entry(matter).or_default();
         if now.mono < *next_look {
@@ -77,28 +96,114 @@ impl SyncRoom {
                 (bytes.len() <= FLOOR_BYTES_MAX).then(|| Bytes::from(bytes))
             }
             Matter::End => {
-                // Where it stands here, once a quorum says that it stands there.
-                let standing = |origin: Origin| {
-                    open.sync
-                        .standing(origin)
-                        .filter(|cut| unheard || open.sync.standing_alike(cut) >= quorum)
+                let stands = |origin: Origin| {
+                    let cut = open.sync.standing(origin)?;
+                    let says = open.sync.stance(&cut, least(around, origin));
+                    (unheard || says == Some(Stand::At)).then_some(cut)
                 };
-                let cuts: Vec<Cut> = open.sync.endings().into_iter().filter_map(standing).collect();
+                let cuts: Vec<Cut> = open.sync.endings().into_iter().filter_map(stands).collect();
                 let last = self.collecting.last_end;
-                let cut = cuts.iter().find(|cut| Some(cut.origin) > last).or(cuts.first())?;
-                self.collecting.last_end = Some(cut.origin);
-                Some(Bytes::from(encode(cut)))
+                let own = *cuts.iter().find(|cut| Some(cut.origin) > last).or(cuts.first())?;
+                self.collecting.last_end = Some(own.origin);
+                let is_convicted = open.sync.proof(own.origin).is_some();
+                let cut = if unheard { own } else { self.best_end(own, is_convicted, around.faults) };
+                Some(Bytes::from(encode(&cut)))
             }
         }
     }
 
-    /// Does this replica find it true by itself?
-    fn finds_true(&self, matter: Matter, bytes: &[u8]) -> bool {
-        let Some(open) = &self.open else { return false };
-        match matter {
-            Matter::Floor => decode::<Floor>(bytes).is_ok_and(|floor| open.sync.judge_floor(&floor).is_ok()),
-            Matter::End => decode::<Cut>(bytes).is_ok_and(|cut| open.sync.may_end(&cut)),
+    /// Of all ends at which members say they stand, the farthest that they seem to suffice for; one that was not asked about
+    /// in vain, as long as there is one. They may lie: whoever is asked judges for himself.
+    fn best_end(&mut self, own: Cut, is_convicted: bool, faults: usize) -> Cut {
+        let told = self.collecting.stands.get(&own.origin);
+        let all: Vec<Cut> =
+            core::iter::once(own).chain(told.into_iter().flatten().map(|(_, cut)| *cut)).collect();
+        let suffices = |cut: &Cut| {
+            let hold = |other: &&Cut| *other == cut || other.last > cut.last;
+            let give = |other: &&Cut| *other == cut || (other.last < cut.last && !is_convicted);
+            all.iter().filter(hold).count() > faults && all.iter().filter(give).count() > faults
+        };
+        if all.iter().all(|cut| self.collecting.tried.contains(cut)) {
+            self.collecting.tried.retain(|cut| cut.origin != own.origin);
         }
+        let tried = &self.collecting.tried;
+        let worth = |cut: &&Cut| (!tried.contains(*cut), suffices(cut), cut.last, cut.hash);
+        all.iter().max_by_key(worth).copied().unwrap_or(own)
+    }
+
+    /// What this replica says to it, if anything; and where it stands itself.
+    fn judge(&self, matter: Matter, bytes: &[u8], around: &Surroundings<'_>) -> Option<(Stance, Bytes)> {
+        let open = self.open.as_ref()?;
+        match matter {
+            Matter::Floor => {
+                let floor = decode::<Floor>(bytes).ok()?;
+                open.sync.judge_floor(&floor).is_ok().then_some((Stance::Agrees, Bytes::new()))
+            }
+            Matter::End => {
+                let cut = decode::<Cut>(bytes).ok()?;
+                let stance = match open.sync.stance(&cut, least(around, cut.origin))? {
+                    Stand::At => Stance::Agrees,
+                    Stand::Beyond => Stance::Beyond,
+                    Stand::Below => Stance::Below,
+                    Stand::Elsewhere => Stance::Elsewhere,
+                };
+                let here = open.sync.standing(cut.origin)?;
+                Some((stance, Bytes::from(encode(&here))))
+            }
+        }
+    }
+
+    /// Takes nothing more of origins that are to write no more, before anybody says where it stands with them: else the
+    /// replicas go on taking frames that are still on their way while the end is decided, and once all have passed it nobody
+    /// has a store to give to the others. What the log has of them is here by then, or waited for.
+    pub(super) fn halt_what_is_over(&mut self, now: Now, around: &Surroundings<'_>, open: &mut Open) {
+        let endings = open.sync.endings();
+        if endings.is_empty() {
+            self.collecting.over.clear();
+            self.collecting.stands.clear();
+            self.collecting.tried.clear();
+            return;
+        }
+        self.collecting.over.retain(|origin, _| endings.contains(origin));
+        self.collecting.stands.retain(|origin, _| endings.contains(origin));
+        self.collecting.tried.retain(|cut| endings.contains(&cut.origin));
+        if around.setup.mutants.on(Mutant::RoomEndMoves) {
+            return;
+        }
+        let interval = self.setup.timing.exchange_interval;
+        for origin in endings.into_iter().filter(|origin| !open.sync.is_frozen(*origin)).collect::<Vec<_>>() {
+            let waited = now.mono.since(*self.collecting.over.entry(origin).or_insert(now.mono));
+            let is_settled = writer(origin).is_some_and(|writer| around.control.is_settled(writer));
+            let here = open.sync.head(origin).map_or(0, |head| head.last);
+            let lacks = here < least(around, origin) && !open.sync.is_unreadable(origin);
+            if !is_settled || lacks || waited < interval.times(HALT_INTERVALS.0) {
+                continue;
+            }
+            let alike =
+                open.sync.standing(origin).is_some_and(|cut| open.sync.standing_alike(&cut) >= around.quorum);
+            if alike || waited >= interval.times(HALT_INTERVALS.1) {
+                open.sync.halt(origin);
+            }
+        }
+    }
+
+    /// Questions asked from elsewhere, or for too long; and about an end that a quorum does not suffice for, so that another has
+    /// its turn.
+    fn forget_questions(&mut self, now: Now, ground: Ground, quorum: usize) {
+        let patience = self.setup.timing.exchange_interval.times(ANOTHER_END_INTERVALS);
+        let Collecting { asking, tried, .. } = &mut self.collecting;
+        asking.retain(|matter, asking| {
+            let is_vain = *matter == Matter::End
+                && asking.question.consents.len() >= quorum
+                && now.mono.since(asking.since) >= patience;
+            if is_vain && let Ok(cut) = decode::<Cut>(&asking.question.bytes) {
+                if tried.len() == TRIED_MAX {
+                    tried.clear();
+                }
+                tried.insert(cut);
+            }
+            asking.question.ground == ground && now.mono < asking.until && !is_vain
+        });
     }
 
     /// How long the replicas are asked: each member asks every other once in a round of exchanges; two rounds, for
@@ -141,11 +246,8 @@ impl SyncRoom {
     pub(super) fn commit_floors(&mut self, open: &mut Open) {
         for bytes in core::mem::take(&mut self.collecting.arrived) {
             let Ok(floor) = decode::<Floor>(&bytes) else { continue };
-            let (number, own) = (floor.number, floor.seen.prefix(self.me));
+            let number = floor.number;
             let is_next = open.sync.commit_floor(floor).is_ok();
-            if is_next {
-                self.writing.on_covered(own);
-            }
             if !is_next {
                 self.collecting.refused = self.collecting.refused.max(number);
             }
@@ -184,6 +286,14 @@ impl SyncRoom {
     }
 }
 
+/// What the log has of an origin.
+fn least(around: &Surroundings<'_>, origin: Origin) -> u64 {
+    if around.setup.mutants.on(Mutant::RoomEndBelowLog) {
+        return 0;
+    }
+    writer(origin).map_or(0, |writer| around.control.logged(around.carried, writer))
+}
+
 impl<M: StateMachine> Replica<M> {
     /// From the primary: floors and ends that a quorum has agreed to. Asks for what is not agreed to yet.
     pub(crate) fn next_agreed(&mut self, now: Now, out: &mut Outbox) -> Vec<RootEntry> {
@@ -200,25 +310,38 @@ impl<M: StateMachine> Replica<M> {
     }
 
     fn ask_for(&mut self, now: Now, matter: Matter, out: &mut Outbox) -> Option<Agreed> {
-        let (quorum, me) = (self.pbft.quorum().q(), self.setup.me);
+        let me = self.setup.me;
         let ground = self.court().consents().ground();
-        let room = self.sync.as_mut()?;
-        room.collecting
-            .asking
-            .retain(|_, asking| asking.question.ground == ground && now.mono < asking.until);
-        if !room.collecting.asking.contains_key(&matter) {
-            let bytes = room.find(now, matter, quorum, self.setup.mutants.on(Mutant::RoomAsksUnheard))?;
+        let mut room = self.sync.take()?;
+        room.forget_questions(now, ground, self.pbft.quorum().q());
+        let around = self.surroundings();
+        if !room.collecting.asking.contains_key(&matter)
+            && let Some(bytes) =
+                room.find(now, matter, &around, self.setup.mutants.on(Mutant::RoomAsksUnheard))
+        {
             let (question, until) = (Question::new(bytes, ground), now.mono.plus(room.hearing()));
-            room.collecting.asking.insert(matter, Asking { question, next_send: now.mono, until });
+            let asking = Asking { question, since: now.mono, next_send: now.mono, until };
+            room.collecting.asking.insert(matter, asking);
         }
+        let asked = room.collecting.asking.get(&matter).map(|asking| asking.question.bytes.clone());
+        let unheard = self.setup.mutants.on(Mutant::RoomAsksUnheard).then(|| (Stance::Agrees, Bytes::new()));
+        let own = asked.and_then(|bytes| unheard.or_else(|| room.judge(matter, &bytes, &around)));
+        let own = own.filter(|_| self.pbft.is_voter());
+        self.sync = Some(room);
+        let quorum = self.pbft.quorum();
+        let room = self.sync.as_mut()?;
         let asking = room.collecting.asking.get_mut(&matter)?;
-        if !asking.question.consents.contains_key(&me) && self.pbft.is_voter() {
+        if let Some((stance, _)) = own
+            && !asking.question.consents.contains_key(&me)
+        {
             let content = asking.question.content;
-            let signature = consent(self.cluster, matter, ground, content, me, &*self.crypto);
-            asking.question.consents.insert(me, signature);
+            let signature = consent(self.cluster, matter, ground, content, stance, me, &*self.crypto);
+            asking.question.consents.insert(me, (stance, signature));
         }
-        let enough = if self.setup.mutants.on(Mutant::RoomOrdersUnasked) { 0 } else { quorum };
-        if let Some(agreed) = asking.question.agreed(enough) {
+        if self.setup.mutants.on(Mutant::RoomOrdersUnasked)
+            || asking.question.is_agreed(matter, quorum.q(), usize::from(quorum.f()))
+        {
+            let agreed = asking.question.agreed();
             room.collecting.asking.remove(&matter);
             return Some(agreed);
         }
@@ -247,13 +370,16 @@ impl<M: StateMachine> Replica<M> {
             Matter::Floor => self.setup.mutants.on(Mutant::RoomFloorUnchecked),
             Matter::End => self.setup.mutants.on(Mutant::RoomEndUnchecked),
         };
-        let agrees = || blind || self.sync.as_ref().is_some_and(|room| room.finds_true(matter, bytes));
-        if !asks || self.court().consents().ground() != ground || !agrees() {
-            return self.count("questions not answered");
-        }
+        let says = match &self.sync {
+            _ if !asks || self.court().consents().ground() != ground => None,
+            _ if blind => Some((Stance::Agrees, Bytes::new())),
+            Some(room) => room.judge(matter, bytes, &self.surroundings()),
+            None => None,
+        };
+        let Some((stance, stands)) = says else { return self.count("questions not answered") };
         let content = Hash::of(bytes);
-        let signature = consent(self.cluster, matter, ground, content, self.setup.me, &*self.crypto);
-        let answer = PeerMessage::SyncConsent { matter, ground, content, signature };
+        let signature = consent(self.cluster, matter, ground, content, stance, self.setup.me, &*self.crypto);
+        let answer = PeerMessage::SyncConsent { matter, ground, content, stance, signature, stands };
         self.send_one(from, &answer, Class::Request, out);
     }
 
@@ -262,7 +388,8 @@ impl<M: StateMachine> Replica<M> {
         &mut self,
         from: ReplicaId,
         (matter, ground, content): (Matter, Ground, Hash),
-        signature: Signature,
+        (stance, signature): (Stance, Signature),
+        stands: &[u8],
         out: &mut Outbox,
     ) {
         let asked = |asking: &Asking| {
@@ -273,11 +400,18 @@ impl<M: StateMachine> Replica<M> {
         if !asking.is_some_and(asked) || self.court().consents().ground() != ground {
             return; // Late, or twice.
         }
-        if !self.court().consents().counts(matter, content, from, &signature) {
+        if !self.court().consents().counts(matter, content, (from, stance), &signature) {
             return self.refuse_peer(from, "a consent that does not count", out);
         }
-        if let Some(asking) = self.sync.as_mut().and_then(|room| room.collecting.asking.get_mut(&matter)) {
-            asking.question.consents.insert(from, signature);
+        let Some(room) = &mut self.sync else { return };
+        let Some(asking) = room.collecting.asking.get_mut(&matter) else { return };
+        asking.question.consents.insert(from, (stance, signature));
+        if matter == Matter::End
+            && stands.len() <= END_BYTES_MAX
+            && let (Ok(asked), Ok(cut)) = (decode::<Cut>(&asking.question.bytes), decode::<Cut>(stands))
+            && cut.origin == asked.origin
+        {
+            room.collecting.stands.entry(cut.origin).or_default().insert(from, cut);
         }
     }
 
@@ -319,7 +453,11 @@ impl<M: StateMachine> Replica<M> {
         };
         let outcome = match judged {
             Ok(()) => {
-                self.control.excluded.push((signed.order.id, signed.order.incarnation));
+                self.control.excluded.push((sequence, signed.order.id, signed.order.incarnation));
+                // What it wrote last may be part of the segment: where it ends is decided when that is known.
+                if self.control.fold.segment().is_some() && self.control.steering.ending.is_none() {
+                    self.control.steering.ending = Some(Ending::Excluded);
+                }
                 self.tell_exclusions();
                 OrderOutcome::Done { sequence }
             }
@@ -336,7 +474,7 @@ impl<M: StateMachine> Replica<M> {
         if let Some(room) = &mut self.sync {
             let excluded = self.control.excluded.iter();
             room.exclude(
-                excluded.map(|(id, incarnation)| Origin::new(u32::from(id.0), incarnation.0)).collect(),
+                excluded.map(|(_, id, incarnation)| Origin::new(u32::from(id.0), incarnation.0)).collect(),
             );
         }
     }
@@ -353,6 +491,10 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         self.control.floor = floor.number;
+        let covers = |(origin, _): (Origin, _)| Some((writer(origin)?, floor.seen.prefix(origin)));
+        self.control.covered = floor.seen.iter().filter_map(covers).collect();
+        self.control.covered.sort_unstable();
+        self.control.covered.dedup_by_key(|(writer, _)| *writer);
         if let Some(room) = &mut self.sync {
             room.note_floor(agreed.bytes);
         }

@@ -8,15 +8,17 @@
 use crate::control::Control;
 use crate::io::{Class, Effect};
 use crate::replica::Outbox;
+use crate::sync::engine::{Surroundings, writer};
 use crate::sync::{Open, SyncRoom};
 use crate::wire::PeerMessage;
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::{ClusterId, Hash, Micros, Now, PublicKey, ReplicaId, Signature, SigningKind, Ticket};
 use dwcp_base::{encode, signing_hash};
 use dwcp_crdt::Origin;
 use dwcp_crdt::limits::DRIFT_MAX_MS;
+use dwcp_state::Carried;
 use dwcp_sync::limits::FRAME_BYTES_MAX;
 use dwcp_sync::{Header, Received};
 
@@ -28,8 +30,6 @@ pub(crate) const TAG: [u8; 16] = *b"convergent state";
 const ORIGIN_FRAMES_MAX: usize = 256;
 const FRAMES_MAX: usize = 2_048;
 const BYTES_MAX: usize = 32 << 20;
-/// Remembered as ordered; what is older is told by the floor.
-const RECENT_MAX: usize = 4_096;
 /// How long somebody else's frame waits here.
 const PATIENCE: Micros = Micros::from_millis(10_000);
 /// When a frame is sent again to whoever orders: at first, and at most.
@@ -47,8 +47,30 @@ pub(crate) fn wrap(frame: &[u8]) -> Bytes {
     Bytes::from(bytes)
 }
 
-fn unwrap(frame: &Bytes) -> Bytes {
-    frame.slice(MARK.len()..)
+/// What the log carries, without its bundle being read.
+pub(crate) fn unwrap(frame: &Bytes) -> Option<Received> {
+    Received::read(frame.slice(MARK.len()..)).ok()
+}
+
+/// Own changes, as far as the log has them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Own {
+    /// All up to this one: every change before one that is acknowledged must survive this disk as well.
+    pub(crate) logged: u64,
+    /// What else there is, ascending.
+    stretches: Vec<(u64, u64)>,
+}
+
+impl Own {
+    pub(crate) fn of(around: &Surroundings<'_>, me: Origin) -> Self {
+        let Some(me) = writer(me) else { return Self::default() };
+        let logged = around.control.logged(around.carried, me);
+        Self { logged, stretches: around.carried.of(me).to_vec() }
+    }
+
+    pub(super) fn has(&self, first: u64, last: u64) -> bool {
+        last <= self.logged || self.stretches.iter().any(|(from, to)| *from <= first && last <= *to)
+    }
 }
 
 /// What must hold of a frame that is proposed: its origin is a member in force, its clock not far ahead, and this its
@@ -62,7 +84,7 @@ pub(crate) fn signature_item(
     now: Now,
     frame: &Bytes,
 ) -> Result<(PublicKey, Hash, Signature), &'static str> {
-    let received = Received::read(unwrap(frame)).map_err(|_| "a malformed convergent frame")?;
+    let received = unwrap(frame).ok_or("a malformed convergent frame")?;
     let header = received.header();
     // Twice what the proposer allows: its clock and ours differ.
     if header.hlc.ms() > now.wall_ms.saturating_add(2 * DRIFT_MAX_MS) {
@@ -82,6 +104,7 @@ struct Waiting {
     bytes: Bytes,
     hash: Hash,
     origin: Origin,
+    first: u64,
     /// Ours: the ticket of its record, while that is not durable, so nobody may see it.
     unsynced: Option<Ticket>,
     ours: bool,
@@ -99,8 +122,8 @@ pub(crate) struct Ordering {
     by_hash: BTreeMap<Hash, u64>,
     next: u64,
     bytes: usize,
-    recent: BTreeSet<Hash>,
-    recent_in_order: VecDeque<Hash>,
+    /// Own frames up to this one wait here, or did.
+    fed: u64,
     /// Executed and not yet given to the engine. Bounded by what one step executes.
     arrived: Vec<Bytes>,
 }
@@ -134,6 +157,7 @@ impl Ordering {
     pub(crate) fn add_own(
         &mut self,
         origin: Origin,
+        first: u64,
         frame: &[u8],
         ticket: Ticket,
         now: Micros,
@@ -141,10 +165,14 @@ impl Ordering {
     ) -> bool {
         let bytes = wrap(frame);
         let hash = Hash::of(&bytes);
+        if self.by_hash.contains_key(&hash) {
+            return true;
+        }
         self.insert(Waiting {
             bytes,
             hash,
             origin,
+            first,
             unsynced: Some(ticket),
             ours: true,
             proposed_in: None,
@@ -155,23 +183,16 @@ impl Ordering {
         })
     }
 
-    fn remove(&mut self, hash: &Hash) {
-        if let Some(id) = self.by_hash.remove(hash)
-            && let Some(frame) = self.frames.remove(&id)
-        {
-            self.bytes -= frame.bytes.len();
-        }
+    fn remove(&mut self, hash: &Hash) -> Option<Waiting> {
+        let frame = self.frames.remove(&self.by_hash.remove(hash)?)?;
+        self.bytes -= frame.bytes.len();
+        Some(frame)
     }
 
-    fn ordered(&mut self, hash: Hash) {
-        self.remove(&hash);
-        if self.recent.insert(hash) {
-            self.recent_in_order.push_back(hash);
-        }
-        if self.recent_in_order.len() > RECENT_MAX
-            && let Some(oldest) = self.recent_in_order.pop_front()
-        {
-            self.recent.remove(&oldest);
+    /// An own frame that waits no longer, though the log has not got it, is offered again with the next one.
+    fn give_up(&mut self, hash: &Hash) {
+        if let Some(frame) = self.remove(hash).filter(|frame| frame.ours) {
+            self.fed = self.fed.min(frame.first - 1);
         }
     }
 
@@ -235,19 +256,15 @@ impl SyncRoom {
 
     pub(super) fn deliver_ordered(&mut self, now: Now, open: &mut Open) {
         for bytes in core::mem::take(&mut self.ordering.arrived) {
-            self.ordering.ordered(Hash::of(&bytes));
-            let frame = unwrap(&bytes);
-            if let Ok(received) = Received::read(frame.clone()) {
-                let header = received.header();
-                if header.origin == self.me {
-                    self.writing.on_ordered(header.last);
-                } else {
-                    let known = open.sync.head(header.origin).is_some_and(|head| head.last >= header.last);
-                    self.figures.frames_ordered_late += u64::from(known);
-                }
+            self.ordering.remove(&Hash::of(&bytes));
+            if let Some(header) = unwrap(&bytes).map(|received| *received.header())
+                && header.origin != self.me
+            {
+                let known = open.sync.head(header.origin).is_some_and(|head| head.last >= header.last);
+                self.figures.frames_ordered_late += u64::from(known);
             }
             self.figures.frames_ordered += 1;
-            open.sync.deliver_from_log(now, frame);
+            open.sync.deliver_from_log(now, bytes.slice(MARK.len()..));
         }
     }
 
@@ -255,24 +272,29 @@ impl SyncRoom {
     pub(crate) fn on_order(
         &mut self,
         now: Now,
-        control: &Control,
+        (control, carried): (&Control, &Carried),
         cluster: ClusterId,
         frame: Bytes,
     ) -> Result<(), &'static str> {
         let hash = Hash::of(&frame);
-        if self.ordering.recent.contains(&hash) || self.ordering.by_hash.contains_key(&hash) {
+        if self.ordering.by_hash.contains_key(&hash) {
             return Ok(());
         }
         if !is_sync(&frame) {
             return Err("no convergent frame");
         }
         let (key, message, signature) = signature_item(control, cluster, now, &frame)?;
-        let received = Received::read(unwrap(&frame)).map_err(|_| "a malformed convergent frame")?;
-        let Header { origin, last, .. } = *received.header();
-        let floor = self.open.as_ref().and_then(|open| open.sync.newest_floor());
-        // What was ordered is not remembered for ever; what a floor covers will never be needed again.
-        if floor.is_some_and(|floor| floor.seen.prefix(origin) >= last) {
+        let received = unwrap(&frame).ok_or("a malformed convergent frame")?;
+        let Header { origin, first, last, .. } = *received.header();
+        let writer = writer(origin).ok_or("a convergent frame of nobody in force")?;
+        if control.over_since(writer).is_some() {
+            return Err("a convergent frame of nobody in force");
+        }
+        if control.covers(writer) >= last {
             return Err("a convergent frame that everybody has");
+        }
+        if carried.has(writer, first, last) {
+            return Ok(()); // Sent again before its origin knew.
         }
         if received.header().hlc.ms() > now.wall_ms.saturating_add(DRIFT_MAX_MS) {
             return Err("a convergent frame from the future");
@@ -283,7 +305,8 @@ impl SyncRoom {
         self.ordering.insert(Waiting {
             bytes: frame,
             hash,
-            origin: received.header().origin,
+            origin,
+            first,
             unsynced: None,
             ours: false,
             proposed_in: None,
@@ -295,11 +318,29 @@ impl SyncRoom {
         Ok(())
     }
 
+    /// Offers own frames to the log, in line: those that were written for the other road alone as well, or that it did not
+    /// take in time. What comes after them counts for little without them.
+    pub(super) fn feed(&mut self, now: Micros, until: Micros, open: &Open) {
+        let fed = self.ordering.fed.max(self.own.logged);
+        for (first, last, ticket, frame) in open.sync.own_after(fed) {
+            if !self.own.has(first, last) && !self.ordering.add_own(self.me, first, frame, ticket, now, until)
+            {
+                return;
+            }
+            self.ordering.fed = last;
+        }
+    }
+
+    /// Is this own frame offered to the log, and all before it?
+    pub(super) fn is_fed(&self, last: u64) -> bool {
+        self.ordering.fed >= last
+    }
+
     /// Shows own frames to whoever orders: once they are durable, when that one changes, and now and then.
     pub(super) fn send_for_ordering(&mut self, now: Now, orderer: Option<ReplicaId>, out: &mut Outbox) {
         let late: Vec<Hash> =
             self.ordering.frames.values().filter(|f| f.until <= now.mono).map(|f| f.hash).collect();
-        late.iter().for_each(|hash| self.ordering.remove(hash));
+        late.iter().for_each(|hash| self.ordering.give_up(hash));
         let me = self.me.id.0;
         for frame in self.ordering.frames.values_mut().filter(|f| f.ours && f.unsynced.is_none()) {
             let moved = orderer.is_some() && frame.sent_to != orderer;

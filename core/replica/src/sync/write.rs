@@ -37,9 +37,8 @@ struct Pending {
     since: Micros,
     until: Micros,
     wait: u8,
-    /// The log has it, or had it first.
+    /// Told when the log has it.
     wants_log: bool,
-    is_ordered: bool,
     /// Hybrid: when it takes the other road.
     falls_back: Option<Micros>,
 }
@@ -55,17 +54,6 @@ pub(crate) struct Writing {
 impl Writing {
     pub(crate) fn gone(&mut self, client: ClientId) {
         self.pending.retain(|_, pending| pending.client != client);
-    }
-
-    pub(crate) fn on_ordered(&mut self, last: u64) {
-        if let Some(pending) = self.pending.get_mut(&last) {
-            pending.is_ordered = true;
-        }
-    }
-
-    /// All members have what was written so far, and the log says so: it is not ordered any more.
-    pub(crate) fn on_covered(&mut self, last: u64) {
-        self.pending.range_mut(..=last).for_each(|(_, pending)| pending.is_ordered = true);
     }
 
     /// Somebody new waits: peers are asked soon, and not later than they would have been without him.
@@ -152,9 +140,12 @@ impl SyncRoom {
         let until = now.mono.plus(crate::sync::engine::at_most(order.timeout_ms, TIMEOUT_MS.0, TIMEOUT_MS.1));
         let mut falls_back =
             (order.mode == NetworkMode::Hybrid).then(|| now.mono.plus(order.fast_path).min(until));
-        if by_log && !self.ordering.add_own(self.me, &made.frame, made.ticket, now.mono, until) {
-            // The log has no room for it: in hybrid mode the other road is open, and nothing is lost.
-            falls_back = (order.mode == NetworkMode::Hybrid).then_some(now.mono);
+        if by_log {
+            self.feed(now.mono, until, open);
+            if !self.is_fed(made.last) {
+                // The log has no room for it: in hybrid mode the other road is open, and nothing is lost.
+                falls_back = (order.mode == NetworkMode::Hybrid).then_some(now.mono);
+            }
         }
         self.figures.frames_written += 1;
         self.writing.ask_soon(now);
@@ -167,7 +158,6 @@ impl SyncRoom {
             until,
             wait,
             wants_log: by_log,
-            is_ordered: false,
             falls_back,
         }))
     }
@@ -175,15 +165,17 @@ impl SyncRoom {
     /// Tells writers what became of their frames.
     pub(super) fn settle_writes(&mut self, now: Now, mutants: Mutants, out: &mut Outbox) {
         let unsynced = mutants.on(Mutant::RoomToldBeforeSync);
+        let gaps = mutants.on(Mutant::RoomToldWithGap);
+        self.feed_again(now);
         let Some(open) = self.open.as_mut().filter(|_| !self.writing.pending.is_empty()) else {
             self.writing.ask_at = None;
             return;
         };
-        let durable = open.sync.durable();
+        let (durable, logged) = (open.sync.durable(), self.own.logged);
         let mut asks = false;
         let mut told = Vec::new();
         for (last, pending) in &mut self.writing.pending {
-            if pending.falls_back.is_some_and(|at| at <= now.mono) && !pending.is_ordered {
+            if pending.falls_back.is_some_and(|at| at <= now.mono) && *last > logged {
                 (pending.falls_back, pending.wants_log) = (None, false);
                 open.sync.push(*last);
                 self.figures.fallbacks += 1;
@@ -193,7 +185,8 @@ impl SyncRoom {
             let nodes = u8::try_from(nodes).unwrap_or(u8::MAX);
             let latency_us = now.mono.since(pending.since).0;
             let done = |road| SyncReply::Written(SyncWritten { road, last: *last, nodes, latency_us });
-            if is_durable && pending.is_ordered {
+            let has_it = *last <= logged || (gaps && self.own.has(*last, *last));
+            if is_durable && has_it {
                 told.push((*last, done(Road::Log)));
             } else if is_durable && !pending.wants_log && nodes >= pending.wait {
                 told.push((*last, done(Road::Gossip)));
@@ -211,6 +204,20 @@ impl SyncRoom {
             Self::reply(pending.client, pending.id, reply, out);
         }
         self.ask_who_has_it(now, asks);
+    }
+
+    /// There was no room for a frame whose writer waits, or one before it left in vain.
+    fn feed_again(&mut self, now: Now) {
+        let waits = self.writing.pending.values().filter(|pending| pending.wants_log);
+        let Some((last, until)) = waits.map(|pending| (pending.last, pending.until)).next_back() else {
+            return;
+        };
+        if !self.is_fed(last)
+            && let Some(open) = self.open.take()
+        {
+            self.feed(now.mono, until, &open);
+            self.open = Some(open);
+        }
     }
 
     fn ask_who_has_it(&mut self, now: Now, asks: bool) {

@@ -6,7 +6,7 @@ use super::*;
 use dwcp_base::ConfigurationId;
 use dwcp_crdt::{Floor, Origin, VersionVector};
 use dwcp_log::consent::{Ground, consent};
-use dwcp_log::{Agreed, Matter, RootEntry};
+use dwcp_log::{Agreed, Matter, RootEntry, Stance};
 use dwcp_replica::sync::values::{Op, Write};
 use dwcp_replica::{PeerMessage, SyncReply, SyncRequest};
 use std::cell::Cell;
@@ -36,7 +36,11 @@ impl Cluster {
         let of = |id: u8| {
             let (by, crypto) = (ReplicaId(id), Ed25519::new(seed(1, id), &[]));
             let content = dwcp_base::Hash::of(&bytes);
-            (by, consent(cluster, Matter::Floor, ground, content, by, &crypto))
+            (
+                by,
+                Stance::Agrees,
+                consent(cluster, Matter::Floor, ground, content, Stance::Agrees, by, &crypto),
+            )
         };
         let consents = vec![of(0), of(1), of(2)];
         let entry = RootEntry::Floor(Box::new(Agreed { bytes: bytes.clone(), ground, consents }));

@@ -749,7 +749,7 @@ fn who_acknowledges_to_the_primary_alone_stops_no_slot() {
 fn ends_and_floors_that_rest_on_nothing_are_not_prepared() {
     use dwcp_base::ConfigurationId;
     use dwcp_log::consent::{Ground, consent};
-    use dwcp_log::{Agreed, Matter, Proposal, RootEntry};
+    use dwcp_log::{Agreed, Matter, Proposal, RootEntry, Stance};
     let policy = Policy::root_only(Trust::Byzantine, Quorum::new(4, None).unwrap());
     let mut cluster = Cluster::with(4, policy, NetworkMode::Internet);
     cluster.write(0, 1, vec![put("a", "1")]);
@@ -763,7 +763,8 @@ fn ends_and_floors_that_rest_on_nothing_are_not_prepared() {
     let own = |by: u8, key: u8| {
         let by = ReplicaId(by);
         let crypto = Ed25519::new(seed(1, key), &[]);
-        (by, consent(id, Matter::End, ground, dwcp_base::Hash::of(&bytes), by, &crypto))
+        let content = dwcp_base::Hash::of(&bytes);
+        (by, Stance::Agrees, consent(id, Matter::End, ground, content, Stance::Agrees, by, &crypto))
     };
     let agreed = |consents| Box::new(Agreed { bytes: bytes.clone(), ground, consents });
     for entry in [

@@ -16,7 +16,7 @@ use dwcp_base::{
 use dwcp_crdt::Floor;
 use dwcp_log::anchor::Held;
 use dwcp_log::close::Bench;
-use dwcp_log::consent::{Agreed, ConsentCourt, Ground, Matter, consent, consent_hash};
+use dwcp_log::consent::{Agreed, ConsentCourt, Ground, Matter, Stance, consent, consent_hash};
 use dwcp_log::order::OrderBody;
 use dwcp_log::seal::{Sealed, Signed, Speaker, Statement};
 use dwcp_log::segment::Protocol;
@@ -137,13 +137,24 @@ fn is_agreed(matter: Matter, agreed: &Agreed) -> bool {
     };
     let good = court.judge(matter, agreed).is_ok();
     // Counted by hand, to check the judge.
-    let consents = |(by, signature): &&(ReplicaId, Signature)| {
-        let hash = consent_hash(cluster(), matter, agreed.ground, Hash::of(&agreed.bytes), *by);
+    let consents = |(by, stance, signature): &&(ReplicaId, Stance, Signature)| {
+        let hash = consent_hash(cluster(), matter, agreed.ground, Hash::of(&agreed.bytes), *stance, *by);
         by.0 < N && sign(&vote_key(*by, Incarnation(0)), &hash) == *signature
     };
-    let mut ids: Vec<ReplicaId> = agreed.consents.iter().filter(consents).map(|(by, _)| *by).collect();
+    let mut ids: Vec<ReplicaId> = agreed.consents.iter().filter(consents).map(|(by, ..)| *by).collect();
     ids.sort_unstable();
     ids.dedup();
+    let says = |stances: &[Stance]| {
+        let says = |(_, stance, _): &&(ReplicaId, Stance, Signature)| stances.contains(stance);
+        agreed.consents.iter().filter(says).count()
+    };
+    let enough = match matter {
+        Matter::Floor => says(&[Stance::Agrees]) == agreed.consents.len(),
+        Matter::End => {
+            says(&[Stance::Agrees, Stance::Beyond]) > 1 && says(&[Stance::Agrees, Stance::Below]) > 1
+        }
+    };
+    assert!(!good || enough, "agreed to by liars alone");
     let here = agreed.ground == Ground { configuration: ConfigurationId(1), ends: 0 };
     assert!(!good || (here && ids.len() >= genesis().policy.quorum.q()), "agreed to without a quorum");
     good
@@ -229,7 +240,12 @@ fn agreed(matter: Matter, bytes: Vec<u8>) -> Box<Agreed> {
     let (bytes, ground) = (Bytes::from(bytes), Ground { configuration: ConfigurationId(1), ends: 0 });
     let consent = |id: u8| {
         let (by, key) = (ReplicaId(id), Signer(vote_key(ReplicaId(id), Incarnation(0))));
-        (by, consent(cluster(), matter, ground, Hash::of(&bytes), by, &key))
+        let stance = match (matter, id) {
+            (Matter::End, 0) => Stance::Beyond,
+            (Matter::End, 1) => Stance::Below,
+            _ => Stance::Agrees,
+        };
+        (by, stance, consent(cluster(), matter, ground, Hash::of(&bytes), stance, by, &key))
     };
     let consents = (0..3).map(consent).collect();
     Box::new(Agreed { bytes, ground, consents })

@@ -277,7 +277,7 @@ impl Live {
             DURABLE => self.sync.on_durable(self.sync.last_ticket()),
             // What the log decides was agreed to by replicas that judged it as this one does.
             CUT => match decode::<Cut>(body) {
-                Ok(cut) if self.sync.may_end(&cut) => self.sync.set_cut(cut),
+                Ok(cut) if self.sync.stance(&cut, 0).is_some() => self.sync.set_cut(cut),
                 _ => self.refused = true,
             },
             FLOOR => match decode::<Floor>(body) {

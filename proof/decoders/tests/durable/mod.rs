@@ -84,8 +84,9 @@ fn the_page_says_what_the_control_chunk_holds() {
     control.executed = Sequence(77);
     control.bytes_executed = 78;
     control.ends = vec![Bytes::from_static(b"end")];
-    control.excluded = vec![(ReplicaId(2), Incarnation(3))];
+    control.excluded = vec![(Sequence(80), ReplicaId(2), Incarnation(3))];
     control.floor = 79;
+    control.covered = vec![((ReplicaId(1), Incarnation(2)), 81)];
     control.orders.push((Sequence(5), decoders::world::member_order()));
     control.configurations = dwcp_pbft::Configurations::new(configuration());
     let listed = cell("| 0 | control of the replica |", 3);
@@ -402,7 +403,7 @@ fn sealed() -> Signed<Sealed> {
 
 fn agreed() -> Box<Agreed> {
     let ground = Ground { configuration: ConfigurationId(1), ends: 0 };
-    let consents = vec![(ReplicaId(0), Signature([7; 64]))];
+    let consents = vec![(ReplicaId(0), dwcp_log::Stance::Agrees, Signature([7; 64]))];
     Box::new(Agreed { bytes: Bytes::from_static(b"sync's"), ground, consents })
 }
 

@@ -42,6 +42,9 @@ pub fn hunt_for(mutant: Mutant) -> Option<Hunt> {
         M::RoomEndUnchecked => {
             hunt(mutant, "convergent", &with(&with(LIAR_LEADS, DISKS_LOST), &[tricks(&[Trick::AsksUnheard])]))
         }
+        M::RoomEndMoves => hunt(mutant, "convergent", &with(LIAR_LEADS, DISKS_LOST)),
+        M::RoomEndBelowLog => hunt(mutant, "convergent", &with(LIAR_LEADS, DISKS_LOST)),
+        M::RoomToldWithGap => hunt(mutant, "convergent", &with(LIAR_LEADS, DISKS_LOST)),
         M::RoomToldBeforeSync => hunt(
             mutant,
             "convergent",

@@ -111,8 +111,15 @@ fn the_page_says_what_the_control_chunk_holds() {
                 "vec of the ends of origins of convergent state that were decided (origin, last counter, hash, in bytes of their own)",
                 bytes(&vec![b"end".to_vec()]),
             ),
-            ("vec of (replica, incarnation) excluded from it by order", bytes(&vec![(2u8, 3u32)])),
+            (
+                "vec of (sequence of the order, replica, incarnation) excluded from it",
+                bytes(&vec![(80u64, 2u8, 3u32)]),
+            ),
             ("the number of its last collection floor (u64)", bytes(&79u64)),
+            (
+                "vec of (replica, incarnation, last change that this floor covers, u64), ascending",
+                bytes(&vec![(1u8, 2u32, 81u64)]),
+            ),
         ],
         &bytes(&control),
     );

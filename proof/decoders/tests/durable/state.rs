@@ -52,13 +52,16 @@ fn the_page_says_what_the_chunks_of_the_state_hold() {
     let compact = KvCommand::Compact { revision: 2 }.to_command();
     state.execute(&commands(3, 5, vec![compact]));
     let Outcome::Refused(refusal) = &outcome.results[1].outcome else { panic!("it was no command") };
+    for (first, last) in [(5, 6), (9, 9), (4, 4)] {
+        state.carry((dwcp_base::ReplicaId(2), dwcp_base::Incarnation(3)), first, last);
+    }
     let frozen = state.freeze();
     let chunk = |number: u32| frozen.chunk(number - 1).expect("the page's chunk 0 is the replica's");
 
     let registry: BTreeMap<String, (dwcp_base::PublicKey, Role)> =
         state.principals().into_iter().map(|who| (who.name, (who.key, who.role))).collect();
     let fields = [
-        ("format (u16, 1)", bytes(&1u16)),
+        ("format (u16, 2)", bytes(&2u16)),
         ("cluster", cluster().0.to_vec()),
         ("machine's name", bytes(&<Kv as StateMachine>::NAME)),
         ("machine's version (u32)", bytes(&1u32)),
@@ -68,6 +71,10 @@ fn the_page_says_what_the_chunks_of_the_state_hold() {
         ("expiry clock ms (u64)", bytes(&1_000u64)),
         ("commands executed (u64)", bytes(&6u64)),
         ("registry: map from name to (key, role: 0 reader, 1 writer, 2 admin)", bytes(&registry)),
+        (
+            "map from (replica, incarnation) to the stretches of its convergent changes that the log has (vec of first and last, u64 each, ascending)",
+            bytes(&BTreeMap::from([((2u8, 3u32), vec![(4u64, 6u64), (9, 9)])])),
+        ),
     ];
     agree(&cell("| 1 | control of the state |", 3), &fields, &chunk(1));
 

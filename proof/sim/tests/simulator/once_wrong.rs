@@ -247,6 +247,41 @@ const ONCE_WRONG: &[Once] = &[
                 batch_bytes_max=500000 snapshot_log_bytes=65536 convergent_ms=349 convergent_keys=20 \
                 exchange_ms=419",
     },
+    Once {
+        seed: 42,
+        what: "the log acknowledged a change without one before it, which was lost with its disk",
+        dials: "n=7 f=2 safety_ms=18000 calm_ms=75000 answer_ms=60000 clients=2 think_ms=372 commands_max=8 \
+                in_flight_max=3 retry_ms=763 value_bytes_max=300 delay_us=300 jitter_us=6 drop_pm=150 \
+                partition_long_ms=4056 one_way_pm=419 sync_us=3000 slow_disk_ms=8404 crash_ticket_ppm=747 \
+                crash_ms=13411 down_ms=500 pause_long_ms=1867 torn_pm=107 wipe_ms=3000 skew_ms=129 liars=1 \
+                tricks=17179869184 liars_first=1 checkpoint_interval=4 window_checkpoints=2 view_timeout_ms=1000 \
+                pipeline_depth=2 batch_bytes_max=500000 snapshot_log_bytes=65536 segment_calm_ms=924 election_ms=232 \
+                fast_path_ms=353 anchor_ms=367 apply_bytes=1024 link_down_pm=900 convergent_ms=60 convergent_keys=8 \
+                exchange_ms=500",
+    },
+    Once {
+        seed: 453,
+        what: "the same, of the first incarnation",
+        dials: "n=7 f=2 safety_ms=18000 calm_ms=75000 answer_ms=60000 clients=2 think_ms=187 commands_max=2 \
+                in_flight_max=3 retry_pm=34 death_pm=3 retry_ms=828 value_bytes_max=3000 delay_us=10000 \
+                jitter_us=4715 drop_pm=150 partition_ms=10520 partition_long_ms=4907 one_way_pm=381 \
+                slow_link_ms=10991 sync_us=100 slow_disk_ms=13630 crash_ms=18826 down_ms=500 pause_long_ms=5619 \
+                torn_pm=93 wipe_ms=3000 skew_ms=118 liars=1 tricks=17179869184 liars_first=1 checkpoint_interval=4 \
+                window_checkpoints=3 view_timeout_ms=500 pipeline_depth=4 batch_bytes_max=500000 \
+                snapshot_log_bytes=65536 segment_calm_ms=1627 election_ms=148 fast_path_ms=435 anchor_ms=349 \
+                apply_bytes=1024 anchored_pm=157 link_down_pm=500 convergent_ms=60 convergent_keys=8 exchange_ms=500",
+    },
+    Once {
+        seed: 391,
+        what: "all passed the end of an origin before it was decided, and nobody had a store to give",
+        dials: "n=7 f=2 safety_ms=18000 calm_ms=75000 answer_ms=60000 clients=2 think_ms=280 commands_max=2 \
+                in_flight_max=1 retry_pm=162 death_pm=1 retry_ms=812 value_bytes_max=16 delay_us=2000 jitter_us=1479 \
+                drop_pm=150 duplicate_pm=13 partition_long_ms=4150 one_way_pm=88 sync_us=3000 pipelined_sync=1 \
+                slow_disk_ms=12065 crash_ticket_ppm=180 crash_ms=9776 down_ms=500 pause_ms=10523 pause_long_ms=520 \
+                wipe_ms=3000 skew_ms=171 liars=1 tricks=17179869184 liars_first=1 checkpoint_interval=4 \
+                window_checkpoints=2 view_timeout_ms=1000 pipeline_depth=8 batch_bytes_max=500000 \
+                snapshot_log_bytes=65536 convergent_ms=60 convergent_keys=8 exchange_ms=500 exclude_ms=14246",
+    },
 ];
 
 fn dials_of(text: &str) -> Dials {

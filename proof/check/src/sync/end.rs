@@ -5,13 +5,22 @@
 //! nobody of either kind leaves all waiting for ever. `judge` says how many there must be; nothing here knows of liars.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// A place in an origin's chain of frames: the last counter, and the hash of the frame that ends there. By default the one
 /// before the first frame.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Place {
     pub last: u64,
     pub hash: [u8; 32],
+}
+
+impl fmt::Debug for Place {
+    /// As much of the hash as tells branches apart.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, ..] = self.hash;
+        write!(f, "{} ({a:02x}{b:02x}{c:02x}{d:02x})", self.last)
+    }
 }
 
 /// How an honest node stands with an origin.

@@ -416,8 +416,7 @@ impl Court<'_> {
         for (count, what) in [(holders, "have its last frame"), (givers, "have nothing that it leaves out")] {
             if count + unknown < needed {
                 let reason = format!(
-                    "{origin:?} ends at {}: {count} honest nodes {what}, {unknown} more may, {needed} had to",
-                    place.last
+                    "{origin:?} ends at {place:?}: {count} honest nodes {what}, {unknown} more may, {needed} had to"
                 );
                 let where_all = stands.iter().map(|stand| format!("{} at {:?}", stand.node, stand.place()));
                 self.findings.push(Judge::SyncEnd, reason, where_all.collect());

@@ -50,6 +50,13 @@ impl Held {
 /// By origin.
 type Lines = BTreeMap<Origin, Vec<Place>>;
 
+/// What the disk of a replica had of chains when it went down, or was lost.
+#[derive(Debug)]
+struct Left {
+    lines: Lines,
+    halted: BTreeSet<Origin>,
+}
+
 /// Chains, as far as a replica durably has their frames, each with the place before them.
 fn lines(convergent: &Convergent<'_>) -> Lines {
     let sync = convergent.sync;
@@ -81,8 +88,7 @@ pub struct Rooms {
     pub notes: Vec<Note>,
     /// By node: what it held when it went down, unless its disk is gone.
     asleep: BTreeMap<usize, Held>,
-    /// By node: the chains that its disk had when it went down, or was lost.
-    left: BTreeMap<usize, Lines>,
+    left: BTreeMap<usize, Left>,
     /// By node: floor and ends it was last seen to know.
     known: BTreeMap<usize, (u64, usize)>,
     /// By node that began with a blank disk: what the others held then, and it has to come to.
@@ -331,7 +337,9 @@ impl World {
         else {
             return;
         };
-        let (held, left) = (Held::of(&convergent), lines(&convergent));
+        let open = convergent.sync.endings();
+        let halted = open.into_iter().filter(|origin| convergent.sync.is_frozen(*origin)).collect();
+        let (held, left) = (Held::of(&convergent), Left { lines: lines(&convergent), halted });
         let coverage = &mut self.coverage;
         coverage.frames_by_log += convergent.frames_ordered;
         coverage.frames_by_both += convergent.frames_ordered_late;
@@ -472,11 +480,20 @@ impl World {
     fn stands(&self, origin: Origin) -> Vec<Stand> {
         let of = |ix: usize| {
             let node = &self.nodes[ix];
-            let line = match node.core.as_ref().and_then(|core| core.convergent()) {
-                Some(convergent) => lines(&convergent).remove(&origin),
-                None => self.rooms.left.get(&ix)?.get(&origin).cloned(),
+            let core = node.core.as_ref();
+            let (line, is_halted) = match core.and_then(|core| Some((core, core.convergent()?))) {
+                Some((core, convergent)) => {
+                    // The first to hear it has just been told where it ends, and is no longer waiting for that.
+                    let mut ends = core.control().ends.iter().filter_map(|end| decode::<Cut>(end).ok());
+                    let is_told = ends.any(|cut| cut.origin == origin);
+                    (lines(&convergent).remove(&origin), is_told || convergent.sync.is_frozen(origin))
+                }
+                None => {
+                    let left = self.rooms.left.get(&ix)?;
+                    (left.lines.get(&origin).cloned(), left.halted.contains(&origin))
+                }
             };
-            Some(Stand { node: u32::from(node.replica.0), line: line.unwrap_or_default() })
+            Some(Stand { node: u32::from(node.replica.0), line: line.unwrap_or_default(), is_halted })
         };
         self.honest_nodes().filter_map(of).collect()
     }
@@ -580,6 +597,7 @@ impl World {
         let terms = Terms {
             nodes: small(n),
             faults: small(f),
+            quorum: small((n + f) / 2 + 1),
             liars: liars.map(|ix| u32::from(self.nodes[ix].replica.0)).collect(),
             rules: rules(),
             calm_at_us: since_us,

@@ -30,6 +30,9 @@ pub struct Stand {
     /// The origin's chain, ascending, as far as its disk still has the frames, with the place before them. Where the node
     /// stands comes last; with none it stands before the first frame.
     pub line: Vec<Place>,
+    /// Takes nothing more of it until its end is decided. Whoever has not stopped may be elsewhere soon: what it says of
+    /// where it stands is worth nothing.
+    pub is_halted: bool,
 }
 
 impl Stand {
@@ -39,9 +42,10 @@ impl Stand {
     }
 }
 
-/// How many stand how to an end. Who stands at it is both.
+/// How many have stopped taking frames of an origin, and how these stand to an end. Who stands at it is both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
+    pub(super) halted: u32,
     /// At the end, or beyond it on the same chain.
     pub(super) holders: u32,
     /// At the end, or before it on the same chain.
@@ -54,9 +58,11 @@ pub(super) fn tally(end: Place, stands: &[Stand]) -> Tally {
     let steps = steps.filter(|step| step[0].last < step[1].last);
     let before: BTreeMap<[u8; 32], Place> = steps.map(|step| (step[1].hash, step[0])).collect();
     let count = |is_so: &dyn Fn(Place) -> bool| {
-        stands.iter().filter(|stand| is_so(stand.place())).count().try_into().expect("few nodes")
+        let halted = stands.iter().filter(|stand| stand.is_halted);
+        halted.filter(|stand| is_so(stand.place())).count().try_into().expect("few nodes")
     };
     Tally {
+        halted: count(&|_| true),
         holders: count(&|place| follows(&before, place, end)),
         givers: count(&|place| follows(&before, end, place)),
     }
@@ -86,11 +92,11 @@ mod tests {
 
     /// Whoever has a branch from one change to another, each in a frame.
     fn stand(branch: u8, first: u64, last: u64) -> Stand {
-        Stand { node: 0, line: (first..=last).map(|last| place(branch, last)).collect() }
+        Stand { node: 0, is_halted: true, line: (first..=last).map(|last| place(branch, last)).collect() }
     }
 
     fn counts(end: Place, stands: &[Stand]) -> (u32, u32) {
-        let Tally { holders, givers } = tally(end, stands);
+        let Tally { holders, givers, .. } = tally(end, stands);
         (holders, givers)
     }
 
@@ -99,7 +105,7 @@ mod tests {
         assert_eq!(counts(place(1, 5), &[stand(1, 0, 5)]), (1, 1));
         assert_eq!(counts(place(1, 5), &[stand(1, 5, 5)]), (1, 1), "with no frame left");
         assert_eq!(counts(Place::default(), &[stand(1, 0, 0)]), (1, 1));
-        let nothing = Stand { node: 0, line: vec![] };
+        let nothing = Stand { node: 0, is_halted: true, line: vec![] };
         assert_eq!(counts(Place::default(), &[nothing]), (1, 1));
     }
 
@@ -119,8 +125,15 @@ mod tests {
         assert_eq!(counts(place(1, 5), &[there(), stand(2, 0, 4)]), (1, 1), "short of it");
         assert_eq!(counts(place(1, 5), &[there(), stand(2, 0, 3)]), (1, 2), "where they are one");
         // Frames may end elsewhere there.
-        let leap = Stand { node: 0, line: vec![place(2, 3), place(2, 6)] };
+        let leap = Stand { node: 0, is_halted: true, line: vec![place(2, 3), place(2, 6)] };
         assert_eq!(counts(place(1, 5), &[there(), leap]), (1, 1));
+    }
+
+    #[test]
+    fn who_has_not_stopped_counts_for_nothing_and_tells_of_others() {
+        let moving = |stand| Stand { is_halted: false, ..stand };
+        let all = [stand(1, 0, 5), moving(stand(1, 0, 5)), stand(2, 6, 7), moving(stand(2, 0, 6))];
+        assert_eq!(tally(place(1, 5), &all), Tally { halted: 2, holders: 1, givers: 1 });
     }
 
     #[test]
@@ -135,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_line_that_leads_nowhere_is_not_followed_for_ever() {
-        let circle = Stand { node: 0, line: vec![place(1, 7), place(1, 6), place(1, 7)] };
+        let circle = Stand { node: 0, is_halted: true, line: vec![place(1, 7), place(1, 6), place(1, 7)] };
         assert_eq!(counts(place(2, 5), &[circle]), (1, 0));
     }
 }

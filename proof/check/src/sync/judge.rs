@@ -60,9 +60,10 @@ pub enum Note {
 /// What the judge is told about a run.
 #[derive(Clone, Debug, Default)]
 pub struct Terms {
-    /// Nodes in all, and how many of them may lie. Where none decide an end: 0.
+    /// Nodes in all, how many of them may lie, and how many decide an end. Where none do: 0.
     pub nodes: u32,
     pub faults: u32,
+    pub quorum: u32,
     /// Nodes that lie.
     pub liars: BTreeSet<u32>,
     /// How registers below a prefix are read.
@@ -405,15 +406,20 @@ impl Court<'_> {
         self.look_at_end(origin, place, stands);
     }
 
-    /// More than may lie have the end's frame, and more than may lie have nothing that it leaves out. So somebody honest can
+    /// A quorum has stopped taking frames of the origin. Of these more than may lie have the end's frame, and more than may lie have nothing that it leaves out. So somebody honest can
     /// bring the others to it by frames, and somebody honest comes to it by frames and has a store for those who cannot.
     fn look_at_end(&mut self, origin: Origin, place: Place, stands: &[Stand]) {
-        let Tally { holders, givers } = tally(place, stands);
+        let Tally { halted, holders, givers } = tally(place, stands);
         // Of liars nobody knows: they may be what was needed. No more of them than may lie, lost disks among them, leave
         // one of each kind that is honest and has what it had.
         let unknown = self.terms.nodes.saturating_sub(u32::try_from(stands.len()).expect("few nodes"));
         let needed = self.terms.faults + 1;
-        for (count, what) in [(holders, "have its last frame"), (givers, "have nothing that it leaves out")] {
+        let demands = [
+            (halted, self.terms.quorum, "take nothing more of it"),
+            (holders, needed, "of these have its last frame"),
+            (givers, needed, "of these have nothing that it leaves out"),
+        ];
+        for (count, needed, what) in demands {
             if count + unknown < needed {
                 let reason = format!(
                     "{origin:?} ends at {place:?}: {count} honest nodes {what}, {unknown} more may, {needed} had to"
@@ -601,7 +607,7 @@ mod tests {
     /// How nodes stand that have come so far on one chain.
     fn stands(lasts: &[u64]) -> Vec<Stand> {
         let line = |last: u64| (0..=last).map(place).collect();
-        lasts.iter().zip(1..).map(|(last, node)| Stand { node, line: line(*last) }).collect()
+        lasts.iter().zip(1..).map(|(last, node)| Stand { node, line: line(*last), is_halted: true }).collect()
     }
 
     fn place(last: u64) -> Place {
@@ -614,7 +620,7 @@ mod tests {
 
     /// With 4 nodes, of which one may lie.
     fn found_of_four(notes: &[Note]) -> Vec<Judge> {
-        let terms = Terms { nodes: 4, faults: 1, ..Terms::default() };
+        let terms = Terms { nodes: 4, faults: 1, quorum: 3, ..Terms::default() };
         judge(notes, &terms).iter().map(|finding| finding.judge).collect()
     }
 
@@ -645,6 +651,21 @@ mod tests {
         assert_eq!(at(&[7, 7, 5]), [], "the fourth may have nothing past it");
         assert_eq!(at(&[7, 7, 6]), [Judge::SyncEnd], "the fourth alone may have nothing past it");
         assert_eq!(at(&[7, 7]), [], "two may, and nobody knows");
+    }
+
+    #[test]
+    fn a_quorum_takes_nothing_more_of_an_origin_that_ends() {
+        let at = |lasts: &[u64], moving: &[usize]| {
+            let mut stands = stands(lasts);
+            moving.iter().for_each(|ix| stands[*ix].is_halted = false);
+            found_of_four(&[decided(1, 1, 5, stands)])
+        };
+        assert_eq!(at(&[5, 5, 5, 5], &[3]), []);
+        assert_eq!(at(&[5, 5, 5, 5], &[2, 3]), [Judge::SyncEnd], "two are no quorum");
+        assert_eq!(at(&[5, 5, 5], &[0]), [], "the fourth may take nothing more");
+        assert_eq!(at(&[5, 5, 5], &[0, 1]), [Judge::SyncEnd], "the fourth and one are no quorum");
+        assert_eq!(at(&[5, 5, 4, 4], &[0]), [Judge::SyncEnd], "who goes on may leave what it has");
+        assert_eq!(at(&[7, 7, 5, 4], &[3]), [Judge::SyncEnd], "or come by what the end leaves out");
     }
 
     #[test]

@@ -2,12 +2,14 @@
 //!
 //! Nothing here knows how replicas merge. `model` is a list of everything that was ever done and of what each writer had seen;
 //! it has no tombstones, no tags and nothing to collect, and works a value out of the list each time. `judge` goes through
-//! the notes of one run and compares what replicas showed with that.
+//! the notes of one run and compares what replicas showed with that. `end` knows where an origin may end.
 
+pub mod end;
 pub mod judge;
 pub mod model;
 
-pub use judge::{Note, Place, Terms, judge};
+pub use end::{Place, Stand};
+pub use judge::{Note, Terms, judge};
 pub use model::{Model, Plan};
 
 use std::collections::{BTreeMap, BTreeSet};

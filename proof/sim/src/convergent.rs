@@ -11,14 +11,14 @@ use crate::sync::workload::{KEYS, Workload, resolvers, rules};
 use crate::world::{Event, Phase, World};
 use bytes::Bytes;
 use check::sync::judge::Outcome;
-use check::sync::{Note, Place, Terms};
+use check::sync::{Note, Place, Stand, Terms};
 use dwcp_base::{Chance, Hash, Micros, Ticket, decode, encode};
 use dwcp_crdt::{Origin, Restore, Store, VersionVector};
 use dwcp_replica::sync::{SyncTiming, SyncWritten};
 use dwcp_replica::{
     ClientReply, ClientRequest, Convergent, Input, PeerMessage, Road, SyncReply, SyncRequest, SyncSetup,
 };
-use dwcp_sync::Cut;
+use dwcp_sync::{Cut, Received};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -35,23 +35,48 @@ struct Held {
     applied: VersionVector,
     /// With the frames that are durably here and that the store has yet to come to again, since one was taken from a peer.
     here: VersionVector,
-    heads: Vec<Cut>,
 }
 
 impl Held {
     fn of(convergent: &Convergent<'_>) -> Self {
         let applied = convergent.store.applied().clone();
         let mut here = applied.clone();
-        let durable = |cut: &Cut| (cut.origin, convergent.sync.durable_last(cut.origin));
-        let heads: Vec<Cut> = applied.iter().filter_map(|(origin, _)| convergent.sync.head(origin)).collect();
-        here.join(&VersionVector::up_to(heads.iter().map(durable)));
-        Self { here, heads, applied }
+        let durable = |(origin, _)| (origin, convergent.sync.durable_last(origin));
+        here.join(&VersionVector::up_to(applied.iter().map(durable)));
+        Self { here, applied }
     }
+}
 
-    fn place(&self, origin: Origin) -> Place {
-        let head = self.heads.iter().find(|head| head.origin == origin);
-        head.map_or(Place { last: 0, hash: [0; 32] }, |head| Place { last: head.last, hash: head.hash.0 })
+/// By origin.
+type Lines = BTreeMap<Origin, Vec<Place>>;
+
+/// What the disk of a replica had of chains when it went down, or was lost.
+#[derive(Debug)]
+struct Left {
+    lines: Lines,
+    halted: BTreeSet<Origin>,
+}
+
+/// Chains, as far as a replica durably has their frames, each with the place before them.
+fn lines(convergent: &Convergent<'_>) -> Lines {
+    let sync = convergent.sync;
+    let mut lines = Lines::new();
+    for (ticket, bytes) in sync.kept() {
+        let frame = Received::read(bytes.clone()).expect("what is in line was read before");
+        let header = frame.header();
+        let before = Place { last: header.first - 1, hash: header.prev.0 };
+        let line = lines.entry(header.origin).or_insert_with(|| vec![before]);
+        if ticket <= sync.durable() {
+            line.push(Place { last: header.last, hash: frame.hash().0 });
+        }
     }
+    // Of others no frame is kept: what they stand at was dropped, or came with a store, and is durable.
+    for (origin, _) in convergent.store.applied().iter() {
+        if let Some(head) = sync.head(origin).filter(|head| head.last > 0) {
+            lines.entry(origin).or_insert_with(|| vec![Place { last: head.last, hash: head.hash.0 }]);
+        }
+    }
+    lines
 }
 
 /// What the world knows of state sync.
@@ -63,6 +88,7 @@ pub struct Rooms {
     pub notes: Vec<Note>,
     /// By node: what it held when it went down, unless its disk is gone.
     asleep: BTreeMap<usize, Held>,
+    left: BTreeMap<usize, Left>,
     /// By node: floor and ends it was last seen to know.
     known: BTreeMap<usize, (u64, usize)>,
     /// By node that began with a blank disk: what the others held then, and it has to come to.
@@ -86,6 +112,7 @@ impl Rooms {
             next_id: 0,
             notes: Vec::new(),
             asleep: BTreeMap::new(),
+            left: BTreeMap::new(),
             known: BTreeMap::new(),
             owed: BTreeMap::new(),
             learned: BTreeMap::new(),
@@ -292,7 +319,6 @@ impl World {
     /// A replica came back from its disk.
     pub fn observe_convergent_start(&mut self, ix: usize) {
         self.rooms.known.remove(&ix);
-        self.rooms.asleep.remove(&ix);
         let node = &self.nodes[ix];
         let Some(convergent) = node.core.as_ref().filter(|_| node.honest).and_then(|core| core.convergent())
         else {
@@ -311,13 +337,16 @@ impl World {
         else {
             return;
         };
-        let held = Held::of(&convergent);
+        let open = convergent.sync.endings();
+        let halted = open.into_iter().filter(|origin| convergent.sync.is_frozen(*origin)).collect();
+        let (held, left) = (Held::of(&convergent), Left { lines: lines(&convergent), halted });
         let coverage = &mut self.coverage;
         coverage.frames_by_log += convergent.frames_ordered;
         coverage.frames_by_both += convergent.frames_ordered_late;
         coverage.stores_fetched += convergent.snapshots_installed;
         coverage.fallbacks += convergent.fallbacks;
         self.rooms.asleep.insert(ix, held);
+        self.rooms.left.insert(ix, left);
     }
 
     /// Its disk is gone, with what it wrote and showed nobody.
@@ -429,11 +458,13 @@ impl World {
     /// Each honest replica that has a disk, awake or not, with what it holds.
     fn each_held<T>(&self, take: impl Fn(usize, &Held) -> T) -> Vec<T> {
         let of = |ix: usize| {
-            let awake = self.nodes[ix].core.as_ref().map(|core| core.convergent().map(|c| Held::of(&c)));
-            match awake {
-                Some(held) => Some(take(ix, &held.unwrap_or_default())),
-                None => self.rooms.asleep.get(&ix).map(|held| take(ix, held)),
+            let core = self.nodes[ix].core.as_ref();
+            if let Some(convergent) = core.and_then(|core| core.convergent()) {
+                return Some(take(ix, &Held::of(&convergent)));
             }
+            // Until it has executed again what it had, its disk has more than it knows. A new disk has nothing.
+            let asleep = self.rooms.asleep.get(&ix).map(|held| take(ix, held));
+            asleep.or_else(|| core.map(|_| take(ix, &Held::default())))
         };
         self.honest_nodes().filter_map(of).collect()
     }
@@ -444,8 +475,27 @@ impl World {
         })
     }
 
-    fn stands(&self, origin: Origin) -> Vec<(u32, Place)> {
-        self.each_held(|ix, held| (u32::from(self.nodes[ix].replica.0), held.place(origin)))
+    /// How each honest replica stands with an origin. What one said whose disk is gone counts until it is replaced by order, so
+    /// it stands where it stood then.
+    fn stands(&self, origin: Origin) -> Vec<Stand> {
+        let of = |ix: usize| {
+            let node = &self.nodes[ix];
+            let core = node.core.as_ref();
+            let (line, is_halted) = match core.and_then(|core| Some((core, core.convergent()?))) {
+                Some((core, convergent)) => {
+                    // The first to hear it has just been told where it ends, and is no longer waiting for that.
+                    let mut ends = core.control().ends.iter().filter_map(|end| decode::<Cut>(end).ok());
+                    let is_told = ends.any(|cut| cut.origin == origin);
+                    (lines(&convergent).remove(&origin), is_told || convergent.sync.is_frozen(origin))
+                }
+                None => {
+                    let left = self.rooms.left.get(&ix)?;
+                    (left.lines.get(&origin).cloned(), left.halted.contains(&origin))
+                }
+            };
+            Some(Stand { node: u32::from(node.replica.0), line: line.unwrap_or_default(), is_halted })
+        };
+        self.honest_nodes().filter_map(of).collect()
     }
 
     /// What honest replicas have not come to in state sync, with nobody writing any more.
@@ -546,6 +596,7 @@ impl World {
         let liars = (0..self.nodes.len()).filter(|ix| self.nodes[*ix].puppet.is_some());
         let terms = Terms {
             nodes: small(n),
+            faults: small(f),
             quorum: small((n + f) / 2 + 1),
             liars: liars.map(|ix| u32::from(self.nodes[ix].replica.0)).collect(),
             rules: rules(),

@@ -1,5 +1,6 @@
 //! Goes through the notes of one run in the order they were taken, and says what was not as it should be.
 
+use super::end::{Place, Stand, Tally, tally};
 use super::model::{Frame, Model, Plan, in_order};
 use super::{Applied, Origin, Plain, Rule, View, Write};
 use crate::verdict::{Findings, Judge};
@@ -49,25 +50,19 @@ pub enum Note {
     /// A node knows this floor as the newest that the log committed. What it covers, the members it speaks of, and what
     /// each honest one of them was known to hold at that moment; of one that is down what it held when it went.
     Floor { node: u32, number: u64, covers: Applied, members: Vec<Origin>, holds: Vec<(Origin, Applied)> },
-    /// A node executed the decision, the so many-th, that an origin ends with this change. Where each honest node that has a
-    /// disk stood with that origin when the first heard of it; else nothing.
-    Decided { node: u32, nth: u64, origin: Origin, place: Place, stands: Vec<(u32, Place)> },
+    /// A node executed the decision, the so many-th, that an origin ends with this change. How each honest node, as far
+    /// as it is known, stood with that origin when the first heard of it; of one whose disk is gone, how it stood then.
+    Decided { node: u32, nth: u64, origin: Origin, place: Place, stands: Vec<Stand> },
     /// How a node stands when the calm is over.
     End { node: u32, applied: Applied, digest: [u8; 32], floor: u64, waiting: u64, needs: u64 },
-}
-
-/// A place in an origin's chain of frames: the last counter, and the hash of the frame that ends there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    pub last: u64,
-    pub hash: [u8; 32],
 }
 
 /// What the judge is told about a run.
 #[derive(Clone, Debug, Default)]
 pub struct Terms {
-    /// Nodes in all, and how many of them decide an end. None decide any: 0.
+    /// Nodes in all, how many of them may lie, and how many decide an end. Where none do: 0.
     pub nodes: u32,
+    pub faults: u32,
     pub quorum: u32,
     /// Nodes that lie.
     pub liars: BTreeSet<u32>,
@@ -391,8 +386,8 @@ impl Court<'_> {
         }
     }
 
-    /// All hear the same ends in the same order, each origin ends once, and where a quorum of nodes may have stood.
-    fn on_decided(&mut self, node: u32, nth: u64, origin: Origin, place: Place, stands: &[(u32, Place)]) {
+    /// All hear the same ends in the same order, and each origin ends once.
+    fn on_decided(&mut self, node: u32, nth: u64, origin: Origin, place: Place, stands: &[Stand]) {
         if let Some((known, at)) = self.decided.get(&nth) {
             if (*known, *at) != (origin, place) {
                 let last = place.last;
@@ -408,17 +403,30 @@ impl Court<'_> {
             self.findings.push(Judge::SyncEnd, reason, vec![]);
         }
         self.decided.entry(nth).or_insert((origin, place));
-        // Of liars, and of nodes without a disk, nobody knows.
-        let there = stands.iter().filter(|(_, at)| *at == place).count() as u32;
-        let unknown = self.terms.nodes.saturating_sub(stands.len() as u32);
-        if there + unknown < self.terms.quorum {
-            let elsewhere: Vec<String> =
-                stands.iter().map(|(node, at)| format!("{node} at {}", at.last)).collect();
-            let reason = format!(
-                "{origin:?} ends at {}, where {there} honest nodes stand and {unknown} more may: {} had to",
-                place.last, self.terms.quorum
-            );
-            self.findings.push(Judge::SyncEnd, reason, elsewhere);
+        self.look_at_end(origin, place, stands);
+    }
+
+    /// A quorum has stopped taking frames of the origin. Of these more than may lie have the end's frame, and more than may lie have nothing that it leaves out. So somebody honest can
+    /// bring the others to it by frames, and somebody honest comes to it by frames and has a store for those who cannot.
+    fn look_at_end(&mut self, origin: Origin, place: Place, stands: &[Stand]) {
+        let Tally { halted, holders, givers } = tally(place, stands);
+        // Of liars nobody knows: they may be what was needed. No more of them than may lie, lost disks among them, leave
+        // one of each kind that is honest and has what it had.
+        let unknown = self.terms.nodes.saturating_sub(u32::try_from(stands.len()).expect("few nodes"));
+        let needed = self.terms.faults + 1;
+        let demands = [
+            (halted, self.terms.quorum, "take nothing more of it"),
+            (holders, needed, "of these have its last frame"),
+            (givers, needed, "of these have nothing that it leaves out"),
+        ];
+        for (count, needed, what) in demands {
+            if count + unknown < needed {
+                let reason = format!(
+                    "{origin:?} ends at {place:?}: {count} honest nodes {what}, {unknown} more may, {needed} had to"
+                );
+                let where_all = stands.iter().map(|stand| format!("{} at {:?}", stand.node, stand.place()));
+                self.findings.push(Judge::SyncEnd, reason, where_all.collect());
+            }
         }
     }
 
@@ -596,22 +604,79 @@ mod tests {
         assert_eq!(found(&[Note::Floor { node, number, covers, members, holds }]), []);
     }
 
+    /// How nodes stand that have come so far on one chain.
+    fn stands(lasts: &[u64]) -> Vec<Stand> {
+        let line = |last: u64| (0..=last).map(place).collect();
+        lasts.iter().zip(1..).map(|(last, node)| Stand { node, line: line(*last), is_halted: true }).collect()
+    }
+
+    fn place(last: u64) -> Place {
+        Place { last, hash: [last as u8; 32] }
+    }
+
+    fn decided(node: u32, nth: u64, last: u64, stands: Vec<Stand>) -> Note {
+        Note::Decided { node, nth, origin: A, place: place(last), stands }
+    }
+
+    /// With 4 nodes, of which one may lie.
+    fn found_of_four(notes: &[Note]) -> Vec<Judge> {
+        let terms = Terms { nodes: 4, faults: 1, quorum: 3, ..Terms::default() };
+        judge(notes, &terms).iter().map(|finding| finding.judge).collect()
+    }
+
     #[test]
-    fn an_origin_ends_once_and_where_a_quorum_may_stand() {
-        let terms = Terms { nodes: 4, quorum: 3, ..Terms::default() };
-        let place = |last| Place { last, hash: [last as u8; 32] };
-        let decided = |node, nth, last, stands: &[u64]| Note::Decided {
-            node,
-            nth,
-            origin: A,
-            place: place(last),
-            stands: stands.iter().zip(1..).map(|(last, node)| (node, place(*last))).collect(),
+    fn all_hear_the_same_ends_and_an_origin_ends_once() {
+        let all = || stands(&[5, 5, 5, 5]);
+        let first = decided(1, 1, 5, all());
+        assert_eq!(found_of_four(&[first.clone(), decided(2, 1, 5, vec![])]), []);
+        assert_eq!(found_of_four(&[first.clone(), decided(2, 1, 4, vec![])]), [Judge::SyncEnd]);
+        assert_eq!(found_of_four(&[first, decided(1, 2, 5, all())]), [Judge::SyncEnd]);
+    }
+
+    #[test]
+    fn more_than_may_lie_have_what_an_origin_ends_with() {
+        let at = |lasts: &[u64]| found_of_four(&[decided(1, 1, 5, stands(lasts))]);
+        assert_eq!(at(&[5, 7, 4, 0]), []);
+        assert_eq!(at(&[5, 4, 4, 0]), [Judge::SyncEnd], "one alone has it");
+        assert_eq!(at(&[5, 4, 0]), [], "the fourth may have it");
+        assert_eq!(at(&[4, 4, 0]), [Judge::SyncEnd], "the fourth alone may have it");
+        assert_eq!(at(&[4, 0]), [], "two may, and nobody knows");
+    }
+
+    #[test]
+    fn more_than_may_lie_have_nothing_past_an_origins_end() {
+        let at = |lasts: &[u64]| found_of_four(&[decided(1, 1, 5, stands(lasts))]);
+        assert_eq!(at(&[7, 7, 5, 4]), []);
+        assert_eq!(at(&[7, 6, 6, 5]), [Judge::SyncEnd], "one alone has not");
+        assert_eq!(at(&[7, 7, 5]), [], "the fourth may have nothing past it");
+        assert_eq!(at(&[7, 7, 6]), [Judge::SyncEnd], "the fourth alone may have nothing past it");
+        assert_eq!(at(&[7, 7]), [], "two may, and nobody knows");
+    }
+
+    #[test]
+    fn a_quorum_takes_nothing_more_of_an_origin_that_ends() {
+        let at = |lasts: &[u64], moving: &[usize]| {
+            let mut stands = stands(lasts);
+            moving.iter().for_each(|ix| stands[*ix].is_halted = false);
+            found_of_four(&[decided(1, 1, 5, stands)])
         };
-        let found = |notes: &[Note]| judge(notes, &terms).iter().map(|f| f.judge).collect::<Vec<_>>();
-        assert_eq!(found(&[decided(1, 1, 5, &[5, 5, 4]), decided(2, 1, 5, &[])]), []);
-        assert_eq!(found(&[decided(1, 1, 5, &[5, 4, 4])]), [Judge::SyncEnd]);
-        assert_eq!(found(&[decided(1, 1, 5, &[5, 5, 5]), decided(2, 1, 4, &[])]), [Judge::SyncEnd]);
-        assert_eq!(found(&[decided(1, 1, 5, &[5, 5, 5]), decided(1, 2, 5, &[5, 5, 5])]), [Judge::SyncEnd]);
+        assert_eq!(at(&[5, 5, 5, 5], &[3]), []);
+        assert_eq!(at(&[5, 5, 5, 5], &[2, 3]), [Judge::SyncEnd], "two are no quorum");
+        assert_eq!(at(&[5, 5, 5], &[0]), [], "the fourth may take nothing more");
+        assert_eq!(at(&[5, 5, 5], &[0, 1]), [Judge::SyncEnd], "the fourth and one are no quorum");
+        assert_eq!(at(&[5, 5, 4, 4], &[0]), [Judge::SyncEnd], "who goes on may leave what it has");
+        assert_eq!(at(&[7, 7, 5, 4], &[3]), [Judge::SyncEnd], "or come by what the end leaves out");
+    }
+
+    #[test]
+    fn who_has_another_branch_counts_for_no_end() {
+        let mut four = stands(&[5, 5, 5, 5]);
+        for stand in &mut four[1..] {
+            stand.line[5].hash = [99; 32];
+        }
+        assert_eq!(found_of_four(&[decided(1, 1, 5, four.clone())]), [Judge::SyncEnd, Judge::SyncEnd]);
+        four[1] = stands(&[5]).remove(0);
+        assert_eq!(found_of_four(&[decided(1, 1, 5, four)]), []);
     }
 
     #[test]
@@ -636,6 +701,19 @@ mod tests {
         let ended = |last| [Note::Ended { node: 2, origin: A, last }, end(2, last, 1)];
         assert_eq!(found(&[&notes[..], &ended(2)].concat()), []);
         assert_eq!(found(&[&notes[..], &ended(1)].concat()), [Judge::SyncLost]);
+        // Also when as many as it takes agreed to that end.
+        let agreed = |last| [decided(2, 1, last, stands(&[last; 4]))];
+        assert_eq!(found_of_four(&[&notes[..], &agreed(2), &ended(2)].concat()), []);
+        assert_eq!(found_of_four(&[&notes[..], &agreed(1), &ended(1)].concat()), [Judge::SyncLost]);
+        // A change behind a gap is not the promise, which was of all before it, too.
+        let Note::End { node, digest, floor, .. } = end(2, 2, 1) else { unreachable!() };
+        let late = Applied { dots: BTreeMap::from([(A, vec![(2, 2)])]), branches: BTreeMap::new() };
+        let gap = Note::End { node, applied: late, digest, floor, waiting: 0, needs: 0 };
+        assert_eq!(found(&[&notes[..], &[gap]].concat()), [Judge::SyncLost]);
+        // What was acknowledged on another road may go with its writer's disk, below an end.
+        let acknowledged = Note::Acknowledged { origin: A, last: 2 };
+        let notes = [put(1, 5), put(2, 6), acknowledged, Note::Wiped { origin: A }];
+        assert_eq!(found(&[&notes[..], &ended(1)].concat()), []);
     }
 
     #[test]

@@ -17,7 +17,8 @@ impl Pbft {
         let lowest = stable.min(self.delivered);
         for (sequence, slot) in &self.slots {
             assert!(*sequence > lowest, "settled slots are forgotten");
-            assert!(sequence.0 <= stable.max(self.delivered).0 + self.window, "slots stay inside the window");
+            let highest = stable.max(self.delivered).max(self.reached);
+            assert!(sequence.0 <= highest.0 + self.window, "slots stay inside the window");
             if let Some(accepted) = slot.accepted {
                 assert!(accepted.statement.claim.view == self.view, "assignments are of the current view");
                 assert!(self.active, "nothing is accepted between views");

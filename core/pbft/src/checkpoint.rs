@@ -127,6 +127,7 @@ impl Pbft {
         let sequence = certificate.claim.sequence;
         self.configurations = configurations;
         self.adopt_stable(now, certificate, out);
+        self.reached = self.reached.max(self.delivered);
         self.delivered = sequence;
         self.snapshot = sequence;
         self.next_sequence = self.next_sequence.max(sequence.next());

@@ -76,6 +76,9 @@ pub struct Pbft {
     // May be forgotten.
     /// The last slot handed to the caller.
     pub(crate) delivered: Sequence,
+    /// The last that ever was: whoever takes a snapshot of an earlier slot, for what was executed since is wrong, goes back and
+    /// keeps what it voted on up to there.
+    pub(crate) reached: Sequence,
     pub(crate) next_sequence: Sequence,
     /// The newest record that carries a vote; votes wait for it.
     pub(crate) vote_ticket: Ticket,
@@ -150,6 +153,7 @@ impl Pbft {
             own_view_change: None,
             new_view: None,
             delivered: Sequence::ZERO,
+            reached: Sequence::ZERO,
             next_sequence: Sequence(1),
             vote_ticket: Ticket::ZERO,
             view_ticket: Ticket::ZERO,

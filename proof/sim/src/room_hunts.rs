@@ -25,6 +25,8 @@ const LIAR_LEADS: &[(&str, u64)] = &[
 const DISKS_LOST: &[(&str, u64)] =
     &[("n", 7), ("wipe_ms", 3_000), ("damage_pm", 0), ("down_ms", 500), ("checkpoint_interval", 4)];
 
+const NOBODY_LIES: &[(&str, u64)] = &[("liars", 0), ("liars_first", 0)];
+
 /// None: not looked for.
 #[must_use]
 pub fn hunt_for(mutant: Mutant) -> Option<Hunt> {
@@ -42,9 +44,15 @@ pub fn hunt_for(mutant: Mutant) -> Option<Hunt> {
         M::RoomEndUnchecked => {
             hunt(mutant, "convergent", &with(&with(LIAR_LEADS, DISKS_LOST), &[tricks(&[Trick::AsksUnheard])]))
         }
-        M::RoomEndMoves => hunt(mutant, "convergent", &with(LIAR_LEADS, DISKS_LOST)),
-        M::RoomEndBelowLog => hunt(mutant, "convergent", &with(LIAR_LEADS, DISKS_LOST)),
-        M::RoomToldWithGap => hunt(mutant, "convergent", &with(LIAR_LEADS, DISKS_LOST)),
+        M::RoomEndMoves => hunt(mutant, "convergent", &with(&with(LIAR_LEADS, DISKS_LOST), NOBODY_LIES)),
+        M::RoomToldWithGap => hunt(
+            mutant,
+            "convergent",
+            &with(
+                &with(&with(LIAR_LEADS, DISKS_LOST), NOBODY_LIES),
+                &[("convergent_ms", 20), ("drop_pm", 250), ("wipe_ms", 1_500), ("exchange_ms", 1_000)],
+            ),
+        ),
         M::RoomToldBeforeSync => hunt(
             mutant,
             "convergent",

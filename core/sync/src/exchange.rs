@@ -356,7 +356,8 @@ impl Sync {
             if chain.is_frozen() && !is_frozen_there {
                 proofs.extend(chain.proof);
             }
-            // Whoever has halted it takes no frames, and is shown a contradiction all the same.
+            // Whoever has halted it takes no frames, and is shown a contradiction all the same. He gives what he has: a member
+            // that lacks what the log has of it cannot halt before it has got that.
             if (chain.is_frozen() && chain.proof.is_some()) || chain.is_past_cut() {
                 continue;
             }
@@ -366,7 +367,7 @@ impl Sync {
                 }
                 continue;
             }
-            if chain.is_frozen() || is_frozen_there {
+            if is_frozen_there {
                 continue;
             }
             let (from, until) = (head.map_or(0, |head| head.last), self.shown(*origin, chain).0);

@@ -45,12 +45,25 @@ pub fn hunt_for(mutant: Mutant) -> Option<Hunt> {
             hunt(mutant, "convergent", &with(&with(LIAR_LEADS, DISKS_LOST), &[tricks(&[Trick::AsksUnheard])]))
         }
         M::RoomEndMoves => hunt(mutant, "convergent", &with(&with(LIAR_LEADS, DISKS_LOST), NOBODY_LIES)),
+        // Segments on near nodes: what the log acknowledges is pushed to nobody, so that a lost word to whoever orders
+        // leaves a gap until it is sent again. The disk is lost within that time.
         M::RoomToldWithGap => hunt(
             mutant,
             "convergent",
             &with(
                 &with(&with(LIAR_LEADS, DISKS_LOST), NOBODY_LIES),
-                &[("convergent_ms", 20), ("drop_pm", 250), ("wipe_ms", 1_500), ("exchange_ms", 1_000)],
+                &[
+                    ("n", 4),
+                    ("mode", 1),
+                    ("mode_order_ms", 0),
+                    ("convergent_ms", 20),
+                    ("exchange_ms", 2_000),
+                    ("wipe_ms", 2_000),
+                    ("partition_ms", 0),
+                    ("slow_link_ms", 0),
+                    ("delay_us", 300),
+                    ("jitter_us", 500),
+                ],
             ),
         ),
         M::RoomToldBeforeSync => hunt(

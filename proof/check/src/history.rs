@@ -371,6 +371,22 @@ impl ReplicaJournal {
         })
     }
 
+    /// What ran in the entries of segments (epoch, index, chain) that are discarded, and nowhere else perhaps.
+    pub fn taken_back(
+        &self,
+        discards: impl Fn(u64, u64, [u8; 32]) -> bool,
+    ) -> impl Iterator<Item = CommandId> {
+        let ran = self.events.iter().filter_map(move |stamped| match &stamped.event {
+            ReplicaEvent::SegmentExecuted { epoch, index, entry }
+                if discards(*epoch, *index, entry.chain) =>
+            {
+                Some(entry.commands.as_slice())
+            }
+            _ => None,
+        });
+        ran.flatten().map(|command| command.id)
+    }
+
     /// "replica 2 (incarnation 1)"
     pub fn name(&self) -> String {
         format!("replica {} (incarnation {})", self.replica, self.incarnation)

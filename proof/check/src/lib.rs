@@ -174,7 +174,11 @@ pub fn judge_all(history: &History, terms: &Terms) -> Judgement {
     // Without any replica's journal there is no log to look into, and the clients' own evidence must do.
     let once = (!replicas.is_empty()).then(|| exactly_once::judge(believed, replicas, &discarded, is_logged));
     take(once.as_ref().map(|once| once.findings.clone()).unwrap_or_default());
-    let tally = terms.read_back.as_ref().map(|records| read_back::judge(believed, records));
+    let discards = |epoch: u64, index: u64, chain| discarded.contains(&(epoch, index, chain));
+    let honest = replicas.iter().filter(|journal| journal.honest && terms.members_may_lie);
+    let taken_back = honest.flat_map(|journal| journal.taken_back(discards)).collect();
+    let read_back = |records: &Vec<KeyValue>| read_back::judge_besides(believed, records, &taken_back);
+    let tally = terms.read_back.as_ref().map(read_back);
     take(tally.as_ref().map(|tally| tally.findings.clone()).unwrap_or_default());
     take(sign_once::judge(replicas));
     take(silence::judge(replicas));

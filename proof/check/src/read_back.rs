@@ -13,7 +13,7 @@ use crate::history::{ClientJournal, Command, CommandId, Outcome};
 use crate::operation::{Answer, Compare, Interval, KeyValue, Operation, Relation, Target};
 use crate::text::show;
 use crate::verdict::{Findings, Judge};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 pub const UNIQUE_PUT: &[u8] = b"unique/";
 pub const COUNTER: &[u8] = b"counter/";
@@ -82,6 +82,17 @@ impl Write<'_> {
 
 /// `read_back`: every record under the three prefixes, read after the last command.
 pub fn judge(clients: &[ClientJournal], read_back: &[KeyValue]) -> Tally {
+    judge_besides(clients, read_back, &HashSet::new())
+}
+
+/// The same where members of a segment lied. `taken_back`: commands that ran in entries that are no part of the log. Under the
+/// label `crash` somebody may have read what one of them wrote, and revisions come again after it is taken back: a comparison
+/// with the one that he read then holds, and what he writes carries it back in.
+pub fn judge_besides(
+    clients: &[ClientJournal],
+    read_back: &[KeyValue],
+    taken_back: &HashSet<CommandId>,
+) -> Tally {
     let mut tally = Tally::default();
     let mut keys: BTreeMap<&[u8], Vec<Write<'_>>> = BTreeMap::new();
     let commands =
@@ -117,7 +128,7 @@ pub fn judge(clients: &[ClientJournal], read_back: &[KeyValue]) -> Tally {
         } else if key.starts_with(COUNTER) {
             judge_counter(key, writes, record, &mut tally);
         } else {
-            judge_list(key, writes, record, &mut tally);
+            judge_list(key, writes, record, taken_back, &mut tally);
         }
     }
     tally
@@ -229,7 +240,13 @@ fn tags(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b' ').filter(|tag| !tag.is_empty())
 }
 
-fn judge_list(key: &[u8], writes: &[Write<'_>], record: Option<&KeyValue>, tally: &mut Tally) {
+fn judge_list(
+    key: &[u8],
+    writes: &[Write<'_>],
+    record: Option<&KeyValue>,
+    taken_back: &HashSet<CommandId>,
+    tally: &mut Tally,
+) {
     let list: Vec<&[u8]> = record.map_or(Vec::new(), |record| tags(&record.value).collect());
     let mut places: HashMap<&[u8], usize> = HashMap::new();
     for (place, tag) in list.iter().enumerate() {
@@ -256,6 +273,8 @@ fn judge_list(key: &[u8], writes: &[Write<'_>], record: Option<&KeyValue>, tally
                 tally.findings.push(Judge::ReadBack, reason, vec![]);
             }
             (Some(write), Some(place)) => in_list.push((*place, write)),
+            (None, Some(_))
+                if tries.iter().any(|write| taken_back.contains(&write.id)) && is_carried(tag, writes) => {}
             (None, Some(_)) if tries.iter().all(|write| !write.may_be_applied()) => {
                 let reason = format!("tag {} is in {} although it was not applied", show(tag), show(key));
                 tally.findings.push(Judge::ReadBack, reason, vec![format!("command {}", tries[0].id)]);
@@ -268,6 +287,16 @@ fn judge_list(key: &[u8], writes: &[Write<'_>], record: Option<&KeyValue>, tally
         tally.findings.push(Judge::ReadBack, reason, vec![]);
     }
     judge_list_order(key, in_list, tally);
+}
+
+/// Did somebody else write it along with a tag of his own?
+fn is_carried(tag: &[u8], writes: &[Write<'_>]) -> bool {
+    let carries = |write: &&Write<'_>| {
+        let mut tags: Vec<&[u8]> = tags(write.value).collect();
+        tags.pop();
+        write.may_be_applied() && tags.contains(&tag)
+    };
+    writes.iter().any(|write| carries(&write))
 }
 
 /// Real time: what returned before another was invoked stands before it. One sweep from the end: everything to the right of a

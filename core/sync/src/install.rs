@@ -163,8 +163,8 @@ impl Sync {
             }
             // Whoever takes no more of an origin has said where it stands, and an end may rest on it. Where another end makes a
             // snapshot necessary, what was said before that was decided counts no more.
-            let moves = chain.is_frozen() && last > chain.last();
-            if moves && !self.needs.contains_key(&Need::Branch) {
+            let moves = last > chain.last() || (last >= chain.base_last() && !chain.stays_at(last, hash));
+            if chain.is_frozen() && moves && !self.needs.contains_key(&Need::Branch) {
                 return Err(InstallError::Branch { origin });
             }
             // What is here is not given back, unless it is the wrong thing: others count on it, and it may be nowhere else.

@@ -238,7 +238,8 @@ impl Sync {
         match verdict {
             Verdict::Contradicts(other) => {
                 let proof = Proof::of(other, *hint).expect("the two contradict each other");
-                self.freeze(&proof, Some(from));
+                // Who brought it has one of the two.
+                self.freeze(&proof, None);
             }
             Verdict::OtherBranch => self.suspect(origin),
             Verdict::Known | Verdict::Next | Verdict::Ahead | Verdict::Frozen | Verdict::BeyondCut => {}
@@ -353,7 +354,8 @@ impl Sync {
         for (origin, chain) in &self.chains {
             let head = theirs.of(*origin);
             let is_frozen_there = head.is_some_and(|head| head.frozen);
-            if chain.is_frozen() && !is_frozen_there {
+            // Whoever takes no more of it may have halted it, and not know that it lied: the proof was sent to everybody once.
+            if chain.is_frozen() {
                 proofs.extend(chain.proof);
             }
             // Whoever has halted it takes no frames, and is shown a contradiction all the same.

@@ -359,8 +359,14 @@ impl Sync {
                 proofs.extend(chain.proof);
             }
             // Whoever has halted it takes no frames, and is shown a contradiction all the same.
-            if (chain.is_frozen() && chain.proof.is_some()) || chain.is_past_cut() {
+            if chain.is_frozen() && chain.proof.is_some() {
                 continue;
+            }
+            // Whoever is past a decided end gives what is before it: those who are short of it may have it from nobody else.
+            let mut until = self.shown(*origin, chain).0;
+            if chain.is_past_cut() {
+                let Some(end) = chain.cut.filter(|cut| chain.holds(cut)) else { continue };
+                until = until.min(end.last);
             }
             if let Some(hint) = head.and_then(|head| hint_for(chain, head)) {
                 if load.hints.len() < HINTS_MAX {
@@ -371,7 +377,7 @@ impl Sync {
             if chain.is_frozen() || is_frozen_there {
                 continue;
             }
-            let (from, until) = (head.map_or(0, |head| head.last), self.shown(*origin, chain).0);
+            let from = head.map_or(0, |head| head.last);
             if from < until && from >= chain.base_last() {
                 lines.push((chain, chain.place(from + 1)..chain.place(until) + 1, head));
             }

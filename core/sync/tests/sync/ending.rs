@@ -9,7 +9,7 @@ use bytes::Bytes;
 use dwcp_base::{Chance, Hash, Mutants, Ticket};
 use dwcp_crdt::{Op, Origin, OriginId, Write};
 use dwcp_sync::message::{Head, Heads, Load, ShortHash};
-use dwcp_sync::{Cut, Frame, InstallError, Message, Need, Reason, Stand, WriteRefused};
+use dwcp_sync::{Cut, Frame, InstallError, Message, Need, Proof, Reason, Stand, WriteRefused};
 
 /// Whose end it is in most of these.
 const OVER: u32 = 3;
@@ -706,6 +706,29 @@ fn lies(liars: usize) -> Vec<Vec<Stand>> {
     ways
 }
 
+/// Is there something that so many liars may add?
+fn may_suffice(honest: &[Stand], quorum: usize, faults: usize) -> bool {
+    lies(faults).iter().any(|lies| suffices(&[honest, lies].concat(), quorum, faults))
+}
+
+/// It is decided that an origin ends there, and time passes until all honest ones, the first of them, are there.
+fn reach(mut net: Net, honest: usize, cut: Cut, told: &str) {
+    decide(&mut net, cut);
+    for _ in 0..12 {
+        (0..honest).for_each(|who| net.sync_disk(who));
+        let is_there = |node: &Node| node.standing(cut.origin) == cut && node.sync.needs().count() == 0;
+        if net.nodes[..honest].iter().all(is_there) {
+            break;
+        }
+        net.pass(2_500 * net.nodes.len() as u64);
+        net.serve_snapshots();
+    }
+    for node in &net.nodes[..honest] {
+        assert_eq!(node.standing(cut.origin), cut, "{told}: {}", node.me());
+    }
+    net.assert_converged();
+}
+
 #[test]
 fn any_end_that_enough_is_said_for_is_reached_by_all_and_there_is_always_one() {
     let (mut decided, mut by_lies, mut nobody_there) = (0, 0, 0);
@@ -718,45 +741,84 @@ fn any_end_that_enough_is_said_for_is_reached_by_all_and_there_is_always_one() {
             let honest: Vec<Stand> =
                 net.nodes[..world.held.len()].iter().filter_map(|node| node.sync.stance(&cut, 0)).collect();
             assert_eq!(honest.len(), world.held.len(), "seed {seed}: all say something");
-            let with = |lies: &Vec<Stand>| {
-                suffices(&[honest.as_slice(), lies].concat(), world.quorum(), world.faults)
-            };
-            let alone = with(&Vec::new());
+            let alone = suffices(&honest, world.quorum(), world.faults);
             // A liar may ask for an end where nobody honest stands.
             let is_there = world.held.contains(&place);
             suffice_alone += usize::from(alone && is_there);
-            if !lies(world.faults).iter().any(with) {
+            if !may_suffice(&honest, world.quorum(), world.faults) {
                 continue;
             }
             decided += 1;
             by_lies += usize::from(!alone);
             nobody_there += usize::from(!is_there);
-            let mut net = world.net(seed);
-            decide(&mut net, cut);
-            for _ in 0..12 {
-                (0..world.held.len()).for_each(|who| net.sync_disk(who));
-                let is_there =
-                    |node: &Node| node.standing(world.over()) == cut && node.sync.needs().count() == 0;
-                if net.nodes[..world.held.len()].iter().all(is_there) {
-                    break;
-                }
-                net.pass(2_500 * world.count as u64);
-                net.serve_snapshots();
-            }
-            for who in 0..world.held.len() {
-                assert_eq!(
-                    net.nodes[who].standing(world.over()),
-                    cut,
-                    "seed {seed}: node {who}, {:?}",
-                    world.held
-                );
-            }
-            net.assert_converged();
+            let told = format!("seed {seed}: {:?}, end {place}", world.held);
+            reach(world.net(seed), world.held.len(), cut, &told);
         }
         assert!(suffice_alone > 0, "seed {seed}: {:?} of {}", world.held, world.frames.len());
     }
     assert!(
         decided > 300 && by_lies > 50 && nobody_there > 50,
         "{decided} ends, {by_lies} of them with the help of lies, {nobody_there} where nobody stood"
+    );
+}
+
+/// Of a liar with two branches there may be no end that the honest suffice for; then it stays frozen unless liars help.
+#[test]
+fn any_end_of_a_liar_that_enough_is_said_for_is_reached_by_all() {
+    let (mut decided, mut by_lies, mut undecided) = (0, 0, 0);
+    for seed in 0..100 {
+        let World { count, faults, .. } = World::new(seed);
+        let mut chance = Chance::new(seed).fork("branches");
+        let mut liar = Liar::new(origin(count as u32 - 1));
+        let shared_length = chance.below(3);
+        let shared = line(&mut liar, shared_length, "shared");
+        let branches = ["one", "other"].map(|value| {
+            let length = chance.between(1, 3);
+            [shared.clone(), line(&mut liar.clone(), length, value)].concat()
+        });
+        let proof = Proof::of(*branches[0][shared.len()].signed(), *branches[1][shared.len()].signed());
+        let proof = Box::new(proof.expect("they part there"));
+        let honest = count - faults;
+        let held: Vec<(usize, usize)> = (0..honest)
+            .map(|_| {
+                let which = usize::from(chance.per_mille(250));
+                (which, chance.below(branches[which].len() as u64 + 1) as usize)
+            })
+            .collect();
+        let world = || {
+            let mut net = Net::with(seed, count as u32, |setup| setup.faults = faults);
+            net.is_judged = false;
+            net.down.extend(honest..count);
+            for (node, (which, held)) in net.nodes.iter_mut().zip(&held) {
+                take(node, &branches[*which][..*held]);
+                let message = Message::Contradiction { proof: proof.clone() }.to_bytes();
+                node.message(at(100), origin(count as u32 - 1).id, &message);
+                node.sync_disk();
+                node.outbox.clear();
+            }
+            net
+        };
+        let net = world();
+        let ends = branches.iter().flatten().map(end_at).chain([beginning(proof.origin())]);
+        let ends: std::collections::BTreeSet<Cut> = ends.collect();
+        let mut suffice_alone = 0;
+        for cut in ends {
+            let stands: Vec<Stand> =
+                net.nodes[..honest].iter().filter_map(|node| node.sync.stance(&cut, 9)).collect();
+            assert_eq!(stands.len(), honest, "seed {seed}: all say something");
+            let quorum = (count + faults) / 2 + 1;
+            if may_suffice(&stands, quorum, faults) {
+                let alone = suffices(&stands, quorum, faults);
+                decided += 1;
+                by_lies += usize::from(!alone);
+                suffice_alone += usize::from(alone);
+                reach(world(), honest, cut, &format!("seed {seed}: {held:?}, end {cut:?}"));
+            }
+        }
+        undecided += usize::from(suffice_alone == 0);
+    }
+    assert!(
+        decided > 100 && by_lies > 50 && undecided > 10,
+        "{decided} ends, {by_lies} of them with the help of lies; {undecided} may stay frozen"
     );
 }

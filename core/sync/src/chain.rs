@@ -132,6 +132,11 @@ impl Chain {
         Some((&kept.signed, kept.hash))
     }
 
+    /// Is the frame that ends there here, on this branch?
+    pub(crate) fn holds(&self, cut: &Cut) -> bool {
+        self.ending_at(cut.last).is_some_and(|(_, hash)| hash == cut.hash)
+    }
+
     /// Its last frame whose record has a ticket up to this one.
     pub(crate) fn durable(&self, ticket: Ticket) -> Option<(&SignedHeader, Hash)> {
         // Tickets of a chain ascend.

@@ -6,7 +6,6 @@
 //! holds all that is before the end, and somebody honest nothing after it, it can end: those below get the frames, those
 //! beyond a snapshot. Where a liar's branches split them all, it stays frozen.
 
-use crate::frame::SignedHeader;
 use crate::message::ShortHash;
 use crate::proof::Cut;
 use crate::state::Sync;
@@ -81,10 +80,9 @@ impl Sync {
         if here == *cut {
             return Some(Stand::At);
         }
-        let same = |(_, hash): (&SignedHeader, Hash)| hash == cut.hash;
         Some(match here.last.cmp(&cut.last) {
             Ordering::Greater if cut.last == 0 && cut.hash == Hash::ZERO => Stand::Beyond,
-            Ordering::Greater if chain.ending_at(cut.last).is_some_and(same) => Stand::Beyond,
+            Ordering::Greater if chain.holds(cut) => Stand::Beyond,
             // What a liar wrote before its histories part, nobody can tell by where they end.
             Ordering::Less if !is_convicted => Stand::Below,
             _ => Stand::Elsewhere,

@@ -238,7 +238,8 @@ impl Sync {
         match verdict {
             Verdict::Contradicts(other) => {
                 let proof = Proof::of(other, *hint).expect("the two contradict each other");
-                self.freeze(&proof, Some(from));
+                // Who brought it has one of the two.
+                self.freeze(&proof, None);
             }
             Verdict::OtherBranch => self.suspect(origin),
             Verdict::Known | Verdict::Next | Verdict::Ahead | Verdict::Frozen | Verdict::BeyondCut => {}
@@ -353,13 +354,20 @@ impl Sync {
         for (origin, chain) in &self.chains {
             let head = theirs.of(*origin);
             let is_frozen_there = head.is_some_and(|head| head.frozen);
-            if chain.is_frozen() && !is_frozen_there {
+            // Whoever takes no more of it may have halted it, and not know that it lied: the proof was sent to everybody once.
+            if chain.is_frozen() {
                 proofs.extend(chain.proof);
             }
             // Whoever has halted it takes no frames, and is shown a contradiction all the same. He gives what he has: a member
             // that lacks what the log has of it cannot halt before it has got that.
-            if (chain.is_frozen() && chain.proof.is_some()) || chain.is_past_cut() {
+            if chain.is_frozen() && chain.proof.is_some() {
                 continue;
+            }
+            // Whoever is past a decided end gives what is before it: those who are short of it may have it from nobody else.
+            let mut until = self.shown(*origin, chain).0;
+            if chain.is_past_cut() {
+                let Some(end) = chain.cut.filter(|cut| chain.holds(cut)) else { continue };
+                until = until.min(end.last);
             }
             if let Some(hint) = head.and_then(|head| hint_for(chain, head)) {
                 if load.hints.len() < HINTS_MAX {
@@ -370,7 +378,7 @@ impl Sync {
             if is_frozen_there {
                 continue;
             }
-            let (from, until) = (head.map_or(0, |head| head.last), self.shown(*origin, chain).0);
+            let from = head.map_or(0, |head| head.last);
             if from < until && from >= chain.base_last() {
                 lines.push((chain, chain.place(from + 1)..chain.place(until) + 1, head));
             }

@@ -161,10 +161,11 @@ impl Sync {
             if chain.has_ended() && chain.last() > 0 && !is_at_end && !chain.stays_at(last, hash) {
                 return Err(InstallError::Branch { origin });
             }
-            // Whoever takes no more of an origin has said where it stands, and an end may rest on it. Where another end makes a
-            // snapshot necessary, what was said before that was decided counts no more.
-            let moves = chain.is_frozen() && last > chain.last();
-            if moves && !self.needs.contains_key(&Need::Branch) {
+            // Whoever takes no more of an origin has said where it stands, and an end may rest on it. Whoever needs a snapshot says
+            // nothing: a disk that came back blank has to get there somehow. What was said before another end was decided, which
+            // may make one necessary, counts no more; nothing is collected meanwhile, so there is hardly another reason.
+            let moves = last > chain.last() || (last >= chain.base_last() && !chain.stays_at(last, hash));
+            if chain.is_frozen() && moves && self.needs.is_empty() {
                 return Err(InstallError::Branch { origin });
             }
             // What is here is not given back, unless it is the wrong thing: others count on it, and it may be nowhere else.

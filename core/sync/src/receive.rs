@@ -76,7 +76,7 @@ impl Sync {
                 }
                 (true, Ok(frame)) => {
                     let bytes = frame.bytes().clone();
-                    self.place_frame(frame, from).map(|()| taken.fresh.push((origin, bytes)))
+                    self.place_frame(frame).map(|()| taken.fresh.push((origin, bytes)))
                 }
             };
             if let Err(reason) = result {
@@ -133,7 +133,7 @@ impl Sync {
     }
 
     /// Puts a frame with a good signature where it belongs.
-    fn place_frame(&mut self, frame: Frame, from: Option<OriginId>) -> Result<(), Reason> {
+    fn place_frame(&mut self, frame: Frame) -> Result<(), Reason> {
         let origin = frame.header().origin;
         let chain = self.chains.get(&origin).ok_or(Reason::UnknownOrigin)?;
         match self.judge(chain, frame.header(), frame.hash()) {
@@ -146,7 +146,8 @@ impl Sync {
             }
             Verdict::Contradicts(other) => {
                 let proof = Proof::of(other, *frame.signed()).expect("the two contradict each other");
-                self.freeze(&proof, from);
+                // Who brought it may know nothing of the other.
+                self.freeze(&proof, None);
                 Err(Reason::Frozen)
             }
             Verdict::Ahead => self.wait(frame),

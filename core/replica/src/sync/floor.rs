@@ -176,7 +176,8 @@ impl SyncRoom {
             let is_settled = writer(origin).is_some_and(|writer| around.control.is_settled(writer));
             let here = open.sync.head(origin).map_or(0, |head| head.last);
             let lacks = here < least(around, origin) && !open.sync.is_unreadable(origin);
-            if !is_settled || lacks || waited < interval.times(HALT_INTERVALS.0) {
+            let is_whole = open.sync.needs().next().is_none();
+            if !is_settled || !is_whole || lacks || waited < interval.times(HALT_INTERVALS.0) {
                 continue;
             }
             let alike =

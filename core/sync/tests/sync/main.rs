@@ -5,6 +5,7 @@
 mod accusing;
 mod audits;
 mod border;
+mod ending;
 mod floors;
 mod frames;
 mod histories;

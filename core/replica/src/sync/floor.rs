@@ -324,7 +324,9 @@ impl<M: StateMachine> Replica<M> {
             let asking = Asking { question, since: now.mono, next_send: now.mono, until };
             room.collecting.asking.insert(matter, asking);
         }
-        let asked = room.collecting.asking.get(&matter).map(|asking| asking.question.bytes.clone());
+        let unsaid = |asking: &&Asking| !asking.question.consents.contains_key(&me);
+        let asked = room.collecting.asking.get(&matter).filter(unsaid);
+        let asked = asked.map(|asking| asking.question.bytes.clone());
         let unheard = self.setup.mutants.on(Mutant::RoomAsksUnheard).then(|| (Stance::Agrees, Bytes::new()));
         let own = asked.and_then(|bytes| unheard.or_else(|| room.judge(matter, &bytes, &around)));
         let own = own.filter(|_| self.pbft.is_voter());
@@ -332,9 +334,7 @@ impl<M: StateMachine> Replica<M> {
         let quorum = self.pbft.quorum();
         let room = self.sync.as_mut()?;
         let asking = room.collecting.asking.get_mut(&matter)?;
-        if let Some((stance, _)) = own
-            && !asking.question.consents.contains_key(&me)
-        {
+        if let Some((stance, _)) = own {
             let content = asking.question.content;
             let signature = consent(self.cluster, matter, ground, content, stance, me, &*self.crypto);
             asking.question.consents.insert(me, (stance, signature));

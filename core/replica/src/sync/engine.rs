@@ -134,7 +134,7 @@ impl SyncRoom {
         self.end_origins(&around.control.ends, &mut open);
         self.commit_floors(&mut open);
         self.deliver_ordered(now, &mut open);
-        self.own = Own::of(around, self.me);
+        self.note_own(Own::of(around, self.me));
         self.halt_what_is_over(now, around, &mut open);
         loop {
             let actions = open.sync.take();

@@ -68,6 +68,11 @@ impl Own {
         Self { logged, stretches: around.carried.of(me).to_vec() }
     }
 
+    /// Is there something here that was there before?
+    fn lost_since(&self, before: &Self) -> bool {
+        self.logged < before.logged || !before.stretches.iter().all(|(first, last)| self.has(*first, *last))
+    }
+
     pub(super) fn has(&self, first: u64, last: u64) -> bool {
         last <= self.logged || self.stretches.iter().any(|(from, to)| *from <= first && last <= *to)
     }
@@ -331,6 +336,14 @@ impl SyncRoom {
         }
     }
 
+    /// What the log has of own changes now. Where it took some back, a segment having been cut below them, they are offered again.
+    pub(super) fn note_own(&mut self, own: Own) {
+        if own.lost_since(&self.own) {
+            self.ordering.fed = 0;
+        }
+        self.own = own;
+    }
+
     /// Is this own frame offered to the log, and all before it?
     pub(super) fn is_fed(&self, last: u64) -> bool {
         self.ordering.fed >= last
@@ -355,5 +368,26 @@ impl SyncRoom {
                 out.push(Effect::Send { to, class: Class::Request, after: Ticket::ZERO, bytes });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own(logged: u64, stretches: &[(u64, u64)]) -> Own {
+        Own { logged, stretches: stretches.to_vec() }
+    }
+
+    #[test]
+    fn what_a_cut_segment_takes_back_is_noticed() {
+        let before = own(4, &[(1, 4), (7, 9)]);
+        let lost = |logged, stretches: &[(u64, u64)]| own(logged, stretches).lost_since(&before);
+        assert!(
+            !lost(4, &[(1, 4), (7, 9)]) && !lost(9, &[(1, 9)]) && !lost(12, &[]),
+            "there is more, or a floor"
+        );
+        assert!(lost(3, &[(1, 3), (7, 9)]), "the last of what came without gap");
+        assert!(lost(4, &[(1, 4)]) && lost(5, &[(1, 5), (7, 8)]), "what came behind a gap");
     }
 }

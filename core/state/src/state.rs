@@ -111,13 +111,9 @@ impl<M: StateMachine> State<M> {
         Restorer::new(genesis, empty, mutants)
     }
 
-    pub(crate) fn assemble(
-        mut control: Control,
-        sessions: SessionTable,
-        machine: M,
-        mutants: Mutants,
-    ) -> Self {
-        control.machine_version = machine.version();
+    /// The version of the machine that the snapshot names stays: a node with a newer machine would otherwise have another state
+    /// than the others, and than the certificate says.
+    pub(crate) fn assemble(control: Control, sessions: SessionTable, machine: M, mutants: Mutants) -> Self {
         Self { control, sessions, machine, mutants }
     }
 

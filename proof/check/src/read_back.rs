@@ -384,11 +384,15 @@ mod tests {
             self.tally_of(|_| {})
         }
 
+        fn records(&mut self) -> Vec<KeyValue> {
+            match self.model.apply(&Operation::range(Interval::all())) {
+                Ok(Answer::Range { records, .. }) => records,
+                other => panic!("a range always answers: {other:?}"),
+            }
+        }
+
         fn tally_of(&mut self, spoil: impl FnOnce(&mut Vec<KeyValue>)) -> Tally {
-            let Ok(Answer::Range { mut records, .. }) = self.model.apply(&Operation::range(Interval::all()))
-            else {
-                panic!("a range always answers")
-            };
+            let mut records = self.records();
             spoil(&mut records);
             judge(std::slice::from_ref(&self.journal), &records)
         }
@@ -494,5 +498,23 @@ mod tests {
         assert!(with("t1 t2 t3 t9").findings.has("written by no client"));
         assert!(with("t2 t1 t3").findings.has("stands after"));
         assert!(with("t1 t2 t3 t5").findings.has("although it was not applied"));
+    }
+
+    /// Who read `t5` in what was taken back, and wrote it along with `t6`.
+    #[test]
+    fn what_was_taken_back_may_be_carried_back_in_by_another() {
+        let mut bench = good();
+        let refused = bench.journal.commands.last().expect("it appended t5").id;
+        let found = |bench: &mut Bench, list: &str, taken_back: &[CommandId]| {
+            let mut records = bench.records();
+            record(&mut records, "append/l").value = list.as_bytes().to_vec();
+            let taken_back = taken_back.iter().copied().collect();
+            judge_besides(std::slice::from_ref(&bench.journal), &records, &taken_back).findings
+        };
+        let alone = found(&mut bench, "t1 t2 t3 t5", &[refused]);
+        assert!(alone.has("although it was not applied"), "nobody carried it");
+        bench.unknown(Operation::put("append/l", "t1 t2 t3 t5 t6"), false);
+        assert!(found(&mut bench, "t1 t2 t3 t5 t6", &[refused]).is_empty());
+        assert!(found(&mut bench, "t1 t2 t3 t5 t6", &[]).has("although it was not applied"), "it never ran");
     }
 }

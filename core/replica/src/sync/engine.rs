@@ -6,7 +6,7 @@ use crate::recover::RecoverError;
 use crate::replica::{Outbox, Replica};
 use crate::sync::disk::is_base;
 use crate::sync::fetch::{Fetched, What};
-use crate::sync::ordered::{Own, unwrap};
+use crate::sync::ordered::unwrap;
 use crate::sync::{Disk, Open, SyncRoom, origins};
 use crate::wire::PeerMessage;
 use alloc::collections::BTreeMap;
@@ -134,7 +134,7 @@ impl SyncRoom {
         self.end_origins(&around.control.ends, &mut open);
         self.commit_floors(&mut open);
         self.deliver_ordered(now, &mut open);
-        self.note_own(Own::of(around, self.me));
+        self.note_own(around);
         self.halt_what_is_over(now, around, &mut open);
         loop {
             let actions = open.sync.take();
@@ -442,7 +442,7 @@ impl<M: StateMachine> Replica<M> {
         }
         self.state.carry(writer, header.first, header.last);
         if let Some(room) = &mut self.sync {
-            room.note_ordered(frame.clone());
+            room.note_ordered(*header, frame.clone());
         }
     }
 

@@ -62,10 +62,12 @@ pub(crate) struct Own {
 }
 
 impl Own {
-    pub(crate) fn of(around: &Surroundings<'_>, me: Origin) -> Self {
-        let Some(me) = writer(me) else { return Self::default() };
-        let logged = around.control.logged(around.carried, me);
-        Self { logged, stretches: around.carried.of(me).to_vec() }
+    /// Nothing when it is what it was.
+    fn news(&self, around: &Surroundings<'_>, me: Origin) -> Option<Self> {
+        let me = writer(me)?;
+        let (logged, stretches) = (around.control.logged(around.carried, me), around.carried.of(me));
+        (logged != self.logged || stretches != self.stretches)
+            .then(|| Self { logged, stretches: stretches.to_vec() })
     }
 
     /// Is there something here that was there before?
@@ -130,7 +132,7 @@ pub(crate) struct Ordering {
     /// Own frames up to this one wait here, or did.
     fed: u64,
     /// Executed and not yet given to the engine. Bounded by what one step executes.
-    arrived: Vec<Bytes>,
+    arrived: Vec<(Header, Bytes)>,
 }
 
 impl Ordering {
@@ -255,16 +257,14 @@ impl SyncRoom {
     }
 
     /// The log executed it. What the engine makes of it comes with the next `drive`.
-    pub(crate) fn note_ordered(&mut self, frame: Bytes) {
-        self.ordering.arrived.push(frame);
+    pub(crate) fn note_ordered(&mut self, header: Header, frame: Bytes) {
+        self.ordering.arrived.push((header, frame));
     }
 
     pub(super) fn deliver_ordered(&mut self, now: Now, open: &mut Open) {
-        for bytes in core::mem::take(&mut self.ordering.arrived) {
+        for (header, bytes) in core::mem::take(&mut self.ordering.arrived) {
             self.ordering.remove(&Hash::of(&bytes));
-            if let Some(header) = unwrap(&bytes).map(|received| *received.header())
-                && header.origin != self.me
-            {
+            if header.origin != self.me {
                 let known = open.sync.head(header.origin).is_some_and(|head| head.last >= header.last);
                 self.figures.frames_ordered_late += u64::from(known);
             }
@@ -337,7 +337,8 @@ impl SyncRoom {
     }
 
     /// What the log has of own changes now. Where it took some back, a segment having been cut below them, they are offered again.
-    pub(super) fn note_own(&mut self, own: Own) {
+    pub(super) fn note_own(&mut self, around: &Surroundings<'_>) {
+        let Some(own) = self.own.news(around, self.me) else { return };
         if own.lost_since(&self.own) {
             self.ordering.fed = 0;
         }

@@ -157,6 +157,8 @@ pub enum Mutant {
     RoomEndMoves,
     /// State sync in a node: an end may leave out what the log has.
     RoomEndBelowLog,
+    /// State sync in a node: whose end is asked about counts as known to lie, without proof.
+    RoomDoubtUnproven,
     /// State sync in a node: a writer is told that the log has its frame, though it lacks one before it.
     RoomToldWithGap,
     /// State sync in a node: a writer is told before its frame is durable.
@@ -277,6 +279,7 @@ impl Mutant {
         Self::RoomEndUnchecked,
         Self::RoomEndMoves,
         Self::RoomEndBelowLog,
+        Self::RoomDoubtUnproven,
         Self::RoomToldWithGap,
         Self::RoomToldBeforeSync,
         Self::RoomStoreOfOneDonor,

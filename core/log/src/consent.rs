@@ -3,7 +3,7 @@
 //! quorum. So every replica judges the entry alike, by signatures; and whoever tells everybody something else keeps the matter
 //! from being ordered, and never the slot it would have been part of.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
@@ -127,19 +127,21 @@ pub enum ConsentRefusal {
     TooFew,
     /// Not ascending by replica, so one may count twice.
     NotAscending,
-    /// A stranger, or a member that does not vote yet.
+    /// A stranger, a member that does not vote yet, or one that is convicted.
     NoVoice,
     Signature,
 }
 
 /// What judging needs to know.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ConsentCourt<'a> {
     pub cluster: ClusterId,
     pub configuration: &'a Configuration,
     /// The last slot executed: members that vote only after it do not count.
     pub executed: Sequence,
     pub ends: u64,
+    /// Members that are known to lie, by proof: they have no voice, and of the others so many fewer may lie.
+    pub convicted: BTreeSet<ReplicaId>,
     pub crypto: &'a dyn Crypto,
 }
 
@@ -150,8 +152,14 @@ impl ConsentCourt<'_> {
         Ground { configuration: self.configuration.id, ends: self.ends }
     }
 
+    /// How many of those who have a voice may lie.
+    #[must_use]
+    pub fn faults(&self) -> usize {
+        usize::from(self.configuration.quorum().f()).saturating_sub(self.convicted.len())
+    }
+
     fn key(&self, by: ReplicaId) -> Option<PublicKey> {
-        let member = self.configuration.member(by)?;
+        let member = self.configuration.member(by).filter(|_| !self.convicted.contains(&by))?;
         (member.votes_after <= self.executed).then_some(member.vote_key)
     }
 
@@ -176,7 +184,7 @@ impl ConsentCourt<'_> {
         }
         let quorum = self.configuration.quorum();
         let stances = agreed.consents.iter().map(|(_, stance, _)| *stance);
-        if !suffices(matter, stances, quorum.q(), usize::from(quorum.f())) {
+        if !suffices(matter, stances, quorum.q(), self.faults()) {
             return Err(ConsentRefusal::TooFew);
         }
         if !agreed.consents.windows(2).all(|pair| pair[0].0 < pair[1].0) {
@@ -259,6 +267,17 @@ mod tests {
         spoil: impl Fn(&mut Agreed),
         executed: u64,
     ) -> Result<(), ConsentRefusal> {
+        judged_without(&[], who, ground, spoil, executed)
+    }
+
+    /// The same where these are convicted.
+    fn judged_without(
+        convicted: &[u8],
+        who: &[u8],
+        ground: Ground,
+        spoil: impl Fn(&mut Agreed),
+        executed: u64,
+    ) -> Result<(), ConsentRefusal> {
         let configuration = configuration();
         let bytes = Bytes::from_static(b"a floor");
         let mut agreed = Agreed {
@@ -280,9 +299,33 @@ mod tests {
             configuration: &configuration,
             executed: Sequence(executed),
             ends: 2,
+            convicted: convicted.iter().copied().map(ReplicaId).collect(),
             crypto: &signer(0),
         };
         court.judge(Matter::Floor, &agreed)
+    }
+
+    #[test]
+    fn who_is_convicted_has_no_voice_and_of_the_others_one_fewer_may_lie() {
+        let ground = Ground { configuration: ConfigurationId(7), ends: 2 };
+        let keep = |_: &mut Agreed| {};
+        assert_eq!(judged_without(&[0], &[1, 2, 3], ground, keep, 10), Ok(()));
+        assert_eq!(judged_without(&[0], &[0, 2, 3], ground, keep, 10), Err(ConsentRefusal::NoVoice));
+        let faults = |convicted: &[u8]| {
+            let convicted = convicted.iter().copied().map(ReplicaId).collect();
+            let configuration = configuration();
+            let crypto = signer(0);
+            ConsentCourt {
+                cluster: CLUSTER,
+                configuration: &configuration,
+                executed: Sequence(9),
+                ends: 2,
+                convicted,
+                crypto: &crypto,
+            }
+            .faults()
+        };
+        assert_eq!((faults(&[]), faults(&[2]), faults(&[1, 2])), (1, 0, 0));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! and the operator's orders. Chunk 0 of every snapshot, and covered by every checkpoint's digest.
 
 use crate::steering::Steering;
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use dwcp_pbft::Configurations;
 use dwcp_state::{Carried, Writer, state_digest};
 
 /// The format of [`Control`]; 1 knew no segments.
-pub const CONTROL_FORMAT: u16 = 5;
+pub const CONTROL_FORMAT: u16 = 6;
 
 /// Member orders remembered; enough for each of 31 members to lose 33 disks.
 pub const ORDERS_MAX: usize = 1024;
@@ -45,6 +46,8 @@ pub struct Control {
     pub floor: u64,
     /// Up to which of its changes that floor covers each writer, ascending.
     pub covered: Vec<(Writer, u64)>,
+    /// Incarnations that the log was shown to have contradicted themselves. At most one for each there ever was.
+    pub convicted: BTreeSet<Writer>,
 }
 
 impl Control {
@@ -62,6 +65,7 @@ impl Control {
             excluded: Vec::new(),
             floor: 0,
             covered: Vec::new(),
+            convicted: BTreeSet::new(),
         }
     }
 
@@ -125,6 +129,19 @@ impl Control {
     pub fn covers(&self, writer: Writer) -> u64 {
         let place = self.covered.binary_search_by_key(&writer, |(known, _)| *known);
         place.map_or(0, |place| self.covered[place].1)
+    }
+
+    /// Members in force that are known to lie: of those who may, so many fewer are among the others.
+    #[must_use]
+    pub fn convicted_members(&self) -> BTreeSet<ReplicaId> {
+        let of = |(id, incarnation): &Writer| self.in_force(*id, *incarnation).then_some(*id);
+        self.convicted.iter().filter_map(of).collect()
+    }
+
+    /// Is this the incarnation of that member that counts now?
+    #[must_use]
+    pub fn in_force(&self, id: ReplicaId, incarnation: Incarnation) -> bool {
+        self.configurations.latest().member(id).is_some_and(|member| member.incarnation == incarnation)
     }
 
     /// Judges an order against the ordered prefix and, if it holds, puts it in force.

@@ -3,13 +3,15 @@
 
 use crate::control::Control;
 use crate::segment::SegmentNode;
-use dwcp_base::{ClusterId, Crypto, Index, Mutant, Mutants, PublicKey, Quorum};
+use crate::sync::writer;
+use dwcp_base::{ClusterId, Crypto, Index, Mutant, Mutants, PublicKey, Quorum, ReplicaId, decode};
 use dwcp_log::anchor::Anchor;
 use dwcp_log::close::{Bench, CloseRefusal};
-use dwcp_log::consent::{ConsentCourt, ConsentRefusal};
+use dwcp_log::consent::{ConsentCourt, ConsentRefusal, Ground};
 use dwcp_log::seal::Speaker;
 use dwcp_log::{Agreed, Close, CloseProof, Matter, Place, Segment, Switch};
 use dwcp_state::StateMachine;
+use dwcp_sync::End;
 
 pub(crate) struct Court<'a, M: StateMachine> {
     pub cluster: ClusterId,
@@ -21,15 +23,36 @@ pub(crate) struct Court<'a, M: StateMachine> {
 }
 
 impl<'a, M: StateMachine> Court<'a, M> {
-    /// Whose consents count now.
-    pub(crate) fn consents(&self) -> ConsentCourt<'a> {
+    /// Whose consents about this count now.
+    pub(crate) fn consents(&self, matter: Matter, bytes: &[u8]) -> ConsentCourt<'a> {
+        let mut convicted = self.control.convicted_members();
+        if matter == Matter::End {
+            convicted.extend(self.convicted_by(bytes));
+        }
         ConsentCourt {
             cluster: self.cluster,
             configuration: self.control.configurations.latest(),
             executed: self.control.executed,
             ends: self.control.ends.len() as u64,
+            convicted,
             crypto: self.crypto,
         }
+    }
+
+    /// Where questions are asked from now.
+    pub(crate) fn ground(&self) -> Ground {
+        let configuration = self.control.configurations.latest().id;
+        Ground { configuration, ends: self.control.ends.len() as u64 }
+    }
+
+    /// The member in force that what is asked about an end proves to lie.
+    pub(crate) fn convicted_by(&self, bytes: &[u8]) -> Option<ReplicaId> {
+        let end = decode::<End>(bytes).ok()?;
+        let (id, incarnation) = writer(end.cut.origin)?;
+        let member = self.control.configurations.latest().member(id)?;
+        let convicts = end.convicts(self.cluster, &member.vote_key, self.crypto)
+            || self.mutants.on(Mutant::RoomDoubtUnproven);
+        (convicts && member.incarnation == incarnation).then_some(id)
     }
 }
 
@@ -94,7 +117,7 @@ impl<M: StateMachine> Court<'_, M> {
         if agreed.bytes.len() > crate::sync::FLOOR_BYTES_MAX {
             return Err("a floor that is too long");
         }
-        match self.consents().judge(matter, agreed) {
+        match self.consents(matter, &agreed.bytes).judge(matter, agreed) {
             _ if self.mutants.on(Mutant::RoomConsentUnjudged) => Ok(()),
             Ok(()) | Err(ConsentRefusal::Stale) => Ok(()),
             Err(_) => Err("a floor or an end that no quorum agreed to"),

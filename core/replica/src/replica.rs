@@ -247,7 +247,10 @@ impl<M: StateMachine> Replica<M> {
             | PeerMessage::SyncPart { .. } => {
                 self.on_sync_message(now, from, message, out);
             }
-            PeerMessage::SyncAsk { matter, ground, bytes } => self.on_ask(from, matter, ground, &bytes, out),
+            PeerMessage::SyncAsk { matter, ground, bytes } => {
+                self.on_ask(now, from, (matter, ground), &bytes, out);
+            }
+            PeerMessage::SyncAgreed { matter, agreed } => self.on_agreed(now, from, matter, agreed, out),
             PeerMessage::SyncConsent { matter, ground, content, stance, signature, stands } => {
                 self.on_consent(from, (matter, ground, content), (stance, signature), &stands, out);
             }
@@ -358,6 +361,7 @@ impl<M: StateMachine> Replica<M> {
         self.execute_ready(now, out);
         self.settle_segment(now, out);
         self.retry_kept(now, out);
+        self.ask_instead(now, out);
         self.propose_pending(now, out);
         self.carry_out(now, out);
         self.drain_segment(now, out);
@@ -367,7 +371,9 @@ impl<M: StateMachine> Replica<M> {
 
     /// Since when the root owes us something. While a segment is open, clients' commands are not the root's to serve.
     fn root_waits_since(&self, now: Now) -> Option<Micros> {
-        if self.segment.is_some() { self.root_owes_since(now) } else { self.pool.oldest_known_to_all() }
+        let commands =
+            if self.segment.is_some() { self.root_owes_since(now) } else { self.pool.oldest_known_to_all() };
+        commands.into_iter().chain(self.handed_since()).min()
     }
 
     /// The moment at which `Input::Wake` is due.

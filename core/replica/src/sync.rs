@@ -11,6 +11,7 @@
 //! `ordered` frames in the log; `face` what clients may ask; `ask` answers what needs no writing.
 
 mod ask;
+mod asking;
 mod disk;
 mod engine;
 pub mod face;
@@ -21,7 +22,7 @@ mod ordered;
 mod write;
 
 pub(crate) use disk::Disk;
-pub(crate) use engine::lost;
+pub(crate) use engine::{lost, writer};
 pub use face::{Road, SyncReply, SyncRequest, SyncSetup, SyncWritten};
 pub use figures::{SyncPeerStatus, SyncStatus};
 pub(crate) use floor::FLOOR_BYTES_MAX;
@@ -44,6 +45,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use asking::Consulting;
 use bytes::Bytes;
 use dwcp_base::{Crypto, Micros, Now, PublicKey, ReplicaId, Ticket};
 use dwcp_crdt::{Origin, Store};
@@ -115,6 +117,7 @@ pub(crate) struct SyncRoom {
     /// Came whole, and is put in place by the next `drive`.
     fetched: Option<Fetched>,
     collecting: Collecting,
+    consulting: Consulting,
 }
 
 /// Clients that watch, all together.
@@ -144,6 +147,7 @@ impl SyncRoom {
             transfer: Transfer::default(),
             fetched: None,
             collecting: Collecting::default(),
+            consulting: Consulting::default(),
         }
     }
 

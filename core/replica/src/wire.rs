@@ -7,7 +7,7 @@ use dwcp_base::{Epoch, Hash, Index, Sequence, Signature};
 use dwcp_log::anchor::AnchorVote;
 use dwcp_log::consent::{Ground, Matter, Stance};
 use dwcp_log::seal::{Sealed, Signed, StopCert, Suspect};
-use dwcp_log::{OperatorOrder, Place, SignedMemberOrder, VirtualLog};
+use dwcp_log::{Agreed, OperatorOrder, Place, SignedMemberOrder, VirtualLog};
 use dwcp_pbft::{Certificate, Message, Record};
 use dwcp_raft::Entry;
 
@@ -109,7 +109,7 @@ pub enum PeerMessage {
         part: u32,
         bytes: Bytes,
     } = 22,
-    /// The primary: "do you find this true by yourself?"
+    /// The primary, or in its stead another: "do you find this true by yourself?"
     SyncAsk {
         matter: Matter,
         ground: Ground,
@@ -125,6 +125,11 @@ pub enum PeerMessage {
         signature: Signature,
         stands: Bytes,
     } = 24,
+    /// "A quorum agreed to what I asked about: let it be ordered."
+    SyncAgreed {
+        matter: Matter,
+        agreed: Agreed,
+    } = 25,
 }
 
 /// One record of the node's log: the root protocol's, or a segment's. Discriminants are part of the format.

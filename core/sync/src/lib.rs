@@ -47,7 +47,7 @@ pub use frame::{Frame, FrameError, Header, Received, SignedHeader};
 pub use install::InstallError;
 pub use message::Message;
 pub use output::{Action, Fault, Need, Reason};
-pub use proof::{Cut, Proof, contradict};
+pub use proof::{Cut, End, Proof, contradict};
 pub use record::{Base, Record};
 pub use state::{Figures, OpenError, Restored, Sync};
 pub use write::{WriteRefused, Written};

@@ -1,6 +1,7 @@
 //! What an origin must not sign, and the proof that it did. Two signed headers convince anybody who has the origin's key.
 
 use crate::frame::{Header, SignedHeader};
+use alloc::boxed::Box;
 use borsh::{BorshDeserialize, BorshSerialize};
 use dwcp_base::{ClusterId, Crypto, Hash, PublicKey};
 use dwcp_crdt::Origin;
@@ -61,4 +62,23 @@ pub struct Cut {
     pub last: u64,
     /// The hash of the frame that ends there; zero for none.
     pub hash: Hash,
+}
+
+/// What replicas are asked about an origin that has to end: where, and the proof if it contradicted itself.
+///
+/// With the proof everybody knows one of those who lie. A member that is convicted has no voice about ends, and of the others
+/// one fewer may lie.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct End {
+    pub cut: Cut,
+    pub proof: Option<Box<Proof>>,
+}
+
+impl End {
+    /// Is its origin, which signs with this key, convicted by the proof in it?
+    #[must_use]
+    pub fn convicts(&self, cluster: ClusterId, key: &PublicKey, crypto: &dyn Crypto) -> bool {
+        let proof = self.proof.as_ref().filter(|proof| proof.origin() == self.cut.origin);
+        proof.is_some_and(|proof| proof.holds(cluster, key, crypto))
+    }
 }

@@ -316,6 +316,7 @@ impl Sealer {
             | PeerMessage::SyncFetch { .. }
             | PeerMessage::SyncPart { .. }
             | PeerMessage::SyncAsk { .. } => {}
+            PeerMessage::SyncAgreed { matter, agreed } => self.agreed(*matter, agreed),
             PeerMessage::SyncConsent { matter, ground, content, stance, signature, .. } => {
                 let by = ReplicaId(u8::try_from(self.chance.below(4)).expect("four members"));
                 let hash = consent_hash(cluster(), *matter, *ground, *content, *stance, by);

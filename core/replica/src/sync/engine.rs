@@ -9,7 +9,7 @@ use crate::sync::fetch::{Fetched, What};
 use crate::sync::ordered::unwrap;
 use crate::sync::{Disk, Open, SyncRoom, origins};
 use crate::wire::PeerMessage;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -39,6 +39,19 @@ pub(crate) struct Surroundings<'a> {
     pub faults: usize,
     /// Who orders now, if anybody is known to.
     pub orderer: Option<ReplicaId>,
+}
+
+impl Surroundings<'_> {
+    /// Members in force that are known to lie, by what the log has seen of it or by proof that is here. Of the members that
+    /// may, so many fewer are among the others.
+    pub(crate) fn known_liars(&self, open: &Open) -> BTreeSet<ReplicaId> {
+        let mut liars = self.control.convicted_members();
+        liars.extend(self.control.configurations.latest().members.iter().filter_map(|member| {
+            let origin = Origin::new(u32::from(member.id.0), member.incarnation.0);
+            open.sync.proof(origin).map(|_| member.id)
+        }));
+        liars
+    }
 }
 
 /// Who writes as this origin.
@@ -152,12 +165,15 @@ impl SyncRoom {
         self.figures.conflicts_most = self.figures.conflicts_most.max(open.store.conflict_count());
         self.look_for_missed_floors(now, &open);
         self.disk.save_if_due(around.setup.settings.snapshot_log_bytes, &mut open, protocol, out);
+        let fetches = self.transfer.wanted || self.transfer.is_under_way();
+        let liars = if fetches { around.known_liars(&open) } else { BTreeSet::new() };
         self.open = Some(open);
         self.settle_writes(now, around.setup.mutants, out);
         self.send_for_ordering(now, around.orderer, out);
         self.follow_fetch(now, out);
-        let faults = if around.setup.mutants.on(Mutant::RoomStoreOfOneDonor) { 0 } else { around.faults };
-        self.begin_fetch(now, faults, out);
+        let faults = around.faults.saturating_sub(liars.len());
+        let faults = if around.setup.mutants.on(Mutant::RoomStoreOfOneDonor) { 0 } else { faults };
+        self.begin_fetch(now, faults, liars, out);
         self.tell_watchers(out);
         self.end_comparisons(now, out);
     }

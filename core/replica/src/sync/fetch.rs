@@ -18,7 +18,7 @@ use crate::replica::Outbox;
 use crate::sync::SyncRoom;
 use crate::sync::disk::{parts_of, read_store};
 use crate::wire::PeerMessage;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::{Hash, Micros, Now, ReplicaId, Ticket, decode, encode};
@@ -80,8 +80,10 @@ struct Fetch {
     /// At most one of each peer.
     offers: BTreeMap<ReplicaId, Offer>,
     donor: Option<ReplicaId>,
-    /// So many may lie.
+    /// So many may lie, beside those of whom it is known.
     faults: usize,
+    /// Whose offers count for nothing.
+    liars: BTreeSet<ReplicaId>,
     parts: Vec<Bytes>,
     bytes: u64,
     until: Micros,
@@ -123,6 +125,10 @@ impl Transfer {
         fetch.min(self.frozen.as_ref().map_or(Micros::NEVER, |frozen| frozen.until))
     }
 
+    pub(super) fn is_under_way(&self) -> bool {
+        self.fetch.is_some()
+    }
+
     fn bar(&mut self, now: Now, donor: ReplicaId) {
         self.barred.retain(|_, until| *until > now.mono);
         self.barred.insert(donor, now.mono.plus(BARRED_FOR));
@@ -149,7 +155,13 @@ fn send(to: ReplicaId, message: &PeerMessage, out: &mut Outbox) {
 
 impl SyncRoom {
     /// Asks everybody, if a snapshot is needed and none is on its way.
-    pub(super) fn begin_fetch(&mut self, now: Now, faults: usize, out: &mut Outbox) {
+    pub(super) fn begin_fetch(
+        &mut self,
+        now: Now,
+        faults: usize,
+        liars: BTreeSet<ReplicaId>,
+        out: &mut Outbox,
+    ) {
         if !self.transfer.wanted || self.transfer.fetch.is_some() {
             return;
         }
@@ -163,6 +175,7 @@ impl SyncRoom {
             offers: BTreeMap::new(),
             donor: None,
             faults,
+            liars,
             parts: Vec::new(),
             bytes: 0,
             until: now.mono.plus(OFFERS_WITHIN),
@@ -306,6 +319,9 @@ impl SyncRoom {
         let fetch = self.transfer.fetch.as_mut().ok_or("an offer of a store that nobody asked for")?;
         if id == 0 || !what.is_sound() {
             return Err("an offer of a store such as there is none");
+        }
+        if fetch.liars.contains(&from) {
+            return Err("an offer of a store by one who is convicted");
         }
         if fetch.offers.contains_key(&from) {
             return Err("a second offer of a store");

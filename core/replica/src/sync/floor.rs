@@ -1,29 +1,23 @@
-//! Collection floors and ends of origins: found by the root's primary, agreed to by a quorum, ordered as root entries, and told
-//! to the engine in their order.
-//!
-//! Both rest on what members said in exchanges, and members hear of each other at different times; a liar may tell each of
-//! them something else. So the primary asks first (`dwcp_log::consent`), and orders only what a quorum has signed. Nobody's
-//! word, and nobody's silence, can make a slot of the root one that honest replicas do not prepare.
+//! Collection floors and ends of origins: found here, agreed to by a quorum ([`super::asking`]), ordered as root entries, and
+//! told to the engine in their order.
 //!
 //! Origins end that contradicted themselves, that are past incarnations, and that the operator excludes.
 
-use crate::io::{Class, OrderOutcome};
+use crate::io::OrderOutcome;
 use crate::replica::{Outbox, Replica};
 use crate::steering::Ending;
 use crate::sync::engine::{Surroundings, writer};
 use crate::sync::{Open, SyncRoom, origins};
-use crate::wire::PeerMessage;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Hash, Micros, Mutant, Now, ReplicaId, Sequence, Signature, Ticket, decode, encode};
+use dwcp_base::{Micros, Mutant, Now, ReplicaId, Sequence, decode, encode};
 use dwcp_crdt::{Floor, Missing, Origin};
-use dwcp_log::consent::{Ground, Question, consent};
-use dwcp_log::{Agreed, Matter, OperatorOrder, RootEntry, SignedExcludeOrder, Stance};
+use dwcp_log::{Agreed, Matter, OperatorOrder, SignedExcludeOrder, Stance};
 use dwcp_state::StateMachine;
-use dwcp_sync::{Cut, Stand};
+use dwcp_sync::{Cut, End, Stand};
 
 /// Bytes of an encoded floor; far above what 31 members and their past incarnations take.
 pub(crate) const FLOOR_BYTES_MAX: usize = 1 << 20;
@@ -36,18 +30,12 @@ const FLOOR_LATE_INTERVALS: u64 = 4;
 /// An origin that is over is halted after so many intervals of exchanges: when a quorum stands alike by then, and anyway. What
 /// only one member has gets around until then.
 const HALT_INTERVALS: (u64, u64) = (2, 8);
-/// An end that a quorum does not suffice for is dropped after so many, and another asked about.
-const ANOTHER_END_INTERVALS: u64 = 2;
 /// Ends asked about in vain that are remembered; a liar may name a new one each time.
 const TRIED_MAX: usize = 64;
-/// Longest encoding of an end.
-const END_BYTES_MAX: usize = 128;
 
-/// What is asked and what was agreed.
+/// What was found, and what was agreed.
 #[derive(Debug, Default)]
 pub(crate) struct Collecting {
-    /// The question under way of each matter.
-    asking: BTreeMap<Matter, Asking>,
     /// None of a matter is looked for before.
     next_look: BTreeMap<Matter, Micros>,
     /// The origin whose end was asked for last: another has its turn next.
@@ -55,7 +43,7 @@ pub(crate) struct Collecting {
     /// Origins that have to end, and since when that is known.
     over: BTreeMap<Origin, Micros>,
     /// Where members said that they stand with one of them: at most one for each.
-    stands: BTreeMap<Origin, BTreeMap<ReplicaId, Cut>>,
+    pub(super) stands: BTreeMap<Origin, BTreeMap<ReplicaId, Cut>>,
     /// Ends that were asked about in vain. At most `TRIED_MAX`.
     tried: BTreeSet<Cut>,
     arrived: Vec<Bytes>,
@@ -69,19 +57,15 @@ pub(crate) struct Collecting {
     lacks_since: Option<Micros>,
 }
 
-/// A question, and its times.
-#[derive(Debug)]
-struct Asking {
-    question: Question,
-    since: Micros,
-    next_send: Micros,
-    /// Given up then: whoever does not agree by now has heard something else.
-    until: Micros,
-}
-
 impl SyncRoom {
     /// What to ask next of this matter, if anything is due.
-    fn find(&mut self, now: Now, matter: Matter, around: &Surroundings<'_>, unheard: bool) -> Option<Bytes> {
+    pub(super) fn find(
+        &mut self,
+        now: Now,
+        matter: Matter,
+        around: &Surroundings<'_>,
+        unheard: bool,
+    ) -> Option<Bytes> {
         let open = self.open.as_ref()?;
         let next_look = self.collecting.next_look.entry(matter).or_default();
         if now.mono < *next_look {
@@ -105,9 +89,10 @@ impl SyncRoom {
                 let last = self.collecting.last_end;
                 let own = *cuts.iter().find(|cut| Some(cut.origin) > last).or(cuts.first())?;
                 self.collecting.last_end = Some(own.origin);
-                let is_convicted = open.sync.proof(own.origin).is_some();
-                let cut = if unheard { own } else { self.best_end(own, is_convicted, around.faults) };
-                Some(Bytes::from(encode(&cut)))
+                let proof = open.sync.proof(own.origin).copied();
+                let faults = around.faults.saturating_sub(around.known_liars(open).len());
+                let cut = if unheard { own } else { self.best_end(own, proof.is_some(), faults) };
+                Some(Bytes::from(encode(&End { cut, proof: proof.map(Box::new) })))
             }
         }
     }
@@ -132,7 +117,12 @@ impl SyncRoom {
     }
 
     /// What this replica says to it, if anything; and where it stands itself.
-    fn judge(&self, matter: Matter, bytes: &[u8], around: &Surroundings<'_>) -> Option<(Stance, Bytes)> {
+    pub(super) fn judge(
+        &self,
+        matter: Matter,
+        bytes: &[u8],
+        around: &Surroundings<'_>,
+    ) -> Option<(Stance, Bytes)> {
         let open = self.open.as_ref()?;
         match matter {
             Matter::Floor => {
@@ -140,7 +130,7 @@ impl SyncRoom {
                 open.sync.judge_floor(&floor).is_ok().then_some((Stance::Agrees, Bytes::new()))
             }
             Matter::End => {
-                let cut = decode::<Cut>(bytes).ok()?;
+                let cut = decode::<End>(bytes).ok()?.cut;
                 let stance = match open.sync.stance(&cut, least(around, cut.origin))? {
                     Stand::At => Stance::Agrees,
                     Stand::Beyond => Stance::Beyond,
@@ -151,6 +141,15 @@ impl SyncRoom {
                 Some((stance, Bytes::from(encode(&here))))
             }
         }
+    }
+
+    /// This end was asked about, and what a quorum said of it does not suffice.
+    pub(super) fn asked_in_vain(&mut self, cut: Cut) {
+        let tried = &mut self.collecting.tried;
+        if tried.len() == TRIED_MAX {
+            tried.clear();
+        }
+        tried.insert(cut);
     }
 
     /// Takes nothing more of origins that are to write no more, before anybody says where it stands with them: else the
@@ -186,32 +185,6 @@ impl SyncRoom {
                 open.sync.halt(origin);
             }
         }
-    }
-
-    /// Questions asked from elsewhere, or for too long; and about an end that a quorum does not suffice for, so that another has
-    /// its turn.
-    fn forget_questions(&mut self, now: Now, ground: Ground, quorum: usize) {
-        let patience = self.setup.timing.exchange_interval.times(ANOTHER_END_INTERVALS);
-        let Collecting { asking, tried, .. } = &mut self.collecting;
-        asking.retain(|matter, asking| {
-            let is_vain = *matter == Matter::End
-                && asking.question.consents.len() >= quorum
-                && now.mono.since(asking.since) >= patience;
-            if is_vain && let Ok(cut) = decode::<Cut>(&asking.question.bytes) {
-                if tried.len() == TRIED_MAX {
-                    tried.clear();
-                }
-                tried.insert(cut);
-            }
-            asking.question.ground == ground && now.mono < asking.until && !is_vain
-        });
-    }
-
-    /// How long the replicas are asked: each member asks every other once in a round of exchanges; two rounds, for
-    /// messages that were lost, and one more for the question itself.
-    fn hearing(&self) -> Micros {
-        let peers = self.open.as_ref().map_or(0, |open| open.sync.peers().count() as u64);
-        self.setup.timing.exchange_interval.times(3 * (peers + 1))
     }
 
     /// These have to end, by order.
@@ -296,132 +269,12 @@ fn least(around: &Surroundings<'_>, origin: Origin) -> u64 {
 }
 
 impl<M: StateMachine> Replica<M> {
-    /// From the primary: floors and ends that a quorum has agreed to. Asks for what is not agreed to yet.
-    pub(crate) fn next_agreed(&mut self, now: Now, out: &mut Outbox) -> Vec<RootEntry> {
-        [Matter::End, Matter::Floor]
-            .into_iter()
-            .filter_map(|matter| {
-                let agreed = Box::new(self.ask_for(now, matter, out)?);
-                Some(match matter {
-                    Matter::Floor => RootEntry::Floor(agreed),
-                    Matter::End => RootEntry::Evidence(agreed),
-                })
-            })
-            .collect()
-    }
-
-    fn ask_for(&mut self, now: Now, matter: Matter, out: &mut Outbox) -> Option<Agreed> {
-        let me = self.setup.me;
-        let ground = self.court().consents().ground();
-        let mut room = self.sync.take()?;
-        room.forget_questions(now, ground, self.pbft.quorum().q());
-        let around = self.surroundings();
-        if !room.collecting.asking.contains_key(&matter)
-            && let Some(bytes) =
-                room.find(now, matter, &around, self.setup.mutants.on(Mutant::RoomAsksUnheard))
-        {
-            let (question, until) = (Question::new(bytes, ground), now.mono.plus(room.hearing()));
-            let asking = Asking { question, since: now.mono, next_send: now.mono, until };
-            room.collecting.asking.insert(matter, asking);
-        }
-        let unsaid = |asking: &&Asking| !asking.question.consents.contains_key(&me);
-        let asked = room.collecting.asking.get(&matter).filter(unsaid);
-        let asked = asked.map(|asking| asking.question.bytes.clone());
-        let unheard = self.setup.mutants.on(Mutant::RoomAsksUnheard).then(|| (Stance::Agrees, Bytes::new()));
-        let own = asked.and_then(|bytes| unheard.or_else(|| room.judge(matter, &bytes, &around)));
-        let own = own.filter(|_| self.pbft.is_voter());
-        self.sync = Some(room);
-        let quorum = self.pbft.quorum();
-        let room = self.sync.as_mut()?;
-        let asking = room.collecting.asking.get_mut(&matter)?;
-        if let Some((stance, _)) = own {
-            let content = asking.question.content;
-            let signature = consent(self.cluster, matter, ground, content, stance, me, &*self.crypto);
-            asking.question.consents.insert(me, (stance, signature));
-        }
-        if self.setup.mutants.on(Mutant::RoomOrdersUnasked)
-            || asking.question.is_agreed(matter, quorum.q(), usize::from(quorum.f()))
-        {
-            let agreed = asking.question.agreed();
-            room.collecting.asking.remove(&matter);
-            return Some(agreed);
-        }
-        if asking.next_send <= now.mono {
-            asking.next_send = now.mono.plus(room.setup.timing.exchange_interval);
-            let bytes = asking.question.bytes.clone();
-            self.send_all(&PeerMessage::SyncAsk { matter, ground, bytes }, Class::Bulk, Ticket::ZERO, out);
-        }
-        None
-    }
-
-    /// The primary asks. Whoever cannot agree yet says nothing: it is asked again.
-    pub(crate) fn on_ask(
-        &mut self,
-        from: ReplicaId,
-        matter: Matter,
-        ground: Ground,
-        bytes: &Bytes,
-        out: &mut Outbox,
-    ) {
-        if bytes.len() > FLOOR_BYTES_MAX {
-            return self.refuse_peer(from, "a question that is too long", out);
-        }
-        let asks = self.pbft.is_active() && self.pbft.primary() == from && self.pbft.is_voter();
-        let blind = match matter {
-            Matter::Floor => self.setup.mutants.on(Mutant::RoomFloorUnchecked),
-            Matter::End => self.setup.mutants.on(Mutant::RoomEndUnchecked),
-        };
-        let says = match &self.sync {
-            _ if !asks || self.court().consents().ground() != ground => None,
-            _ if blind => Some((Stance::Agrees, Bytes::new())),
-            Some(room) => room.judge(matter, bytes, &self.surroundings()),
-            None => None,
-        };
-        let Some((stance, stands)) = says else { return self.count("questions not answered") };
-        let content = Hash::of(bytes);
-        let signature = consent(self.cluster, matter, ground, content, stance, self.setup.me, &*self.crypto);
-        let answer = PeerMessage::SyncConsent { matter, ground, content, stance, signature, stands };
-        self.send_one(from, &answer, Class::Request, out);
-    }
-
-    /// Somebody agrees.
-    pub(crate) fn on_consent(
-        &mut self,
-        from: ReplicaId,
-        (matter, ground, content): (Matter, Ground, Hash),
-        (stance, signature): (Stance, Signature),
-        stands: &[u8],
-        out: &mut Outbox,
-    ) {
-        let asked = |asking: &Asking| {
-            let question = &asking.question;
-            (question.ground, question.content) == (ground, content) && !question.consents.contains_key(&from)
-        };
-        let asking = self.sync.as_ref().and_then(|room| room.collecting.asking.get(&matter));
-        if !asking.is_some_and(asked) || self.court().consents().ground() != ground {
-            return; // Late, or twice.
-        }
-        if !self.court().consents().counts(matter, content, (from, stance), &signature) {
-            return self.refuse_peer(from, "a consent that does not count", out);
-        }
-        let Some(room) = &mut self.sync else { return };
-        let Some(asking) = room.collecting.asking.get_mut(&matter) else { return };
-        asking.question.consents.insert(from, (stance, signature));
-        if matter == Matter::End
-            && stands.len() <= END_BYTES_MAX
-            && let (Ok(asked), Ok(cut)) = (decode::<Cut>(&asking.question.bytes), decode::<Cut>(stands))
-            && cut.origin == asked.origin
-        {
-            room.collecting.stands.entry(cut.origin).or_default().insert(from, cut);
-        }
-    }
-
     /// Did a quorum agree, on the ground on which this is executed?
     fn is_agreed(&mut self, matter: Matter, agreed: &Agreed) -> bool {
         if self.setup.mutants.on(Mutant::RoomConsentUnjudged) {
             return true;
         }
-        let judged = self.court().consents().judge(matter, agreed);
+        let judged = self.court().consents(matter, &agreed.bytes).judge(matter, agreed);
         if judged.is_err() {
             self.count("floors and ends without effect");
         }
@@ -430,12 +283,14 @@ impl<M: StateMachine> Replica<M> {
 
     /// An end was decided. The first about an origin stands; one of nobody, or that cannot be read, is a no-op.
     pub(crate) fn apply_end(&mut self, agreed: Agreed) {
-        let Ok(cut) = decode::<Cut>(&agreed.bytes) else { return };
+        let Ok(End { cut, .. }) = decode::<End>(&agreed.bytes) else { return };
         let is_known = origins(&self.setup, &self.control).contains_key(&cut.origin);
         let of = |bytes: &Bytes| decode::<Cut>(bytes).map(|cut| cut.origin);
         let is_decided = self.control.ends.iter().any(|end| of(end) == Ok(cut.origin));
         if is_known && !is_decided && self.is_agreed(Matter::End, &agreed) {
-            self.control.ends.push(agreed.bytes);
+            let convicted = self.court().convicted_by(&agreed.bytes).and_then(|_| writer(cut.origin));
+            self.control.convicted.extend(convicted);
+            self.control.ends.push(Bytes::from(encode(&cut)));
         }
     }
 

@@ -735,9 +735,7 @@ fn who_acknowledges_to_the_primary_alone_stops_no_slot() {
         assert_eq!(views, 0, "nobody proposes what is not agreed to");
     }
     assert_eq!(cluster.sync_status(0).floor, 0, "nothing was agreed to");
-    assert!(
-        cluster.counted(0, "questions not answered") == 0 && cluster.counted(1, "questions not answered") > 5
-    );
+    assert!(cluster.counted(1, "questions not answered") > 5);
     // It tells everybody the same again.
     cluster.twist = None;
     cluster.run(60_000);
@@ -757,7 +755,8 @@ fn ends_and_floors_that_rest_on_nothing_are_not_prepared() {
     let before = cluster.stands();
     // A primary that was bought: what it proposes is well-formed and not true.
     let cut = dwcp_sync::Cut { origin: dwcp_crdt::Origin::new(0, 0), last: 0, hash: dwcp_base::Hash::ZERO };
-    let (bytes, id) = (Bytes::from(dwcp_base::encode(&cut)), cluster.genesis.cluster());
+    let end = dwcp_sync::End { cut, proof: None };
+    let (bytes, id) = (Bytes::from(dwcp_base::encode(&end)), cluster.genesis.cluster());
     let ground = Ground { configuration: ConfigurationId(1), ends: 0 };
     // It agrees with itself, as often as it likes, and has no other's consent.
     let own = |by: u8, key: u8| {

@@ -25,7 +25,8 @@ use dwcp_log::{
     PolicyOrder, Proposal, RootEntry, SignedOrder, Switch, Term,
 };
 use dwcp_state::ClientFrame;
-use dwcp_sync::Cut;
+use dwcp_sync::End;
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 pub static ROOT_ENTRY: Target = Target::new("root_entry", run, seeds, Sums(seal)).bombs(bombs);
@@ -117,7 +118,7 @@ fn judge(entry: &RootEntry) -> bool {
         RootEntry::Mode(order) => by_admin(order),
         RootEntry::Policy(order) => by_admin(order),
         RootEntry::Exclude(order) => by_admin(order),
-        RootEntry::Evidence(agreed) => is_agreed(Matter::End, agreed) && decode::<Cut>(&agreed.bytes).is_ok(),
+        RootEntry::Evidence(agreed) => is_agreed(Matter::End, agreed) && decode::<End>(&agreed.bytes).is_ok(),
         RootEntry::Floor(agreed) => {
             is_agreed(Matter::Floor, agreed) && decode::<Floor>(&agreed.bytes).is_ok()
         }
@@ -133,6 +134,7 @@ fn is_agreed(matter: Matter, agreed: &Agreed) -> bool {
         configuration: &configuration,
         executed: Sequence(9),
         ends: 0,
+        convicted: BTreeSet::new(),
         crypto: &crypto,
     };
     let good = court.judge(matter, agreed).is_ok();
@@ -279,7 +281,11 @@ pub fn entries() -> Vec<RootEntry> {
         RootEntry::Policy(order(policy)),
         RootEntry::Member(member_order()),
         RootEntry::Exclude(order(ExcludeOrder { id: ReplicaId(3), incarnation: Incarnation(0) })),
-        RootEntry::Evidence(agreed(Matter::End, encode(&sync.cut))),
+        RootEntry::Evidence(agreed(Matter::End, encode(&End { cut: sync.cut, proof: None }))),
+        RootEntry::Evidence(agreed(
+            Matter::End,
+            encode(&End { cut: sync.cut, proof: Some(Box::new(sync.proof)) }),
+        )),
         RootEntry::Floor(agreed(Matter::Floor, encode(&sync.floor))),
         RootEntry::Noop,
     ]

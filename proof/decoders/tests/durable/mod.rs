@@ -87,6 +87,7 @@ fn the_page_says_what_the_control_chunk_holds() {
     control.excluded = vec![(Sequence(80), ReplicaId(2), Incarnation(3))];
     control.floor = 79;
     control.covered = vec![((ReplicaId(1), Incarnation(2)), 81)];
+    control.convicted = [(ReplicaId(2), Incarnation(4))].into();
     control.orders.push((Sequence(5), decoders::world::member_order()));
     control.configurations = dwcp_pbft::Configurations::new(configuration());
     let listed = cell("| 0 | control of the replica |", 3);
@@ -119,6 +120,10 @@ fn the_page_says_what_the_control_chunk_holds() {
             (
                 "vec of (replica, incarnation, last change that this floor covers, u64), ascending",
                 bytes(&vec![(1u8, 2u32, 81u64)]),
+            ),
+            (
+                "set of (replica, incarnation) that were shown to have contradicted themselves",
+                bytes(&vec![(2u8, 4u32)]),
             ),
         ],
         &bytes(&control),

@@ -6,6 +6,7 @@
 
 use crate::chain::VirtualLog;
 use crate::close::{Bench, Close, CloseRefusal};
+use crate::cursor::{Bases, Cursor};
 use crate::segment::{AnchorPoint, Open, Segment};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
@@ -134,6 +135,7 @@ pub struct Fold {
     epoch: Epoch,
     segment: Option<Segment>,
     deferred: Deferred,
+    bases: Bases,
 }
 
 impl Fold {
@@ -156,6 +158,18 @@ impl Fold {
     #[must_use]
     pub fn deferred(&self) -> &Deferred {
         &self.deferred
+    }
+
+    /// The epoch of an entry of the virtual log and its number there; see [`Bases`].
+    #[must_use]
+    pub fn cursor(&self, position: Position) -> Option<Cursor> {
+        self.bases.cursor(position)
+    }
+
+    /// The position of an entry of the virtual log; see [`Bases`].
+    #[must_use]
+    pub fn position(&self, cursor: Cursor) -> Option<Position> {
+        self.bases.position(cursor)
     }
 
     /// A batch was ordered. `digest` is that of the entry it would be.
@@ -194,6 +208,7 @@ impl Fold {
         }
         let epoch = Epoch(self.epoch.0.checked_add(1).ok_or(OpenRefusal::EpochsRunOut)?);
         self.epoch = epoch;
+        self.bases.open(epoch, self.log.position);
         Ok(self.segment.insert(Segment::new(epoch, sequence, self.log, state, open)))
     }
 
@@ -283,6 +298,9 @@ mod tests {
         assert_eq!(order, [3, 4], "in the order of the root, and what was empty waits for nothing");
         assert!(fold.deferred().is_empty() && fold.segment().is_none());
         assert_eq!(fold.append_deferred(&Hash::of(b"d")), Position(14));
+        let cursor = |epoch, index| Some(Cursor { epoch: Epoch(epoch), index: Index(index) });
+        assert_eq!((fold.cursor(Position(13)), fold.cursor(Position(14))), (cursor(3, 12), cursor(3, 13)));
+        assert_eq!(fold.position(Cursor { epoch: Epoch(3), index: Index(13) }), Some(Position(14)));
         assert_eq!(batch(&mut fold, 6, vec![]), BatchFate::Appended(Position(15)));
     }
 

@@ -15,7 +15,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::{
-    Hash, Index, LogTime, Micros, Mutant, Mutants, NetworkMode, Now, ReplicaId, Sequence, Term, Ticket, View,
+    Epoch, Hash, Index, LogTime, Micros, Mutant, Mutants, NetworkMode, Now, ReplicaId, Sequence, Term, Ticket, View,
 };
 use dwcp_log::close::{choose, worth};
 use dwcp_log::seal::{Sealed, Signed, StopCert, Suspect};
@@ -363,6 +363,14 @@ impl<M: StateMachine> Replica<M> {
         self.count_suspect(now, signed, out);
     }
 
+    /// A peer speaks of an epoch that is not open here. If it is over, the peer lacks the slots that ended it.
+    fn help_out_of(&mut self, now: Now, from: ReplicaId, epoch: Epoch, out: &mut Outbox) {
+        if self.control.fold.epoch() >= epoch {
+            self.count("messages of epochs that are over");
+            self.show_where_we_stand(now, from, out);
+        }
+    }
+
     pub(crate) fn on_suspect(
         &mut self,
         now: Now,
@@ -372,7 +380,7 @@ impl<M: StateMachine> Replica<M> {
     ) {
         let open = self.control.fold.segment().map(|segment| segment.epoch);
         if open != Some(signed.said.epoch) {
-            return;
+            return self.help_out_of(now, from, signed.said.epoch, out);
         }
         if signed.said.speaker.id != from {
             return self.refuse_peer(from, "a SUSPECT in another's name", out);
@@ -418,13 +426,15 @@ impl<M: StateMachine> Replica<M> {
         &mut self,
         now: Now,
         from: ReplicaId,
-        epoch: dwcp_base::Epoch,
+        epoch: Epoch,
         stop: StopCert,
         out: &mut Outbox,
     ) {
         let open = self.control.fold.segment().map(|segment| segment.epoch);
-        let known = self.segment.as_ref().is_none_or(|segment| segment.failover.stop.is_some());
-        if open != Some(epoch) || known {
+        if open != Some(epoch) {
+            return self.help_out_of(now, from, epoch, out);
+        }
+        if self.segment.as_ref().is_none_or(|segment| segment.failover.stop.is_some()) {
             return;
         }
         if stop.suspects.len() > usize::from(self.pbft.quorum().n())
@@ -506,10 +516,7 @@ impl<M: StateMachine> Replica<M> {
     pub(crate) fn on_sealed(&mut self, now: Now, from: ReplicaId, signed: Signed<Sealed>, out: &mut Outbox) {
         let open = self.control.fold.segment().map(|segment| segment.epoch);
         if open != Some(signed.said.epoch) {
-            if self.control.fold.epoch() >= signed.said.epoch {
-                self.show_where_we_stand(now, from, out);
-            }
-            return;
+            return self.help_out_of(now, from, signed.said.epoch, out);
         }
         if signed.said.speaker.id != from {
             return self.refuse_peer(from, "a SEALED in another's name", out);

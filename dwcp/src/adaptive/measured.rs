@@ -18,6 +18,8 @@ pub(crate) struct Measured {
     total: Duration,
     pbft: VecDeque<Duration>,
     raft: VecDeque<Duration>,
+    /// Of either, and of those of which nobody knows.
+    any: VecDeque<Duration>,
 }
 
 impl Measured {
@@ -27,11 +29,11 @@ impl Measured {
         self.count += 1;
         self.total += took;
         self.last = Some(at);
-        if let Some(protocol) = protocol {
-            let samples = match protocol {
-                ProtocolName::Pbft => &mut self.pbft,
-                ProtocolName::Raft => &mut self.raft,
-            };
+        let own = protocol.map(|protocol| match protocol {
+            ProtocolName::Pbft => &mut self.pbft,
+            ProtocolName::Raft => &mut self.raft,
+        });
+        for samples in own.into_iter().chain([&mut self.any]) {
             if samples.len() == SAMPLES_MAX {
                 samples.pop_front();
             }
@@ -54,12 +56,14 @@ impl Measured {
             .map_or(Duration::ZERO, |count| self.total / count)
     }
 
-    /// The median of this protocol's last proposals; before the first, what the mode is made for.
+    /// The median of this protocol's last proposals; before the first of them, of the last ones whoever ordered them; before
+    /// any, what the mode is made for.
     pub fn expected(&self, protocol: ProtocolName, mode: NetworkMode) -> Duration {
-        let samples = match protocol {
+        let own = match protocol {
             ProtocolName::Pbft => &self.pbft,
             ProtocolName::Raft => &self.raft,
         };
+        let samples = if own.is_empty() { &self.any } else { own };
         let mut sorted: Vec<Duration> = samples.iter().copied().collect();
         sorted.sort_unstable();
         sorted.get(sorted.len() / 2).copied().unwrap_or(match mode {
@@ -105,12 +109,15 @@ mod tests {
     }
 
     #[test]
-    fn a_proposal_whose_protocol_is_not_known_counts_and_tells_nothing_of_any() {
+    fn a_proposal_whose_protocol_is_not_known_tells_of_both_until_they_have_their_own() {
         let mut measured = Measured::default();
         measured.add(None, MS * 30, SystemTime::UNIX_EPOCH);
         measured.add(None, MS * 10, SystemTime::UNIX_EPOCH + MS);
         assert_eq!((measured.count(), measured.average()), (2, MS * 20));
         assert_eq!(measured.last(), Some(SystemTime::UNIX_EPOCH + MS));
-        assert_eq!(measured.expected(ProtocolName::Pbft, NetworkMode::Hybrid), MS * 500);
+        assert_eq!(measured.expected(ProtocolName::Pbft, NetworkMode::Hybrid), MS * 30);
+        measured.add(Some(ProtocolName::Raft), MS * 2, SystemTime::UNIX_EPOCH);
+        assert_eq!(measured.expected(ProtocolName::Raft, NetworkMode::Hybrid), MS * 2);
+        assert_eq!(measured.expected(ProtocolName::Pbft, NetworkMode::Hybrid), MS * 10);
     }
 }

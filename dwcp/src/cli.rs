@@ -22,6 +22,7 @@ mod sync;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use dwcp_client::client_settings_table;
 
 use self::output::Failure;
 
@@ -38,9 +39,16 @@ Try it:
 
 Every subcommand's --help has examples. Results go to standard output, everything else to standard error.";
 
+fn after_help() -> String {
+    format!(
+        "{AFTER_HELP}\n\nA client's patience, under [settings] in its client.toml:\n{}",
+        client_settings_table()
+    )
+}
+
 /// Keep state the same on every node, whatever network lies between the nodes
 #[derive(Debug, Parser)]
-#[command(name = "dwcp", version, after_help = AFTER_HELP, max_term_width = 120)]
+#[command(name = "dwcp", version, after_help = after_help(), max_term_width = 120)]
 pub struct Arguments {
     /// Answer in JSON, for programs
     #[arg(long, global = true)]

@@ -109,7 +109,61 @@ async fn bind(node: &NodeHandle) -> Result<Api, ServerError> {
         listen: node.config().client_listen,
         tls: Some(read_tls_identity(&node.config().tls_key_file)?),
         readers: Readers::Principals,
-        limits: Limits { connections_max: node.config().queues.clients_max, ..Limits::default() },
+        limits: limits(node.config()),
     };
     Ok(Api::bind(config).await?)
+}
+
+/// What clients may make this node hold, as its settings have it.
+fn limits(config: &NodeConfig) -> Limits {
+    let bounds = &config.clients;
+    Limits {
+        connections_max: config.queues.clients_max,
+        streams_max: bounds.streams_max,
+        questions_max: bounds.questions_max,
+        attaches_max: bounds.attaches_max,
+        handshake_timeout: bounds.handshake_timeout,
+        slow_reader_timeout: bounds.slow_reader_timeout,
+        call_timeout: bounds.call_timeout,
+        busy_patience: bounds.busy_patience,
+        stop_patience: bounds.stop_patience,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn of(lines: &str) -> Limits {
+        let must = "replica = 0\ngenesis_file = \"g\"\ndata_dir = \"d\"\nvote_key_file = \"v\"\ntls_key_file = \"t\"\n\
+                    peer_listen = \"127.0.0.1:1\"\nclient_listen = \"127.0.0.1:2\"\nhttp_listen = \"127.0.0.1:3\"\n";
+        limits(&NodeConfig::parse(Path::new("config.toml"), &format!("{must}{lines}")).unwrap())
+    }
+
+    #[test]
+    fn what_the_settings_say_of_clients_is_what_the_api_is_told() {
+        assert_eq!(of(""), Limits { connections_max: 4_096, ..Limits::default() });
+        let said = of(
+            "[queues]\nclients_max = 1\n[clients]\nstreams_max = 2\nquestions_max = 3\nattaches_max = 4\n\
+                       handshake_timeout_ms = 5\nslow_reader_timeout_ms = 6\ncall_timeout_ms = 7\n\
+                       busy_patience_ms = 8\nstop_patience_ms = 9\n",
+        );
+        let ms = std::time::Duration::from_millis;
+        assert_eq!(
+            said,
+            Limits {
+                connections_max: 1,
+                streams_max: 2,
+                questions_max: 3,
+                attaches_max: 4,
+                handshake_timeout: ms(5),
+                slow_reader_timeout: ms(6),
+                call_timeout: ms(7),
+                busy_patience: ms(8),
+                stop_patience: ms(9),
+            }
+        );
+    }
 }

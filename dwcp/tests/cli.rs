@@ -1,6 +1,6 @@
 //! The program as a stranger meets it: the real binary, its exit codes, its words, its processes.
 //!
-//! `refusals` holds one row for every bad input and compares message and exit code; `cluster` starts nodes of real
+//! `refusals` holds one row for every bad input and compares message and exit code, `refused_disks` those that are disks; `cluster` starts nodes of real
 //! processes and does what the `--help` texts say; `examples` runs the library's, and `adaptive` asks more of it. Nothing here waits for a fixed time: what is waited for has a bound
 //! far above what any machine needs, and the bound is the only failure.
 
@@ -14,6 +14,8 @@ mod embedded_sync;
 mod examples;
 #[path = "cli/refusals.rs"]
 mod refusals;
+#[path = "cli/refused_disks.rs"]
+mod refused_disks;
 #[path = "cli/stopped_log.rs"]
 mod stopped_log;
 #[path = "cli/sync.rs"]
@@ -193,12 +195,17 @@ impl Drop for Trial {
 }
 
 fn spawn_server(config: &Path, log: &Path) -> Child {
+    spawn_server_with(config, log, &[])
+}
+
+fn spawn_server_with(config: &Path, log: &Path, environment: &[(&str, &Path)]) -> Child {
     let log = std::fs::File::options().create(true).append(true).open(log).expect("a log file");
     program()
         .arg("server")
         .arg("--config")
         .arg(config)
         .args(["--with-parent", &std::process::id().to_string()])
+        .envs(environment.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

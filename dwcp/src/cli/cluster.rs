@@ -29,7 +29,7 @@ const PATIENT: Duration = Duration::from_secs(120);
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Cluster")]
 pub struct ClusterArgs {
-    /// The client file that `dwcp init` wrote [default: ./client.toml, then ./cluster.toml]
+    /// The client file that `dwcp init` wrote; `dwcp --help` lists its [settings] [default: ./client.toml, then ./cluster.toml]
     #[arg(long, value_name = "FILE", env = "DWCP_CLUSTER", global = true)]
     cluster: Option<PathBuf>,
 

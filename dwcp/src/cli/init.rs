@@ -11,9 +11,9 @@ use clap::{Args, ValueEnum};
 use dwcp_base::configuration::{CALM_MS, Role};
 use dwcp_base::{Ack, Genesis, ReplicaId};
 use dwcp_client::ClientFile;
-use dwcp_node::genesis_file::{GenesisError, read_genesis, trust_word};
+use dwcp_node::genesis_file::{read_genesis, trust_word};
 use dwcp_node::init::{
-    ClusterOptions, GENESIS_FILE, InitError, Listen, Ports, TrialOptions, from_members, keygen,
+    CHECKPOINT_INTERVAL, ClusterOptions, GENESIS_FILE, Listen, Ports, TrialOptions, from_members, keygen,
     keygen_principal, node_data, trial_cluster,
 };
 use dwcp_node::settings::Mode;
@@ -91,6 +91,17 @@ pub struct InitArgs {
     /// disarms the alarm
     #[arg(long, value_name = "BYTES", default_value_t = 2 << 30, conflicts_with = "genesis")]
     quota_bytes: u64,
+
+    /// Proposals of the root log between two checkpoints, 1 to 65536: more make checkpoints rarer, fewer free memory sooner
+    #[arg(long, value_name = "COUNT", default_value_t = CHECKPOINT_INTERVAL, conflicts_with = "genesis",
+        value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    checkpoint_interval: u64,
+
+    /// How far proposals may run ahead of the last stable checkpoint: a multiple of the checkpoint interval, at least twice it;
+    /// what a view change may carry bounds it, and how much that is depends on the number of members [default: 4 checkpoint
+    /// intervals]
+    #[arg(long, value_name = "COUNT", conflicts_with = "genesis")]
+    window: Option<u64>,
 
     /// Never use Raft, whatever the mode (datacenter mode needs it)
     #[arg(long, conflicts_with = "genesis")]
@@ -250,7 +261,8 @@ fn options(args: &InitArgs) -> ClusterOptions {
         raft: !args.no_raft,
         quota_bytes: args.quota_bytes,
         default_ack: args.default_ack.into(),
-        ..ClusterOptions::default()
+        checkpoint_interval: args.checkpoint_interval,
+        window: args.window.unwrap_or_else(|| args.checkpoint_interval.saturating_mul(4)),
     }
 }
 
@@ -264,11 +276,7 @@ fn make_trial(args: &InitArgs, json: bool) -> Outcome {
             // Half a cluster would be in the way of the next attempt; nobody has used its keys.
             let _ = std::fs::remove_dir_all(&args.out);
         }
-        match error {
-            // No file is wrong, the arguments are.
-            InitError::Genesis(GenesisError::Impossible { what, .. }) => Failure::refused(what),
-            error => error.into(),
-        }
+        error
     })?;
     let configs: Vec<&Path> = made.nodes.iter().map(|node| node.config_file.as_path()).collect();
     if json {

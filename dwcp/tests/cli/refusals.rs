@@ -56,6 +56,18 @@ fn settings_that_cannot_be_are_refused_with_their_line_and_the_remedy() {
             within("[sync]", "fanout = 65"),
             &["`sync.fanout` = 65 is out of range: set it within 1..=64 peers"],
         ),
+        (
+            within("[links]", "ping_interval_ms = 3000"),
+            &["`links.silence_max_ms` = 5000 is below `2 * links.ping_interval_ms` = 6000"],
+        ),
+        (
+            within("[clients]", "streams_max = 0"),
+            &["`clients.streams_max` = 0 is out of range: set it within 1..=65536 streams"],
+        ),
+        (
+            within("[http]", "watches_max = 64"),
+            &["`http.connections_max` = 64 is below `http.watches_max + 1` = 65"],
+        ),
         (within("[sync]", "http = \"yes\""), &["write one of \"off\", \"read\", \"write\""]),
         (with_first("= ="), &["config.toml:1:", "is not TOML", "correct that line"]),
         (good.replace("../genesis.toml", "../nowhere.toml"), &["cannot read", "nowhere.toml", "dwcp init"]),
@@ -90,6 +102,20 @@ fn clusters_that_cannot_be_are_not_made() {
         .refused(1, &["datacenter mode runs Raft, which the policy does not allow"]);
     init(&["--nodes", "4", "--mode", "hybrid", "--calm-ms", "3600001"])
         .refused(1, &["calm_ms must be 0 to 3600000"]);
+    init(&["--nodes", "4", "--window", "300"]).refused(
+        1,
+        &["error: window must be a multiple of checkpoint_interval, at least twice it, at most 2^20"],
+    );
+    init(&["--nodes", "4", "--checkpoint-interval", "128", "--window", "128"])
+        .refused(1, &["error: window must be a multiple of checkpoint_interval, at least twice it"]);
+    init(&["--nodes", "4", "--window", "32768"])
+        .refused(1, &["error: window = 32768 is too large for this many members: lower it to 9830 or less"]);
+    init(&["--nodes", "4", "--checkpoint-interval", "65536"])
+        .refused(1, &["error: window = 262144 is too large for this many members"]);
+    for interval in ["0", "65537"] {
+        init(&["--nodes", "4", "--checkpoint-interval", interval])
+            .refused(2, &["--checkpoint-interval", "is not in 1..=65536"]);
+    }
     init(&["--nodes", "4", "--base-port", "65530"]).refused(1, &["choose a lower first port"]);
     assert!(!at.join("trial").exists(), "a refused init leaves nothing behind");
     init(&["--nodes", "4", "--base-port", "0"]).ok();
@@ -97,6 +123,23 @@ fn clusters_that_cannot_be_are_not_made() {
     init(&["--members", "nowhere.toml"]).refused(1, &["cannot read nowhere.toml"]);
     std::fs::write(at.join("members.toml"), "[[member]]\nvote_key = \"12\"\n").unwrap();
     init(&["--members", "members.toml"]).refused(1, &["members.toml:", "64 hexadecimal digits"]);
+    let keygen = |args: &[&str]| dwcp(at, &[&["keygen"][..], args].concat()).ok();
+    let here = "127.0.0.1:7100";
+    let mut blocks = keygen(&["--out", "m", "--peer-address", here, "--client-address", "127.0.0.1:7101"]);
+    blocks += &keygen(&["--out", "p", "--principal", "admin", "--role", "admin"]);
+    std::fs::write(at.join("members.toml"), &blocks).unwrap();
+    let of_members = |args: &[&str]| {
+        let all = ["init", "--members", "members.toml", "--mode", "hybrid", "--out", "cluster"];
+        dwcp(at, &[&all[..], args].concat())
+    };
+    of_members(&["--window", "300"]).refused(1, &["error: window must be a multiple of checkpoint_interval"]);
+    std::fs::write(at.join("members.toml"), blocks.replace(here, "127.0.0.1")).unwrap();
+    let line = blocks.lines().position(|line| line.starts_with("peer_address")).unwrap() + 1;
+    of_members(&[]).refused(1, &[&format!("members.toml:{line}: \"127.0.0.1\" of member 0 is no address")]);
+    std::fs::write(at.join("members.toml"), &blocks).unwrap();
+    of_members(&["--checkpoint-interval", "16", "--window", "48"]).ok();
+    let genesis = std::fs::read_to_string(at.join("cluster/genesis.toml")).unwrap();
+    assert!(genesis.contains("checkpoint_interval = 16\nwindow = 48\n"), "{genesis}");
     let missing = init(&["--nodes", "4", "--members", "members.toml"]);
     assert_eq!(missing.code, Some(2), "{missing:?}");
 }
@@ -180,6 +223,9 @@ fn keys_and_certificates_that_cannot_be_read_are_named_with_the_remedy() {
     let good = std::fs::read_to_string(&genesis).unwrap();
     std::fs::write(&genesis, good.replacen("vote_key = \"", "vote_key = \"0", 1)).unwrap();
     refused_server(&config).refused(1, &["genesis.toml:", "64 hexadecimal digits"]);
+    let line = good.lines().position(|line| line.starts_with("window = ")).unwrap() + 1;
+    std::fs::write(&genesis, good.replacen("window = 512", "window = 500", 1)).unwrap();
+    refused_server(&config).refused(1, &[&format!("genesis.toml:{line}: window must be a multiple of")]);
     // Another genesis is another cluster, however small the change.
     std::fs::write(&genesis, good.replacen("quota_bytes = ", "quota_bytes = 1", 1)).unwrap();
     refused_server(&config).refused(1, &["belongs to cluster"]);
@@ -374,7 +420,8 @@ fn one_data_directory_serves_one_process() {
 fn commands_that_cannot_be_are_refused_as_not_applied() {
     let trial = Trial::started(1, "datacenter");
     let big = vec![b'x'; 1_600_000];
-    trial.run_with_input(&["kv", "put", "big"], &big).refused(1, &["not applied"]);
+    let words = ["a command of ", "exceeds 1572864: split it", "not applied"];
+    trial.run_with_input(&["kv", "put", "big"], &big).refused(1, &words);
     let largest = vec![b'x'; 1_500_000];
     trial.run_with_input(&["kv", "put", "big"], &largest).ok();
     trial.run(&["kv", "put", "", "x"]).refused(1, &["the key is empty", "not applied"]);
@@ -488,6 +535,17 @@ fn a_cluster_that_is_not_there_is_told_apart_from_one_that_refuses() {
         .refused(1, &["cannot read nowhere.toml", "dwcp init"]);
     std::fs::write(folder.path().join("client.toml"), "cluster = 1\n").unwrap();
     dwcp(folder.path(), &["kv", "get", "a"]).refused(1, &["client.toml:1:", "correct that line"]);
+    let good = std::fs::read_to_string(trial.path("client.toml")).unwrap();
+    let first = good.lines().position(|line| line.starts_with("[[node]]")).unwrap() + 1;
+    let settings = "[settings]\ncall_timeout_ms = 5000\nsession_ttl_ms = 1000\n[[node]]";
+    std::fs::write(folder.path().join("client.toml"), good.replacen("[[node]]", settings, 1)).unwrap();
+    dwcp(folder.path(), &["kv", "get", "a"]).refused(
+        1,
+        &[&format!(
+            "client.toml:{}: `settings.session_ttl_ms` = 1000 is out of range: set it within 120000..=86400000 ms",
+            first + 2
+        )],
+    );
 }
 
 #[test]

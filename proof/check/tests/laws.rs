@@ -71,6 +71,24 @@ fn every_fault_is_refused_wherever_it_strikes() {
     }
 }
 
+/// The size that `examples/linear_bench.rs` measures: the search ends with an answer, be it yes or no.
+#[test]
+fn a_history_of_twenty_clients_with_a_thousand_commands_each_is_decided() {
+    let whole = Shape { seed: 1, clients: 20, commands_each: 1_000, keys: 200, ..shape(1) };
+    let good = rehearse(whole);
+    let commands: Vec<&Command> = good.clients.iter().flat_map(|journal| &journal.commands).collect();
+    let transactions =
+        commands.iter().filter(|command| matches!(command.operation, Operation::Txn { .. })).count();
+    assert!(commands.len() >= 20_000 && transactions > 1_000, "{transactions} of {}", commands.len());
+    let verdict = judged(&good);
+    assert!(verdict.is_linearizable(), "{verdict:?}");
+    for fault in [Fault::StaleRead, Fault::LostWrite, Fault::WrongBranch] {
+        let faulty = rehearse(Shape { fault: Some((fault, 50)), ..whole });
+        let verdict = judged(&faulty);
+        assert!(faulty.struck && verdict.is_violation(), "{fault:?}: {verdict:?}");
+    }
+}
+
 #[test]
 fn faults_that_no_unknown_call_can_explain_are_refused_among_unknown_outcomes() {
     for fault in

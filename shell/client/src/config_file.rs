@@ -8,7 +8,9 @@
 use crate::config::{ClientConfig, ConfigError, NodeConfig, PrincipalConfig, Settings};
 use dwcp_base::configuration::Principal;
 use dwcp_base::{ClusterId, Genesis, Incarnation, Member, PublicKey, ReplicaId, Trust};
+use dwcp_state::frame::{SESSION_TTL_MAX_MS, SESSION_TTL_MIN_MS};
 use serde::{Deserialize, Serialize};
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -112,6 +114,83 @@ pub struct SettingsEntry {
     pub session_ttl_ms: Option<u64>,
 }
 
+/// One setting of `[settings]`, all of them in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientSetting {
+    pub key: &'static str,
+    pub default_ms: u64,
+    pub min: u64,
+    pub max: u64,
+    pub what: &'static str,
+    said: fn(&SettingsEntry) -> Option<u64>,
+}
+
+/// All there are. `--help` and the manual are made from them.
+pub const CLIENT_SETTINGS: [ClientSetting; 5] = [
+    ClientSetting {
+        key: "call_timeout_ms",
+        default_ms: 10_000,
+        min: 1,
+        max: 3_600_000,
+        what: "a call that has no believed answer after so long ends; `--timeout` says otherwise for one command",
+        said: |settings| settings.call_timeout_ms,
+    },
+    ClientSetting {
+        key: "retry_after_ms",
+        default_ms: 1_000,
+        min: 1,
+        max: 60_000,
+        what: "a command without believed answer after so long goes to all nodes; doubles with every retry, up to eight times",
+        said: |settings| settings.retry_after_ms,
+    },
+    ClientSetting {
+        key: "connect_timeout_ms",
+        default_ms: 3_000,
+        min: 1,
+        max: 60_000,
+        what: "how long one attempt to reach a node may take",
+        said: |settings| settings.connect_timeout_ms,
+    },
+    ClientSetting {
+        key: "reconnect_after_ms",
+        default_ms: 100,
+        min: 1,
+        max: 60_000,
+        what: "first pause before a node is called again; doubles up to sixteen times, with jitter",
+        said: |settings| settings.reconnect_after_ms,
+    },
+    ClientSetting {
+        key: "session_ttl_ms",
+        default_ms: 600_000,
+        min: SESSION_TTL_MIN_MS,
+        max: SESSION_TTL_MAX_MS,
+        what: "the cluster forgets a session that is idle for so long",
+        said: |settings| settings.session_ttl_ms,
+    },
+];
+
+/// The settings of a client file for a terminal.
+#[must_use]
+pub fn client_settings_table() -> String {
+    CLIENT_SETTINGS.iter().fold(
+        String::new(),
+        |mut text, ClientSetting { key, default_ms, min, max, what, .. }| {
+            let _ = writeln!(text, "  {key}  default {default_ms} ms; allowed {min}..={max}\n      {what}");
+            text
+        },
+    )
+}
+
+/// The settings of a client file for the manual.
+#[must_use]
+pub fn client_settings_markdown() -> String {
+    let head = String::from("| setting | unit | default | allowed | what |\n|---|---|---|---|---|\n");
+    CLIENT_SETTINGS.iter().fold(head, |mut text, ClientSetting { key, default_ms, min, max, what, .. }| {
+        let _ = writeln!(text, "| `{key}` | ms | {default_ms} | {min}..={max} | {what} |");
+        text
+    })
+}
+
 impl ClientFile {
     /// What a client of this cluster needs: whom to reach, by which keys to know them, and as whom to speak. Key files
     /// of principals are expected beside it, as `NAME.key`.
@@ -156,6 +235,9 @@ pub enum ClientFileError {
     Line { path: PathBuf, line: usize, what: String },
     #[error("{}: {what}", path.display())]
     Impossible { path: PathBuf, what: String },
+    /// What cannot be says itself what to do about it.
+    #[error("{}:{line}: {what}", path.display())]
+    At { path: PathBuf, line: usize, what: String },
     #[error("{}: {source}", path.display())]
     Config { path: PathBuf, source: ConfigError },
     #[error("key file {} can be read by others (mode {mode:o}): run `chmod 600 {}`", path.display(), path.display())]
@@ -176,11 +258,12 @@ impl ClientConfig {
             line: error.span().map_or(1, |span| line_of(&text, span.start)),
             what: error.message().replace('\n', ", "),
         })?;
+        check_settings(path, &text, &file.settings)?;
         let folder = path.parent().unwrap_or(Path::new("."));
         let chosen = file.principal(path, principal)?;
         let seed = read_seed(&folder.join(&chosen.key_file))?;
         let principal = PrincipalConfig { name: chosen.name.clone(), seed };
-        file.into_config(path, principal)
+        file.into_config(path, principal).map_err(|error| with_line(error, &text))
     }
 }
 
@@ -297,6 +380,74 @@ fn line_of(text: &str, offset: usize) -> usize {
     text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
 }
 
+/// The first setting outside its range, with its line.
+fn check_settings(path: &Path, text: &str, settings: &SettingsEntry) -> Result<(), ClientFileError> {
+    for setting in CLIENT_SETTINGS {
+        let (key, min, max) = (setting.key, setting.min, setting.max);
+        let Some(value) = (setting.said)(settings).filter(|value| !(min..=max).contains(value)) else {
+            continue;
+        };
+        let line = line_at(text, "settings", None, key).unwrap_or(1);
+        let what = format!("`settings.{key}` = {value} is out of range: set it within {min}..={max} ms");
+        return Err(ClientFileError::At { path: path.into(), line, what });
+    }
+    Ok(())
+}
+
+/// The same refusal with the line of what it speaks of, where it speaks of one.
+fn with_line(error: ClientFileError, text: &str) -> ClientFileError {
+    // Of two nodes that contradict each other the later one is at fault.
+    let of_node = |id: u8, key: &str| {
+        let file: ClientFile = toml::from_str(text).ok()?;
+        line_at(text, "node", file.nodes.iter().rposition(|node| node.id == id), key)
+    };
+    match error {
+        ClientFileError::Config { path, source } => {
+            let line = match &source {
+                ConfigError::TooFewNodes { .. } => line_at(text, "f", None, ""),
+                ConfigError::NodeTwice(id) | ConfigError::NodeId(id) => of_node(id.0, "id"),
+                ConfigError::SameVoteKey(one, other) => {
+                    of_node(one.0, "vote_key").max(of_node(other.0, "vote_key"))
+                }
+                ConfigError::PlainTextAbroad { id, .. } | ConfigError::Address { id, .. } => {
+                    of_node(id.0, "address")
+                }
+                ConfigError::NoNodes | ConfigError::PrincipalName { .. } | ConfigError::OutOfRange { .. } => {
+                    None
+                }
+            };
+            match line {
+                Some(line) => ClientFileError::At { path, line, what: source.to_string() },
+                None => ClientFileError::Config { path, source },
+            }
+        }
+        ClientFileError::Impossible { path, what } => {
+            // It begins with the key that it is about; those of a node say whose.
+            let (key, node) = what.split_once(' ').unwrap_or((&what, ""));
+            let id = node.strip_prefix("of node ").and_then(|rest| rest.split(' ').next()?.parse().ok());
+            let line = id.map_or_else(|| line_at(text, key, None, ""), |id| of_node(id, key));
+            match line {
+                Some(line) => ClientFileError::At { path, line, what },
+                None => ClientFileError::Impossible { path, what },
+            }
+        }
+        other => other,
+    }
+}
+
+/// The line of `table`, or of `key` in it; with `index` in that one of an array of tables.
+fn line_at(text: &str, table: &str, index: Option<usize>, key: &str) -> Option<usize> {
+    use toml::de::{DeTable, DeValue};
+    let whole = DeTable::parse(text).ok()?;
+    let (name, value) = whole.get_ref().get_key_value(table)?;
+    let inner = match (value.get_ref(), index) {
+        (DeValue::Table(inner), None) => inner,
+        (DeValue::Array(all), Some(index)) => all.get(index)?.get_ref().as_table()?,
+        _ => return Some(line_of(text, name.span().start)),
+    };
+    inner.get_key_value(key).map(|(name, _)| line_of(text, name.span().start))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -370,6 +521,28 @@ key_file = "writer.key"
     }
 
     #[test]
+    fn the_settings_that_are_told_are_those_that_hold_and_the_manual_shows_them() {
+        let principal = || PrincipalConfig { name: "admin".into(), seed: [0; 32] };
+        let held = |lines: &str| {
+            let text = SAMPLE.replace("f = 1\n", &format!("f = 1\n[settings]\n{lines}"));
+            let file: ClientFile = toml::from_str(&text).expect("the sample");
+            check_settings(Path::new("c"), &text, &file.settings).expect("within the ranges");
+            file.into_config(Path::new("c"), principal()).expect("the configuration's own check").settings
+        };
+        let defaults: String =
+            CLIENT_SETTINGS.iter().map(|one| format!("{} = {}\n", one.key, one.default_ms)).collect();
+        assert_eq!(held(&defaults), Settings::default());
+        for ClientSetting { key, min, max, .. } in CLIENT_SETTINGS {
+            assert_ne!(held(&format!("{key} = {min}\n")), held(&format!("{key} = {max}\n")), "{key}");
+            assert!(client_settings_table().contains(key));
+        }
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operating/commands.md");
+        let page = std::fs::read_to_string(page).expect("the manual");
+        let table = client_settings_markdown();
+        assert!(page.contains(&table), "docs/operating/commands.md lacks:\n{table}");
+    }
+
+    #[test]
     fn the_type_writes_what_it_reads() {
         let file: ClientFile = toml::from_str(SAMPLE).expect("the sample");
         assert_eq!(toml::from_str::<ClientFile>(&file.to_toml()).expect("own text"), file);
@@ -389,11 +562,41 @@ key_file = "writer.key"
         let trusting = refusal(&SAMPLE.replace("\"crash\"", "\"everybody\""), &seed(), 0o600);
         assert!(trusting.contains("client.toml:4: unknown variant `everybody`"), "{trusting}");
         let version = refusal(&format!("version = 2\n{SAMPLE}"), &seed(), 0o600);
-        assert!(version.ends_with("version 2 is not 1: upgrade this program"), "{version}");
+        assert!(version.ends_with("client.toml:1: version 2 is not 1: upgrade this program"), "{version}");
+        for (line, value, said) in [
+            ("call_timeout_ms", 3_600_001, "1..=3600000"),
+            ("retry_after_ms", 0, "1..=60000"),
+            ("connect_timeout_ms", 60_001, "1..=60000"),
+            ("reconnect_after_ms", 0, "1..=60000"),
+            ("session_ttl_ms", 119_999, "120000..=86400000"),
+        ] {
+            let settings = format!("f = 1\n[settings]\n{line} = {value}\n");
+            let told = refusal(&SAMPLE.replace("f = 1\n", &settings), &seed(), 0o600);
+            let expected = format!(
+                "client.toml:8: `settings.{line}` = {value} is out of range: set it within {said} ms"
+            );
+            assert!(told.ends_with(&expected), "{told}");
+        }
+        let abroad = refusal(&SAMPLE.replace("\"127.0.0.1:8001", "\"10.0.0.1:8001"), &seed(), 0o600);
+        assert!(abroad.contains("client.toml:17: node 1 has no tls_key"), "{abroad}");
+        let address = refusal(&SAMPLE.replace("127.0.0.1:8000", "8000"), &seed(), 0o600);
+        assert!(
+            address.contains("client.toml:10: \"8000\" of node 0 is no address: write HOST:PORT"),
+            "{address}"
+        );
+        let twice = refusal(&SAMPLE.replace("id = 1", "id = 0"), &seed(), 0o600);
+        assert!(twice.contains("client.toml:16: node 0 is listed twice: remove one"), "{twice}");
+        let same = refusal(&SAMPLE.replace("b1", "b0"), &seed(), 0o600);
+        assert!(same.contains("client.toml:18: nodes 0 and 1 have the same vote key"), "{same}");
+        let name = refusal(&SAMPLE.replace("\"0101", "\"01"), &seed(), 0o600);
+        assert!(name.contains("client.toml:2: cluster must be 64 hexadecimal digits"), "{name}");
         let short = refusal(&SAMPLE.replace("\"b1b1", "\"b1"), &seed(), 0o600);
-        assert!(short.ends_with("vote_key of node 1 must be 64 hexadecimal digits"), "{short}");
+        assert!(
+            short.ends_with("client.toml:18: vote_key of node 1 must be 64 hexadecimal digits"),
+            "{short}"
+        );
         let lone = refusal(&SAMPLE.replace("f = 1", "f = 2"), &seed(), 0o600);
-        assert!(lone.contains("2 nodes are too few to believe anything with f = 2"), "{lone}");
+        assert!(lone.contains("client.toml:6: 2 nodes are too few to believe anything with f = 2"), "{lone}");
         let exposed = refusal(SAMPLE, &seed(), 0o644);
         assert!(exposed.contains("(mode 644): run `chmod 600 "), "{exposed}");
         assert!(refusal(SAMPLE, "feed", 0o600).contains("does not hold one line of 64"));

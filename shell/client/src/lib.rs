@@ -31,7 +31,8 @@ mod trust;
 pub use client::{CallOptions, Client, ConnectError, NodeReport, Session};
 pub use config::{ClientConfig, ConfigError, NodeConfig, PrincipalConfig, Settings};
 pub use config_file::{
-    CLIENT_FILE_VERSION, ClientFile, ClientFileError, NodeEntry, PrincipalEntry, SettingsEntry, TrustWord,
+    CLIENT_FILE_VERSION, CLIENT_SETTINGS, ClientFile, ClientFileError, ClientSetting, NodeEntry,
+    PrincipalEntry, SettingsEntry, TrustWord, client_settings_markdown, client_settings_table,
 };
 pub use engine::Counters;
 pub use error::{ClientError, NodeError};

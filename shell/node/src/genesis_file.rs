@@ -28,6 +28,9 @@ pub enum GenesisError {
     Line { path: PathBuf, line: usize, what: String },
     #[error("{}: {what}", path.display())]
     Impossible { path: PathBuf, what: String },
+    /// What cannot be says itself what to do about it.
+    #[error("{}:{line}: {what}", path.display())]
+    At { path: PathBuf, line: usize, what: String },
     /// A sentence others wait for word by word.
     #[error("minimum 4 replicas required for Byzantine tolerance")]
     TooFewForByzantine,
@@ -38,6 +41,17 @@ impl GenesisError {
         match error {
             SettingsError::TooFewForByzantine => Self::TooFewForByzantine,
             other => Self::Impossible { path: path.into(), what: other.to_string() },
+        }
+    }
+
+    /// The same with the line that it is about, if `text` has one.
+    pub(crate) fn with_line(self, text: &str) -> Self {
+        match self {
+            Self::Impossible { path, what } => match line_about(text, &what) {
+                Some(line) => Self::At { path, line, what },
+                None => Self::Impossible { path, what },
+            },
+            other => other,
         }
     }
 }
@@ -146,6 +160,10 @@ pub fn read_genesis(path: &Path) -> Result<Genesis, GenesisError> {
 /// As [`read_genesis`].
 pub fn parse_genesis(path: &Path, text: &str) -> Result<Genesis, GenesisError> {
     let file: File = parse(path, text)?;
+    genesis_of(path, file).map_err(|error| error.with_line(text))
+}
+
+fn genesis_of(path: &Path, file: File) -> Result<Genesis, GenesisError> {
     let quorum =
         Quorum::new(file.members.len(), Some(file.f)).map_err(|e| GenesisError::impossible(path, e))?;
     let trust = match file.trust {
@@ -178,6 +196,27 @@ pub fn parse_genesis(path: &Path, text: &str) -> Result<Genesis, GenesisError> {
     };
     check(path, &genesis)?;
     Ok(genesis)
+}
+
+/// The line that a refusal is about: that of the first word in it which is a key of the whole cluster. One that repeats a name or
+/// an address in quotes is about that of a member or principal; of two equal ones the later is meant.
+fn line_about(text: &str, what: &str) -> Option<usize> {
+    let pairs: Vec<(&str, &str)> = text
+        .lines()
+        .map(|line| line.split_once('=').map_or(("", ""), |(key, value)| (key.trim(), value.trim())))
+        .collect();
+    let index = if let Some((_, rest)) = what.split_once('"') {
+        let value = quoted(rest.rsplit_once('"')?.0);
+        let repeated = ["name", "peer_address", "client_address"];
+        pairs.iter().rposition(|(key, said)| *said == value && repeated.contains(key))
+    } else {
+        let entries = text.lines().position(|line| line.trim_start().starts_with('[')).unwrap_or(pairs.len());
+        let whole = &pairs[..entries];
+        let mut words =
+            what.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).filter(|word| !word.is_empty());
+        words.find_map(|word| whole.iter().position(|(key, _)| *key == word))
+    };
+    index.map(|index| index + 1)
 }
 
 /// Members and principals of a members file, members numbered in the order of the file.
@@ -425,23 +464,41 @@ mod tests {
     #[test]
     fn each_bad_genesis_is_refused_with_its_line_or_promise() {
         let good = genesis_text(&genesis(4, Trust::Byzantine));
+        let line_of = |start: &str| good.lines().position(|line| line.starts_with(start)).unwrap() + 1;
+        let at = |key: &str, what: &str| format!("g.toml:{}: {what}", line_of(&format!("{key} =")));
         assert!(
-            refusal(&good.replace("f = 1", "f = 2")).starts_with("g.toml: f = 2 is more than 4 replicas")
+            refusal(&good.replace("f = 1", "f = 2")).starts_with(&at("f", "f = 2 is more than 4 replicas"))
         );
-        assert!(refusal(&good.replace("window = 512", "window = 5")).contains("window must be a multiple"));
+        let window = |value: &str| refusal(&good.replace("window = 512", &format!("window = {value}")));
+        assert!(window("5").starts_with(&at("window", "window must be a multiple")), "{}", window("5"));
+        assert!(
+            window("32768").starts_with(&at("window", "window = 32768 is too large")),
+            "{}",
+            window("32768")
+        );
+        let interval = refusal(&good.replace("checkpoint_interval = 128", "checkpoint_interval = 0"));
+        assert!(
+            interval.starts_with(&at("checkpoint_interval", "checkpoint_interval must be 1")),
+            "{interval}"
+        );
+        let version = refusal(&good.replace("version = 1", "version = 9"));
+        assert!(version.starts_with(&at("version", "the genesis format version is not 1")), "{version}");
         assert!(refusal(&good.replace("version = 1", "version = 9")).contains("upgrade this program"));
         assert!(
             refusal(&good.replace("role = \"admin\"", "role = \"boss\"")).contains("unknown variant `boss`")
         );
-        assert!(
-            refusal(&good.replace("127.0.0.1:7001", "127.0.0.1")).ends_with("is no address: write HOST:PORT")
-        );
+        let address = refusal(&good.replace("127.0.0.1:7001", "127.0.0.1"));
+        let line = line_of("peer_address = \"127.0.0.1:7001");
+        let expected = format!("g.toml:{line}: \"127.0.0.1\" of member 1 is no address: write HOST:PORT");
+        assert_eq!(address, expected);
         let datacenter = refusal(&good.replace("mode = \"internet\"", "mode = \"datacenter\""));
         assert!(
-            datacenter.ends_with("datacenter mode trusts every member: it needs trust = crash"),
+            datacenter.starts_with(&at("mode", "datacenter mode"))
+                && datacenter.ends_with("datacenter mode trusts every member: it needs trust = crash"),
             "{datacenter}"
         );
-        assert!(refusal(&good.replace("calm_ms = 77", "calm_ms = 3600001")).contains("calm_ms must be 0 to"));
+        let calm = refusal(&good.replace("calm_ms = 77", "calm_ms = 3600001"));
+        assert!(calm.starts_with(&at("calm_ms", "calm_ms must be 0 to")), "{calm}");
         assert!(
             refusal(&good.replace("\"internet\"", "\"intranet\"")).contains("unknown variant `intranet`")
         );
@@ -450,9 +507,13 @@ mod tests {
         assert!(unknown.starts_with(&format!("g.toml:{line}: unknown field `quota`")), "{unknown}");
         let short = good.replacen("vote_key = \"", "vote_key = \"0", 1);
         assert!(refusal(&short).contains("a public key is 64 hexadecimal digits"), "{}", refusal(&short));
+        let twice = refusal(&good.replace("name = \"o'neil\"", "name = \"admin\""));
+        let line = line_of("name = \"o'neil\"");
+        assert!(twice.starts_with(&format!("g.toml:{line}: two principals are named \"admin\"")), "{twice}");
+        let nameless = refusal(&good.replace("name = \"o'neil\"", "name = \"\""));
         assert!(
-            refusal(&good.replace("name = \"o'neil\"", "name = \"admin\""))
-                .contains("two principals are named")
+            nameless.starts_with(&format!("g.toml:{line}: principal \"\" must have a name")),
+            "{nameless}"
         );
     }
 

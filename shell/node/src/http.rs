@@ -26,12 +26,7 @@ use tokio::time::Sleep;
 
 use crate::exposition::CONTENT_TYPE;
 use crate::node::{Health, WeakNode};
-use crate::settings::SyncHttp;
-
-/// Connections at once; further ones wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 64;
-/// A connection may stay this long, busy or not, so that idle ones cannot keep probes out.
-const CONNECTION_LIFETIME: Duration = Duration::from_secs(30);
+use crate::settings::{HttpBounds, SyncHttp};
 
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
@@ -57,15 +52,21 @@ pub(crate) fn listen(addr: SocketAddr) -> Result<TcpListener, HttpError> {
 }
 
 /// Serves until the node stops. To be called within a runtime.
-pub(crate) fn serve(listener: TcpListener, node: WeakNode, convergent: SyncHttp) -> io::Result<()> {
+pub(crate) fn serve(
+    listener: TcpListener,
+    node: WeakNode,
+    convergent: SyncHttp,
+    bounds: HttpBounds,
+) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let stopped = node.clone();
-    let listener = Bounded { listener, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };
+    let places = Arc::new(Semaphore::new(bounds.connections_max));
+    let listener = Bounded { listener, places, lifetime: bounds.connection_lifetime };
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
-        .merge(crate::sync_http::routes(convergent))
+        .merge(crate::sync_http::routes(convergent, bounds.watches_max))
         .with_state(Arc::new(node));
     tokio::spawn(async move {
         let service = router.into_make_service_with_connect_info::<Lease>();
@@ -112,6 +113,7 @@ fn gone() -> Response {
 struct Bounded {
     listener: tokio::net::TcpListener,
     places: Arc<Semaphore>,
+    lifetime: Duration,
 }
 
 impl axum::serve::Listener for Bounded {
@@ -121,7 +123,7 @@ impl axum::serve::Listener for Bounded {
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         let place = self.places.clone().acquire_owned().await.expect("the places are never closed");
         let (stream, addr) = axum::serve::Listener::accept(&mut self.listener).await;
-        let end = Box::pin(tokio::time::sleep(CONNECTION_LIFETIME));
+        let end = Box::pin(tokio::time::sleep(self.lifetime));
         (Connection { stream, end, lease: Lease::default(), _place: place }, addr)
     }
 
@@ -130,7 +132,7 @@ impl axum::serve::Listener for Bounded {
     }
 }
 
-/// Whether a connection may outlive `CONNECTION_LIFETIME`. Whoever lets it bounds how many there are.
+/// Whether a connection may outlive `HttpBounds::connection_lifetime`. Whoever lets it bounds how many there are.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Lease(Arc<AtomicBool>);
 

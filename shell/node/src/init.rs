@@ -16,15 +16,18 @@ use std::path::{Path, PathBuf};
 
 use dwcp_base::configuration::CALM_MS;
 use dwcp_base::configuration::{Principal, Role};
+use dwcp_base::quorum::REPLICAS_MAX;
 use dwcp_base::{Ack, Genesis, Incarnation, Member, Policy, PublicKey, Quorum, ReplicaId, Sequence, Trust};
 use dwcp_storage::{DataDir, Identity, StorageError, WalSettings};
 use dwcp_transport::TlsIdentity;
 
 pub use self::order::{Replacement, read_order, replacement};
+use self::trial::judge_options;
 pub use self::trial::{Ports, TrialCluster, TrialNode, TrialOptions, free_ports, trial_cluster};
 
 use crate::genesis_file::{
     GenesisError, check, genesis_text, member_block, principal_block, quoted, read_genesis, read_members,
+    read_text,
 };
 use crate::keys::{KeyError, SecretSeed, read_tls_identity, write_new};
 use crate::settings::{Mode, SETTINGS};
@@ -45,6 +48,9 @@ pub enum InitError {
     Genesis(#[from] GenesisError),
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// No file is wrong: what was asked for is.
+    #[error("{what}")]
+    Options { what: String },
     #[error("cannot make TLS keys: {0}")]
     Tls(#[from] dwcp_transport::IdentityError),
     #[error("cannot make folder {}: {source}", path.display())]
@@ -102,12 +108,15 @@ impl Default for ClusterOptions {
             calm_ms: CALM_MS,
             raft: true,
             default_ack: Ack::Majority,
-            checkpoint_interval: 128,
-            window: 512,
+            checkpoint_interval: CHECKPOINT_INTERVAL,
+            window: 4 * CHECKPOINT_INTERVAL,
             quota_bytes: 2 << 30,
         }
     }
 }
+
+/// Proposals between checkpoints where nobody says otherwise.
+pub const CHECKPOINT_INTERVAL: u64 = 128;
 
 /// Where one node listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +164,13 @@ pub fn keygen_principal(folder: &Path, name: &str, role: Role) -> Result<String,
 /// A members file or options that make no cluster; a file at `out` already.
 pub fn from_members(members_file: &Path, out: &Path, options: &ClusterOptions) -> Result<Genesis, InitError> {
     let (members, principals) = read_members(members_file)?;
-    let genesis = make_genesis(members_file, members, principals, options)?;
+    if (1..=usize::from(REPLICAS_MAX)).contains(&members.len()) {
+        judge_options(members.len(), members_file, options)?;
+    }
+    let genesis = make_genesis(members_file, members, principals, options).map_err(|error| match error {
+        InitError::Genesis(error) => error.with_line(&read_text(members_file).unwrap_or_default()).into(),
+        other => other,
+    })?;
     write_new(out, genesis_text(&genesis).as_bytes(), 0o644)?;
     Ok(genesis)
 }

@@ -4,6 +4,7 @@
 //! `docs/operating/settings.md` alike. Every refusal names the line and what to do about it. Nothing is taken from the
 //! environment, and nothing is opened here: paths are resolved against the folder of the settings file, no more.
 
+mod bounds;
 mod reader;
 mod table;
 
@@ -14,9 +15,11 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use dwcp_base::{Genesis, Micros, ReplicaId, Trust};
+use dwcp_replica::sync::SyncLimits;
 use dwcp_replica::sync::values::{Resolvers, Strategy};
 use dwcp_replica::{SegmentSettings, Settings, SyncSetup};
 
+pub use self::bounds::{ClientBounds, HttpBounds};
 pub(crate) use self::reader::line_of;
 pub use self::table::{Allowed, Preset, SETTINGS, Setting, settings_markdown, settings_table};
 
@@ -44,15 +47,24 @@ pub struct Consensus {
     pub batch_bytes_max: usize,
     pub pending_bytes_max: usize,
     pub history_bytes_max: usize,
+    pub batch_frames_max: usize,
+    pub snapshot_log_bytes: u64,
+    pub censorship_factor: u64,
+    /// 0: as the view timeout has it.
+    pub resend_interval_ms: u64,
+    /// 0: as the view timeout has it.
+    pub relay_after_ms: u64,
 }
 
-/// Timers of Raft segments.
+/// Timers and bounds of Raft segments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
     pub election_timeout_ms: u64,
     pub heartbeat_interval_ms: u64,
     pub fast_path_timeout_ms: u64,
     pub anchor_interval_ms: u64,
+    pub limits: dwcp_replica::raft::Limits,
+    pub apply_bytes: usize,
 }
 
 /// Bounds of what waits inside the node.
@@ -88,6 +100,9 @@ pub struct NodeConfig {
     pub segment_bytes: u64,
     pub queues: Queues,
     pub sync: SyncConfig,
+    pub links: dwcp_transport::Limits,
+    pub clients: ClientBounds,
+    pub http: HttpBounds,
     origin: Origin,
 }
 
@@ -95,10 +110,9 @@ pub struct NodeConfig {
 #[derive(Clone, Debug)]
 pub struct SyncConfig {
     pub exchange_interval_ms: u64,
-    pub fanout: usize,
     pub ack_patience_ms: u64,
     pub audit_interval_ms: u64,
-    pub log_bytes_max: usize,
+    pub limits: SyncLimits,
     pub ordered: Vec<Bytes>,
     pub convergent: Vec<Bytes>,
     pub merge: Vec<Bytes>,
@@ -121,6 +135,7 @@ impl SyncConfig {
         }
         let mut setup = SyncSetup {
             resolvers,
+            limits: self.limits,
             ordered: self.ordered.clone(),
             convergent: self.convergent.clone(),
             ..SyncSetup::default()
@@ -128,8 +143,6 @@ impl SyncConfig {
         setup.timing.exchange_interval = Micros::from_millis(self.exchange_interval_ms);
         setup.timing.ack_patience = Micros::from_millis(self.ack_patience_ms);
         setup.timing.audit_interval = Micros::from_millis(self.audit_interval_ms);
-        setup.limits.fanout = self.fanout;
-        setup.limits.log_bytes_max = self.log_bytes_max;
         setup
     }
 }
@@ -174,6 +187,8 @@ pub enum Fault {
     AddressTwice { key: &'static str, other: &'static str, value: SocketAddr },
     #[error("`{key}` = {value} is below `{other}` = {other_value}: set it to at least that")]
     Below { key: &'static str, value: u64, other: &'static str, other_value: u64 },
+    #[error("`{key}` = {value} is above `{other}` = {other_value}: set it to at most that")]
+    Above { key: &'static str, value: u64, other: &'static str, other_value: u64 },
     #[error(
         "sync.http = \"write\" would let anybody who reaches {address} write: set it to \"read\", or http_listen to a loopback address"
     )]
@@ -266,12 +281,19 @@ impl NodeConfig {
                 batch_bytes_max: reader.size("consensus.batch_bytes_max")?,
                 pending_bytes_max: reader.size("consensus.pending_bytes_max")?,
                 history_bytes_max: reader.size("consensus.history_bytes_max")?,
+                batch_frames_max: reader.size("consensus.batch_frames_max")?,
+                snapshot_log_bytes: reader.number("consensus.snapshot_log_bytes")?,
+                censorship_factor: reader.number("consensus.censorship_factor")?,
+                resend_interval_ms: reader.number("consensus.resend_interval_ms")?,
+                relay_after_ms: reader.number("consensus.relay_after_ms")?,
             },
             segment: Segment {
                 election_timeout_ms: reader.number("segment.election_timeout_ms")?,
                 heartbeat_interval_ms: reader.number("segment.heartbeat_interval_ms")?,
                 fast_path_timeout_ms: reader.number("segment.fast_path_timeout_ms")?,
                 anchor_interval_ms: reader.number("segment.anchor_interval_ms")?,
+                limits: bounds::of_segment(&mut reader)?,
+                apply_bytes: reader.size("segment.apply_bytes")?,
             },
             segment_bytes: reader.number("storage.segment_bytes")?,
             queues: Queues {
@@ -286,10 +308,9 @@ impl NodeConfig {
             },
             sync: SyncConfig {
                 exchange_interval_ms: reader.number("sync.exchange_interval_ms")?,
-                fanout: reader.size("sync.fanout")?,
                 ack_patience_ms: reader.number("sync.ack_patience_ms")?,
                 audit_interval_ms: reader.number("sync.audit_interval_ms")?,
-                log_bytes_max: reader.size("sync.log_bytes_max")?,
+                limits: bounds::of_sync(&mut reader)?,
                 ordered: reader.prefixes("sync.ordered_prefixes")?,
                 convergent: reader.prefixes("sync.convergent_prefixes")?,
                 merge: reader.prefixes("sync.merge_prefixes")?,
@@ -299,6 +320,9 @@ impl NodeConfig {
                     _ => SyncHttp::Off,
                 },
             },
+            links: bounds::of_links(&mut reader)?,
+            clients: ClientBounds::read(&mut reader)?,
+            http: HttpBounds::read(&mut reader)?,
             origin: Origin::default(),
         };
         let config = Self { origin: reader.finish()?, ..config };
@@ -330,6 +354,7 @@ impl NodeConfig {
             let other_value = 3 * self.segment.heartbeat_interval_ms;
             return Err(self.refuse(key, Fault::Below { key, value: election, other, other_value }));
         }
+        self.check_bounds()?;
         if self.sync.http == SyncHttp::Write && !self.http_listen.ip().is_loopback() {
             return Err(self.refuse("sync.http", Fault::WriteAbroad { address: self.http_listen }));
         }
@@ -365,7 +390,7 @@ impl NodeConfig {
 
     /// The core's settings.
     pub(crate) fn to_settings(&self) -> Settings {
-        Settings { segment: self.segment.to_settings(self.mode), ..self.consensus.to_settings(self.mode) }
+        Settings { segment: self.segment.to_settings(), ..self.consensus.to_settings(self.mode) }
     }
 
     /// The file these settings were read from.
@@ -387,29 +412,30 @@ impl Consensus {
         };
         let view_timeout = Micros::from_millis(self.view_timeout_ms);
         let quarter = Micros(view_timeout.0 / 4);
+        let or = |ms: u64, derived: Micros| if ms == 0 { derived } else { Micros::from_millis(ms) };
         let mut settings = Settings {
-            relay_after: quarter,
+            relay_after: or(self.relay_after_ms, quarter),
             tick_interval: Micros::from_millis(self.tick_interval_ms),
             pipeline_depth: self.pipeline_depth,
             batch_bytes_max: self.batch_bytes_max,
             pending_bytes_max: self.pending_bytes_max,
             history_bytes_max: self.history_bytes_max,
+            batch_frames_max: self.batch_frames_max,
+            snapshot_log_bytes: self.snapshot_log_bytes,
             ..default
         };
         settings.timing.view_timeout = view_timeout;
         settings.timing.standing_interval = Micros::from_millis(self.standing_interval_ms);
+        settings.timing.censorship_factor = self.censorship_factor;
         // A lost message must be found, and a frame be shown to all, well before the primary is given up on.
-        settings.timing.resend_interval = default.timing.resend_interval.min(quarter);
+        let resend = default.timing.resend_interval.min(quarter);
+        settings.timing.resend_interval = or(self.resend_interval_ms, resend);
         settings
     }
 }
 
 impl Segment {
-    fn to_settings(&self, mode: Mode) -> SegmentSettings {
-        let default = match mode {
-            Mode::Internet | Mode::Hybrid => SegmentSettings::wan(),
-            Mode::Datacenter => SegmentSettings::lan(),
-        };
+    fn to_settings(&self) -> SegmentSettings {
         SegmentSettings {
             timing: dwcp_replica::raft::Timing {
                 election_timeout: Micros::from_millis(self.election_timeout_ms),
@@ -418,7 +444,8 @@ impl Segment {
             fast_path_timeout: (self.fast_path_timeout_ms > 0)
                 .then(|| Micros::from_millis(self.fast_path_timeout_ms)),
             anchor_interval: Micros::from_millis(self.anchor_interval_ms),
-            ..default
+            limits: self.limits,
+            apply_bytes: self.apply_bytes,
         }
     }
 }

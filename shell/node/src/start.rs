@@ -4,14 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
-use dwcp_base::limits::MESSAGE_BYTES_MAX;
 use dwcp_base::{ClusterId, Crypto, Genesis, Incarnation, Member, Mutants, PublicKey, Sequence, Ticket};
 use dwcp_replica::{MachineFactory, Outbox, RecoveredSnapshot, Recovery, Replica, Setup};
 use dwcp_state::StateMachine;
 use dwcp_storage::{DataDir, Lsn, OpenedDir, SnapshotStore, StorageError, Wal, WalRecord, WalSettings};
-use dwcp_transport::{
-    Limits, PeerConfig, QueueLimits, RuntimeChoice, TlsIdentity, Transport, TransportConfig, VersionRange,
-};
+use dwcp_transport::{PeerConfig, RuntimeChoice, TlsIdentity, Transport, TransportConfig, VersionRange};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -25,7 +22,7 @@ use crate::links::{Incarnations, Links};
 use crate::logging::LIFE;
 use crate::metrics::Metrics;
 use crate::node::{NodeError, NodeHandle, Shared, StartOptions, Stop, WeakNode};
-use crate::settings::{NodeConfig, Queues};
+use crate::settings::NodeConfig;
 use crate::snapshots::{SnapshotThreads, meta_of};
 
 /// The version of the messages between replicas that this program speaks.
@@ -125,7 +122,8 @@ pub(crate) fn start<M: StateMachine>(
         .name(format!("core-{}", node.replica()))
         .spawn(move || run(core_loop, inbox, &stop_sender))
         .map_err(NodeError::NoThread)?;
-    http::serve(http_listener, WeakNode::of(&node), node.config().sync.http).map_err(NodeError::NoThread)?;
+    let (convergent, bounds) = (node.config().sync.http, node.config().http);
+    http::serve(http_listener, WeakNode::of(&node), convergent, bounds).map_err(NodeError::NoThread)?;
     say_started(&node);
     Ok(node)
 }
@@ -323,21 +321,8 @@ fn transport_config(
         versions: VersionRange::only(WIRE_VERSION),
         seed: random_u64()?,
         runtime: RuntimeChoice::Given(runtime),
-        limits: link_limits(&config.queues),
+        limits: config.link_limits(),
     })
-}
-
-fn link_limits(queues: &Queues) -> Limits {
-    let half = queues.send_bytes_max / 2;
-    Limits {
-        frame_bytes_max: MESSAGE_BYTES_MAX,
-        queue: QueueLimits {
-            class_bytes_max: [half, half, half, half],
-            total_bytes_max: queues.send_bytes_max,
-            ..QueueLimits::default()
-        },
-        ..Limits::default()
-    }
 }
 
 fn random_u64() -> Result<u64, NodeError> {

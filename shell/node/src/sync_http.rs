@@ -30,7 +30,7 @@ use crate::sync_json;
 const BODY_BYTES_MAX: usize = 1 << 20;
 /// Longer than the core lets anything wait.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// A connection lives for half a minute.
+/// A connection lives for 20 seconds at least (`http.connection_lifetime_ms`).
 const TIMEOUT_MS_MAX: u64 = 15_000;
 
 const OFF: &str =
@@ -43,7 +43,7 @@ const NO_PAGES: &str =
 type Node = State<Arc<WeakNode>>;
 type Refused = Box<Response>;
 
-pub(crate) fn routes(allowed: SyncHttp) -> Router<Arc<WeakNode>> {
+pub(crate) fn routes(allowed: SyncHttp, watches_max: usize) -> Router<Arc<WeakNode>> {
     if allowed == SyncHttp::Off {
         return Router::new().route("/v3/sync/{*all}", any(async || refuse(StatusCode::NOT_FOUND, OFF)));
     }
@@ -56,7 +56,7 @@ pub(crate) fn routes(allowed: SyncHttp) -> Router<Arc<WeakNode>> {
         .route("/v3/sync/converged", get(converged))
         .route("/v3/sync/metrics", get(metrics))
         .route("/v3/sync/stand", get(stand))
-        .layer(Extension(watch::Places::default()));
+        .layer(Extension(watch::Places::new(watches_max)));
     if allowed == SyncHttp::Read {
         let refused = async || refuse(StatusCode::FORBIDDEN, READ_ONLY);
         return router.route("/v3/sync/state", post(refused)).route("/v3/sync/write", post(refused));

@@ -147,7 +147,9 @@ fn positive(setting: &'static str, value: Duration) -> Result<(), TransportError
 }
 
 impl Limits {
-    fn check(&self) -> Result<(), TransportError> {
+    /// # Errors
+    /// The first bound or time outside its range.
+    pub fn check(&self) -> Result<(), TransportError> {
         within("frame_bytes_max", self.frame_bytes_max, 1024, 1 << 30, "1 KiB..=1 GiB")?;
         within("handshakes_max", self.handshakes_max, 1, 65_536, "1..=65536")?;
         within("write_bytes_max", self.write_bytes_max, 1024, 1 << 24, "1 KiB..=16 MiB")?;

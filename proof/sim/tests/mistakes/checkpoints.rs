@@ -8,7 +8,7 @@ use dwcp_base::{LogTime, Mutant, Mutants, Position, ReplicaId, Sequence, decode}
 use dwcp_pbft::{Message, Vote};
 use dwcp_replica::{Event, PeerMessage, SnapshotMeta};
 use dwcp_state::kv::Kv;
-use dwcp_state::{CheckedFrame, ClientFrame, State, state_digest};
+use dwcp_state::{CheckedFrame, ClientFrame, RestoreError, State, state_digest};
 
 /// The liar and one honest replica that it misled sign a digest that nobody else has.
 fn two_of_four(mutants: Mutants) -> Sequence {
@@ -186,7 +186,7 @@ fn the_digest_covers_the_session_table() {
 }
 
 /// A cluster whose client filled sixty keys with this byte while r3 slept.
-fn filled_with(byte: u8, mutants: Mutants) -> Cluster {
+pub fn filled_with(byte: u8, mutants: Mutants) -> Cluster {
     let mut cluster = Cluster::new(4, mutants);
     let mut session = Session::new(1, cluster.genesis.cluster());
     cluster.send(1, &session.open_frame(cluster.wall_ms() + 30_000));
@@ -279,5 +279,16 @@ fn a_snapshot_of_another_cluster_is_refused() {
     let other = genesis(4, "another state");
     let mut restorer = State::restore(&other, Kv::new(other.quota_bytes), with_rule());
     let control = frozen.chunk(0).unwrap();
-    assert!(restorer.chunk(0, &control, &frozen.digests()[0]).is_err());
+    let refused = restorer.chunk(0, &control, &frozen.digests()[0]);
+    assert!(matches!(refused, Err(RestoreError::OtherCluster)), "{refused:?}");
+    // That name is all that tells: the very chunk is taken where it is the right one, and all the others fit here too.
+    let own = genesis(4, "state");
+    let mut unaware = State::restore(&own, Kv::new(own.quota_bytes), with_rule());
+    assert!(unaware.chunk(0, &control, &frozen.digests()[0]).is_ok());
+    for index in 1..frozen.chunk_count() {
+        let chunk = frozen.chunk(index).unwrap();
+        assert!(restorer.chunk(index, &chunk, &frozen.digests()[index as usize]).is_ok());
+    }
+    assert_eq!(restorer.missing().collect::<Vec<_>>(), [0]);
+    assert!(restorer.finish().is_err(), "a state without it is none");
 }

@@ -3,7 +3,7 @@
 //!
 //! Deterministic and small: no random seeds, no generated faults; for those there is the simulator itself.
 //! In the order of Castro & Liskov, OSDI '99: `normal_case` (sections 3 to 4.2), `checkpoints` (4.3),
-//! `view_changes` (4.4), `liveness` (4.5), `recovery` (what a disk remembers), `epochs` (segments).
+//! `view_changes` (4.4), `liveness` and `lost_letters` (4.5), `recovery` (what a disk remembers), `epochs` (segments).
 
 mod cluster;
 mod table;
@@ -12,6 +12,7 @@ mod checkpoints;
 mod clients;
 mod epochs;
 mod liveness;
+mod lost_letters;
 mod normal_case;
 mod recovery;
 mod view_changes;

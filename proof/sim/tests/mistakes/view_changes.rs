@@ -4,6 +4,7 @@ use super::table::{Letter, Table, with_rule, without};
 use bytes::Bytes;
 use dwcp_base::{Hash, Mutant, Mutants, ReplicaId, Sequence, View};
 use dwcp_pbft::{Message, Vote};
+use std::cell::RefCell;
 
 fn commit(letter: &Letter) -> bool {
     matches!(&letter.message, Message::Vote(vote) if vote.statement.claim.vote == Vote::Commit)
@@ -248,21 +249,49 @@ fn a_restart_inside_a_view_change_remembers_what_was_promised() {
     assert_eq!(table.fork(), Some(Sequence(1)));
 }
 
-/// A replayed NEW-VIEW of a view that is over changes nothing, nor do its VIEW-CHANGEs.
-#[test]
-fn messages_of_views_that_are_over_change_nothing() {
-    let mut table = Table::new(4, &[], with_rule());
+/// Everybody is in view 2. With it all letters to r3 on the way there, which may come again.
+fn two_views_later(mutants: Mutants) -> (Table, Vec<Letter>) {
+    let mut table = Table::new(4, &[], mutants);
     let mut old = Vec::new();
     for _ in 0..2 {
         (0..4).for_each(|id| table.leave(id));
-        old.extend(table.wire.iter().filter(|letter| letter.to == 3).map(|letter| letter.message.clone()));
-        table.pass(|_| true);
+        let seen = RefCell::new(&mut old);
+        table.pass(|letter| {
+            if letter.to == 3 {
+                seen.borrow_mut().push(letter.clone());
+            }
+            true
+        });
     }
     assert_eq!(table.seats[3].view(), View(2));
+    assert!(old.iter().any(|letter| matches!(letter.message, Message::NewView(_))));
+    (table, old)
+}
+
+/// What became of r3's view, and how many records it wrote, when all these came again.
+fn replay(table: &mut Table, old: &[Letter]) -> (View, usize) {
     let before = table.seats[3].disk.len();
-    for message in old {
-        table.hand(0, 3, message);
+    for letter in old {
+        table.hand(letter.from, 3, letter.message.clone());
     }
-    assert_eq!((table.seats[3].view(), table.seats[3].disk.len()), (View(2), before));
+    (table.seats[3].view(), table.seats[3].disk.len() - before)
+}
+
+/// A replayed NEW-VIEW of a view that is over changes nothing, nor do its VIEW-CHANGEs; also not for one that has lost power since.
+/// One that forgets which views are over goes through them again, and signs what it signed before.
+#[test]
+fn messages_of_views_that_are_over_change_nothing() {
+    let (mut table, old) = two_views_later(with_rule());
+    assert_eq!(replay(&mut table, &old), (View(2), 0));
     assert!(table.seat(3).core().is_active());
+    table.crash(3);
+    table.restart(3);
+    assert_eq!(replay(&mut table, &old), (View(2), 0));
+
+    let (mut table, old) = two_views_later(without(Mutant::ForgetVotesOnRestart));
+    table.crash(3);
+    table.restart(3);
+    assert_eq!(table.seats[3].view(), View(0), "it does not know of any other");
+    let (view, written) = replay(&mut table, &old);
+    assert!(view > View(0) && written > 0, "{view:?}, {written} records");
 }

@@ -19,7 +19,7 @@ use super::{
     ClusterOptions, GENESIS_FILE, InitError, Listen, make_folder, make_genesis, make_member_keys, member,
     prepare, principal_key_file,
 };
-use crate::genesis_file::{genesis_text, quoted, role_word, trust_word};
+use crate::genesis_file::{GenesisError, genesis_text, quoted, role_word, trust_word};
 use crate::keys::{SecretSeed, key_hex, write_new};
 
 /// Which ports a trial cluster listens on; three per node.
@@ -113,7 +113,7 @@ fn node_folder(out: &Path, id: u8) -> PathBuf {
 }
 
 /// A dry run with keys that nobody holds.
-fn judge_options(nodes: usize, out: &Path, options: &ClusterOptions) -> Result<(), InitError> {
+pub(super) fn judge_options(nodes: usize, out: &Path, options: &ClusterOptions) -> Result<(), InitError> {
     let key =
         |kind, id| dwcp_base::PublicKey([[kind; 16], [id; 16]].concat().try_into().expect("twice 16 is 32"));
     let address = || String::from("localhost:1");
@@ -121,7 +121,10 @@ fn judge_options(nodes: usize, out: &Path, options: &ClusterOptions) -> Result<(
         .map(|id| member(ReplicaId(id), key(1, id), key(2, id), address(), address()))
         .collect();
     let admin = Principal { name: "admin".into(), key: key(3, 0), role: Role::Admin };
-    make_genesis(out, members, vec![admin], options).map(|_| ())
+    match make_genesis(out, members, vec![admin], options) {
+        Err(InitError::Genesis(GenesisError::Impossible { what, .. })) => Err(InitError::Options { what }),
+        judged => judged.map(|_| ()),
+    }
 }
 
 fn choose_ports(nodes: usize, ip: IpAddr, ports: Ports) -> Result<Vec<Listen>, InitError> {

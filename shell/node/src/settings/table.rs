@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use dwcp_base::limits::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX};
+use dwcp_base::limits::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, PROPOSAL_BYTES_MAX};
 
 use super::Mode;
 
@@ -72,7 +72,8 @@ pub enum Allowed {
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 const GIB: u64 = 1024 * MIB;
-const WEEK_MS: u64 = 7 * 24 * 3_600_000;
+const HOUR_MS: u64 = 3_600_000;
+const WEEK_MS: u64 = 7 * 24 * HOUR_MS;
 
 const fn required(key: &'static str, allowed: Allowed, what: &'static str) -> Setting {
     Setting { key, unit: "", preset: Preset::Required, allowed, what }
@@ -190,6 +191,46 @@ pub const SETTINGS: &[Setting] = &[
          times this is kept while no snapshot gets written",
     ),
     number(
+        "consensus.batch_frames_max",
+        "frames",
+        Preset::Number(1_024),
+        (1, 4_096),
+        "as consensus.batch_bytes_max, counted in client frames",
+    ),
+    number(
+        "consensus.snapshot_log_bytes",
+        "bytes",
+        Preset::Number(32 * MIB),
+        (64 * KIB, GIB),
+        "a snapshot is written at the first checkpoint after so many bytes of log; equal on all nodes, one \
+         that lags can fetch it from several at once; at most half of consensus.history_bytes_max",
+    ),
+    number(
+        "consensus.censorship_factor",
+        "view timeouts",
+        Preset::Number(5),
+        (2, 100),
+        "one command that waits for so many view timeouts while others execute makes this node give up on the \
+         primary too",
+    ),
+    Setting {
+        key: "consensus.resend_interval_ms",
+        unit: "ms",
+        preset: Preset::Number(0),
+        allowed: Allowed::ZeroOr { min: 5, max: 10_000 },
+        what: "after how long without progress lost messages are asked for again; at most the view timeout. 0: a \
+         quarter of the view timeout, at most 1 s (50 ms in datacenter mode)",
+    },
+    Setting {
+        key: "consensus.relay_after_ms",
+        unit: "ms",
+        preset: Preset::Number(0),
+        allowed: Allowed::ZeroOr { min: 1, max: 60_000 },
+        what: "after how long a command that has not executed is shown to all nodes, who then watch the primary; \
+         shrinks to eight measured rounds where those are quick; at most the view timeout. 0: a quarter of \
+         the view timeout",
+    },
+    number(
         "segment.election_timeout_ms",
         "ms",
         Preset::ByMode { internet: 3_000, datacenter: 200, hybrid: 1_000 },
@@ -220,6 +261,74 @@ pub const SETTINGS: &[Setting] = &[
         (10, 10_000),
         "in a Raft segment: how often, while anything changes, its entries are anchored in the root log; an anchored \
          acknowledgement waits about so long, more often costs signatures",
+    ),
+    number(
+        "segment.log_entries_max",
+        "entries",
+        Preset::Number(1_048_576),
+        (16, 1 << 24),
+        "in a Raft segment: entries kept in memory that no snapshot covers yet; at the bound a leader refuses \
+         commands. A follower takes up to twice its own bound from the leader, so keep it alike on all nodes",
+    ),
+    number(
+        "segment.log_bytes_max",
+        "bytes",
+        Preset::Number(256 * MIB),
+        (PROPOSAL_BYTES_MAX as u64, 16 * GIB),
+        "as segment.log_entries_max, counted in bytes",
+    ),
+    number(
+        "segment.uncommitted_bytes_max",
+        "bytes",
+        Preset::Number(64 * MIB),
+        (PROPOSAL_BYTES_MAX as u64, GIB),
+        "in a Raft segment: proposed by this leader and not yet committed; at the bound further commands are \
+         refused as not applied",
+    ),
+    number(
+        "segment.append_entries_max",
+        "entries",
+        Preset::Number(1_024),
+        (1, 65_536),
+        "in a Raft segment: entries in one message to a follower",
+    ),
+    number(
+        "segment.append_bytes_max",
+        "bytes",
+        Preset::Number(MIB),
+        (KIB, MESSAGE_BYTES_MAX as u64 / 2),
+        "as segment.append_entries_max, counted in bytes; a single larger entry travels alone",
+    ),
+    number(
+        "segment.inflight_entries_max",
+        "entries",
+        Preset::Number(16_384),
+        (1, 1 << 20),
+        "in a Raft segment: entries sent to one follower and not yet answered; more fill long links, fewer \
+         spare slow ones",
+    ),
+    number(
+        "segment.inflight_bytes_max",
+        "bytes",
+        Preset::Number(16 * MIB),
+        (KIB, GIB),
+        "as segment.inflight_entries_max, counted in bytes",
+    ),
+    number(
+        "segment.reads_max",
+        "reads",
+        Preset::Number(65_536),
+        (1, 1 << 20),
+        "in a Raft segment: reads that wait for the leader's proof that it still leads; further ones are \
+         refused as busy",
+    ),
+    number(
+        "segment.apply_bytes",
+        "bytes",
+        Preset::Number(512 * KIB),
+        (1, GIB),
+        "in a Raft segment: committed entries executed in one turn, and one entry more; a node that catches \
+         up looks at messages and timers between two turns",
     ),
     number(
         "storage.segment_bytes",
@@ -322,6 +431,65 @@ pub const SETTINGS: &[Setting] = &[
         (MIB, 1024 * GIB),
         "frames of convergent state kept for peers, in memory; at the bound writes are refused until they are acknowledged",
     ),
+    number(
+        "sync.exchange_peers",
+        "peers",
+        Preset::Number(1),
+        (1, 16),
+        "peers asked in each round of comparisons; more find what a lost push left out sooner, fewer cost \
+         less bandwidth",
+    ),
+    number(
+        "sync.answer_bytes_max",
+        "bytes",
+        Preset::Number(MIB),
+        (256 * KIB, 4 * MIB),
+        "frames of convergent state in one message; a single larger frame travels alone",
+    ),
+    number(
+        "sync.budget_bytes_max",
+        "bytes",
+        Preset::Number(32 * MIB),
+        (256 * KIB, GIB),
+        "frames of convergent state answered to one peer within one exchange interval; the rest comes in \
+         later ones",
+    ),
+    number(
+        "sync.waiting_frames_max",
+        "frames",
+        Preset::Number(256),
+        (1, 4_096),
+        "frames of one writer that wait for one before them; at the bound the farthest gives way and is \
+         fetched again later",
+    ),
+    number(
+        "sync.waiting_bytes_max",
+        "bytes",
+        Preset::Number(4 * MIB),
+        (256 * KIB, GIB),
+        "as sync.waiting_frames_max, counted in bytes",
+    ),
+    number(
+        "sync.waiting_total_bytes_max",
+        "bytes",
+        Preset::Number(64 * MIB),
+        (256 * KIB, GIB),
+        "as sync.waiting_bytes_max, for all writers together; at least that",
+    ),
+    number(
+        "sync.apply_frames_max",
+        "frames",
+        Preset::Number(256),
+        (1, 511),
+        "frames of one writer handed to the store and not yet part of its state; the next wait",
+    ),
+    number(
+        "sync.apply_bytes_max",
+        "bytes",
+        Preset::Number(8 * MIB),
+        (256 * KIB, 15 * MIB),
+        "as sync.apply_frames_max, counted in bytes",
+    ),
     prefixes(
         "sync.ordered_prefixes",
         "keys that change only through the log: convergent writes to them are refused. The same on every node",
@@ -342,6 +510,152 @@ pub const SETTINGS: &[Setting] = &[
         what: "whether http_listen also serves convergent keys as JSON, to anybody who reaches it; write only on a loopback \
                address",
     },
+    number(
+        "links.patience_bytes",
+        "bytes",
+        Preset::Number(256 * KIB),
+        (32 * KIB, GIB),
+        "a message of a lower class moves on after so many bytes of higher ones went ahead of it; more put \
+         votes further ahead of bulk data, fewer let bulk data through on a full link. Each class may hold \
+         half of queues.send_bytes_max",
+    ),
+    number(
+        "links.write_bytes_max",
+        "bytes",
+        Preset::Number(64 * KIB),
+        (KIB, 16 * MIB),
+        "bytes that leave for a peer in one write; more cost less processor, fewer let a vote overtake sooner",
+    ),
+    number(
+        "links.handshakes_max",
+        "connections",
+        Preset::Number(64),
+        (1, 65_536),
+        "connections of peers that have not yet proven who they are, a quarter kept for addresses at which a \
+         peer was found; further ones are closed at once",
+    ),
+    number(
+        "links.handshake_timeout_ms",
+        "ms",
+        Preset::Number(5_000),
+        (1, HOUR_MS),
+        "how long a connection of a peer may take to prove who it is",
+    ),
+    number(
+        "links.connect_timeout_ms",
+        "ms",
+        Preset::Number(2_000),
+        (1, HOUR_MS),
+        "how long one attempt to reach one address of a peer may take",
+    ),
+    number(
+        "links.reconnect_pause_min_ms",
+        "ms",
+        Preset::Number(20),
+        (1, HOUR_MS),
+        "first pause before a peer is called again; each doubles and is shortened by chance down to its half",
+    ),
+    number(
+        "links.reconnect_pause_max_ms",
+        "ms",
+        Preset::Number(2_000),
+        (1, HOUR_MS),
+        "the longest such pause; at least the first",
+    ),
+    number(
+        "links.ping_interval_ms",
+        "ms",
+        Preset::Number(1_000),
+        (1, HOUR_MS / 2),
+        "how often a link gives a sign of life; well below every peer's links.silence_max_ms",
+    ),
+    number(
+        "links.silence_max_ms",
+        "ms",
+        Preset::Number(5_000),
+        (2, HOUR_MS),
+        "a link on which nothing arrived for so long is cut and made anew; at least twice the ping interval, \
+         also that of the peers",
+    ),
+    number(
+        "clients.streams_max",
+        "streams",
+        Preset::Number(32),
+        (1, 65_536),
+        "streams and calls at once on one client connection; further ones wait",
+    ),
+    number(
+        "clients.questions_max",
+        "requests",
+        Preset::Number(256),
+        (1, 65_536),
+        "queries, orders and statuses of one stream without answer; further ones are refused",
+    ),
+    number(
+        "clients.attaches_max",
+        "sessions",
+        Preset::Number(4_096),
+        (1, 65_536),
+        "sessions that one stream attaches; a client that attaches one more is cut off and may begin afresh",
+    ),
+    number(
+        "clients.handshake_timeout_ms",
+        "ms",
+        Preset::Number(5_000),
+        (1, HOUR_MS),
+        "a client's TLS handshake that takes longer is dropped",
+    ),
+    number(
+        "clients.slow_reader_timeout_ms",
+        "ms",
+        Preset::Number(10_000),
+        (1, HOUR_MS),
+        "a client that takes nothing of what waits for it for so long is cut off",
+    ),
+    number(
+        "clients.call_timeout_ms",
+        "ms",
+        Preset::Number(30_000),
+        (1, HOUR_MS),
+        "how long a single call of a client waits for this node",
+    ),
+    number(
+        "clients.busy_patience_ms",
+        "ms",
+        Preset::Number(1_000),
+        (1, HOUR_MS),
+        "how long a client's frame waits for room in this node before it is refused as busy",
+    ),
+    number(
+        "clients.stop_patience_ms",
+        "ms",
+        Preset::Number(2_000),
+        (1, HOUR_MS),
+        "how long a stopping node lets clients finish",
+    ),
+    number(
+        "http.connections_max",
+        "connections",
+        Preset::Number(64),
+        (2, 65_536),
+        "connections to http_listen at once; further ones wait in the kernel's queue",
+    ),
+    number(
+        "http.connection_lifetime_ms",
+        "ms",
+        Preset::Number(30_000),
+        (20_000, HOUR_MS),
+        "a connection to http_listen may stay so long, busy or not, so that idle ones cannot keep probes out; \
+         watches of convergent keys may stay longer",
+    ),
+    number(
+        "http.watches_max",
+        "watches",
+        Preset::Number(16),
+        (1, 65_535),
+        "watches of convergent keys over HTTP at once, below http.connections_max so that probes find a \
+         place; further ones are refused",
+    ),
 ];
 
 impl Setting {
@@ -399,7 +713,10 @@ pub fn settings_markdown() -> String {
          outside its range is refused with its line and what to write instead; nothing is silently corrected. The same list is\n\
          printed by `dwcp server --help-settings`. What all nodes must agree on (members, mode, trust, f, Raft, default\n\
          acknowledgement, calm, checkpoint interval, window, quota) is no setting: it stands in the genesis, and `dwcp mode set`\n\
-         and `dwcp policy set` change what may change.\n\n\
+         and `dwcp policy set` change what may change. Bounds that decide what is valid (sizes of commands, client frames,\n\
+         proposals and messages, sessions and their window, depth and length of transactions) are constants of the program,\n\
+         in `core/base/src/limits.rs`. In the bounds below nodes may differ; where they should be alike it says so. What a module\n\
+         bounds for itself alone (buffers, parts of one answer) is a constant beside its code.\n\n\
          This page is generated from `shell/node/src/settings/table.rs`; a test compares the two.\n\n\
          | setting | unit | default | allowed | what |\n|---|---|---|---|---|\n",
     );

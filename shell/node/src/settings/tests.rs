@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn good() -> String {
+pub(super) fn good() -> String {
     "# a node\n\
      replica = 2\n\
      mode = \"internet\"\n\
@@ -148,6 +148,51 @@ fn every_bad_line_is_named_with_its_remedy() {
             "etc/config.toml:13: `sync.fanout` = 0 is out of range: set it within 1..=64 peers",
         ),
         (
+            with("[consensus]", "[consensus]\nrelay_after_ms = 3001"),
+            "etc/config.toml:13: `consensus.relay_after_ms` = 3001 is above `consensus.view_timeout_ms` = 3000: set it to at \
+             most that",
+        ),
+        (
+            with("[consensus]", "[consensus]\nresend_interval_ms = 4"),
+            "etc/config.toml:13: `consensus.resend_interval_ms` = 4 is out of range: set it within 0 or 5..=10000 ms",
+        ),
+        (
+            with("[consensus]", "[consensus]\nsnapshot_log_bytes = 67108864\nhistory_bytes_max = 67108864"),
+            "etc/config.toml:14: `consensus.history_bytes_max` = 67108864 is below `2 * consensus.snapshot_log_bytes` = \
+             134217728: set it to at least that",
+        ),
+        (
+            with("[consensus]", "[segment]\nreads_max = 0\n[consensus]"),
+            "etc/config.toml:13: `segment.reads_max` = 0 is out of range: set it within 1..=1048576 reads",
+        ),
+        (
+            with("[consensus]", "[sync]\nwaiting_total_bytes_max = 4000000\n[consensus]"),
+            "etc/config.toml:13: `sync.waiting_total_bytes_max` = 4000000 is below `sync.waiting_bytes_max` = 4194304: set it \
+             to at least that",
+        ),
+        (
+            with("[consensus]", "[links]\nping_interval_ms = 3000\nsilence_max_ms = 5999\n[consensus]"),
+            "etc/config.toml:14: `links.silence_max_ms` = 5999 is below `2 * links.ping_interval_ms` = 6000: set it to at least \
+             that",
+        ),
+        (
+            with("[consensus]", "[links]\nreconnect_pause_max_ms = 19\n[consensus]"),
+            "etc/config.toml:13: `links.reconnect_pause_max_ms` = 19 is below `links.reconnect_pause_min_ms` = 20: set it to at \
+             least that",
+        ),
+        (
+            with("[consensus]", "[clients]\ncall_timeout_ms = 0\n[consensus]"),
+            "etc/config.toml:13: `clients.call_timeout_ms` = 0 is out of range: set it within 1..=3600000 ms",
+        ),
+        (
+            with("[consensus]", "[http]\nconnections_max = 16\n[consensus]"),
+            "etc/config.toml:13: `http.connections_max` = 16 is below `http.watches_max + 1` = 17: set it to at least that",
+        ),
+        (
+            with("[consensus]", "[http]\nconnection_lifetime_ms = 19999\n[consensus]"),
+            "etc/config.toml:13: `http.connection_lifetime_ms` = 19999 is out of range: set it within 20000..=3600000 ms",
+        ),
+        (
             with("[consensus]", "[sync]\nack_patience = 5\n[consensus]"),
             "etc/config.toml:13: unknown setting `sync.ack_patience`: did you mean `sync.ack_patience_ms`? \
              `dwcp server --help-settings` lists all",
@@ -235,7 +280,11 @@ fn the_defaults_are_the_cores_own_and_every_allowed_value_passes_the_core() {
         for value in values {
             let mut text = good.replace("[consensus]\n", &format!("[{section}]\n{name} = {value}\n"));
             match (name, value) {
-                // These two bound each other.
+                // These bound each other.
+                ("snapshot_log_bytes", 1_073_741_824) => text.push_str("history_bytes_max = 2147483648\n"),
+                ("resend_interval_ms", 10_000) | ("relay_after_ms", 60_000) => {
+                    text.push_str("view_timeout_ms = 60000\n");
+                }
                 ("heartbeat_interval_ms", 20_000) => text.push_str("election_timeout_ms = 60000\n"),
                 ("election_timeout_ms", 10) => text.push_str("heartbeat_interval_ms = 3\n"),
                 _ => {}
@@ -273,7 +322,12 @@ fn each_setting_of_state_sync_reaches_the_core_and_its_whole_range_passes_there(
             continue;
         };
         for value in [min, max] {
-            assert_eq!(setup(&format!("{name} = {value}\n")).check(), Ok(()), "{name} = {value}");
+            let total = match name {
+                "waiting_bytes_max" => format!("waiting_total_bytes_max = {max}\n"),
+                "waiting_total_bytes_max" => "waiting_bytes_max = 262144\n".into(),
+                _ => String::new(),
+            };
+            assert_eq!(setup(&format!("{name} = {value}\n{total}")).check(), Ok(()), "{name} = {value}");
         }
     }
 }

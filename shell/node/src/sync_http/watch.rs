@@ -23,25 +23,24 @@ use crate::client::ClientPort;
 use crate::http::Lease;
 use crate::sync_json;
 
-/// A quarter of all connections.
-const WATCHES_MAX: usize = 16;
 /// Messages that wait for one reader; more wait in the node, which cuts off who does not read.
 const MESSAGES_MAX: usize = 16;
 /// Finds out that a reader has gone without a word.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
+/// Where watches are, and how many there may be.
 #[derive(Clone, Debug)]
-pub(super) struct Places(Arc<Semaphore>);
+pub(super) struct Places(Arc<Semaphore>, usize);
 
-impl Default for Places {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(WATCHES_MAX)))
+impl Places {
+    pub(super) fn new(watches_max: usize) -> Self {
+        Self(Arc::new(Semaphore::new(watches_max)), watches_max)
     }
 }
 
 pub(super) async fn watch(
     State(node): Node,
-    Extension(Places(places)): Extension<Places>,
+    Extension(Places(places, watches_max)): Extension<Places>,
     ConnectInfo(lease): ConnectInfo<Lease>,
     asked: Asked,
 ) -> Response {
@@ -50,7 +49,7 @@ pub(super) async fn watch(
         Err(refusal) => return *refusal,
     };
     let Ok(place) = places.try_acquire_owned() else {
-        let reason = format!("{WATCHES_MAX} watch here already: ask another node, or use gRPC");
+        let reason = format!("{watches_max} watch here already: ask another node, or use gRPC");
         return refuse(StatusCode::SERVICE_UNAVAILABLE, reason);
     };
     let Some(node) = node.upgrade() else { return gone() };

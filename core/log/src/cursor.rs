@@ -18,7 +18,9 @@ use dwcp_base::{Epoch, Index, Position};
 pub const EPOCHS_KEPT: usize = 256;
 
 /// An entry's epoch and its number there, from 1. Ordered as the virtual log is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize,
+)]
 pub struct Cursor {
     pub epoch: Epoch,
     pub index: Index,

@@ -15,7 +15,8 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::{
-    Epoch, Hash, Index, LogTime, Micros, Mutant, Mutants, NetworkMode, Now, ReplicaId, Sequence, Term, Ticket, View,
+    Epoch, Hash, Index, LogTime, Micros, Mutant, Mutants, NetworkMode, Now, ReplicaId, Sequence, Term,
+    Ticket, View,
 };
 use dwcp_log::close::{choose, worth};
 use dwcp_log::seal::{Sealed, Signed, StopCert, Suspect};

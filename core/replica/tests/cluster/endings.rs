@@ -136,6 +136,52 @@ fn a_liar_of_four_that_showed_everybody_something_else_is_ended() {
     cluster.assert_converged(0);
 }
 
+/// Every way to show three replicas three histories, one of them or none, up to the replicas' names, from a liar that is the
+/// primary and one that is not. Those that were shown nothing hear the proof from the others.
+#[test]
+fn whatever_a_liar_of_four_shows_to_whom_it_is_ended_and_the_others_are_of_one_mind() {
+    let ways: [[Option<u8>; 3]; 6] = [
+        [Some(0), Some(0), Some(1)],
+        [Some(0), Some(1), Some(1)],
+        [Some(0), Some(1), Some(2)],
+        [None, Some(0), Some(1)],
+        [Some(0), None, Some(1)],
+        [Some(0), Some(1), None],
+    ];
+    for (liar, way) in [0, 3].into_iter().flat_map(|liar| ways.into_iter().map(move |way| (liar, way))) {
+        let policy = Policy::root_only(Trust::Byzantine, Quorum::new(4, None).unwrap());
+        let mut cluster = Cluster::with(4, policy, NetworkMode::Internet);
+        cluster.run(3_000);
+        let honest: Vec<u8> = (0..4).filter(|id| *id != liar).collect();
+        let branches: Vec<Bytes> =
+            (0..3).map(|at| branch(&cluster, liar, &format!("history {at}"))).collect();
+        let hidden: Vec<u8> =
+            honest.iter().zip(way).filter(|(_, shown)| shown.is_none()).map(|(id, _)| *id).collect();
+        cluster.twist = Some(Box::new(move |_, to, bytes| {
+            let is_frame = |bytes: &Bytes| matches!(Message::read(bytes), Ok(Message::Push { .. }));
+            let is_hidden = hidden.contains(&to)
+                && matches!(dwcp_base::decode(&bytes), Ok(PeerMessage::Sync(bytes)) if is_frame(&bytes));
+            (!is_hidden).then_some(bytes)
+        }));
+        for (to, shown) in honest.iter().zip(way) {
+            if let Some(at) = shown {
+                show(&mut cluster, liar, *to, &branches[usize::from(at)]);
+            }
+        }
+        cluster.run(100);
+        cluster.twist = None;
+        cluster.run(20_000);
+        let told = format!("liar {liar}, {way:?}");
+        let said = cluster.read(honest[0], "lie");
+        for id in &honest {
+            assert_eq!(cluster.control(*id).ends.len(), 1, "{told}: node {id}");
+            assert_eq!(cluster.sync_status(*id).frozen_origins, 0, "{told}: node {id}");
+            assert!(!cluster.sync_status(*id).needs_snapshot, "{told}: node {id}");
+            assert_eq!(cluster.read(*id, "lie"), said, "{told}: node {id}");
+        }
+    }
+}
+
 /// The same, and one of them was shown nothing before it heard that the origin lies.
 #[test]
 fn whoever_was_shown_nothing_of_a_liar_gets_the_history_that_counts() {

@@ -336,6 +336,16 @@ impl AdaptiveConsensus {
         Ok(answer)
     }
 
+    /// Reads the machine linearizably with one of its read-only commands. While a Raft segment is open, and where the client's
+    /// configuration says that members only crash, its leader answers without an entry of the log; else the command is ordered.
+    ///
+    /// # Errors
+    /// As [`AdaptiveConsensus::propose`].
+    pub async fn read_bytes(&self, command: impl Into<Bytes>) -> Result<Believed<Bytes>, ConsensusError> {
+        let command = Command::Machine(command.into());
+        Ok(self.session.read(&command, CallOptions::default()).await?)
+    }
+
     /// Orders a mode, signed with the admin's key, and waits until this node has followed; all nodes do, each when it
     /// comes to the order's place. Another operator's order that came first costs another attempt.
     ///
@@ -417,7 +427,7 @@ impl AdaptiveConsensus {
         &self.seeds
     }
 
-    /// The client, for what is not a proposal: reads, sessions of one's own, what other nodes say.
+    /// The client, for what is no proposal: sessions of one's own, what other nodes say.
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client

@@ -12,6 +12,8 @@ mod cluster;
 mod embedded_sync;
 #[path = "cli/examples.rs"]
 mod examples;
+#[path = "cli/reads.rs"]
+mod reads;
 #[path = "cli/refusals.rs"]
 mod refusals;
 #[path = "cli/refused_disks.rs"]

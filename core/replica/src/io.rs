@@ -60,7 +60,8 @@ pub enum ClientRequest {
     Order { id: u64, bytes: Bytes },
     /// A linearizable read of the state, if this replica leads the open segment: answered by `ClientReply::Query` once a
     /// majority confirmed that it still leads. Anybody else refuses; the same bytes can be ordered as a command instead.
-    Read { id: u64, bytes: Bytes },
+    /// `ack` as of a frame: who wants to hear of what is anchored alone must order the read, no majority knows that.
+    Read { id: u64, bytes: Bytes, ack: Option<Ack> },
     /// A read of this replica's own state; may be stale.
     Query { id: u64, bytes: Bytes },
     /// How this replica sees itself and the cluster.
@@ -93,9 +94,10 @@ pub enum ClientReply {
         id: u64,
         outcome: OrderOutcome,
     },
+    /// To a query or a linearizable read.
     Query {
         id: u64,
-        outcome: Result<Bytes, String>,
+        outcome: Result<Answered, Unanswered>,
     },
     Status {
         id: u64,
@@ -105,6 +107,45 @@ pub enum ClientReply {
         id: u64,
         reply: crate::sync::SyncReply,
     },
+}
+
+/// What one replica read of its state, and what that is worth. The link proves whose word it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answered {
+    pub bytes: Bytes,
+    pub label: ReadLabel,
+    /// The last entry of the virtual log in the state that was read.
+    pub position: Position,
+    pub view: View,
+}
+
+/// What one replica's word about its state is worth. It is never [`Label::Byzantine`]: no certificate covers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ReadLabel {
+    /// Its own state, which may be old.
+    Stale,
+    /// Linearizable as long as members only crash.
+    Crash,
+}
+
+/// Why a question has no answer here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unanswered {
+    pub reason: String,
+    pub advice: Advice,
+}
+
+/// Where else a question may find its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Advice {
+    /// Nowhere: the question itself is refused.
+    Nowhere,
+    /// At another replica, or here a little later.
+    Elsewhere,
+    /// At the segment's leader.
+    Leader(ReplicaId),
+    /// As an ordered command: nobody answers a linearizable read otherwise now.
+    Order,
 }
 
 /// What became of an operator's order.

@@ -47,8 +47,9 @@ pub mod raft {
 pub use config::{SegmentSettings, Settings, Setup};
 pub use control::Control;
 pub use io::{
-    Class, ClientId, ClientReply, ClientRequest, Effect, Event, ExecutedCommand, ExecutedReply, FrozenChunks,
-    Input, Label, OrderOutcome, PeerStatus, ProtocolName, SegmentStatus, Status, SwitchStatus,
+    Advice, Answered, Class, ClientId, ClientReply, ClientRequest, Effect, Event, ExecutedCommand,
+    ExecutedReply, FrozenChunks, Input, Label, OrderOutcome, PeerStatus, ProtocolName, ReadLabel,
+    SegmentStatus, Status, SwitchStatus, Unanswered,
 };
 pub use recover::{RecoverError, RecoveredSnapshot, Recovery};
 pub use replica::{MachineFactory, Outbox, Replica};

@@ -5,7 +5,9 @@ use crate::bodies::{Body, Fetch};
 use crate::config::Setup;
 use crate::control::Control;
 use crate::court::Court;
-use crate::io::{Class, ClientReply, ClientRequest, Effect, Event, Input};
+use crate::io::{
+    Advice, Answered, Class, ClientReply, ClientRequest, Effect, Event, Input, ReadLabel, Unanswered,
+};
 use crate::pool::Pool;
 use crate::segment::{Early, Retired, SegmentNode};
 use crate::serve::Donor;
@@ -315,13 +317,9 @@ impl<M: StateMachine> Replica<M> {
             ClientRequest::Frame { .. } => unreachable!("frames were read at the border"),
             ClientRequest::Order { id, bytes } => self.on_order(client, id, &bytes, out),
             ClientRequest::Sync { id, request } => self.on_sync_request(now, client, id, request, out),
-            ClientRequest::Read { id, bytes } => self.on_read(now, client, id, bytes, out),
+            ClientRequest::Read { id, bytes, ack } => self.on_read(now, client, (id, bytes, ack), out),
             ClientRequest::Query { id, bytes } => {
-                let outcome = if self.diverged {
-                    Err("this replica's state diverged and is being replaced: ask another".into())
-                } else {
-                    self.state.query(&bytes).map_err(|error| alloc::format!("{error}"))
-                };
+                let outcome = self.read_state(&bytes, ReadLabel::Stale);
                 let reply = ClientReply::Query { id, outcome };
                 out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
             }
@@ -330,6 +328,21 @@ impl<M: StateMachine> Replica<M> {
                 let reply = ClientReply::Status { id, status };
                 out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
             }
+        }
+    }
+
+    /// Reads the state as it is now.
+    pub(crate) fn read_state(&self, bytes: &[u8], label: ReadLabel) -> Result<Answered, Unanswered> {
+        if self.diverged {
+            let reason = "this replica's state diverged and is being replaced: ask another".into();
+            return Err(Unanswered { reason, advice: Advice::Elsewhere });
+        }
+        match self.state.query(bytes) {
+            Ok(bytes) => {
+                let (position, view) = (self.live.position, self.pbft.view());
+                Ok(Answered { bytes, label, position, view })
+            }
+            Err(error) => Err(Unanswered { reason: alloc::format!("{error}"), advice: Advice::Nowhere }),
         }
     }
 

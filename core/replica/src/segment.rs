@@ -5,7 +5,7 @@
 use crate::anchors::Anchors;
 use crate::bodies::Body;
 use crate::failover::Failover;
-use crate::io::{Class, ClientId, ClientReply, Effect, Event};
+use crate::io::{Advice, Class, ClientId, ClientReply, Effect, Event, ReadLabel, Unanswered};
 use crate::replica::{Outbox, Replica};
 use crate::wire::{LogRecord, PeerMessage};
 use alloc::boxed::Box;
@@ -14,7 +14,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::{
-    Configuration, Epoch, Hash, Index, LogTime, Micros, Mutant, NetworkMode, Now, ReplicaId, Sequence,
+    Ack, Configuration, Epoch, Hash, Index, LogTime, Micros, Mutant, NetworkMode, Now, ReplicaId, Sequence,
     Ticket, encode,
 };
 use dwcp_log::segment::AnchorPoint;
@@ -27,6 +27,8 @@ const EARLY_MAX: usize = 64;
 const EARLY_BYTES_MAX: usize = 1 << 20;
 /// Reads that wait at once.
 const READS_MAX: usize = 16_384;
+/// The name under which reads that cost no entry are counted.
+const READS_COUNTED: &str = "linearizable reads without an entry";
 
 /// Reads that wait for the leader's majority, or for the state to come so far.
 #[derive(Debug, Default)]
@@ -504,7 +506,8 @@ impl<M: StateMachine> Replica<M> {
             Action::ReadsFailed { tokens } => {
                 for token in tokens {
                     if let Some((client, id, _)) = segment.reads.waiting.remove(&token) {
-                        refuse_read(client, id, "the leader changed: ask again, or order the read", out);
+                        let reason = "the leader changed: ask again, or order the read";
+                        refuse_read(client, id, reason, Advice::Elsewhere, out);
                     }
                 }
             }
@@ -602,16 +605,38 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    /// A linearizable read that costs no entry.
-    pub(crate) fn on_read(&mut self, now: Now, client: ClientId, id: u64, bytes: Bytes, out: &mut Outbox) {
+    /// A linearizable read that costs no entry: its id, what to read, and when to be answered.
+    pub(crate) fn on_read(
+        &mut self,
+        now: Now,
+        client: ClientId,
+        (id, bytes, ack): (u64, Bytes, Option<Ack>),
+        out: &mut Outbox,
+    ) {
+        let default = self.control.steering.policy.default_ack;
         let Some(segment) = self.segment.as_mut() else {
-            return refuse_read(client, id, "no segment is open: order the read as a command", out);
+            return refuse_read(
+                client,
+                id,
+                "no segment is open: order the read as a command",
+                Advice::Order,
+                out,
+            );
         };
+        if ack.unwrap_or(default) == Ack::Anchored {
+            let reason = "no Anchor covers such a read: order it as a command, or ask for majority";
+            return refuse_read(client, id, reason, Advice::Order, out);
+        }
         let Some(raft) = &mut segment.raft else {
-            return refuse_read(client, id, "Raft node not initialized", out);
+            // It takes no part in the segment; others do.
+            return refuse_read(client, id, "Raft node not initialized", Advice::Elsewhere, out);
         };
-        if segment.reads.waiting.len() >= READS_MAX || self.diverged {
-            return refuse_read(client, id, "too many reads wait: ask again soon", out);
+        if self.diverged {
+            let reason = "this replica's state diverged and is being replaced: ask another";
+            return refuse_read(client, id, reason, Advice::Elsewhere, out);
+        }
+        if segment.reads.waiting.len() >= READS_MAX {
+            return refuse_read(client, id, "too many reads wait: ask again soon", Advice::Elsewhere, out);
         }
         let token = segment.reads.next;
         match raft.read_index(now, token) {
@@ -619,16 +644,19 @@ impl<M: StateMachine> Replica<M> {
                 segment.reads.next += 1;
                 segment.reads.waiting.insert(token, (client, id, bytes));
             }
-            Err(ReadError::NotLeader { leader }) => {
-                let reason = match leader {
-                    Some(leader) => alloc::format!("not the leader: ask replica {leader}"),
-                    None => "no leader is known: ask again soon".to_string(),
-                };
-                refuse_read(client, id, &reason, out);
+            Err(ReadError::NotLeader { leader: Some(leader) }) => {
+                let reason = alloc::format!("not the leader: ask replica {leader}");
+                refuse_read(client, id, &reason, Advice::Leader(leader), out);
             }
-            Err(ReadError::Busy) => refuse_read(client, id, "too many reads wait: ask again soon", out),
+            Err(ReadError::NotLeader { leader: None }) => {
+                refuse_read(client, id, "no leader is known: ask again soon", Advice::Elsewhere, out);
+            }
+            Err(ReadError::Busy) => {
+                refuse_read(client, id, "too many reads wait: ask again soon", Advice::Elsewhere, out);
+            }
             Err(ReadError::Marker | ReadError::Sealed) => {
-                refuse_read(client, id, "the segment is ending: order the read as a command", out);
+                let reason = "the segment is ending: order the read as a command";
+                refuse_read(client, id, reason, Advice::Order, out);
             }
         }
     }
@@ -642,7 +670,10 @@ impl<M: StateMachine> Replica<M> {
             answers.extend(tokens.iter().filter_map(|token| segment.reads.waiting.remove(token)));
         }
         for (client, id, bytes) in answers {
-            let outcome = self.state.query(&bytes).map_err(|error| alloc::format!("{error}"));
+            let outcome = self.read_state(&bytes, ReadLabel::Crash);
+            if outcome.is_ok() {
+                self.count(READS_COUNTED);
+            }
             let reply = ClientReply::Query { id, outcome };
             out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
         }
@@ -652,7 +683,8 @@ impl<M: StateMachine> Replica<M> {
     pub(crate) fn park_segment(&mut self, out: &mut Outbox) {
         if let Some(SegmentNode { epoch, raft, tickets, body, reads, .. }) = self.segment.take() {
             for (client, id, _) in reads.waiting.into_values() {
-                refuse_read(client, id, "the state is being replaced: ask again, or order the read", out);
+                let reason = "the state is being replaced: ask again, or order the read";
+                refuse_read(client, id, reason, Advice::Elsewhere, out);
             }
             self.retired.insert(epoch, Retired { raft, tickets, body });
         }
@@ -662,7 +694,8 @@ impl<M: StateMachine> Replica<M> {
     pub(crate) fn retire_segment(&mut self, now: Now, out: &mut Outbox) {
         let Some(segment) = self.segment.take() else { return };
         for (client, id, _) in segment.reads.waiting.into_values() {
-            refuse_read(client, id, "the segment has ended: ask again, or order the read", out);
+            let reason = "the segment has ended: ask again, or order the read";
+            refuse_read(client, id, reason, Advice::Order, out);
         }
         let SegmentNode { epoch, mut raft, tickets, body, .. } = segment;
         if let Some(raft) = &mut raft {
@@ -780,8 +813,8 @@ impl<M: StateMachine> Replica<M> {
     }
 }
 
-fn refuse_read(client: ClientId, id: u64, reason: &str, out: &mut Outbox) {
-    let reply = ClientReply::Query { id, outcome: Err(reason.to_string()) };
+fn refuse_read(client: ClientId, id: u64, reason: &str, advice: Advice, out: &mut Outbox) {
+    let reply = ClientReply::Query { id, outcome: Err(Unanswered { reason: reason.to_string(), advice }) };
     out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
 }
 

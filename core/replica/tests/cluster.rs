@@ -46,6 +46,8 @@ mod endings;
 mod faulty;
 #[path = "cluster/ordering.rs"]
 mod ordering;
+#[path = "cluster/reading.rs"]
+mod reading;
 #[path = "cluster/repairing.rs"]
 mod repairing;
 #[path = "cluster/segments.rs"]

@@ -40,10 +40,11 @@ Examples:
   dwcp bench --clients 16 --frame 64                (64 commands under one signature)
   dwcp bench --rate 2000                            (open loop: latency from when each command was due)
   dwcp bench --local 3 --mode datacenter --sync --rate 1000   (writes of state sync)
+  dwcp bench --local 3 --mode datacenter --reads 100 [--ordered]   (linearizable reads by the leader's word, or as commands)
   dwcp bench --metrics 127.0.0.1:7102 --pids 4711   (where to read what servers spend)
 
 A closed loop has one call under way per client, so a pause of the cluster is one slow sample; the open loop keeps
-sending by the clock and shows it. Reads, if any, are linearizable.")]
+sending by the clock and shows it. Reads, if any, are linearizable; those of a frame of several commands are ordered.")]
 pub struct BenchArgs {
     #[command(flatten)]
     cluster: ClusterArgs,
@@ -95,6 +96,10 @@ pub struct BenchArgs {
     /// Of a hundred commands, so many read
     #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=100))]
     reads: u64,
+
+    /// Order the reads as commands, also where a Raft segment's leader would answer them without an entry
+    #[arg(long)]
+    ordered: bool,
 
     /// Keys written over and over; with --all also how many are loaded for the rows `keys` and `transfer`
     /// [default: 100000; with --all 1000000 are loaded]
@@ -168,6 +173,7 @@ async fn drive(
         value_bytes: usize::try_from(args.value_bytes).unwrap_or(256),
         keys: args.keys.filter(|_| !args.all).unwrap_or(100_000),
         reads_percent: args.reads,
+        ordered: args.ordered,
         warm_up: Duration::from_secs(args.warm_up),
         measure: Duration::from_secs(args.seconds),
     };

@@ -3,14 +3,15 @@
 //!
 //! What it is told by one node alone (status, stale reads) it hands on as that; everything else is what the library believes.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use dwcp_base::ReplicaId;
 use dwcp_client::{
-    AdminCommand, AdminReply, Believed, CallOptions, Client, ClientConfig, ClientError, NodeError, Receipt,
-    Session, Status,
+    AdminCommand, AdminReply, Believed, CallOptions, Client, ClientConfig, ClientError, NodeError, OwnState,
+    Position, Receipt, Session, Status, View, label_word,
 };
 use dwcp_log::OperatorOrder;
 use dwcp_state::kv::{KvCommand, KvReply};
@@ -91,9 +92,39 @@ pub fn runtime() -> Outcome<tokio::runtime::Runtime> {
 #[derive(Debug)]
 pub struct Answer {
     pub reply: KvReply,
-    /// What is believed beside it; `None`: one node's own word.
-    pub receipt: Option<Receipt>,
+    pub told: Told,
     pub latency: Duration,
+}
+
+/// What came with an answer, as it was said.
+#[derive(Clone, Copy, Debug)]
+pub enum Told {
+    Believed(Receipt),
+    /// One node's own state; `None`: its version does not say where that stands.
+    Own(Option<(Position, View)>),
+}
+
+impl Told {
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Believed(receipt) => label_word(receipt.label),
+            Self::Own(_) => OwnState::<()>::LABEL,
+        }
+    }
+
+    pub fn read_at(&self) -> Option<(Position, View)> {
+        match self {
+            Self::Believed(receipt) => Some((receipt.position, receipt.view)),
+            Self::Own(read_at) => *read_at,
+        }
+    }
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "label {}", self.label())?;
+        self.read_at().map_or(Ok(()), |(position, view)| write!(f, ", position {position}, view {view}"))
+    }
 }
 
 /// A client of one cluster.
@@ -139,7 +170,7 @@ impl Link {
     pub async fn run_with(&self, command: &KvCommand, options: CallOptions) -> Outcome<Answer> {
         let began = Instant::now();
         let Believed { reply, receipt } = run(self.client.session(), command, options).await?;
-        Ok(Answer { reply, receipt: Some(receipt), latency: began.elapsed() })
+        Ok(Answer { reply, told: Told::Believed(receipt), latency: began.elapsed() })
     }
 
     /// Reads or changes the registry.
@@ -156,18 +187,18 @@ impl Link {
             )));
         }
         let began = Instant::now();
-        let reply = self.read(node, command).await?;
-        Ok(Answer { reply, receipt: None, latency: began.elapsed() })
+        let OwnState { reply, read_at } = self.read(node, command).await?;
+        Ok(Answer { reply, told: Told::Own(read_at), latency: began.elapsed() })
     }
 
     pub async fn query(&self, node: u8, command: &KvCommand) -> Outcome<KvReply> {
-        self.read(Some(node), command).await
+        Ok(self.read(Some(node), command).await?.reply)
     }
 
-    async fn read(&self, node: Option<u8>, command: &KvCommand) -> Outcome<KvReply> {
+    async fn read(&self, node: Option<u8>, command: &KvCommand) -> Outcome<OwnState<KvReply>> {
         let command = Command::Machine(command.encode());
-        let bytes = self.client.query(node.map(ReplicaId), &command).await.map_err(node_failure)?;
-        Ok(KvReply::decode(&bytes)?)
+        let answer = self.client.query(node.map(ReplicaId), &command).await.map_err(node_failure)?;
+        Ok(answer.try_map(|bytes| KvReply::decode(&bytes))?)
     }
 
     /// What each node says of itself, by node.
@@ -219,10 +250,14 @@ impl Link {
 
 impl LinkSession {
     pub async fn run(&self, command: &KvCommand) -> Result<KvReply, ClientError> {
-        Ok(run(&self.session, command, CallOptions::default()).await?.reply)
+        self.run_with(command, CallOptions::default()).await
     }
 
-    /// Several commands at once, an answer for each.
+    pub async fn run_with(&self, command: &KvCommand, options: CallOptions) -> Result<KvReply, ClientError> {
+        Ok(run(&self.session, command, options).await?.reply)
+    }
+
+    /// Several commands at once, all of them ordered, an answer for each.
     pub async fn run_all(&self, commands: Vec<KvCommand>) -> Vec<Result<KvReply, ClientError>> {
         let answers = self.session.execute(commands).await;
         answers.into_iter().map(|answer| Ok(answer?.reply)).collect()
@@ -234,6 +269,12 @@ async fn run(
     command: &KvCommand,
     options: CallOptions,
 ) -> Result<Believed<KvReply>, ClientError> {
+    if command.read_only() {
+        let answer = session.read(&Command::Machine(command.encode()), options).await?;
+        return answer.try_map(|bytes| {
+            KvReply::decode(&bytes).map_err(|error| ClientError::UnexpectedAnswer(error.to_string()))
+        });
+    }
     let mut answers = session.execute_with(vec![command.clone()], options).await;
     answers.pop().unwrap_or_else(|| Err(ClientError::Unknown("the client library gave no answer".into())))
 }
@@ -260,7 +301,7 @@ fn node_failure(error: NodeError) -> Failure {
 /// A replica that has just begun, for tests of those who show it.
 #[cfg(test)]
 pub fn blank_status(replica: ReplicaId) -> Status {
-    use dwcp_base::{Hash, Incarnation, Position, PublicKey, Sequence, View};
+    use dwcp_base::{Hash, Incarnation, PublicKey, Sequence};
     Status {
         replica,
         incarnation: Incarnation(0),

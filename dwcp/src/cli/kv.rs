@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand, ValueEnum};
-use dwcp_client::{CallOptions, Receipt, label_word};
+use dwcp_client::CallOptions;
 use dwcp_state::kv::{DeleteRange, KvCommand, Put, Range, SortBy, SortOrder, prefix_end};
 use serde_json::json;
 
@@ -44,7 +44,7 @@ pub struct KvArgs {
     cluster: ClusterArgs,
 
     /// Also say, on standard error: whom the answer trusts (label: byzantine as f + 1 nodes signed it, crash as one node
-    /// said it), its position in the log and the view; the store's revision; how long it took
+    /// said it, stale as one node's own copy), its position in the log and the view; the store's revision; how long it took
     #[arg(short, long, global = true)]
     verbose: bool,
 
@@ -180,7 +180,8 @@ struct GetArgs {
     /// From the greatest down
     #[arg(long)]
     descending: bool,
-    /// linearizable: sees everything acknowledged before; stale: one node's own copy
+    /// linearizable: sees everything acknowledged before; asked of the leader while a Raft segment is open and the client file
+    /// says trust = "crash", else ordered as a command. stale: one node's own copy
     #[arg(long, value_enum, default_value = "linearizable")]
     consistency: Consistency,
     /// With --consistency stale: whose copy [default: the first node that answers]
@@ -245,21 +246,15 @@ pub fn run(args: &KvArgs, json: bool) -> Outcome {
     })
 }
 
-/// The label of what one node alone said.
-const OWN_WORD: &str = "one node's own word";
-
 /// The answer on standard output; what is known about it, if wanted, beside it.
 fn print_answer(answer: &Answer, shape: Shape, verbose: bool, json: bool) -> Outcome {
     if json {
         let mut object = show::json(&answer.reply.body);
         object["revision"] = json!(answer.reply.revision);
-        match answer.receipt {
-            Some(Receipt { label, position, view }) => {
-                object["label"] = json!(label_word(label));
-                object["position"] = json!(position.0);
-                object["view"] = json!(view.0);
-            }
-            None => object["label"] = json!(OWN_WORD),
+        object["label"] = json!(answer.told.label());
+        if let Some((position, view)) = answer.told.read_at() {
+            object["position"] = json!(position.0);
+            object["view"] = json!(view.0);
         }
         object["latency_ms"] = json!(answer.latency.as_secs_f64() * 1000.0);
         return print_json(&object);
@@ -268,7 +263,7 @@ fn print_answer(answer: &Answer, shape: Shape, verbose: bool, json: bool) -> Out
     if verbose {
         say(format!(
             "# {}, revision {}, {:.2} ms",
-            answer.receipt.map_or_else(|| format!("label {OWN_WORD}"), |receipt| receipt.to_string()),
+            answer.told,
             answer.reply.revision,
             answer.latency.as_secs_f64() * 1000.0
         ));

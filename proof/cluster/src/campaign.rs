@@ -96,6 +96,8 @@ pub struct Record {
     /// When the last blow's consequences were over.
     pub faults_ended_at_us: u64,
     pub history: History,
+    /// Linearizable reads that a segment's leader answered without an entry, by the clients' own count.
+    pub reads_by_index: u64,
     pub calm: Option<Calm>,
     /// Every record under the read-back prefixes, read at the end by a fresh client. `None`: it did not come to that.
     pub read_back: Option<Vec<KeyValue>>,
@@ -120,6 +122,7 @@ impl Record {
             seconds: 0.0,
             faults_ended_at_us: 0,
             history: History::default(),
+            reads_by_index: 0,
             calm: None,
             read_back: None,
             digests: Vec::new(),
@@ -421,6 +424,7 @@ pub(crate) async fn wind_up(
     let begins_at_us = pulse.now_us();
     tokio::time::sleep(calm).await;
     load.stop(PATIENCE).await;
+    record.reads_by_index = load.reads_by_index().await;
     let limit_us = u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX);
     record.calm = Some(Calm { begins_at_us, limit_us, run_ended_at_us: u64::MAX });
     record.digests = watch.level(cluster, scribe).await?;

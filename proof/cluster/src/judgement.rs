@@ -23,6 +23,8 @@ pub struct Judgement {
     pub refused: u64,
     /// Answers of single nodes, which may be old; judged, too.
     pub stale_reads: u64,
+    /// Of the acknowledged: linearizable reads that were not ordered. Judged like all others.
+    pub reads_by_index: u64,
     pub lost: u64,
     pub doubled: u64,
     pub stale: u64,
@@ -56,6 +58,7 @@ pub fn judge(record: &Record) -> Judgement {
     let mut judgement = Judgement::default();
     let clients = &record.history.clients;
     tally(clients, &mut judgement);
+    judgement.reads_by_index = record.reads_by_index;
     judgement.longest_gap_ms = longest_gap_us(clients, record.faults_ended_at_us) / 1000;
     if let Some(trouble) = &record.trouble {
         judgement.find(format!("not finished: {trouble}"));
@@ -96,7 +99,7 @@ fn tally(clients: &[ClientJournal], judgement: &mut Judgement) {
     }
 }
 
-/// Whatever was ordered is labelled `byzantine` where members may lie, and never where f is 0. Where they only crash, a
+/// Whatever was asked of the cluster is labelled `byzantine` where members may lie, and never where f is 0. Where they only crash, a
 /// segment's acknowledgements are labelled `crash`.
 fn judge_labels(clients: &[ClientJournal], record: &Record, judgement: &mut Judgement) {
     let f = record.f;
@@ -110,7 +113,7 @@ fn judge_labels(clients: &[ClientJournal], record: &Record, judgement: &mut Judg
         for command in journal.commands.iter().filter(is_weak) {
             judgement.mislabelled += 1;
             judgement
-                .find(format!("label: command {} was ordered with f = {f} and labelled crash", command.id));
+                .find(format!("label: command {} was answered with f = {f} and labelled crash", command.id));
         }
     }
 }
@@ -230,6 +233,7 @@ mod tests {
             seconds: 1.0,
             faults_ended_at_us: 1_000,
             history,
+            reads_by_index: 0,
             calm: None,
             read_back: Some(records),
             digests: (0..4).map(digest).collect(),

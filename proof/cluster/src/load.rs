@@ -2,7 +2,8 @@
 //! what it asked, when, and what it was told. The journals are the only witness of what was acknowledged.
 //!
 //! The workloads are those that `check::read_back` can judge (unique puts, counters, lists), mixed with reads, deletes and
-//! transactions over further keys, and with stale reads of single nodes. Every fourth client is impatient: it gives up
+//! transactions over further keys, and with stale reads of single nodes. Half of the linearizable reads are asked of a segment's
+//! leader, while there is one, and the other half ordered. Every fourth client is impatient: it gives up
 //! early and goes on, so that outcomes stay unknown. Lists start afresh now and then, which bounds their length.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -127,8 +128,14 @@ impl Scribe {
         let place = self.note(operation);
         let within = (self.is_impatient && !self.pulse.is_calm.load(Ordering::Relaxed)).then_some(IMPATIENT);
         let options = CallOptions { within, ..CallOptions::default() };
-        let mut answers = self.session.execute_raw(vec![command.to_command()], options).await;
-        let answer = answers.pop().expect("one answer for one command");
+        // Half of what only reads is asked of whoever leads a segment, the other half ordered: neither road may be stale.
+        let options = CallOptions { ordered: self.asked.is_multiple_of(2), ..options };
+        let answer = if command.read_only() {
+            self.session.read(&Command::Machine(command.encode()), options).await
+        } else {
+            let mut answers = self.session.execute_raw(vec![command.to_command()], options).await;
+            answers.pop().expect("one answer for one command")
+        };
         let at_us = self.pulse.now_us();
         let mut journal = lock(&self.journal);
         match answer {
@@ -162,7 +169,7 @@ impl Scribe {
         let answer = timeout(STALE_PATIENCE, self.client.query(Some(ReplicaId(node)), &query)).await;
         let at_us = self.pulse.now_us();
         let mut journal = lock(&self.journal);
-        match answer.map(|answer| answer.map(|bytes| read(&bytes))) {
+        match answer.map(|answer| answer.map(|own| read(&own.reply))) {
             Ok(Ok(Some((revision, answer)))) => {
                 // One node's word.
                 journal.returned(place, at_us, Reply::new(revision, answer.clone()), Label::Crash);
@@ -224,6 +231,7 @@ pub struct Work {
 #[derive(Debug)]
 pub struct Load {
     pub pulse: Arc<Pulse>,
+    clients: Vec<Client>,
     journals: Vec<Arc<Mutex<ClientJournal>>>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -233,13 +241,13 @@ impl Load {
     /// A configuration no client can be made of.
     pub fn start(config: &ClientConfig, work: Work, pulse: &Arc<Pulse>) -> Result<Self, Trouble> {
         let nodes = u8::try_from(config.nodes.len()).expect("at most 31");
-        let mut load = Self { pulse: pulse.clone(), journals: Vec::new(), workers: Vec::new() };
-        let mut client = None;
+        let (clients, journals, workers) = (Vec::new(), Vec::new(), Vec::new());
+        let mut load = Self { pulse: pulse.clone(), clients, journals, workers };
         for number in 0..work.clients {
             if number % SESSIONS_PER_CLIENT == 0 {
-                client = Some(Client::start(config.clone())?);
+                load.clients.push(Client::start(config.clone())?);
             }
-            let shared = client.as_ref().expect("the first session makes a client");
+            let shared = load.clients.last().expect("the first session makes a client");
             let mut scribe = Scribe::new(number, shared, pulse);
             scribe.is_impatient = work.impatient && number % 4 == 3;
             load.journals.push(scribe.journal());
@@ -269,6 +277,15 @@ impl Load {
         }
         self.workers.clear();
         stuck
+    }
+
+    /// Linearizable reads that were answered without an entry.
+    pub async fn reads_by_index(&self) -> u64 {
+        let mut reads = 0;
+        for client in &self.clients {
+            reads += client.counters().await.reads_by_index;
+        }
+        reads
     }
 
     /// What was written down so far, by these clients and by `others`.

@@ -81,13 +81,15 @@ impl Report {
         let states = states_text(judged.diverged, self.digest_sequence, self.nodes);
         let mut text = format!(
             "{rows}\n{} rounds: {} beyond what the quorum can spare, {} of them all nodes at once; {} blows while starting; \
-             seed {}\n{order}; {states}; {} stale reads of single nodes were true to some past\n",
+             seed {}\n{order}; {states}; {} stale reads of single nodes were true to some past; \
+             {} reads were linearizable without an entry\n",
             self.rounds,
             self.over_budget,
             self.all_at_once,
             self.while_starting,
             self.seed,
-            judged.stale_reads
+            judged.stale_reads,
+            judged.reads_by_index
         );
         push_findings(&mut text, judged);
         text
@@ -160,7 +162,7 @@ impl SoakReport {
              changes; {kills} kills, {stops} stops, {cuts} cuts; {} s, seed {}\n{} acknowledged, {} lost, {} doubled, {} stale, \
              {client_errors} client errors; longest gap {} ms\nwhile a segment was open ({} of {} stretches judged, {} s): root {} \
              entries/s on the mean, {} at worst ({ROOT_PER_SECOND_MAX} allowed); positions {}/s on the mean, {} at worst; {} \
-             acknowledged/s\n{order}; {states}\n",
+             acknowledged/s\n{order}; {states}; {} reads were linearizable without an entry\n",
             self.orders,
             unproved,
             self.failovers,
@@ -180,6 +182,7 @@ impl SoakReport {
             while_open.positions_mean,
             while_open.positions_worst,
             while_open.acknowledged_mean,
+            base.reads_by_index,
         );
         let fallen = &self.leaders;
         if fallen.killed > 0 {

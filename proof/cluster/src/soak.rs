@@ -490,6 +490,10 @@ pub fn judge(soaked: &Soaked) -> SoakJudgement {
     if !soaked.plan.faults && rates.judged == 0 {
         base.find("rates: no segment was open long enough to show what the root orders meanwhile".into());
     }
+    // Half of all reads ask for it, and while a segment is open somebody leads.
+    if !soaked.plan.faults && soaked.record.reads_by_index == 0 && soaked.record.trouble.is_none() {
+        base.find("reads: none was answered without an entry, so nothing is shown of that road".into());
+    }
     SoakJudgement { base, client_errors: errors, epochs: risen, unproved, while_open: rates }
 }
 

@@ -2,9 +2,9 @@
 //! none does. A read that is not answered changed nothing.
 
 use crate::world::World;
-use bytes::Bytes;
 use check::{CommandId, Label, Operation, Reply};
-use dwcp_replica::ClientRequest;
+use dwcp_base::Ack;
+use dwcp_replica::{Answered, ClientRequest, ReadLabel, Unanswered};
 use dwcp_state::kv::KvReply;
 
 /// Replicas asked before a client gives up.
@@ -64,14 +64,15 @@ impl World {
         asked.node = (asked.node + 1) % n;
         let (node, id) = (asked.node, asked.id);
         let bytes = crate::translate::command(&asked.operation);
-        self.request(ix, node, ClientRequest::Read { id, bytes });
+        // Whatever the policy: a leader that could answer is to be judged by its answer.
+        self.request(ix, node, ClientRequest::Read { id, bytes, ack: Some(Ack::Majority) });
     }
 
-    pub fn on_read_answer(&mut self, ix: usize, id: u64, outcome: Result<Bytes, String>) {
+    pub fn on_read_answer(&mut self, ix: usize, id: u64, outcome: Result<Answered, Unanswered>) {
         let now_us = self.now_us;
         let client = &mut self.clients[ix];
         let Some(asked) = client.asked.as_mut().filter(|asked| asked.id == id) else { return };
-        let Ok(bytes) = outcome else {
+        let Ok(Answered { bytes, label, .. }) = outcome else {
             // At once somewhere else, but for a breath after all were asked.
             asked.asked_at_us = 0;
             return self.follow_read(ix);
@@ -82,6 +83,9 @@ impl World {
         let (place, operation) = (asked.place, asked.operation.clone());
         let command = client.journal.commands[place].id;
         client.asked = None;
+        if label != ReadLabel::Crash {
+            return self.complain(format!("client {ix} was answered {operation:?} under {label:?}"));
+        }
         let Some((revision, answer)) = answer else {
             return self.complain(format!("client {ix} cannot read the answer to {operation:?}"));
         };

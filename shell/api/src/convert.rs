@@ -4,10 +4,13 @@ use bytes::Bytes;
 use dwcp_base::{Ack, NetworkMode, Trust, encode};
 use dwcp_proto::REPLY_BYTES_MAX;
 use dwcp_proto::v3::{
-    self, Counter, OrderReply, PeerStatus, QueryReply, Refused, SegmentStatus, ServerMessage, StatusReply,
-    SwitchStatus, order_reply, query_reply,
+    self, Counter, OrderReply, PeerStatus, QueryReply, QueryRequest, Refused, SegmentStatus, ServerMessage,
+    StatusReply, SwitchStatus, order_reply, query_reply,
 };
-use dwcp_replica::io::{ClientReply, ExecutedReply, OrderOutcome, ProtocolName, Status};
+use dwcp_replica::io::{
+    Advice, Answered, ClientReply, ClientRequest, ExecutedReply, OrderOutcome, ProtocolName, ReadLabel,
+    Status, Unanswered,
+};
 use dwcp_state::{ClientFrame, SessionId};
 
 /// Room left in a message for what surrounds the largest reply.
@@ -94,15 +97,59 @@ fn executed(reply: &ExecutedReply) -> Item {
     })
 }
 
-pub(crate) fn query(id: u64, outcome: Result<Bytes, String>) -> QueryReply {
-    let outcome = match outcome {
-        Ok(bytes) if bytes.len() + ENVELOPE_BYTES <= REPLY_BYTES_MAX => query_reply::Outcome::Result(bytes),
-        Ok(_) => {
-            query_reply::Outcome::Error(format!("the result exceeds {REPLY_BYTES_MAX} bytes: set a limit"))
+pub(crate) fn query(id: u64, outcome: Result<Answered, Unanswered>) -> QueryReply {
+    match outcome {
+        Ok(Answered { bytes, label, position, view }) if bytes.len() + ENVELOPE_BYTES <= REPLY_BYTES_MAX => {
+            let label = match label {
+                ReadLabel::Stale => v3::ReadLabel::Stale,
+                ReadLabel::Crash => v3::ReadLabel::Crash,
+            };
+            QueryReply {
+                id,
+                outcome: Some(query_reply::Outcome::Result(bytes)),
+                label: label.into(),
+                position: position.0,
+                view: view.0,
+                ..QueryReply::default()
+            }
         }
-        Err(reason) => query_reply::Outcome::Error(reason),
+        Ok(_) => {
+            let reason = format!("the result exceeds {REPLY_BYTES_MAX} bytes: set a limit");
+            unanswered(id, reason, Advice::Nowhere)
+        }
+        Err(Unanswered { reason, advice }) => unanswered(id, reason, advice),
+    }
+}
+
+/// The answer to a question that this node does not answer.
+pub(crate) fn unanswered(id: u64, reason: String, advice: Advice) -> QueryReply {
+    let (advice, leader) = match advice {
+        Advice::Nowhere => (v3::Advice::Nowhere, None),
+        Advice::Elsewhere => (v3::Advice::Elsewhere, None),
+        Advice::Leader(leader) => (v3::Advice::Leader, Some(leader.0.into())),
+        Advice::Order => (v3::Advice::Order, None),
     };
-    QueryReply { id, outcome: Some(outcome) }
+    let outcome = Some(query_reply::Outcome::Error(reason));
+    QueryReply { id, outcome, advice: advice.into(), leader, ..QueryReply::default() }
+}
+
+/// A question as the node takes it; what is wrong with it, when it is of a later version.
+pub(crate) fn question(request: QueryRequest) -> Result<ClientRequest, QueryReply> {
+    let QueryRequest { id, query: bytes, consistency, ack } = request;
+    let Ok(consistency) = v3::Consistency::try_from(consistency) else {
+        let reason = "it wants a consistency that this node does not know: upgrade the node".to_string();
+        return Err(unanswered(id, reason, Advice::Order));
+    };
+    match consistency {
+        v3::Consistency::Stale => Ok(ClientRequest::Query { id, bytes }),
+        v3::Consistency::Linearizable => match self::ack(Some(&ack)) {
+            Some(ack) => Ok(ClientRequest::Read { id, bytes, ack }),
+            None => {
+                let reason = "it wants an acknowledgement that this node does not know: upgrade the node";
+                Err(unanswered(id, reason.to_string(), Advice::Order))
+            }
+        },
+    }
 }
 
 pub(crate) fn order(id: u64, outcome: OrderOutcome) -> OrderReply {

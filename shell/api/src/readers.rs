@@ -1,4 +1,4 @@
-//! Who may read this node's own state without ordering the read. The registry of principals is replicated state, so it is
+//! Who may read this node's state without ordering the read. The registry of principals is replicated state, so it is
 //! asked of the node and remembered for a moment: a principal that was added reads at once, one that was removed reads no
 //! more after `FRESH`, also on streams that were open before. What is read is not known here.
 
@@ -24,9 +24,9 @@ const FRESH: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What a reader without a known key is told.
-pub(crate) const NOT_A_READER: &str = "a stale read needs a connection that proves a known principal's key: connect with it, or read in a session";
+pub(crate) const NOT_A_READER: &str = "a read that is not ordered needs a connection that proves a known principal's key: connect with it, or read in a session";
 
-/// Who may read this node's own state without ordering the read.
+/// Who may read this node's state without ordering the read.
 #[derive(Clone, Debug)]
 pub enum Readers {
     /// Whoever proves the key of a principal in the cluster's registry, as this node knows it: all may at least read.
@@ -93,12 +93,12 @@ impl<P: Port> Readership<P> {
         let bytes = Command::Admin(AdminCommand::PrincipalList).encode();
         let reply = ask(&*self.port, self.call_timeout, ClientRequest::Query { id: 0, bytes }).await?;
         let ClientReply::Query { outcome, .. } = reply else { return Err(mixed_up()) };
-        match outcome.map(|bytes| decode::<AdminReply>(&bytes)) {
+        match outcome.map(|answered| decode::<AdminReply>(&answered.bytes)) {
             Ok(Ok(AdminReply::Principals(principals))) => {
                 Ok(principals.into_iter().map(|principal| (principal.key, principal.role)).collect())
             }
             Ok(_) => Err(mixed_up()),
-            Err(reason) => Err(Status::unavailable(reason)),
+            Err(refused) => Err(Status::unavailable(refused.reason)),
         }
     }
 }

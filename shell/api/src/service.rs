@@ -1,7 +1,7 @@
 //! The four calls of `dwcp.v3`. A stream gets a place in the node for as long as it lives; a single call gets one for
 //! its one question.
 
-use crate::convert::Item;
+use crate::convert::{self, Item};
 use crate::gate::Gate;
 use crate::listen::Peer;
 use crate::port::Port;
@@ -91,8 +91,11 @@ impl<P: Port> Dwcp for Service<P> {
         if !self.readership.admits(peer(&request)?.key).await? {
             return Err(Status::permission_denied(NOT_A_READER));
         }
-        let QueryRequest { id, query } = request.into_inner();
-        match self.ask(ClientRequest::Query { id, bytes: query }).await? {
+        let question = match convert::question(request.into_inner()) {
+            Ok(question) => question,
+            Err(unanswered) => return Ok(Response::new(unanswered)),
+        };
+        match self.ask(question).await? {
             Item::Query(reply) => Ok(Response::new(reply)),
             _ => Err(mixed_up()),
         }

@@ -13,8 +13,8 @@ use crate::server::Limits;
 use bytes::Bytes;
 use dwcp_proto::v3::{ClientMessage, ServerMessage, StatusRequest};
 use dwcp_proto::{MESSAGE_BYTES_SOFT, MESSAGE_ITEMS_MAX};
-use dwcp_replica::OrderOutcome;
 use dwcp_replica::io::ClientRequest;
+use dwcp_replica::{Advice, OrderOutcome};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -281,15 +281,24 @@ impl<Q: Requests, P: Port> Carrier<Q, P> {
         if !message.queries.is_empty() {
             refusal = match self.visitor.readership.admits(self.visitor.peer.key).await {
                 Ok(true) => None,
-                Ok(false) => Some(NOT_A_READER.to_string()),
-                Err(status) => Some(status.message().to_string()),
+                Ok(false) => Some((NOT_A_READER.to_string(), Advice::Order)),
+                Err(status) => Some((status.message().to_string(), Advice::Elsewhere)),
             };
         }
         for query in message.queries {
-            if let Some(reason) = &refusal {
-                self.answer(Item::Query(convert::query(query.id, Err(reason.clone())))).await?;
-            } else if !self.question(ClientRequest::Query { id: query.id, bytes: query.query }).await? {
-                self.answer(Item::Query(convert::query(query.id, Err(crate::Busy.to_string())))).await?;
+            let id = query.id;
+            if let Some((reason, advice)) = &refusal {
+                self.answer(Item::Query(convert::unanswered(id, reason.clone(), *advice))).await?;
+                continue;
+            }
+            match convert::question(query) {
+                Ok(question) => {
+                    if !self.question(question).await? {
+                        let busy = convert::unanswered(id, crate::Busy.to_string(), Advice::Elsewhere);
+                        self.answer(Item::Query(busy)).await?;
+                    }
+                }
+                Err(unanswered) => self.answer(Item::Query(unanswered)).await?,
             }
         }
         for order in message.orders {

@@ -1,6 +1,7 @@
 //! The API over real sockets, with a node in memory behind it. Waits end by what happens; `PATIENCE` only turns a hang
 //! into a failure.
 
+mod reads;
 mod sync;
 
 use crate::{Api, ApiConfig, ApiError, Busy, Limits, Port, Readers, Replies, Requests};
@@ -23,7 +24,7 @@ use dwcp_proto::{MESSAGE_BYTES_MAX, REPLY_BYTES_MAX};
 use dwcp_replica::io::{
     ClientReply, ClientRequest, Label, OrderOutcome, ProtocolName, SegmentStatus, Status, SwitchStatus,
 };
-use dwcp_replica::{ExecutedReply, PeerStatus};
+use dwcp_replica::{Advice, Answered, ExecutedReply, PeerStatus, ReadLabel, Unanswered};
 use dwcp_state::kv::KvCommand;
 use dwcp_state::{
     AdminCommand, AdminReply, CHALLENGE_BYTES, ClientFrame, Command, SessionAttach, SessionFrame, SessionId,
@@ -111,6 +112,10 @@ fn executed(first: u64, filler: usize) -> ClientReply {
         path: vec![Hash::ZERO; filler / 32],
         signature: None,
     })
+}
+
+fn an_answer(bytes: Bytes, label: ReadLabel) -> Answered {
+    Answered { bytes, label, position: Position(17), view: View(5) }
 }
 
 fn a_status() -> Status {
@@ -221,7 +226,18 @@ impl Requests for FakeRequests {
             ClientRequest::Order { id, .. } => {
                 ClientReply::Order { id, outcome: OrderOutcome::Done { sequence: Sequence(44) } }
             }
-            ClientRequest::Read { .. } => unreachable!("the API offers none"),
+            ClientRequest::Read { id, bytes, ack } => {
+                self.node.0.acks.lock().expect("no panic").push(ack);
+                let outcome = match &bytes[..] {
+                    b"led" => Ok(an_answer(bytes, ReadLabel::Crash)),
+                    b"elsewhere" => Err(Advice::Elsewhere),
+                    b"root" => Err(Advice::Order),
+                    b"nonsense" => Err(Advice::Nowhere),
+                    _ => Err(Advice::Leader(ReplicaId(3))),
+                };
+                let outcome = outcome.map_err(|advice| Unanswered { reason: format!("{advice:?}"), advice });
+                ClientReply::Query { id, outcome }
+            }
             ClientRequest::Sync { id, request } => {
                 let watches = matches!(request, dwcp_replica::SyncRequest::Watch { .. });
                 self.node.0.sync_requests.lock().expect("no panic").push(request);
@@ -235,11 +251,11 @@ impl Requests for FakeRequests {
             ClientRequest::Query { id, bytes } => {
                 let outcome = if bytes == Command::Admin(AdminCommand::PrincipalList).encode() {
                     let principals = self.node.0.principals.lock().expect("no panic").clone();
-                    Ok(Bytes::from(dwcp_base::encode(&AdminReply::Principals(principals))))
+                    Bytes::from(dwcp_base::encode(&AdminReply::Principals(principals)))
                 } else {
-                    Ok(bytes)
+                    bytes
                 };
-                ClientReply::Query { id, outcome }
+                ClientReply::Query { id, outcome: Ok(an_answer(outcome, ReadLabel::Stale)) }
             }
             ClientRequest::Status { id } => {
                 let sync = self.node.0.sync_status.lock().expect("no panic").clone();
@@ -585,7 +601,7 @@ async fn stale_reads_are_for_those_who_prove_a_known_key() {
         role: Role::Reader,
     };
     *served.node.0.principals.lock().expect("no panic") = vec![principal(&known)];
-    let query = || QueryRequest { id: 1, query: Bytes::from_static(b"q") };
+    let query = || QueryRequest { id: 1, query: Bytes::from_static(b"q"), ..QueryRequest::default() };
     for identity in [None, Some(&stranger)] {
         let mut client = served.connect(identity).await.expect("pinned");
         assert_eq!(client.query(query()).await.expect_err("refused").code(), Code::PermissionDenied);
@@ -709,7 +725,7 @@ async fn unanswered_questions_of_a_stream_are_bounded() {
     served.node.0.mute.store(true, Ordering::SeqCst);
     let mut client = served.connect(None).await.expect("pinned");
     let (sender, mut stream) = session(&mut client).await;
-    let queries = (0..3).map(|id| QueryRequest { id, query: Bytes::new() }).collect();
+    let queries = (0..3).map(|id| QueryRequest { id, ..QueryRequest::default() }).collect();
     sender.send(ClientMessage { queries, ..ClientMessage::default() }).await.expect("open");
     let answer = next(&mut stream).await;
     assert_eq!(answer.queries.iter().map(|reply| reply.id).collect::<Vec<_>>(), [2]);

@@ -1,5 +1,5 @@
 //! What applications hold: a [`Client`] for one cluster and [`Session`]s in it. Cheap to clone; nothing here waits for
-//! a lock. Commands go through the driver; questions to single nodes (status, stale reads, operator's orders) go
+//! a lock. Commands and linearizable reads go through the driver; questions to single nodes (status, stale reads, operator's orders) go
 //! straight to their connection, because nobody else's word is needed for them.
 
 use crate::config::{ClientConfig, ConfigError};
@@ -8,11 +8,13 @@ use crate::driver::{Driver, HAPPENINGS_MAX, OPS_MAX, Op};
 use crate::engine::{Answers, Counters, Engine};
 use crate::error::{ClientError, NodeError};
 use crate::kv::Kv;
-use crate::receipt::Believed;
+use crate::receipt::{Believed, OwnState};
 use crate::status::status;
 use bytes::Bytes;
-use dwcp_base::{Ack, Chance, ReplicaId};
-use dwcp_proto::v3::{OrderRequest, QueryRequest, StatusRequest, order_reply, query_reply};
+use dwcp_base::{Ack, Chance, Position, ReplicaId, Trust, View};
+use dwcp_proto::v3::{
+    Advice, OrderRequest, QueryRequest, ReadLabel, StatusRequest, order_reply, query_reply,
+};
 use dwcp_replica::{OrderOutcome, Status};
 use dwcp_state::kv::{KvCommand, KvReply};
 use dwcp_state::{AdminCommand, AdminReply, Command};
@@ -20,7 +22,7 @@ use dwcp_transport::{IdentityError, PinSet, TlsIdentity, client_config};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -52,6 +54,8 @@ pub struct CallOptions {
     pub within: Option<Duration>,
     /// Instead of the configured `ack`.
     pub ack: Option<Ack>,
+    /// A read is ordered as a command even where a segment's leader would answer it without.
+    pub ordered: bool,
 }
 
 impl CallOptions {
@@ -65,6 +69,12 @@ impl CallOptions {
     #[must_use]
     pub fn ack(ack: Ack) -> Self {
         Self { ack: Some(ack), ..Self::default() }
+    }
+
+    /// Is ordered as a command, reads as well.
+    #[must_use]
+    pub fn ordered() -> Self {
+        Self { ordered: true, ..Self::default() }
     }
 }
 
@@ -87,6 +97,8 @@ pub(crate) struct Shared {
     pub(crate) nodes: Vec<NodeLink>,
     next_session: AtomicU64,
     next_question: AtomicU64,
+    /// Whether one node's word may answer a linearizable read.
+    believes_one: bool,
     pub(crate) call_timeout: Duration,
     connect_timeout: Duration,
 }
@@ -161,6 +173,7 @@ impl Client {
             ops: ops_sender,
             next_session: AtomicU64::new(1),
             next_question: AtomicU64::new(1),
+            believes_one: config.trust == Trust::Crash,
             call_timeout: config.settings.call_timeout,
             connect_timeout: config.settings.connect_timeout,
             nodes,
@@ -238,7 +251,11 @@ impl Client {
     ///
     /// # Errors
     /// When that node, or every node, gives no answer.
-    pub async fn query(&self, node: Option<ReplicaId>, command: &Command) -> Result<Bytes, NodeError> {
+    pub async fn query(
+        &self,
+        node: Option<ReplicaId>,
+        command: &Command,
+    ) -> Result<OwnState<Bytes>, NodeError> {
         self.session.handle.shared.query(node, command.encode()).await
     }
 
@@ -305,6 +322,43 @@ impl Session {
         self.one(command.encode(), CallOptions::default()).await
     }
 
+    /// Reads linearizably: sees everything that was acknowledged before the call. Where the configuration says that members
+    /// only crash, the leader of an open Raft segment answers without an entry of the log, by ReadIndex, under the label
+    /// `crash`. Anything else, and a read that wants its answer anchored, is ordered as a command. A command that changes
+    /// something is ordered as well.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn read(
+        &self,
+        command: &Command,
+        options: CallOptions,
+    ) -> Result<Believed<Bytes>, ClientError> {
+        self.read_encoded(command.encode(), options).await
+    }
+
+    pub(crate) async fn read_encoded(
+        &self,
+        command: Bytes,
+        mut options: CallOptions,
+    ) -> Result<Believed<Bytes>, ClientError> {
+        let shared = &self.handle.shared;
+        if options.ordered || !shared.believes_one {
+            return self.one(command, options).await;
+        }
+        let timeout = options.within.unwrap_or(shared.call_timeout);
+        let began = Instant::now();
+        let (answer, answered) = oneshot::channel();
+        let op = Op::Read { query: command.clone(), timeout, ack: options.ack, answer };
+        if shared.ops.send(op).await.is_ok()
+            && let Ok(Some(believed)) = answered.await
+        {
+            return Ok(believed);
+        }
+        options.within = Some(timeout.saturating_sub(began.elapsed()));
+        self.one(command, options).await
+    }
+
     /// Encoded commands, their results as bytes.
     pub async fn execute_raw(&self, commands: Vec<Bytes>, options: CallOptions) -> Answers {
         let count = commands.len();
@@ -331,7 +385,7 @@ impl Session {
         answers.pop().expect("one answer for one command")
     }
 
-    pub(crate) async fn query(&self, command: Bytes) -> Result<Bytes, NodeError> {
+    pub(crate) async fn query(&self, command: Bytes) -> Result<OwnState<Bytes>, NodeError> {
         self.handle.shared.query(None, command).await
     }
 
@@ -398,7 +452,7 @@ impl Shared {
         Ok(status)
     }
 
-    async fn query(&self, node: Option<ReplicaId>, query: Bytes) -> Result<Bytes, NodeError> {
+    async fn query(&self, node: Option<ReplicaId>, query: Bytes) -> Result<OwnState<Bytes>, NodeError> {
         let mut last = NodeError::Unreachable("no such node is configured".into());
         for (index, candidate) in self.nodes.iter().enumerate() {
             if node.is_some_and(|wanted| wanted != candidate.id) {
@@ -406,15 +460,25 @@ impl Shared {
             }
             let query = query.clone();
             let ask = |mut client: NodeClient, id| async move {
-                client.dwcp.query(QueryRequest { id, query }).await
+                client.dwcp.query(QueryRequest { id, query, ..QueryRequest::default() }).await
             };
             match self.ask(index, self.call_timeout, ask).await {
-                Ok(answer) => match answer.outcome {
-                    Some(query_reply::Outcome::Result(bytes)) => return Ok(bytes),
-                    // The same question would be refused elsewhere too.
-                    Some(query_reply::Outcome::Error(reason)) => return Err(NodeError::Refused(reason)),
-                    None => last = NodeError::Malformed("no outcome".into()),
-                },
+                Ok(answer) => {
+                    let (label, advice) = (answer.label(), answer.advice());
+                    match answer.outcome {
+                        Some(query_reply::Outcome::Result(reply)) => {
+                            let read_at = (label != ReadLabel::Unspecified)
+                                .then_some((Position(answer.position), View(answer.view)));
+                            return Ok(OwnState { reply, read_at });
+                        }
+                        Some(query_reply::Outcome::Error(reason)) if advice == Advice::Elsewhere => {
+                            last = NodeError::Refused(reason);
+                        }
+                        // The same question would be refused elsewhere too.
+                        Some(query_reply::Outcome::Error(reason)) => return Err(NodeError::Refused(reason)),
+                        None => last = NodeError::Malformed("no outcome".into()),
+                    }
+                }
                 Err(error) => last = error,
             }
         }

@@ -5,6 +5,7 @@
 
 use crate::connection::Happening;
 use crate::engine::{Answers, Counters, Engine, Now};
+use crate::reads::ReadAnswer;
 use bytes::Bytes;
 use dwcp_base::Ack;
 use dwcp_proto::v3::ClientMessage;
@@ -32,6 +33,12 @@ pub(crate) enum Op {
         timeout: Duration,
         ack: Option<Ack>,
         answer: oneshot::Sender<Answers>,
+    },
+    Read {
+        query: Bytes,
+        timeout: Duration,
+        ack: Option<Ack>,
+        answer: oneshot::Sender<ReadAnswer>,
     },
     Forget {
         session: u64,
@@ -127,9 +134,12 @@ impl Driver {
                 Op::Call { session, commands, timeout, ack, answer } => {
                     self.engine.on_call(at, session, commands, timeout, ack, answer);
                 }
+                Op::Read { query, timeout, ack, answer } => {
+                    self.engine.on_read(at, query, timeout, ack, answer);
+                }
                 Op::Forget { session } => self.engine.on_forget(session),
                 Op::Counters { answer } => {
-                    let _ = answer.send(self.engine.counters);
+                    let _ = answer.send(self.engine.counters());
                 }
             }
         }

@@ -9,6 +9,7 @@
 use crate::config::ClientConfig;
 use crate::error::ClientError;
 use crate::nodes::{Attachment, Nodes};
+use crate::reads::{ReadAnswer, Reads};
 use crate::receipt::{Believed, Receipt};
 use crate::session::{Flight, NodeSet, OPEN_SEQUENCE, Phase, Session, Slot, Waiting, signed_open};
 use crate::trust::{Trust, Verdict, Voice};
@@ -68,6 +69,10 @@ pub struct Counters {
     pub refusals: u64,
     /// Replies that could not be read.
     pub malformed: u64,
+    /// Linearizable reads that a segment's leader answered, without an entry.
+    pub reads_by_index: u64,
+    /// Linearizable reads that might have been and were ordered.
+    pub reads_ordered: u64,
 }
 
 /// Everything a client knows.
@@ -84,6 +89,7 @@ pub(crate) struct Engine {
     /// Each has a command that waits or flies: at most `waiting_max` and the window of each session.
     calls: HashMap<u64, Call>,
     next_call: u64,
+    reads: Reads,
     /// Sessions that may have something to send. May name one twice; emptied after every burst of `driver::BURST` happenings.
     dirty: Vec<u64>,
     /// Nothing is due before.
@@ -120,6 +126,7 @@ impl Engine {
             numbers: HashMap::new(),
             calls: HashMap::new(),
             next_call: 0,
+            reads: Reads::new(config.trust == Policy::Crash),
             dirty: Vec::new(),
             wake_at: None,
             clock_offset_ms: 0,
@@ -184,6 +191,28 @@ impl Engine {
         self.dirty.push(number);
     }
 
+    /// Someone wants to read this linearizably without ordering it, if that can be had.
+    pub fn on_read(
+        &mut self,
+        now: Now,
+        query: Bytes,
+        timeout: Duration,
+        ack: Option<Ack>,
+        answer: oneshot::Sender<ReadAnswer>,
+    ) {
+        // Whoever is silent for as long as a frame is worth sending again is not worth waiting for.
+        let until = now.instant + self.config.settings.retry_after.min(timeout / 2);
+        let ack = ack.or(self.config.settings.ack);
+        self.reads.ask(now.instant, &mut self.nodes, (query, ack), until, answer);
+        self.wake_by(until);
+    }
+
+    /// How often things happened since the start.
+    pub fn counters(&self) -> Counters {
+        let (reads_by_index, reads_ordered) = (self.reads.answered, self.reads.given_up);
+        Counters { reads_by_index, reads_ordered, ..self.counters }
+    }
+
     /// Nobody holds this session any more.
     pub fn on_forget(&mut self, number: u64) {
         if self
@@ -197,6 +226,7 @@ impl Engine {
 
     pub fn on_connected(&mut self, now: Now, node: usize, challenge: [u8; CHALLENGE_BYTES]) {
         self.nodes.came_up(node, challenge);
+        self.reads.came_up(&mut self.nodes, node);
         for (number, session) in &mut self.sessions {
             if session.phase == Phase::Closed {
                 continue;
@@ -214,6 +244,7 @@ impl Engine {
 
     pub fn on_disconnected(&mut self, now: Now, node: usize, reason: String) {
         self.nodes.went_down(node, reason);
+        self.reads.went_down(&mut self.nodes, node);
         for (number, session) in &mut self.sessions {
             session.attached.remove(node);
             if session.phase == Phase::Closed {
@@ -242,6 +273,9 @@ impl Engine {
             self.counters.malformed += 1;
             tracing::warn!(node = %self.nodes.get(node).id, reason, "a node could not use what this client sent");
             self.nodes.complain(node, reason);
+        }
+        for reply in message.queries {
+            self.reads.heard(now.instant, &mut self.nodes, node, reply);
         }
         for status in message.statuses {
             self.nodes.saw_view(node, status.view);
@@ -275,6 +309,7 @@ impl Engine {
             return;
         }
         self.expire_calls(now);
+        self.reads.on_wake(now.instant, &mut self.nodes);
         let mut late_opens = Vec::new();
         for (number, session) in &mut self.sessions {
             if let Phase::Opening { until } = session.phase
@@ -313,7 +348,7 @@ impl Engine {
             Phase::Opening { until } => Some(until),
             Phase::Open | Phase::Closed => None,
         });
-        calls.chain(flights).chain(opens).min()
+        calls.chain(flights).chain(opens).chain(self.reads.earliest()).min()
     }
 
     fn wake_by(&mut self, at: Instant) {

@@ -1,11 +1,13 @@
 //! The key-value store as an application writes it: `client.kv().put("a", "1").lease(7).await?`.
 //!
-//! Every request is ordered, reads too, so what is read is at least as new as anything acknowledged before the call.
-//! Each reply comes with its receipt (`Believed`). Only `.stale()` reads one node's own state instead. Nothing here knows sessions beyond handing commands to one.
+//! Every request that changes something is ordered. What is read is at least as new as anything acknowledged before the call: a
+//! Raft segment's leader answers it without an entry where it may be believed, and it is ordered where not (see
+//! `Session::read`). Each reply comes with its receipt (`Believed`). Only `.stale()` reads one node's own state instead.
+//! Nothing here knows sessions beyond handing commands to one.
 
 use crate::client::{CallOptions, Session, read_reply};
 use crate::error::{ClientError, NodeError};
-use crate::receipt::Believed;
+use crate::receipt::{Believed, OwnState};
 use bytes::Bytes;
 use dwcp_base::Ack;
 use dwcp_state::Command;
@@ -211,7 +213,12 @@ impl<'a, C: KvRequest> IntoFuture for Request<'a, C> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let answer = self.session.one(self.command.into_command().to_command(), self.options).await?;
+            let command = self.command.into_command();
+            let answer = if command.read_only() {
+                self.session.read_encoded(command.to_command(), self.options).await?
+            } else {
+                self.session.one(command.to_command(), self.options).await?
+            };
             answer.try_map(|bytes| {
                 let KvReply { revision, body } = read_reply(bytes)?;
                 C::read(revision, body)
@@ -281,16 +288,25 @@ impl Request<'_, Range> {
         self
     }
 
+    /// Is ordered as a command, whatever orders commands now: with f >= 1 the answer waits for f + 1 signatures where the root
+    /// orders.
+    pub fn ordered(mut self) -> Self {
+        self.options.ordered = true;
+        self
+    }
+
     /// Reads one node's own state: fast, unsigned, and possibly old.
     ///
     /// # Errors
     /// When no node answers or the node refuses.
-    pub async fn stale(self) -> Result<RangeReply, NodeError> {
+    pub async fn stale(self) -> Result<OwnState<RangeReply>, NodeError> {
         let command = Command::Machine(KvCommand::Range(self.command).encode()).encode();
-        let bytes = self.session.query(command).await?;
-        let malformed = || NodeError::Malformed("not the answer to a range".into());
-        let reply = KvReply::decode(&bytes).map_err(|_| malformed())?;
-        Range::read(reply.revision, reply.body).ok_or_else(malformed)
+        let answer = self.session.query(command).await?;
+        answer.try_map(|bytes| {
+            let malformed = || NodeError::Malformed("not the answer to a range".into());
+            let reply = KvReply::decode(&bytes).map_err(|_| malformed())?;
+            Range::read(reply.revision, reply.body).ok_or_else(malformed)
+        })
     }
 }
 

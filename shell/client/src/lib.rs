@@ -4,7 +4,8 @@
 //! called together into signed frames, sends each frame to whom it presumes to order, and believes an answer once f + 1
 //! different replicas have signed the same, or, where its configuration says that members only crash, one replica's word
 //! that is labelled so. A frame is retried through other nodes under the same bytes, and the cluster
-//! runs it once. Where no answer can be believed in time, the error says whether the command was *not applied* or
+//! runs it once. A linearizable read costs no entry of the log where one node may be believed and a Raft segment is open: its
+//! leader answers it. Where no answer can be believed in time, the error says whether the command was *not applied* or
 //! its outcome is *unknown*.
 //!
 //! It learns neither keys nor whom to trust over the wire, and knows nothing of views beyond a
@@ -19,6 +20,7 @@ mod engine;
 mod error;
 mod kv;
 mod nodes;
+mod reads;
 mod receipt;
 mod session;
 #[cfg(test)]
@@ -40,7 +42,7 @@ pub use kv::{
     AlarmReply, DeleteReply, GrantReply, Kv, KvRequest, LeaseReply, PutReply, RangeReply, Request,
     RevisionReply, TxnReply,
 };
-pub use receipt::{Believed, Receipt, label_word};
+pub use receipt::{Believed, OwnState, Receipt, label_word};
 pub use sync::{
     SyncClient, SyncCompared, SyncConflict, SyncConflicts, SyncError, SyncStanding, SyncValue, SyncWatch,
 };

@@ -8,7 +8,7 @@ use crate::config::NodeConfig;
 use crate::session::{Flight, Keys, NodeSet, Session};
 use bytes::Bytes;
 use dwcp_base::{Ack, ClusterId, PublicKey, ReplicaId};
-use dwcp_proto::v3::{self, Attach, ClientMessage, StatusRequest};
+use dwcp_proto::v3::{self, Attach, ClientMessage, QueryRequest, StatusRequest};
 use dwcp_proto::{MESSAGE_BYTES_SOFT, MESSAGE_ITEMS_MAX};
 use dwcp_state::{CHALLENGE_BYTES, SessionAttach};
 use std::collections::VecDeque;
@@ -22,6 +22,8 @@ pub(crate) struct Node {
     pub id: ReplicaId,
     pub vote_key: PublicKey,
     pub up: bool,
+    /// The first attempt to reach it is under way.
+    pub dialling: bool,
     /// Drawn by it for the present connection.
     challenge: [u8; CHALLENGE_BYTES],
     /// Why it is not up; while it is: why it takes nothing of us, or is not believed. Empty when all is well.
@@ -54,6 +56,7 @@ impl Nodes {
             id: node.id,
             vote_key: node.vote_key,
             up: false,
+            dialling: true,
             challenge: [0; CHALLENGE_BYTES],
             trouble: "not reached yet".into(),
             view: None,
@@ -84,9 +87,13 @@ impl Nodes {
         self.list.iter().any(|node| node.up)
     }
 
+    pub fn any_dialling(&self) -> bool {
+        self.list.iter().any(|node| node.dialling)
+    }
+
     pub fn came_up(&mut self, node: usize, challenge: [u8; CHALLENGE_BYTES]) {
         let node = &mut self.list[node];
-        node.up = true;
+        (node.up, node.dialling) = (true, false);
         node.challenge = challenge;
         node.trouble.clear();
         node.outbox.clear();
@@ -96,7 +103,7 @@ impl Nodes {
 
     pub fn went_down(&mut self, node: usize, reason: String) {
         let node = &mut self.list[node];
-        node.up = false;
+        (node.up, node.dialling) = (false, false);
         node.trouble = reason;
         node.outbox.clear();
         node.outbox_bytes = 0;
@@ -148,6 +155,20 @@ impl Nodes {
         let others =
             (0..count).map(move |step| (start + step) % count).filter(move |node| Some(*node) != orderer);
         orderer.into_iter().chain(others)
+    }
+
+    /// The node to put a question with this number to: who orders, if it is up.
+    pub fn first_up(&self, number: u64) -> Option<usize> {
+        self.preferred(number).find(|node| self.list[*node].up)
+    }
+
+    pub fn index_of(&self, id: ReplicaId) -> Option<usize> {
+        self.list.iter().position(|node| node.id == id)
+    }
+
+    /// Puts a question to a node. False when too much waits for it already.
+    pub fn ask(&mut self, node: usize, question: QueryRequest) -> bool {
+        self.list[node].push(Item::Query(question))
     }
 
     /// Hands a frame to the preferred node that is up and not among `avoid`. False when there is none.
@@ -253,6 +274,7 @@ pub(crate) struct Attachment<'a> {
 enum Item {
     Attach(SessionAttach),
     Frame(Bytes, Option<Ack>),
+    Query(QueryRequest),
     Status(StatusRequest),
 }
 
@@ -263,6 +285,7 @@ impl Node {
             Item::Attach(_) => 112,
             Item::Status(_) => 32,
             Item::Frame(bytes, _) => bytes.len() + 16,
+            Item::Query(request) => request.query.len() + 32,
         };
         if self.outbox_bytes + bytes > OUTBOX_BYTES_MAX {
             return false;
@@ -291,6 +314,7 @@ impl Node {
                 }
                 message.frames.push(bytes);
             }
+            Item::Query(request) => message.queries.push(request),
             Item::Status(request) => message.statuses.push(request),
         }
         *held += bytes;

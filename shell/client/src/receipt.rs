@@ -51,6 +51,36 @@ impl fmt::Display for Receipt {
     }
 }
 
+/// What one node read of its own state, and what it said of that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnState<T> {
+    pub reply: T,
+    /// The last entry of the virtual log in that state, and the node's view; `None`: a node of an earlier version, which
+    /// does not say.
+    pub read_at: Option<(Position, View)>,
+}
+
+impl<T> OwnState<T> {
+    /// The word for what it is worth: the node's own state, which may be old.
+    pub const LABEL: &'static str = "stale";
+
+    /// The same for what the result reads as.
+    ///
+    /// # Errors
+    /// What `read` refuses.
+    pub fn try_map<U, E>(self, read: impl FnOnce(T) -> Result<U, E>) -> Result<OwnState<U>, E> {
+        Ok(OwnState { reply: read(self.reply)?, read_at: self.read_at })
+    }
+}
+
+impl<T> Deref for OwnState<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.reply
+    }
+}
+
 /// The label as it is written everywhere.
 #[must_use]
 pub fn label_word(label: Label) -> &'static str {

@@ -113,12 +113,19 @@ impl Dwcp for FakeNode {
     }
 
     async fn query(&self, request: Request<QueryRequest>) -> Result<Response<QueryReply>, Status> {
-        let QueryRequest { id, query } = request.into_inner();
+        let QueryRequest { id, query, .. } = request.into_inner();
         let outcome = match self.net.lock().expect("no panic").cluster.state.query(&query) {
             Ok(bytes) => query_reply::Outcome::Result(bytes),
             Err(error) => query_reply::Outcome::Error(error.to_string()),
         };
-        Ok(Response::new(QueryReply { id, outcome: Some(outcome) }))
+        let label = v3::ReadLabel::Stale.into();
+        Ok(Response::new(QueryReply {
+            id,
+            outcome: Some(outcome),
+            label,
+            position: 3,
+            ..QueryReply::default()
+        }))
     }
 }
 

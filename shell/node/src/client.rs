@@ -168,8 +168,8 @@ fn reply_bytes(reply: &ClientReply) -> usize {
                     + executed.path.len() * 32
             }
             ClientReply::Query { outcome, .. } => match outcome {
-                Ok(bytes) => bytes.len(),
-                Err(reason) => reason.len(),
+                Ok(answered) => answered.bytes.len(),
+                Err(refused) => refused.reason.len(),
             },
             // A status names every peer and counter.
             ClientReply::Status { .. } => 8 * 1024,
@@ -182,9 +182,17 @@ fn reply_bytes(reply: &ClientReply) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dwcp_base::{Position, View};
+    use dwcp_replica::{Answered, ReadLabel};
 
     fn reply(length: usize) -> ClientReply {
-        ClientReply::Query { id: 1, outcome: Ok(vec![0; length].into()) }
+        let answered = Answered {
+            bytes: vec![0; length].into(),
+            label: ReadLabel::Stale,
+            position: Position(0),
+            view: View(0),
+        };
+        ClientReply::Query { id: 1, outcome: Ok(answered) }
     }
 
     #[test]

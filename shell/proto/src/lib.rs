@@ -71,7 +71,11 @@ mod tests {
     #[test]
     fn cut_and_random_bytes_are_refused_without_panic() {
         let message = ClientMessage {
-            queries: vec![QueryRequest { id: 1, query: Bytes::from_static(&[1; 16]) }],
+            queries: vec![QueryRequest {
+                id: 1,
+                query: Bytes::from_static(&[1; 16]),
+                ..QueryRequest::default()
+            }],
             ..ClientMessage::default()
         };
         let wire = message.encode_to_vec();

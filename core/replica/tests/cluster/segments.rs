@@ -290,8 +290,10 @@ impl Cluster {
     fn ask_all_ways(&mut self, at: u8, frame: &ClientFrame) {
         self.send(at, frame);
         let bytes = Command::Machine(KvCommand::get(b"k0".to_vec()).encode()).encode();
-        let requests =
-            [ClientRequest::Query { id: 71, bytes: bytes.clone() }, ClientRequest::Read { id: 72, bytes }];
+        let requests = [
+            ClientRequest::Query { id: 71, bytes: bytes.clone() },
+            ClientRequest::Read { id: 72, bytes, ack: None },
+        ];
         for request in requests {
             self.nodes[usize::from(at)].inbox.push_back(Input::Client { client: ClientId(7), request });
         }

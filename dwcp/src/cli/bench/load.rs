@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use dwcp_client::CallOptions;
 use dwcp_client::values::{Op, Plain, Write};
 use dwcp_state::kv::KvCommand;
 use hdrhistogram::Histogram;
@@ -33,8 +34,16 @@ pub struct Work {
     pub keys: u64,
     /// Of a hundred commands, so many read (linearizably).
     pub reads_percent: u64,
+    /// Reads are ordered even where a segment's leader would answer them without an entry.
+    pub ordered: bool,
     pub warm_up: Duration,
     pub measure: Duration,
+}
+
+impl Work {
+    fn options(&self) -> CallOptions {
+        CallOptions { ordered: self.ordered, ..CallOptions::default() }
+    }
 }
 
 /// What came of it.
@@ -105,10 +114,10 @@ enum Caller {
 }
 
 impl Caller {
-    async fn call(&self, command: KvCommand) -> Result<(), String> {
+    async fn call(&self, command: KvCommand, options: CallOptions) -> Result<(), String> {
         match (self, command) {
             (Self::Store(session), command) => {
-                session.run(&command).await.map(drop).map_err(|error| error.to_string())
+                session.run_with(&command, options).await.map(drop).map_err(|error| error.to_string())
             }
             (Self::Sync(client), KvCommand::Put(put)) => {
                 let value = Plain::bytes(put.value).map_err(|error| error.to_string())?;
@@ -170,7 +179,10 @@ async fn closed_loop(session: LinkSession, score: Arc<Score>, work: Work, frame:
     while !score.stop.load(Ordering::Relaxed) {
         let commands: Vec<KvCommand> = (0..frame).map(|_| command(&work, &mut dice)).collect();
         let sent = Instant::now();
-        let answers = session.run_all(commands).await;
+        let answers = match &commands[..] {
+            [one] => vec![session.run_with(one, work.options()).await],
+            _ => session.run_all(commands).await,
+        };
         if !score.measuring() {
             continue;
         }
@@ -234,7 +246,7 @@ async fn open_loop(callers: Vec<Caller>, score: Arc<Score>, work: Work, rate: u6
             // Judged by when it was due, not by when it ended: what was due in the measured time is measured.
             let counts = score.measuring();
             flight.spawn(async move {
-                let answer = caller.call(command).await;
+                let answer = caller.call(command, work.options()).await;
                 match (answer, counts) {
                     (Ok(()), true) => {
                         score.commands.fetch_add(1, Ordering::Relaxed);
@@ -316,6 +328,7 @@ mod tests {
             value_bytes: 256,
             keys: 10,
             reads_percent: 30,
+            ordered: false,
             warm_up: Duration::ZERO,
             measure: Duration::ZERO,
         };

@@ -83,7 +83,7 @@ fn client_messages() -> Vec<Vec<u8>> {
         }],
         frames: vec![open_frame(0, 7, START_MS), commands_frame(0, 9, vec![Bytes::from_static(&[3])])],
         frame_acks: vec![v3::Ack::Policy.into(), v3::Ack::Anchored.into()],
-        queries: vec![QueryRequest { id: 1, query }],
+        queries: vec![QueryRequest { id: 1, query, consistency: 1, ack: 2 }],
         orders,
         statuses: vec![StatusRequest { id: 3 }],
     };
@@ -108,8 +108,21 @@ fn server_messages() -> Vec<Vec<u8>> {
         challenge: Bytes::from_static(&[2; 32]),
         malformed: vec!["no frame".into()],
         queries: vec![
-            QueryReply { id: 1, outcome: Some(query_reply::Outcome::Result(Bytes::from_static(b"r"))) },
-            QueryReply { id: 2, outcome: Some(query_reply::Outcome::Error("e".into())) },
+            QueryReply {
+                id: 1,
+                outcome: Some(query_reply::Outcome::Result(Bytes::from_static(b"r"))),
+                label: v3::ReadLabel::Crash.into(),
+                position: 7,
+                view: 2,
+                ..QueryReply::default()
+            },
+            QueryReply {
+                id: 2,
+                outcome: Some(query_reply::Outcome::Error("e".into())),
+                advice: v3::Advice::Leader.into(),
+                leader: Some(1),
+                ..QueryReply::default()
+            },
         ],
         orders: vec![OrderReply { id: 1, outcome: Some(order_reply::Outcome::InForceFrom(9)) }],
         statuses: vec![StatusReply {

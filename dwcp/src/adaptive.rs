@@ -180,8 +180,9 @@ impl Builder {
         self
     }
 
-    /// Addresses (`HOST:PORT` for clients) at which members may be found, beside those of the client's configuration. Each
-    /// is asked at the start who it is, and believed by its key only.
+    /// Addresses (`HOST:PORT`, for clients or for the other replicas) at which members may be found, beside those of the
+    /// client's configuration and of the genesis. Each is asked at the start who it is, and believed by its key only; the
+    /// node asks them again while it cannot reach some member, as it does the setting `seeds`.
     #[must_use]
     pub fn gossip_peers<S: Into<String>>(mut self, peers: impl IntoIterator<Item = S>) -> Self {
         self.seeds.extend(peers.into_iter().map(Into::into));
@@ -205,7 +206,8 @@ impl Builder {
         self,
         empty: impl Fn(&Genesis) -> M + Send + Sync + 'static,
     ) -> Result<AdaptiveConsensus, StartError> {
-        let Self { node, client: mut config, admin, options, seeds } = self;
+        let Self { mut node, client: mut config, admin, options, seeds } = self;
+        node.add_seeds(&seeds);
         config.check().map_err(ConnectError::from)?;
         let has_raft = options.raft.is_some();
         let server = Server::start_as(node, options, empty).await?;

@@ -80,7 +80,8 @@ pub use dwcp_state as state;
 
 pub use dwcp_base::{Ack, NetworkMode};
 pub use dwcp_node::{
-    Health, Mode, Node, NodeConfig, NodeError, NodeHandle, StartOptions, Stop, init, settings,
+    DropReason, Drops, Health, Hint, HintReport, Mode, Node, NodeConfig, NodeError, NodeHandle, Standing,
+    StartOptions, Stop, init, settings,
 };
 pub use dwcp_replica::{Label, ProtocolName, Status, raft};
 pub use dwcp_state::kv;

@@ -12,6 +12,8 @@ mod cluster;
 mod embedded_sync;
 #[path = "cli/examples.rs"]
 mod examples;
+#[path = "cli/hints.rs"]
+mod hints;
 #[path = "cli/reads.rs"]
 mod reads;
 #[path = "cli/refusals.rs"]

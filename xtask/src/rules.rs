@@ -57,12 +57,21 @@ pub(crate) const ROOMS: &[Room] = &[
     ),
     room("dwcp-storage", "shell/storage", Shell, Only(&["dwcp-base"])),
     room("dwcp-transport", "shell/transport", Shell, Only(&["dwcp-base"])),
+    room("dwcp-hints", "shell/hints", Shell, Only(&["dwcp-base"])),
     room("dwcp-proto", "shell/proto", Shell, Only(&[])),
     room(
         "dwcp-node",
         "shell/node",
         Shell,
-        Only(&["dwcp-base", "dwcp-log", "dwcp-state", "dwcp-replica", "dwcp-storage", "dwcp-transport"]),
+        Only(&[
+            "dwcp-base",
+            "dwcp-log",
+            "dwcp-state",
+            "dwcp-replica",
+            "dwcp-storage",
+            "dwcp-transport",
+            "dwcp-hints",
+        ]),
     ),
     room(
         "dwcp-api",

@@ -105,6 +105,7 @@ pub enum SigningKind {
     SyncFrame = 18,
     ExcludeOrder = 19,
     Consent = 20,
+    AddressRecord = 21,
 }
 
 /// The 32 bytes that are signed: cluster, kind, body. The body carries view, sequence, configuration and incarnation.

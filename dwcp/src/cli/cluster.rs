@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use dwcp_base::ReplicaId;
 use dwcp_client::{
-    AdminCommand, AdminReply, Believed, CallOptions, Client, ClientConfig, ClientError, NodeError, OwnState,
-    Position, Receipt, Session, Status, View, label_word,
+    AdminCommand, AdminReply, Believed, CallOptions, Client, ClientConfig, ClientError, HintsStatus,
+    NodeError, OwnState, Position, Receipt, Session, Status, View, label_word,
 };
 use dwcp_log::OperatorOrder;
 use dwcp_state::kv::{KvCommand, KvReply};
@@ -203,6 +203,11 @@ impl Link {
 
     /// What each node says of itself, by node.
     pub async fn statuses(&self) -> Vec<(u8, Result<Status, String>)> {
+        self.reports().await.into_iter().map(|(id, status, _)| (id, status)).collect()
+    }
+
+    /// With what each node holds of the others.
+    pub async fn reports(&self) -> Vec<(u8, Result<Status, String>, HintsStatus)> {
         let reports = self.client.status_all().await;
         reports
             .into_iter()
@@ -212,7 +217,7 @@ impl Link {
                     NodeError::Unreachable(reason) => reason,
                     other => format!("{}: {other}", report.address),
                 };
-                (report.id.0, report.status.map_err(unreachable))
+                (report.id.0, report.status.map_err(unreachable), report.hints)
             })
             .collect()
     }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use dwcp_client::Status;
+use dwcp_client::{HintsStatus, Status};
 use dwcp_node::genesis_file::{ack_word, trust_word};
 use serde_json::{Value, json};
 
@@ -31,6 +31,8 @@ of PBFT and its `primary` (in brackets while a view change is under way), `execu
 `incarnation` how often its disk was replaced. Below: mode, policy, failovers and the last switch of protocols, as the furthest
 node sees them. Once convergent keys are in use, a second table shows for every node and peer: frames and seconds by which the peer
 is behind, the last exchange, bytes of state sync received and sent, conflicts counted and keys held by the node.
+The last table has hints: how each peer seems to each node (alive, suspect, down, or unknown before it was heard), since when, where the
+link to it leads, and where it says that it is. Nothing rests on them but which address is dialled.
 Exit code 0 when a quorum of nodes is ready, 1 when fewer are, 4 when no node answers.")]
 pub struct StatusArgs {
     #[command(flatten)]
@@ -53,17 +55,17 @@ pub fn run(args: &StatusArgs, json: bool) -> Outcome {
     runtime()?.block_on(async {
         let link = Link::connect(config)?;
         if !args.watch {
-            let nodes = link.statuses().await;
-            print(&nodes, json)?;
+            let (nodes, hints) = look(&link).await;
+            print(&nodes, &hints, json)?;
             return judge(&nodes);
         }
         let mut lines = 0;
         loop {
-            let nodes = link.statuses().await;
+            let (nodes, hints) = look(&link).await;
             if json {
-                print(&nodes, true)?;
+                print(&nodes, &hints, true)?;
             } else {
-                let text = text(&nodes);
+                let text = text(&nodes) + &hint_table(&hints);
                 // Up to where the last picture began, and clear from there.
                 let home = if lines > 0 { format!("\x1b[{lines}A\x1b[J") } else { String::new() };
                 lines = text.lines().count();
@@ -79,8 +81,66 @@ pub fn run(args: &StatusArgs, json: bool) -> Outcome {
 
 type Row = (u8, Result<Status, String>);
 
-fn print(nodes: &[Row], json: bool) -> Outcome {
-    if json { print_json(&object(nodes)) } else { print_line(text(nodes).trim_end()) }
+/// What each node that answered holds of the others.
+type Hints = Vec<(u8, HintsStatus)>;
+
+async fn look(link: &Link) -> (Vec<Row>, Hints) {
+    let reports = link.reports().await;
+    reports.into_iter().map(|(id, status, hints)| ((id, status), (id, hints))).unzip()
+}
+
+fn print(nodes: &[Row], hints: &Hints, json: bool) -> Outcome {
+    if !json {
+        return print_line((text(nodes) + &hint_table(hints)).trim_end());
+    }
+    let mut object = object(nodes);
+    for (node, (_, hints)) in object["nodes"].as_array_mut().into_iter().flatten().zip(hints) {
+        if node["reachable"] == true {
+            node["hints"] = hint_object(hints);
+        }
+    }
+    print_json(&object)
+}
+
+fn hint_object(hints: &HintsStatus) -> Value {
+    let peers = hints.peers.iter().map(|hint| {
+        json!({
+            "node": hint.id.0, "standing": hint.standing, "since_ms": hint.since_ms,
+            "dialled": hint.dialled, "address": hint.address,
+        })
+    });
+    let drops: serde_json::Map<_, _> =
+        hints.drops.iter().map(|(reason, count)| (reason.clone(), json!(count))).collect();
+    json!({ "peers": peers.collect::<Vec<_>>(), "dropped": drops })
+}
+
+/// How members seem to each other, and where their links lead. Nothing from nodes that know no hints.
+fn hint_table(hints: &Hints) -> String {
+    if hints.iter().all(|(_, hints)| hints.peers.is_empty()) {
+        return String::new();
+    }
+    let mut rows = table(&["node", "peer", "seems", "since s", "link", "says it is at"]);
+    align_numbers(&mut rows, [3]);
+    let mut drops = Vec::new();
+    for (id, hints) in hints {
+        for hint in &hints.peers {
+            rows.add_row([
+                id.to_string(),
+                hint.id.to_string(),
+                hint.standing.clone(),
+                format!("{:.1}", hint.since_ms as f64 / 1e3),
+                hint.dialled.clone().unwrap_or_else(|| "-".into()),
+                hint.address.clone().unwrap_or_else(|| "-".into()),
+            ]);
+        }
+        if !hints.drops.is_empty() {
+            let words: Vec<String> =
+                hints.drops.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+            drops.push(format!("node {id} did not take of hints: {}\n", words.join(", ")));
+        }
+    }
+    let rows = paint_words(&rows.to_string(), &[("suspect", YELLOW), ("down", RED), ("alive", GREEN)]);
+    format!("membership hints\n{rows}\n{}", drops.concat())
 }
 
 /// Is there a quorum that can work?
@@ -352,6 +412,26 @@ mod tests {
                 (id, if up { Ok(status(id, 100 + u64::from(id))) } else { Err("refused".into()) })
             })
             .collect()
+    }
+
+    #[test]
+    fn hints_are_told_of_each_peer_and_counted_by_reason() {
+        let hint = dwcp_client::HintStatus {
+            id: dwcp_base::ReplicaId(2),
+            standing: "suspect".into(),
+            since_ms: 1_500,
+            dialled: Some("10.0.0.2:7000".into()),
+            address: None,
+        };
+        let hints = HintsStatus { peers: vec![hint], drops: vec![("stale".into(), 3)] };
+        let text = hint_table(&vec![(0, hints.clone()), (1, HintsStatus::default())]);
+        for word in ["suspect", "1.5", "10.0.0.2:7000", "node 0 did not take of hints: 3 stale"] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+        let object = hint_object(&hints);
+        assert_eq!(object["peers"][0]["since_ms"], 1_500);
+        assert_eq!((&object["dropped"]["stale"], &object["peers"][0]["address"]), (&json!(3), &Value::Null));
+        assert_eq!(hint_table(&vec![(0, HintsStatus::default())]), "", "an older node tells none");
     }
 
     #[test]

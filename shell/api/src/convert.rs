@@ -226,6 +226,9 @@ pub(crate) fn status(id: u64, status: Status) -> StatusReply {
         last_switch,
         no_segment: status.no_segment,
         sync: status.sync.map(crate::sync_convert::status),
+        // Not the core's to tell: see `Port::add_hints`.
+        hints: Vec::new(),
+        hint_drops: Vec::new(),
         raft: status.raft,
         default_ack: match status.default_ack {
             Ack::Majority => v3::Ack::Majority.into(),

@@ -3,6 +3,7 @@
 use crate::port::{Busy, Port, Replies, Requests};
 use dwcp_base::{ClusterId, ReplicaId};
 use dwcp_node::{ClientReplies, ClientRequests, NodeHandle};
+use dwcp_proto::v3::{Counter, HintStatus, StatusReply};
 use dwcp_replica::io::{ClientReply, ClientRequest};
 use std::future::Future;
 use std::pin::pin;
@@ -18,6 +19,21 @@ impl Port for NodeHandle {
 
     fn open(&self) -> Result<(ClientRequests, ClientReplies), Busy> {
         self.client().map(dwcp_node::ClientPort::split).map_err(|dwcp_node::Busy| Busy)
+    }
+
+    fn add_hints(&self, reply: &mut StatusReply) {
+        let report = self.hints();
+        let told = |hint: &dwcp_node::Hint| HintStatus {
+            id: hint.replica.0.into(),
+            standing: hint.standing.word().into(),
+            since_ms: report.now.since(hint.since).0 / 1000,
+            dialled: report.dialled.get(&hint.replica.0).cloned().unwrap_or_default(),
+            address: hint.address.clone().unwrap_or_default(),
+        };
+        reply.hints = report.hints.iter().map(told).collect();
+        let drops = report.drops.iter().map(|(reason, count)| (reason.label(), count));
+        let drops = drops.chain([("overflow", report.overflows)]).filter(|(_, count)| *count > 0);
+        reply.hint_drops = drops.map(|(name, value)| Counter { name: name.into(), value }).collect();
     }
 }
 

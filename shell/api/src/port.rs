@@ -2,6 +2,7 @@
 //! Tests put an in-memory node behind it; `node_port` the real one.
 
 use dwcp_base::{ClusterId, ReplicaId};
+use dwcp_proto::v3::StatusReply;
 use dwcp_replica::io::{ClientReply, ClientRequest};
 use std::task::{Context, Poll};
 
@@ -23,6 +24,9 @@ pub trait Port: Send + Sync + 'static {
     /// # Errors
     /// [`Busy`] when there are too many.
     fn open(&self) -> Result<(Self::Requests, Self::Replies), Busy>;
+
+    /// Adds what the core does not know: how the other members seem to this node.
+    fn add_hints(&self, _reply: &mut StatusReply) {}
 }
 
 /// The half that takes requests. Never waits.

@@ -74,7 +74,10 @@ impl<P: Port> Dwcp for Service<P> {
 
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
         match self.ask(ClientRequest::Status { id: request.into_inner().id }).await? {
-            Item::Status(reply) => Ok(Response::new(*reply)),
+            Item::Status(mut reply) => {
+                self.port.add_hints(&mut reply);
+                Ok(Response::new(*reply))
+            }
             _ => Err(mixed_up()),
         }
     }

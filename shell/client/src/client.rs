@@ -9,7 +9,7 @@ use crate::engine::{Answers, Counters, Engine};
 use crate::error::{ClientError, NodeError};
 use crate::kv::Kv;
 use crate::receipt::{Believed, OwnState};
-use crate::status::status;
+use crate::status::{HintsStatus, hints, status};
 use bytes::Bytes;
 use dwcp_base::{Ack, Chance, Position, ReplicaId, Trust, View};
 use dwcp_proto::v3::{
@@ -116,6 +116,8 @@ pub struct NodeReport {
     pub id: ReplicaId,
     pub address: String,
     pub status: Result<Status, NodeError>,
+    /// Empty when there is no status, and from an older node.
+    pub hints: HintsStatus,
 }
 
 impl Drop for Handle {
@@ -242,7 +244,13 @@ impl Client {
         answers.sort_by_key(|(node, _)| *node);
         let nodes = shared.nodes.iter().zip(answers);
         nodes
-            .map(|(node, (_, status))| NodeReport { id: node.id, address: node.address.clone(), status })
+            .map(|(node, (_, answer))| {
+                let (status, hints) = match answer {
+                    Ok((status, hints)) => (Ok(status), hints),
+                    Err(error) => (Err(error), HintsStatus::default()),
+                };
+                NodeReport { id: node.id, address: node.address.clone(), status, hints }
+            })
             .collect()
     }
 
@@ -441,15 +449,17 @@ impl Shared {
         }
     }
 
-    async fn status(&self, node: usize) -> Result<Status, NodeError> {
+    async fn status(&self, node: usize) -> Result<(Status, HintsStatus), NodeError> {
         let ask = |mut client: NodeClient, id| async move { client.dwcp.status(StatusRequest { id }).await };
-        let answer = self.ask(node, self.connect_timeout, ask).await?;
+        let mut answer = self.ask(node, self.connect_timeout, ask).await?;
         let known = self.nodes[node].id;
-        let status = status(answer).ok_or_else(|| NodeError::Malformed("a field is out of range".into()))?;
+        let malformed = || NodeError::Malformed("a field is out of range".into());
+        let hints = hints(&mut answer).ok_or_else(malformed)?;
+        let status = status(answer).ok_or_else(malformed)?;
         if status.replica != known {
             return Err(NodeError::Malformed(format!("node {known} calls itself {}", status.replica)));
         }
-        Ok(status)
+        Ok((status, hints))
     }
 
     async fn query(&self, node: Option<ReplicaId>, query: Bytes) -> Result<OwnState<Bytes>, NodeError> {

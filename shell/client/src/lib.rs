@@ -43,6 +43,7 @@ pub use kv::{
     RevisionReply, TxnReply,
 };
 pub use receipt::{Believed, OwnState, Receipt, label_word};
+pub use status::{HintStatus, HintsStatus};
 pub use sync::{
     SyncClient, SyncCompared, SyncConflict, SyncConflicts, SyncError, SyncStanding, SyncValue, SyncWatch,
 };

@@ -7,6 +7,44 @@ use dwcp_base::{
 use dwcp_proto::v3::{self, StatusReply};
 use dwcp_replica::io::{PeerStatus, ProtocolName, SegmentStatus, Status, SwitchStatus};
 
+/// How another member seems to the node that was asked: a hint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HintStatus {
+    pub id: ReplicaId,
+    /// `unknown`, `alive`, `suspect`, `down`, or a word of a later version.
+    pub standing: String,
+    pub since_ms: u64,
+    /// Where that node's link to it leads, or last led.
+    pub dialled: Option<String>,
+    /// Where it says that it is.
+    pub address: Option<String>,
+}
+
+/// What one node holds of the others, and how much of what it heard it did not take, by reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HintsStatus {
+    pub peers: Vec<HintStatus>,
+    pub drops: Vec<(String, u64)>,
+}
+
+/// `None` when a number is out of its range.
+pub(crate) fn hints(wire: &mut StatusReply) -> Option<HintsStatus> {
+    let text = |text: String| Some(text).filter(|text| !text.is_empty());
+    let mut peers = Vec::with_capacity(wire.hints.len());
+    for hint in std::mem::take(&mut wire.hints) {
+        peers.push(HintStatus {
+            id: replica(hint.id)?,
+            standing: hint.standing,
+            since_ms: hint.since_ms,
+            dialled: text(hint.dialled),
+            address: text(hint.address),
+        });
+    }
+    let drops =
+        std::mem::take(&mut wire.hint_drops).into_iter().map(|drop| (drop.name, drop.value)).collect();
+    Some(HintsStatus { peers, drops })
+}
+
 pub(crate) fn replica(id: u32) -> Option<ReplicaId> {
     u8::try_from(id).ok().map(ReplicaId)
 }

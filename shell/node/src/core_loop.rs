@@ -21,6 +21,7 @@ use dwcp_transport::{Class, PeerConfig, PeerId, Sent, Transport};
 use crate::client::ReplySender;
 use crate::clock::Clock;
 use crate::events;
+use crate::hinting::HintBox;
 use crate::inbox::{Inbox, Item};
 use crate::links::Incarnations;
 use crate::logging::LIFE;
@@ -43,6 +44,7 @@ pub(crate) struct CoreLoop<M: StateMachine> {
     inbox: Arc<Inbox>,
     transport: Arc<Transport>,
     incarnations: Arc<Incarnations>,
+    hints: Arc<HintBox>,
     metrics: Arc<Metrics>,
     clock: Clock,
     outbox: Outbox,
@@ -77,6 +79,7 @@ impl<M: StateMachine> CoreLoop<M> {
         inbox: Arc<Inbox>,
         transport: Arc<Transport>,
         incarnations: Arc<Incarnations>,
+        hints: Arc<HintBox>,
         metrics: Arc<Metrics>,
         clock: Clock,
         outbox: Outbox,
@@ -89,6 +92,7 @@ impl<M: StateMachine> CoreLoop<M> {
             inbox,
             transport,
             incarnations,
+            hints,
             metrics,
             clock,
             outbox,
@@ -344,7 +348,10 @@ impl<M: StateMachine> CoreLoop<M> {
         let addr = self.incarnations.address(order.id, &order.peer_address);
         let peer = PeerConfig { id: order.id.0, addr, pin: order.tls_key.0 };
         match self.transport.update_peer(peer) {
-            Ok(()) => self.incarnations.set(order.id, order.incarnation),
+            Ok(()) => {
+                self.incarnations.set(order.id, order.incarnation);
+                self.hints.push_members(&self.replica.control().configurations.latest().members);
+            }
             Err(error) => tracing::error!(
                 member = %order.id, incarnation = %order.incarnation, %error,
                 "the member's new keys and address cannot be used: it stays unreachable from here"

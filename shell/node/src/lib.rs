@@ -22,6 +22,7 @@ mod core_loop;
 mod events;
 mod exposition;
 pub mod genesis_file;
+mod hinting;
 mod http;
 mod inbox;
 pub mod init;
@@ -37,7 +38,10 @@ mod start;
 mod sync_http;
 pub mod sync_json;
 
+pub use dwcp_hints::{DropReason, Drops, Hint, Standing};
+
 pub use client::{Busy, ClientPort, ClientReplies, ClientRequests};
+pub use hinting::HintReport;
 pub use http::HttpError;
 pub use logging::{LIFE, start_journal};
 pub use node::{

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use dwcp_base::{Incarnation, Member, ReplicaId};
 use dwcp_transport::{Class, Delivery, LinkEnd, LinkUp, PeerId, Sink};
 
+use crate::hinting::{HINTS_SINCE, HintBox};
 use crate::inbox::Inbox;
 
 /// The incarnation whose key is pinned for each peer, and where it is reached from here when not where the members say.
@@ -47,6 +48,7 @@ impl Incarnations {
 #[derive(Debug)]
 pub(crate) struct Links {
     inbox: Arc<Inbox>,
+    hints: Arc<HintBox>,
     incarnations: Arc<Incarnations>,
     /// What leads to each peer and from it. Bounded by the members.
     ways: Mutex<Vec<Ways>>,
@@ -59,9 +61,9 @@ struct Ways {
 }
 
 impl Links {
-    pub(crate) fn new(inbox: Arc<Inbox>, incarnations: Arc<Incarnations>) -> Self {
+    pub(crate) fn new(inbox: Arc<Inbox>, hints: Arc<HintBox>, incarnations: Arc<Incarnations>) -> Self {
         let ways = Mutex::new(vec![Ways::default(); incarnations.of.len()]);
-        Self { inbox, incarnations, ways }
+        Self { inbox, hints, incarnations, ways }
     }
 
     fn change(&self, peer: PeerId, change: impl FnOnce(&mut Ways)) {
@@ -81,7 +83,12 @@ impl Links {
 }
 
 impl Sink for Links {
-    fn frame(&self, from: PeerId, _class: Class, frame: Bytes) -> Delivery {
+    fn frame(&self, from: PeerId, class: Class, frame: Bytes) -> Delivery {
+        if class == Class::Hint {
+            // Dropped rather than kept waiting, and never in the core's way.
+            self.hints.push_frame(from, frame);
+            return Delivery::Taken;
+        }
         let Some(incarnation) = self.incarnations.get(from) else { return Delivery::Taken };
         if self.inbox.push_peer(ReplicaId(from.0), incarnation, frame) {
             Delivery::Taken
@@ -91,11 +98,16 @@ impl Sink for Links {
     }
 
     // The transport has written its line about either already.
-    fn link_up(&self, peer: PeerId, _link: LinkUp) {
+    fn link_up(&self, peer: PeerId, link: LinkUp) {
+        // An older program would cut a link on which hints come.
+        if link.wire_version >= HINTS_SINCE {
+            self.hints.push_link(peer, true);
+        }
         self.change(peer, |ways| ways.outgoing = true);
     }
 
     fn link_down(&self, peer: PeerId, _end: &LinkEnd) {
+        self.hints.push_link(peer, false);
         self.change(peer, |ways| ways.outgoing = false);
     }
 
@@ -117,7 +129,7 @@ mod tests {
         let inbox = Arc::new(Inbox::new(crate::settings::tests_queues(), 4));
         let incarnations =
             Arc::new(Incarnations { of: (0..4).map(|_| AtomicU32::new(0)).collect(), via: BTreeMap::new() });
-        let links = Links::new(inbox.clone(), incarnations);
+        let links = Links::new(inbox.clone(), Arc::new(HintBox::new(4)), incarnations);
         let (peer, end) =
             (PeerId(2), LinkEnd { reason: Reason::Closed, told_by_peer: false, detail: "gone".into() });
         let up = LinkUp { rtt_us: 1, peer_incarnation: 0, wire_version: 1 };

@@ -5,17 +5,19 @@
 //! Nothing here decides anything.
 
 mod convergent;
+mod hints;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dwcp_base::{NetworkMode, Trust};
+use dwcp_base::{Micros, NetworkMode, Trust};
 use dwcp_replica::{ProtocolName, Status};
-use dwcp_transport::{Reason, TransportStats};
+use dwcp_transport::{Class, Reason, TransportStats};
 
 use crate::exposition::{Exposition, Family, seconds};
 use crate::genesis_file::trust_word;
+use crate::hinting::HintReport;
 use crate::inbox::Depth;
 use crate::process::ProcessFigures;
 
@@ -187,6 +189,8 @@ pub(crate) struct Scrape<'a> {
     /// `None`: the core did not answer in time.
     pub(crate) status: Option<&'a Status>,
     pub(crate) links: Option<&'a TransportStats>,
+    pub(crate) hints: &'a HintReport,
+    pub(crate) now: Micros,
     pub(crate) depth: Depth,
     pub(crate) process: ProcessFigures,
     pub(crate) uptime: Duration,
@@ -207,6 +211,7 @@ impl Scrape<'_> {
         }
         self.write_queues(&mut out);
         self.write_links(&mut out);
+        hints::write(self.hints, self.now, &mut out);
         self.write_process(&mut out);
         out.finish()
     }
@@ -482,6 +487,12 @@ impl Scrape<'_> {
         for (peer, id) in peers() {
             family.sample(&[("peer", id)], u8::from(peer.up));
         }
+        let mut family = out.gauges("dwcp_link_address_info", "Where the link leads, or last led; always 1.");
+        for (peer, id) in peers() {
+            if let Some(address) = &peer.dialled {
+                family.sample(&[("peer", id), ("address", address)], 1);
+            }
+        }
         let mut family = out.gauges("dwcp_link_incoming_up", "1 when frames can arrive from the peer.");
         for (peer, id) in peers() {
             family.sample(&[("peer", id)], u8::from(peer.incoming_up));
@@ -518,8 +529,8 @@ impl Scrape<'_> {
         let mut family =
             out.counters("dwcp_link_dropped_frames_total", "Frames dropped at the peer's queue.");
         for (peer, id) in peers() {
-            for (class, count) in ["vote", "order", "request", "bulk"].iter().zip(peer.dropped) {
-                family.sample(&[("peer", id), ("class", class)], count);
+            for (class, count) in Class::ALL.into_iter().zip(peer.dropped) {
+                family.sample(&[("peer", id), ("class", class.label())], count);
             }
         }
         let mut family = out.counters("dwcp_link_ends_total", "Refusals and ends of links, by reason.");

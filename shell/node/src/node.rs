@@ -22,6 +22,7 @@ use tokio::sync::{oneshot, watch};
 use crate::client::{Busy, ClientPort};
 use crate::clock::Clock;
 use crate::genesis_file::GenesisError;
+use crate::hinting::{HintBox, HintReport};
 use crate::http::HttpError;
 use crate::inbox::Inbox;
 use crate::keys::KeyError;
@@ -218,6 +219,7 @@ pub(crate) struct Shared {
     pub(crate) http_addr: SocketAddr,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) transport: Weak<Transport>,
+    pub(crate) hints: Arc<HintBox>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: Clock,
     pub(crate) has_raft_node: bool,
@@ -273,11 +275,23 @@ impl NodeHandle {
             metrics: &self.shared.metrics,
             status: status.as_ref(),
             links: links.as_ref(),
+            hints: &self.hints(),
+            now: self.shared.clock.mono(),
             depth: self.shared.inbox.depth(),
             process: ProcessFigures::read(),
             uptime: Duration::from_micros(self.shared.clock.mono().0),
         };
         scrape.text()
+    }
+
+    /// Who of the others seems to be there, and where. Hints: nothing rests on them.
+    pub fn hints(&self) -> HintReport {
+        let links = self.shared.transport.upgrade();
+        HintReport {
+            now: self.shared.clock.mono(),
+            dialled: links.map(|links| links.dialled()).unwrap_or_default(),
+            ..self.shared.hints.report()
+        }
     }
 
     /// Is it alive, or should it be restarted?

@@ -92,6 +92,10 @@ pub struct NodeConfig {
     pub peer_listen: SocketAddr,
     /// Where peers are reached from here, for those that the genesis' address does not lead to.
     pub peer_via: BTreeMap<u8, String>,
+    /// Where the others reach this node, when that is not plain from `peer_listen` and the genesis.
+    pub peer_advertise: Option<String>,
+    /// Addresses at which some replica may be found.
+    pub seeds: Vec<String>,
     pub client_listen: SocketAddr,
     pub http_listen: SocketAddr,
     pub log_level: LogLevel,
@@ -183,6 +187,10 @@ pub enum Fault {
     NotAnAddress { key: &'static str, value: String },
     #[error("`{key}` = \"{value}\" names no peers: write N=HOST:PORT for each, separated by spaces")]
     NotPeers { key: &'static str, value: String },
+    #[error("`{key}` has \"{value}\", which is no address: write HOST:PORT, for example node1.example:7000")]
+    NotAHost { key: &'static str, value: String },
+    #[error("`{key}` has {count} addresses: leave at most {max}")]
+    TooManyHosts { key: &'static str, count: usize, max: usize },
     #[error("`{key}` = {value} is also `{other}`: give each its own port")]
     AddressTwice { key: &'static str, other: &'static str, value: SocketAddr },
     #[error("`{key}` = {value} is below `{other}` = {other_value}: set it to at least that")]
@@ -264,6 +272,8 @@ impl NodeConfig {
             tls_key_file: reader.path("tls_key_file")?,
             peer_listen: reader.address("peer_listen")?,
             peer_via: reader.peers("peer_via")?,
+            peer_advertise: reader.host("peer_advertise")?,
+            seeds: reader.hosts("seeds")?,
             client_listen: reader.address("client_listen")?,
             http_listen: reader.address("http_listen")?,
             log_level: match reader.word("log_level")?.as_str() {
@@ -393,6 +403,15 @@ impl NodeConfig {
         Settings { segment: self.segment.to_settings(), ..self.consensus.to_settings(self.mode) }
     }
 
+    /// Adds addresses at which some replica may be found, as far as they are addresses and the bound allows.
+    pub fn add_seeds(&mut self, addresses: &[String]) {
+        for address in addresses.iter().filter(|address| dwcp_hints::check_address(address)) {
+            if self.seeds.len() < reader::HOSTS_MAX && !self.seeds.contains(address) {
+                self.seeds.push(address.clone());
+            }
+        }
+    }
+
     /// The file these settings were read from.
     pub fn path(&self) -> &Path {
         &self.origin.path
@@ -452,6 +471,11 @@ impl Segment {
 
 /// The log writes whole pages.
 const PAGE_BYTES: u64 = 4096;
+
+#[cfg(test)]
+pub(crate) fn tests_text() -> String {
+    tests::good()
+}
 
 #[cfg(test)]
 pub(crate) fn tests_queues() -> Queues {

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use dwcp_base::{ClusterId, Crypto, Genesis, Incarnation, Member, Mutants, PublicKey, Sequence, Ticket};
+use dwcp_hints::{SwimHints, Timing};
 use dwcp_replica::{MachineFactory, Outbox, RecoveredSnapshot, Recovery, Replica, Setup};
 use dwcp_state::StateMachine;
 use dwcp_storage::{DataDir, Lsn, OpenedDir, SnapshotStore, StorageError, Wal, WalRecord, WalSettings};
@@ -15,6 +16,7 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::core_loop::CoreLoop;
 use crate::genesis_file::read_genesis;
+use crate::hinting::{HINTS_SINCE, HintBox, Hinting, known, own_address};
 use crate::http;
 use crate::inbox::Inbox;
 use crate::keys::{SecretSeed, key_hex, read_tls_identity};
@@ -25,8 +27,8 @@ use crate::node::{NodeError, NodeHandle, Shared, StartOptions, Stop, WeakNode};
 use crate::settings::NodeConfig;
 use crate::snapshots::{SnapshotThreads, meta_of};
 
-/// The version of the messages between replicas that this program speaks.
-const WIRE_VERSION: u16 = 1;
+/// The versions of the messages between replicas that this program speaks. 2 adds hints.
+const WIRE_VERSIONS: VersionRange = VersionRange { min: 1, max: HINTS_SINCE };
 
 pub(crate) fn start<M: StateMachine>(
     config: NodeConfig,
@@ -60,6 +62,7 @@ pub(crate) fn start<M: StateMachine>(
     let recovery = recovery(&wal, &snapshots, records)?;
     let vote_keys: Vec<PublicKey> = genesis.members.iter().map(|member| member.vote_key).collect();
     let crypto: Arc<dyn Crypto> = Arc::new(seed.signer(&vote_keys));
+    let hint_crypto = crypto.clone();
     let has_raft_node = options.raft.is_some();
     let setup = Setup {
         genesis: Arc::new(genesis.clone()),
@@ -81,10 +84,36 @@ pub(crate) fn start<M: StateMachine>(
     let members = replica.control().configurations.latest().members.clone();
     check_in_force(&config, &members[usize::from(config.replica.0)], incarnation, seed.public_key())?;
     let incarnations = Arc::new(Incarnations::new(&members, config.peer_via.clone()));
-    let links = Links::new(inbox.clone(), incarnations.clone());
+    let hints = Arc::new(HintBox::new(members.len()));
+    let links = Links::new(inbox.clone(), hints.clone(), incarnations.clone());
     let transport_config =
-        transport_config(&config, genesis.cluster(), &members, incarnation, &identity, runtime)?;
+        transport_config(&config, genesis.cluster(), &members, incarnation, &identity, runtime.clone())?;
     let transport = Arc::new(Transport::start(transport_config, Arc::new(links))?);
+    let hinting = Hinting {
+        hints: Box::new(SwimHints::new(
+            dwcp_hints::Setup {
+                cluster: genesis.cluster(),
+                me: config.replica,
+                incarnation,
+                address: own_address(
+                    &config,
+                    &members[usize::from(config.replica.0)].peer_address,
+                    transport.local_addr(),
+                ),
+                members: known(&members),
+                timing: Timing::default(),
+                seed: random_u64()?,
+            },
+            hint_crypto,
+            clock.now(),
+        )),
+        inbox: hints.clone(),
+        transport: Arc::downgrade(&transport),
+        clock,
+        fixed: config.peer_via.keys().copied().collect(),
+        seeds: config.seeds.clone(),
+    };
+    runtime.spawn(hinting.run());
     let (stop_sender, stopped) = watch::channel(None);
     let node = NodeHandle {
         shared: Arc::new(Shared {
@@ -94,6 +123,7 @@ pub(crate) fn start<M: StateMachine>(
             http_addr,
             inbox: inbox.clone(),
             transport: Arc::downgrade(&transport),
+            hints: hints.clone(),
             metrics: metrics.clone(),
             clock,
             has_raft_node,
@@ -114,6 +144,7 @@ pub(crate) fn start<M: StateMachine>(
         inbox.clone(),
         transport,
         incarnations,
+        hints,
         metrics,
         clock,
         outbox,
@@ -318,7 +349,7 @@ fn transport_config(
         listen: config.peer_listen,
         identity: identity.clone(),
         peers,
-        versions: VersionRange::only(WIRE_VERSION),
+        versions: WIRE_VERSIONS,
         seed: random_u64()?,
         runtime: RuntimeChoice::Given(runtime),
         limits: config.link_limits(),

@@ -3,6 +3,7 @@
 //! Each replica dials every other one and sends only on links it dialled itself, so there is never a question which
 //! of two connections to keep. What comes back on such a link is control only: pongs, signs of life, a farewell.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
@@ -70,13 +71,22 @@ pub(crate) async fn keep_dialling(shared: Arc<Shared>, peer: Arc<Peer>) {
     let seed = shared.seed ^ (u64::from(shared.local.me) << 8 | u64::from(peer.id)).wrapping_mul(0x1000_0001);
     let mut backoff = Backoff::new(&shared.limits, seed);
     let mut changes = peer.target_changes.subscribe();
-    let mut last_logged = None;
+    // By address. Bounded by the candidates.
+    let mut last_logged: BTreeMap<String, Reason> = BTreeMap::new();
+    // Which candidate's turn it is: it stays with one that works.
+    let mut turn = 0;
     loop {
         changes.mark_unchanged();
         if peer.removed.load(Ordering::SeqCst) {
             return;
         }
-        let target = peer.target();
+        let mut target = peer.target();
+        let candidates = peer.candidates(&target.addr);
+        if candidates.fresh {
+            turn = 1;
+        }
+        target.addr.clone_from(&candidates.addresses[turn % candidates.addresses.len()]);
+        last_logged.retain(|addr, _| candidates.addresses.contains(addr));
         let started = Instant::now();
         let end = tokio::select! {
             end = run_link(&shared, &peer, &target) => end,
@@ -93,15 +103,19 @@ pub(crate) async fn keep_dialling(shared: Arc<Shared>, peer: Arc<Peer>) {
             Reason::Shutdown if !end.told_by_peer => return,
             Reason::Reconfigured if !end.told_by_peer => {
                 backoff.reset();
-                last_logged = None;
+                last_logged.clear();
+                turn = 0;
                 continue;
             }
             // One line per change, not one per attempt.
-            reason if was_up || last_logged != Some(reason) => {
+            reason if was_up || last_logged.get(&target.addr) != Some(&reason) => {
                 tracing::warn!(peer = peer.id, addr = %target.addr, "link to replica {}: {end}", peer.id);
-                last_logged = Some(reason);
+                last_logged.insert(target.addr.clone(), reason);
             }
             _ => {}
+        }
+        if !was_up {
+            turn = (turn + 1) % candidates.addresses.len();
         }
         // Only a link that lived counts as success: one that is cut at once must not be redialled at full speed.
         if was_up && started.elapsed() >= shared.limits.reconnect_pause_max {
@@ -132,6 +146,7 @@ async fn run_link(shared: &Shared, peer: &Peer, target: &Target) -> LinkEnd {
             return LinkEnd::new(Reason::HandshakeTimeout, detail);
         }
     };
+    peer.note_dialled(&target.addr);
     peer.incarnation.store(link.peer_incarnation, Ordering::Relaxed);
     peer.counters.links_up.fetch_add(1, Ordering::Relaxed);
     peer.up.store(true, Ordering::SeqCst);
@@ -145,17 +160,10 @@ async fn open_link(
     peer: &Peer,
     target: &Target,
 ) -> Result<(TlsStream<TcpStream>, LinkUp), LinkEnd> {
-    let tcp = connect(peer, &target.addr, shared.limits.connect_timeout).await?;
-    tcp.set_nodelay(true).map_err(|error| LinkEnd::io(&error))?;
-    let config = client_config(Some(&shared.identity), &PinSet::new([target.pin]))
-        .map_err(|error| LinkEnd::new(Reason::TlsFailed, error.to_string()))?;
-    let name = ServerName::try_from(CERTIFICATE_NAME).expect("the certificate's name is a DNS name");
-    let connector = TlsConnector::from(Arc::new(config));
-    let mut stream = connector.connect(name, tcp).await.map_err(|error| {
-        let mut end = stream_end(&error);
-        end.detail = format!("{}: {}", target.addr, end.detail);
-        end
-    })?;
+    let tcp =
+        connect(&target.addr, shared.limits.connect_timeout, |addresses| peer.note_addresses(addresses))
+            .await?;
+    let mut stream = shake_hands(shared, tcp, &target.addr, &PinSet::new([target.pin])).await?;
     let hello = shared.local.hello(peer.id);
     let asked = Instant::now();
     stream.write_all(&hello.encode()).await.map_err(|error| stream_end(&error))?;
@@ -167,13 +175,36 @@ async fn open_link(
     Ok((stream, link))
 }
 
-/// Tries the addresses of the host one after the other.
-async fn connect(peer: &Peer, addr: &str, patience: Duration) -> Result<TcpStream, LinkEnd> {
+/// TLS with whoever answers, who must hold one of these keys.
+pub(crate) async fn shake_hands(
+    shared: &Shared,
+    tcp: TcpStream,
+    addr: &str,
+    pins: &PinSet,
+) -> Result<TlsStream<TcpStream>, LinkEnd> {
+    tcp.set_nodelay(true).map_err(|error| LinkEnd::io(&error))?;
+    let config = client_config(Some(&shared.identity), pins)
+        .map_err(|error| LinkEnd::new(Reason::TlsFailed, error.to_string()))?;
+    let name = ServerName::try_from(CERTIFICATE_NAME).expect("the certificate's name is a DNS name");
+    let connector = TlsConnector::from(Arc::new(config));
+    connector.connect(name, tcp).await.map_err(|error| {
+        let mut end = stream_end(&error);
+        end.detail = format!("{addr}: {}", end.detail);
+        end
+    })
+}
+
+/// Tries the addresses of the host one after the other, having shown them to `note`.
+pub(crate) async fn connect(
+    addr: &str,
+    patience: Duration,
+    note: impl FnOnce(&[SocketAddr]),
+) -> Result<TcpStream, LinkEnd> {
     let addresses: Vec<SocketAddr> = tokio::net::lookup_host(addr)
         .await
         .map_err(|error| LinkEnd::new(Reason::Unresolved, format!("{addr}: {error}")))?
         .collect();
-    peer.note_addresses(&addresses);
+    note(&addresses);
     let mut last = LinkEnd::new(Reason::Unresolved, format!("{addr} has no address"));
     for address in addresses {
         let detail = match tokio::time::timeout(patience, TcpStream::connect(address)).await {

@@ -19,12 +19,17 @@ pub enum Class {
     Order = 1,
     /// Clients' requests on their way to the primary.
     Request = 2,
-    /// State transfer and other volume: sent last, dropped first, but never starved.
+    /// State transfer and other volume: sent late, dropped early, but never starved.
     Bulk = 3,
+    /// Hints about who is where: sent last, dropped first. Nothing waits for them.
+    Hint = 4,
 }
 
 impl Class {
-    pub const ALL: [Class; 4] = [Class::Vote, Class::Order, Class::Request, Class::Bulk];
+    /// How many there are.
+    pub const COUNT: usize = 5;
+    pub const ALL: [Class; Self::COUNT] =
+        [Class::Vote, Class::Order, Class::Request, Class::Bulk, Class::Hint];
 
     pub fn label(self) -> &'static str {
         match self {
@@ -32,6 +37,7 @@ impl Class {
             Class::Order => "order",
             Class::Request => "request",
             Class::Bulk => "bulk",
+            Class::Hint => "hint",
         }
     }
 }
@@ -112,12 +118,12 @@ pub(crate) enum Reading {
     Control,
 }
 
-/// Puts fragments together. Bound: `frame_bytes_max` for each of the four classes.
+/// Puts fragments together. Bound: `frame_bytes_max` for each of the classes.
 #[derive(Debug)]
 pub(crate) struct Reassembler {
     reading: Reading,
     frame_bytes_max: usize,
-    partial: [Vec<u8>; 4],
+    partial: [Vec<u8>; Class::COUNT],
 }
 
 impl Reassembler {
@@ -159,6 +165,7 @@ impl Reassembler {
             1 => Class::Order,
             2 => Class::Request,
             3 => Class::Bulk,
+            4 => Class::Hint,
             KIND_PING if kind & MORE == 0 => {
                 let nonce = payload.try_into().map_err(|_| bad_frame("a ping of a wrong length"))?;
                 return Ok(Some(Arrival::Ping(u64::from_be_bytes(nonce))));

@@ -13,6 +13,9 @@ const ANSWER_BYTES: usize = 8 + 1 + 2 + 2 + 2 + 1 + 4;
 /// Upper bound of a hello or answer, today's and tomorrow's.
 pub(crate) const HELLO_BYTES_MAX: usize = 1024;
 
+/// No replica has this number: a hello to it asks who answers.
+pub(crate) const NOBODY: u8 = u8::MAX;
+
 /// The wire versions a program speaks, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VersionRange {

@@ -1,5 +1,5 @@
 //! Authenticated links between the replicas of one cluster: TLS 1.3 with pinned Ed25519 keys, frames of opaque bytes
-//! in four classes, bounded queues that drop rather than block, reconnects, and measurements of the network.
+//! in five classes, bounded queues that drop rather than block, reconnects, and measurements of the network.
 //!
 //! It does not know what a frame means, which protocol runs, or what an incarnation is worth; it only carries them.
 //! Read `transport.rs` for the verbs, `dial.rs` and `accept.rs` for the life of a link, `identity.rs` for who may
@@ -9,6 +9,9 @@
 //! send -> queue -> dial ==TLS==> accept -> Sink::frame        (frames, pings)
 //!                  dial <==TLS== accept                       (pongs, beats, farewells)
 //! ```
+//!
+//! Where a peer is dialled is a setting; hints (`hint_addresses`) add places that are tried in turn with it, and
+//! `seek.rs` asks an address whose it is. Whatever the address, the pinned key decides.
 
 mod accept;
 mod config;
@@ -21,6 +24,7 @@ mod measure;
 mod peer;
 mod queue;
 mod reason;
+mod seek;
 mod transport;
 
 pub use config::{Limits, PeerConfig, PeerId, RuntimeChoice, TransportConfig, TransportError};

@@ -18,6 +18,8 @@ use crate::measure::Measures;
 use crate::queue::Queue;
 use crate::reason::{LinkEnd, Reason, ReasonCounts};
 
+/// Addresses at which hints say that a peer may be.
+const HINTED_MAX: usize = 2;
 /// Addresses of one peer that are remembered.
 const ADDRESSES_MAX: usize = 16;
 
@@ -68,10 +70,31 @@ pub(crate) struct Counters {
     pub(crate) sink_waits: AtomicU64,
 }
 
+/// Where the peer may be beside its configured address.
+#[derive(Debug, Default)]
+struct Elsewhere {
+    /// Bound: [`HINTED_MAX`].
+    hinted: Vec<String>,
+    /// They have changed since the dialler last looked.
+    fresh: bool,
+    /// The address of the link, or of the last one.
+    dialled: Option<String>,
+}
+
+/// Which addresses a dialler may try next.
+#[derive(Debug)]
+pub(crate) struct Candidates {
+    /// The configured one first; never empty.
+    pub(crate) addresses: Vec<String>,
+    /// There is a new one: it deserves the next attempt.
+    pub(crate) fresh: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) id: u8,
     target: Mutex<Target>,
+    elsewhere: Mutex<Elsewhere>,
     /// Changes with every new target: the dialler starts anew.
     pub(crate) target_changes: watch::Sender<u64>,
     /// Changes with every new key, and at removal: links that rest on the old one end.
@@ -101,6 +124,7 @@ impl Peer {
         Self {
             id: config.id,
             target: Mutex::new(Target { addr: config.addr, pin: config.pin }),
+            elsewhere: Mutex::new(Elsewhere::default()),
             target_changes: watch::Sender::new(0),
             key_changes: watch::Sender::new(0),
             removed: AtomicBool::new(false),
@@ -121,6 +145,37 @@ impl Peer {
 
     pub(crate) fn target(&self) -> Target {
         self.target.lock().expect("no panic while a target is held").clone()
+    }
+
+    fn elsewhere(&self) -> MutexGuard<'_, Elsewhere> {
+        self.elsewhere.lock().expect("no panic while addresses are held")
+    }
+
+    /// Where to dial, given its configured address.
+    pub(crate) fn candidates(&self, configured: &str) -> Candidates {
+        let mut elsewhere = self.elsewhere();
+        let fresh = std::mem::take(&mut elsewhere.fresh);
+        let hinted = elsewhere.hinted.iter().filter(|hinted| *hinted != configured);
+        let addresses = std::iter::once(configured.to_string()).chain(hinted.cloned()).collect();
+        Candidates { addresses, fresh }
+    }
+
+    /// True when that is news.
+    pub(crate) fn hint(&self, mut addresses: Vec<String>) -> bool {
+        addresses.truncate(HINTED_MAX);
+        let mut elsewhere = self.elsewhere();
+        let news = elsewhere.hinted != addresses;
+        elsewhere.fresh |= news;
+        elsewhere.hinted = addresses;
+        news
+    }
+
+    pub(crate) fn dialled(&self) -> Option<String> {
+        self.elsewhere().dialled.clone()
+    }
+
+    pub(crate) fn note_dialled(&self, addr: &str) {
+        self.elsewhere().dialled = Some(addr.to_string());
     }
 
     pub(crate) fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -149,6 +204,8 @@ impl Peer {
         if old == new {
             return;
         }
+        // What was said of the old one's whereabouts is void.
+        *self.elsewhere() = Elsewhere::default();
         if old.pin != new.pin {
             self.queue().discard();
             self.key_changes.send_modify(|count| *count += 1);
@@ -179,6 +236,7 @@ impl Peer {
         PeerStats {
             id: PeerId(self.id),
             addr: self.target().addr,
+            dialled: self.dialled(),
             up: self.up.load(Ordering::SeqCst),
             incoming_up: self.incoming_up.load(Ordering::SeqCst),
             peer_incarnation: (links_up > 0).then(|| self.incarnation.load(Ordering::Relaxed)),
@@ -202,7 +260,10 @@ impl Peer {
 #[derive(Clone, Debug)]
 pub struct PeerStats {
     pub id: PeerId,
+    /// Where it is configured to be.
     pub addr: String,
+    /// Where the link to it leads, or the last one led. `None`: there was none yet.
+    pub dialled: Option<String>,
     /// Frames can be sent to it.
     pub up: bool,
     /// Frames can arrive from it.
@@ -219,8 +280,8 @@ pub struct PeerStats {
     /// Frames handed to the socket; those of a link that broke may not have arrived.
     pub frames_out: u64,
     pub queue_bytes: usize,
-    /// Frames dropped at the queue: vote, order, request, bulk.
-    pub dropped: [u64; 4],
+    /// Frames dropped at the queue: vote, order, request, bulk, hint.
+    pub dropped: [u64; Class::COUNT],
     pub reconnects: u64,
     /// How often a frame waited because the sink was busy.
     pub sink_waits: u64,

@@ -1,4 +1,4 @@
-//! What waits to be sent to one peer: four queues bounded in bytes, who goes next, who is dropped. Pure state.
+//! What waits to be sent to one peer: a queue for each class, bounded in bytes, who goes next, who is dropped. Pure state.
 //!
 //! Dropping is allowed because every protocol above resends what matters; blocking the sender is not, because it is
 //! the replica's only thread. Room is made by dropping the oldest frame of the lowest class, never of a class above
@@ -16,8 +16,9 @@ const FRAME_OVERHEAD_BYTES: usize = 64;
 /// How much one peer's queue may hold.
 #[derive(Clone, Debug)]
 pub struct QueueLimits {
-    /// For each class (vote, order, request, bulk), overhead of 64 bytes a frame included. Default 8, 16, 8, 16 MiB.
-    pub class_bytes_max: [usize; 4],
+    /// For each class (vote, order, request, bulk, hint), overhead of 64 bytes a frame included. Default 8, 16, 8, 16 MiB
+    /// and 64 KiB: hints are worth nothing when they are old.
+    pub class_bytes_max: [usize; Class::COUNT],
     /// For all classes together. Default 32 MiB.
     pub total_bytes_max: usize,
     /// A lower class gets one fragment through after this many bytes of higher ones went ahead of it. Default 256 KiB:
@@ -28,8 +29,9 @@ pub struct QueueLimits {
 impl Default for QueueLimits {
     fn default() -> Self {
         const MIB: usize = 1024 * 1024;
+        const HINT_BYTES_MAX: usize = 64 * 1024;
         Self {
-            class_bytes_max: [8 * MIB, 16 * MIB, 8 * MIB, 16 * MIB],
+            class_bytes_max: [8 * MIB, 16 * MIB, 8 * MIB, 16 * MIB, HINT_BYTES_MAX],
             total_bytes_max: 32 * MIB,
             patience_bytes: 256 * 1024,
         }
@@ -86,7 +88,7 @@ impl Lane {
 #[derive(Debug)]
 pub(crate) struct Queue {
     limits: QueueLimits,
-    lanes: [Lane; 4],
+    lanes: [Lane; Class::COUNT],
     bytes: usize,
     frames_sent: u64,
 }
@@ -111,7 +113,7 @@ impl Queue {
             outcome = Sent::QueuedAfterDrops;
         }
         while self.bytes + need > self.limits.total_bytes_max {
-            if !self.make_room(class..=Class::Bulk) {
+            if !self.make_room(class..=Class::Hint) {
                 return Sent::Dropped;
             }
             outcome = Sent::QueuedAfterDrops;
@@ -216,7 +218,7 @@ impl Queue {
         self.frames_sent
     }
 
-    pub(crate) fn dropped(&self) -> [u64; 4] {
+    pub(crate) fn dropped(&self) -> [u64; Class::COUNT] {
         std::array::from_fn(|class| self.lanes[class].dropped)
     }
 }
@@ -229,7 +231,7 @@ mod tests {
     /// Limits that hold `frames` frames of 36 bytes (100 with overhead) in all.
     fn queue(total: usize, class: usize) -> Queue {
         Queue::new(QueueLimits {
-            class_bytes_max: [100 * class; 4],
+            class_bytes_max: [100 * class; Class::COUNT],
             total_bytes_max: 100 * total,
             patience_bytes: 1 << 20,
         })
@@ -344,12 +346,26 @@ mod tests {
     }
 
     #[test]
+    fn hints_are_dropped_first_and_never_push_anything_out() {
+        let mut queue = queue(3, 3);
+        assert_eq!(queue.push(Class::Hint, frame(1)), Sent::Queued);
+        assert_eq!(queue.push(Class::Bulk, frame(2)), Sent::Queued);
+        assert_eq!(queue.push(Class::Bulk, frame(3)), Sent::Queued);
+        assert_eq!(queue.push(Class::Bulk, frame(4)), Sent::QueuedAfterDrops);
+        assert_eq!(queue.dropped(), [0, 0, 0, 0, 1]);
+        assert_eq!(queue.push(Class::Hint, frame(5)), Sent::Dropped);
+        assert_eq!(queue.dropped(), [0, 0, 0, 0, 2]);
+        let bulk = |tag| (Class::Bulk, frame(tag));
+        assert_eq!(drain(&mut queue), [bulk(2), bulk(3), bulk(4)]);
+    }
+
+    #[test]
     fn discarding_counts_and_frees_everything() {
         let mut queue = queue(10, 10);
         let _ = queue.push(Class::Vote, frame(1));
         let _ = queue.push(Class::Bulk, frame(1));
         queue.discard();
         assert!(queue.bytes() == 0);
-        assert_eq!(queue.dropped(), [1, 0, 0, 1]);
+        assert_eq!(queue.dropped(), [1, 0, 0, 1, 0]);
     }
 }

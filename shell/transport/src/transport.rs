@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -22,7 +22,8 @@ use crate::hello::Local;
 use crate::identity::{PinSet, PublicKey, server_config};
 use crate::peer::{Peer, Shared, Sink, Target, Tasks, TransportStats};
 use crate::queue::Sent;
-use crate::reason::ReasonCounts;
+use crate::reason::{LinkEnd, ReasonCounts};
+use crate::seek::who_is_at;
 
 /// How long a shutdown waits for the links' farewells.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
@@ -150,6 +151,37 @@ impl Transport {
             None => self.add_peer(peer),
         }
         Ok(())
+    }
+
+    /// Where else this peer may be: tried in turn with its configured address, the first at once. Two are kept. A link that is
+    /// up stays where it is.
+    pub fn hint_addresses(&self, peer: PeerId, addresses: Vec<String>) {
+        let Some(peer) = self.shared.peer(peer.0) else { return };
+        if peer.hint(addresses) {
+            peer.nudge.notify_one();
+        }
+    }
+
+    /// The peers to which there is no link.
+    pub fn unreached(&self) -> Vec<PeerId> {
+        let peers = self.shared.peers.read().expect("no panic while the peers are held");
+        let down = peers.values().filter(|peer| !peer.up.load(Ordering::SeqCst));
+        down.map(|peer| PeerId(peer.id)).collect()
+    }
+
+    /// Where the link to each peer leads, or last led, by its id.
+    pub fn dialled(&self) -> BTreeMap<u8, String> {
+        let peers = self.shared.peers.read().expect("no panic while the peers are held");
+        peers.values().filter_map(|peer| Some((peer.id, peer.dialled()?))).collect()
+    }
+
+    /// Which peer proves its key at this address. To be awaited within the runtime the links run on.
+    ///
+    /// # Errors
+    /// Nobody answers there, or none of the peers.
+    pub fn who_is_at(&self, addr: &str) -> impl Future<Output = Result<PeerId, LinkEnd>> + Send + use<> {
+        let (shared, addr) = (self.shared.clone(), addr.to_string());
+        async move { who_is_at(&shared, &addr).await }
     }
 
     /// Cuts the links of a peer and forgets it. False when there is none.

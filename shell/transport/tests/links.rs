@@ -456,7 +456,7 @@ fn an_oversized_frame_ends_the_link_and_the_next_link_works() {
     meet(&a, &b);
     a.sink.wait_up(2);
     assert_eq!(b.send(1, Class::Vote, &[0; 50_001]), Sent::TooLarge);
-    assert_eq!(b.peer_stats(1).dropped, [1, 0, 0, 0]);
+    assert_eq!(b.peer_stats(1).dropped, [1, 0, 0, 0, 0]);
     assert_eq!(a.send(2, Class::Order, &[0; 50_001]), Sent::Queued);
     b.wait_end(1, Reason::Oversize);
     a.sink.wait("the link is down", |seen| seen.downs.iter().any(|down| down.0 == 2).then_some(()));
@@ -493,8 +493,11 @@ fn links_come_back_after_a_peer_restarts() {
 #[test]
 fn the_queue_to_a_dead_peer_is_bounded_and_keeps_its_votes() {
     let mut small = config(1, &identity());
-    small.limits.queue =
-        QueueLimits { class_bytes_max: [64 << 10; 4], total_bytes_max: 64 << 10, patience_bytes: 256 << 10 };
+    small.limits.queue = QueueLimits {
+        class_bytes_max: [64 << 10; Class::COUNT],
+        total_bytes_max: 64 << 10,
+        patience_bytes: 256 << 10,
+    };
     let (a, b) = (Node::start(small), Node::new(2));
     b.knows(a.as_peer());
     // Nobody listens on port 1 of loopback.
@@ -512,7 +515,7 @@ fn the_queue_to_a_dead_peer_is_bounded_and_keeps_its_votes() {
     let stats = a.peer_stats(2);
     assert!(stats.queue_bytes <= 64 << 10, "{}", stats.queue_bytes);
     // 61 frames fit: all votes and the newest of the next class.
-    assert_eq!(stats.dropped, [0, 69, 100, 100]);
+    assert_eq!(stats.dropped, [0, 69, 100, 100, 0]);
     a.knows(b.as_peer());
     b.sink.wait("votes and the rest", |seen| (seen.frames.len() == 61).then_some(()));
     let frames = std::mem::take(&mut b.sink.seen.lock().unwrap().frames);
@@ -656,4 +659,58 @@ fn impossible_configurations_are_refused_with_the_remedy() {
     silent.limits.silence_max = silent.limits.ping_interval;
     let error = Transport::start(silent, Arc::new(Recorder::default())).unwrap_err().to_string();
     assert!(error.contains("silence_max") && error.contains("twice the ping_interval"), "{error}");
+}
+
+#[test]
+fn a_peer_that_moved_is_found_by_a_hint_and_its_key_decides() {
+    let (a, b, c) = (Node::new(1), Node::new(2), Node::new(3));
+    meet(&a, &c);
+    // Where nobody listens: the port was free a moment ago.
+    let gone = std::net::TcpListener::bind(any_port()).unwrap().local_addr().unwrap().to_string();
+    a.knows(PeerConfig { addr: gone.clone(), ..b.as_peer() });
+    b.knows(PeerConfig { addr: gone.clone(), ..a.as_peer() });
+    a.wait_end(2, Reason::Unreachable);
+    // A hint that leads to somebody else harms nobody.
+    a.transport.hint_addresses(PeerId(2), vec![c.transport.local_addr().to_string()]);
+    a.wait_end(2, Reason::UnknownKey);
+    assert!(!a.peer_stats(2).up && a.transport.unreached() == [PeerId(2)]);
+    let right = b.transport.local_addr().to_string();
+    a.transport.hint_addresses(PeerId(2), vec![right.clone()]);
+    a.sink.wait_up(2);
+    let stats = a.peer_stats(2);
+    assert_eq!((stats.addr, stats.dialled), (gone, Some(right)));
+    assert!(a.transport.unreached().is_empty());
+    // The way back is still unknown to the other, which hears from it all the same.
+    assert_eq!(a.send(2, Class::Hint, b"here I am"), Sent::Queued);
+    b.sink.wait_frame(1, b"here I am");
+    b.transport.hint_addresses(PeerId(1), vec![a.transport.local_addr().to_string()]);
+    assert_linked(&a, &b);
+}
+
+#[test]
+fn an_address_says_whose_it_is_and_takes_no_link_away() {
+    let (a, b) = pair();
+    let stranger = Node::new(9);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let ask = |addr: &str| runtime.block_on(a.transport.who_is_at(addr));
+    assert_eq!(ask(&b.transport.local_addr().to_string()), Ok(PeerId(2)));
+    assert_eq!(ask(&stranger.transport.local_addr().to_string()).unwrap_err().reason, Reason::UnknownKey);
+    let nobody = std::net::TcpListener::bind(any_port()).unwrap().local_addr().unwrap();
+    assert_eq!(ask(&nobody.to_string()).unwrap_err().reason, Reason::Unreachable);
+    // The peer's key at a port that answers no links.
+    let clients = std::net::TcpListener::bind(any_port()).unwrap();
+    let addr = clients.local_addr().unwrap();
+    let config = Arc::new(server_config(&b.identity, &PinSet::any_key(), false).unwrap());
+    let serving = std::thread::spawn(move || {
+        let (tcp, _) = clients.accept().unwrap();
+        let mut stream = rustls::StreamOwned::new(rustls::ServerConnection::new(config).unwrap(), tcp);
+        let mut word = [0; 16];
+        let _ = stream.read(&mut word);
+        let _ = stream.write_all(&[0, 30, b'n', b'o', b't', b' ', b'a', b' ', b'l', b'i', b'n', b'k']);
+    });
+    let end = ask(&addr.to_string()).unwrap_err();
+    serving.join().unwrap();
+    assert!(matches!(end.reason, Reason::NotLinkProtocol | Reason::Closed | Reason::TlsFailed), "{end}");
+    assert_linked(&a, &b);
+    assert_eq!((a.peer_stats(2).reconnects, b.peer_stats(1).reconnects), (0, 0));
 }

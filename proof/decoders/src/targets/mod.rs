@@ -4,6 +4,7 @@ pub mod chunks;
 pub mod disk;
 pub mod entries;
 pub mod files;
+pub mod hints;
 pub mod links;
 pub mod messages;
 pub mod raft;
@@ -50,6 +51,8 @@ pub static ALL: &[&Target] = &[
     &sync::SNAPSHOT,
     &sync::LOG,
     &sync::NODE,
+    // Who is where.
+    &hints::MESSAGE,
     // A segment.
     &raft::MESSAGE,
     &raft::LOG,

@@ -95,6 +95,7 @@ fn links() -> TransportStats {
     let peer = PeerStats {
         id: PeerId(1),
         addr: "127.0.0.1:1".into(),
+        dialled: Some("127.0.0.1:9".into()),
         up: true,
         incoming_up: false,
         peer_incarnation: Some(0),
@@ -106,7 +107,7 @@ fn links() -> TransportStats {
         frames_in: 3,
         frames_out: 4,
         queue_bytes: 5,
-        dropped: [0, 1, 2, 3],
+        dropped: [0, 1, 2, 3, 4],
         reconnects: 6,
         sink_waits: 7,
         ends: vec![(Reason::Silent, 2)],
@@ -116,10 +117,21 @@ fn links() -> TransportStats {
 
 fn text(metrics: &Metrics) -> String {
     let (status, links) = (status(), links());
+    let hint = dwcp_hints::Hint {
+        replica: ReplicaId(1),
+        standing: dwcp_hints::Standing::Suspect,
+        since: Micros::from_millis(500),
+        address: Some("127.0.0.1:9".into()),
+        seed: None,
+        version: 3,
+    };
+    let hints = HintReport { hints: vec![hint], overflows: 2, ..HintReport::default() };
     let scrape = Scrape {
         metrics,
         status: Some(&status),
         links: Some(&links),
+        hints: &hints,
+        now: Micros::from_millis(2_000),
         depth: Depth::default(),
         process: ProcessFigures::read(),
         uptime: Duration::from_millis(1500),
@@ -177,7 +189,14 @@ fn the_eight_pbft_figures_and_the_rest_are_told() {
         "dwcp_batch_commands_bucket{le=\"64\"} 1",
         "dwcp_link_rtt_seconds{peer=\"1\",q=\"0.5\"} 0.00025",
         "dwcp_link_dropped_frames_total{peer=\"1\",class=\"bulk\"} 3",
+        "dwcp_link_dropped_frames_total{peer=\"1\",class=\"hint\"} 4",
+        "dwcp_link_address_info{peer=\"1\",address=\"127.0.0.1:9\"} 1",
         "dwcp_link_ends_total{peer=\"unknown\",reason=\"not_tls\"} 9",
+        "dwcp_hint_standing{peer=\"1\",standing=\"suspect\"} 1",
+        "dwcp_hint_standing{peer=\"1\",standing=\"alive\"} 0",
+        "dwcp_hint_since_seconds{peer=\"1\"} 1.5",
+        "dwcp_hint_dropped_total{reason=\"overflow\"} 2",
+        "dwcp_hint_dropped_total{reason=\"bad_signature\"} 0",
         "dwcp_peer_silent_seconds{peer=\"0\"} 1.5",
         "dwcp_core_events_total{event=\"odd \\\"name\\\"\"} 1",
         "dwcp_uptime_seconds 1.5",
@@ -356,6 +375,8 @@ fn a_silent_core_still_leaves_what_is_known_without_it() {
         metrics: &metrics,
         status: None,
         links: None,
+        hints: &HintReport::default(),
+        now: Micros::ZERO,
         depth: Depth::default(),
         process: ProcessFigures::default(),
         uptime: Duration::ZERO,

@@ -113,11 +113,15 @@ fn duration(reader: &mut Reader, key: &'static str) -> Result<Duration, Settings
     reader.number(key).map(Duration::from_millis)
 }
 
+/// Bytes of hints that wait for one peer.
+const HINTS_QUEUED_MAX: usize = 16 * 1024;
+
 impl NodeConfig {
-    /// Of what may wait for one peer each class may be a half.
+    /// Of what may wait for one peer each class may be a half, but for hints, of which some messages are enough.
     pub(crate) fn link_limits(&self) -> Limits {
         let total_bytes_max = self.queues.send_bytes_max;
-        let class_bytes_max = [total_bytes_max / 2; 4];
+        let half = total_bytes_max / 2;
+        let class_bytes_max = [half, half, half, half, HINTS_QUEUED_MAX.min(half)];
         let queue = QueueLimits { class_bytes_max, total_bytes_max, ..self.links.queue.clone() };
         Limits { queue, ..self.links.clone() }
     }
@@ -180,12 +184,16 @@ mod tests {
         NodeConfig::parse(Path::new("c.toml"), &text).unwrap_or_else(|error| panic!("{lines}: {error}"))
     }
 
+    fn classes(half: usize) -> [usize; 5] {
+        [half, half, half, half, HINTS_QUEUED_MAX]
+    }
+
     #[test]
     fn a_silent_file_keeps_what_each_part_has_by_itself() {
         let silent = of("links", "");
         assert_eq!(silent.segment.limits, raft::Limits::default());
         assert_eq!(silent.sync.limits, SyncLimits::default());
-        let of_send = QueueLimits { class_bytes_max: [16 << 20; 4], ..QueueLimits::default() };
+        let of_send = QueueLimits { class_bytes_max: classes(16 << 20), ..QueueLimits::default() };
         let own = Limits { queue: of_send, ..Limits::default() };
         assert_eq!(format!("{:?}", silent.link_limits()), format!("{own:?}"));
     }
@@ -233,7 +241,7 @@ mod tests {
         let expected = Limits {
             frame_bytes_max: MESSAGE_BYTES_MAX,
             queue: QueueLimits {
-                class_bytes_max: [8 << 20; 4],
+                class_bytes_max: classes(8 << 20),
                 total_bytes_max: 16 << 20,
                 patience_bytes: 32_769,
             },

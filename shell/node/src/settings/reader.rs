@@ -7,11 +7,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use dwcp_hints::check_address;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::table::{Allowed, Preset, SETTINGS, Setting};
 use super::{Fault, Mode, Origin, SettingsError};
+
+/// Addresses in one list.
+pub(super) const HOSTS_MAX: usize = 16;
 
 pub(super) struct Reader {
     path: PathBuf,
@@ -110,6 +114,29 @@ impl Reader {
         };
         let peers: Option<BTreeMap<u8, String>> = text.split_whitespace().map(read).collect();
         peers.ok_or_else(|| self.at(line, Fault::NotPeers { key, value: text }))
+    }
+
+    /// One address of the other replicas' world; none when nothing is said.
+    pub(super) fn host(&mut self, key: &'static str) -> Result<Option<String>, SettingsError> {
+        let Some((line, value)) = self.list(key)? else { return Ok(None) };
+        match check_address(&value) {
+            true => Ok(Some(value)),
+            false => Err(self.at(line, Fault::NotAHost { key, value })),
+        }
+    }
+
+    /// Addresses; none when nothing is said.
+    pub(super) fn hosts(&mut self, key: &'static str) -> Result<Vec<String>, SettingsError> {
+        let Some((line, text)) = self.list(key)? else { return Ok(Vec::new()) };
+        let hosts: Vec<String> = text.split_whitespace().map(String::from).collect();
+        if let Some(value) = hosts.iter().find(|host| !check_address(host)) {
+            let value = value.clone();
+            return Err(self.at(line, Fault::NotAHost { key, value }));
+        }
+        match hosts.len() > HOSTS_MAX {
+            true => Err(self.at(line, Fault::TooManyHosts { key, count: hosts.len(), max: HOSTS_MAX })),
+            false => Ok(hosts),
+        }
     }
 
     /// A text that may be empty, which is the same as nothing.

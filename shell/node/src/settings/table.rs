@@ -67,6 +67,10 @@ pub enum Allowed {
     Prefixes,
     /// `N=HOST:PORT`, separated by spaces.
     Peers,
+    /// `HOST:PORT`.
+    Host,
+    /// `HOST:PORT`, separated by spaces.
+    Hosts,
 }
 
 const KIB: u64 = 1024;
@@ -129,6 +133,22 @@ pub const SETTINGS: &[Setting] = &[
         allowed: Allowed::Peers,
         what: "where peers are reached from here when that is not the address the genesis names: behind NAT, or through a \
                proxy. Keys are checked all the same",
+    },
+    Setting {
+        key: "peer_advertise",
+        unit: "",
+        preset: Preset::Word(""),
+        allowed: Allowed::Host,
+        what: "where the other replicas reach this node, told to them as a hint; by default peer_listen, or the address \
+               the genesis names while that fits it. For a node that moved to behind NAT or a proxy",
+    },
+    Setting {
+        key: "seeds",
+        unit: "",
+        preset: Preset::Word(""),
+        allowed: Allowed::Hosts,
+        what: "addresses (16 at most) at which some replica may be found while others cannot be reached; whoever proves a \
+               member's key there is dialled, and tells where the others are",
     },
     required("client_listen", Allowed::Address, "where clients connect (gRPC over TLS)"),
     required("http_listen", Allowed::Address, "where /metrics, /livez and /readyz are served, unencrypted"),
@@ -682,6 +702,8 @@ impl Setting {
             Allowed::Path => "path; relative to the settings file".into(),
             Allowed::Address => "IP:PORT".into(),
             Allowed::Peers => "N=HOST:PORT for peers by number, separated by spaces".into(),
+            Allowed::Host => "HOST:PORT".into(),
+            Allowed::Hosts => "up to 16 HOST:PORT, separated by spaces".into(),
             Allowed::Prefixes => "up to 64 prefixes of keys, separated by spaces".into(),
         }
     }

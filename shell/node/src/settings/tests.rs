@@ -2,7 +2,7 @@
 
 use super::*;
 
-pub(super) fn good() -> String {
+pub(crate) fn good() -> String {
     "# a node\n\
      replica = 2\n\
      mode = \"internet\"\n\
@@ -223,7 +223,7 @@ fn the_table_is_sound_and_the_manual_shows_it() {
             match (setting.preset, setting.allowed) {
                 (Preset::Required, _) => {}
                 (Preset::Word(word), Allowed::Words(words)) => assert!(words.contains(&word)),
-                (Preset::Word(""), Allowed::Prefixes | Allowed::Peers) => {}
+                (Preset::Word(""), Allowed::Prefixes | Allowed::Peers | Allowed::Host | Allowed::Hosts) => {}
                 (preset, Allowed::Number { min, max }) => {
                     let value = preset.number(mode).unwrap();
                     assert!((min..=max).contains(&value), "{}", setting.key);

@@ -333,7 +333,8 @@ mod tests {
         assert_eq!(told("10.0.0.1:7000", "10.0.0.1:7000"), "10.0.0.1:7000");
         assert_eq!(told("10.0.0.1:7000", "10.0.0.2:7000"), "10.0.0.2:7000");
         assert_eq!(told("[::1]:7000", "[::1]:7000"), "[::1]:7000");
-        let set = NodeConfig { peer_advertise: Some("gate.example:1".into()), ..base.clone() };
+        let mut set = base.clone();
+        set.peer_advertise = Some("gate.example:1".into());
         assert_eq!(own_address(&set, "a:1", "10.0.0.1:7000".parse().unwrap()), "gate.example:1");
     }
 }

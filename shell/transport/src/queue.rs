@@ -263,7 +263,7 @@ mod tests {
         for class in [Class::Bulk, Class::Request, Class::Order, Class::Vote] {
             assert_eq!(queue.push(class, frame(0)), Sent::Queued);
         }
-        for expected in [[0, 0, 0, 1], [0, 0, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1]] {
+        for expected in [[0, 0, 0, 1, 0], [0, 0, 1, 1, 0], [0, 1, 1, 1, 0], [1, 1, 1, 1, 0]] {
             assert_eq!(queue.push(Class::Vote, frame(1)), Sent::QueuedAfterDrops);
             assert_eq!(queue.dropped(), expected);
             assert_eq!(queue.bytes(), 400);
@@ -272,7 +272,7 @@ mod tests {
         for class in [Class::Order, Class::Request, Class::Bulk] {
             assert_eq!(queue.push(class, frame(2)), Sent::Dropped);
         }
-        assert_eq!(queue.dropped(), [1, 2, 2, 2]);
+        assert_eq!(queue.dropped(), [1, 2, 2, 2, 0]);
         assert_eq!(tags(&mut queue), [(Class::Vote, 1); 4]);
     }
 
@@ -283,7 +283,7 @@ mod tests {
         for tag in 0..4 {
             let _ = queue.push(Class::Order, frame(tag));
         }
-        assert_eq!(queue.dropped(), [0, 2, 0, 0]);
+        assert_eq!(queue.dropped(), [0, 2, 0, 0, 0]);
         assert_eq!(tags(&mut queue), [(Class::Order, 2), (Class::Order, 3), (Class::Bulk, 9)]);
         assert!(queue.bytes() == 0);
     }
@@ -293,7 +293,7 @@ mod tests {
         let mut queue = queue(4, 2);
         let _ = queue.push(Class::Bulk, frame(1));
         assert_eq!(queue.push(Class::Vote, Bytes::from(vec![0; 200])), Sent::Dropped);
-        assert_eq!(queue.dropped(), [1, 0, 0, 0]);
+        assert_eq!(queue.dropped(), [1, 0, 0, 0, 0]);
         assert_eq!(tags(&mut queue), [(Class::Bulk, 1)]);
     }
 

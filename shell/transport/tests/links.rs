@@ -248,7 +248,7 @@ fn three_replicas_exchange_frames_in_order_per_class() {
         }
     }
     for node in &nodes {
-        let expected = 2 * 4 * count as usize;
+        let expected = 2 * Class::COUNT * count as usize;
         node.sink.wait("all frames", |seen| (seen.frames.len() == expected).then_some(()));
         let mut streams: BTreeMap<(u8, Class), Vec<u32>> = BTreeMap::new();
         for (from, class, frame) in &node.sink.seen.lock().unwrap().frames {
@@ -257,7 +257,7 @@ fn three_replicas_exchange_frames_in_order_per_class() {
             assert!(rest.iter().all(|byte| *byte == number as u8));
             streams.entry((*from, *class)).or_default().push(number);
         }
-        assert_eq!(streams.len(), 8);
+        assert_eq!(streams.len(), 2 * Class::COUNT);
         for numbers in streams.values() {
             assert_eq!(*numbers, (0..count).collect::<Vec<_>>());
         }

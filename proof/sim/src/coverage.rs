@@ -83,10 +83,13 @@ counts! {
     crashes_at_tickets: 200, "crashes before, at and after a sync, and between effects";
     crashes_between_effects: 50, "of these, between two effects of one sync";
     records_lost: 100, "records not yet synced that a crash lost";
-    torn_writes: 20, "records torn by a crash";
+    torn_writes: 20, "writes that a crash cut at some byte, and the store's scanner dropped";
+    torn_tails_told: 20, "of these, told by the store's warning";
     lost_syncs: 1, "crashes that lost what a lying disk had claimed";
     disks_wiped: 20, "blank disks";
-    disks_damaged: 20, "disks with a flipped bit, refused at start";
+    bits_flipped: 20, "disks of which a bit flipped";
+    disks_damaged: 20, "of these, refused at start";
+    chunks_damaged: 5, "of these, for a chunk of a snapshot";
     disks_full: 20, "replicas that stopped at a full disk";
     disks_slow: 50, "periods of a slow disk";
     members_replaced: 40, "new incarnations in force, by the operator's order";

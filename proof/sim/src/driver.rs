@@ -3,6 +3,7 @@
 //!
 //! Between any two of these the process may die; where, is drawn per sync.
 
+use crate::disk::{Flip, Opened};
 use crate::node::{Down, Frozen, INBOX_MAX, Job};
 use crate::observe::is_commit;
 use crate::runner::guarded;
@@ -500,9 +501,14 @@ impl World {
         node.connections.clear();
         node.borders.clear();
         node.paused_until_us = 0;
-        let damage = node.disk.crash(self.dials.torn_pm, &mut self.chances.disk);
+        let damage = node.disk.crash(self.dials.torn_pm, &mut self.chances.disk, &mut self.chances.bytes);
         self.coverage.records_lost += damage.records_lost;
         self.coverage.torn_writes += u64::from(damage.torn);
+        self.coverage.torn_tails_told += u64::from(damage.warned);
+        if let Some(text) = damage.wrong {
+            self.complain(format!("{:?}, at a torn write: {text}", self.nodes[ix]));
+        }
+        let node = &mut self.nodes[ix];
         if damage.broke_promise {
             self.coverage.lost_syncs += 1;
             node.lost_sync = true;
@@ -545,6 +551,20 @@ impl World {
         node.boot += 1;
         node.booted_at_us = self.now_us;
         node.down = None;
+        match node.disk.open(&mut self.chances.bytes) {
+            Opened::Sound => {}
+            Opened::Refused(why) => {
+                let at = self.now_us;
+                self.trace.line(at, || format!("{:?} does not start: {why}", self.nodes[ix]));
+                self.coverage.disks_damaged += 1;
+                return self.lose_disk(ix);
+            }
+            Opened::Wrong(text) => {
+                let text = format!("{node:?}, at its start: {text}");
+                self.complain(text);
+            }
+        }
+        let node = &mut self.nodes[ix];
         node.known.clear();
         let recovery = recovery_of(&node.disk);
         let setup = Setup {
@@ -575,8 +595,16 @@ impl World {
         });
         let journal = node.journal;
         let at = self.now_us;
+        let damaged_chunk = matches!(node.disk.flipped, Some(Flip::Chunk { .. }));
         match made {
             Ok(Ok(core)) => {
+                if damaged_chunk {
+                    let text = format!(
+                        "{:?}, at its start: a damaged snapshot is taken all the same",
+                        self.nodes[ix]
+                    );
+                    self.complain(text);
+                }
                 let node = &mut self.nodes[ix];
                 let epoch = core.control().fold.epoch().0;
                 node.core = Some(core);
@@ -605,7 +633,11 @@ impl World {
                     Ok(Ok(_)) => unreachable!("handled above"),
                 };
                 let node = &self.nodes[ix];
-                if node.honest && !node.lost_sync {
+                if damaged_chunk {
+                    self.trace.line(at, || format!("{node:?} does not start: {why}"));
+                    self.coverage.disks_damaged += 1;
+                    self.coverage.chunks_damaged += 1;
+                } else if node.honest && !node.lost_sync {
                     let text = format!("{node:?} cannot recover: {why}");
                     self.complain(text);
                 }
@@ -679,10 +711,10 @@ impl World {
 }
 
 fn recovery_of(disk: &crate::disk::Disk) -> Recovery {
-    let snapshot = disk.snapshots.iter().next_back().map(|(sequence, snapshot)| RecoveredSnapshot {
-        sequence: *sequence,
+    let snapshot = disk.newest().map(|(sequence, snapshot, chunks)| RecoveredSnapshot {
+        sequence,
         meta: snapshot.meta.clone(),
-        chunks: Box::new(snapshot.chunks.clone().into_iter().map(Ok)),
+        chunks: Box::new(chunks.into_iter()),
     });
     let partial = disk
         .partial

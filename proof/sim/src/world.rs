@@ -122,6 +122,8 @@ impl Ord for Scheduled {
 #[derive(Debug)]
 pub struct Chances {
     pub disk: Chance,
+    /// How damage looks, byte by byte, and how long a damaged process stays down.
+    pub bytes: Chance,
     pub crash: Chance,
     pub fault: Chance,
     pub driver: Chance,
@@ -281,6 +283,7 @@ impl World {
             net: Net::new(dials, root.fork("net")),
             chances: Chances {
                 disk: root.fork("disk"),
+                bytes: root.fork("bytes"),
                 crash: root.fork("crash"),
                 fault: root.fork("fault"),
                 driver: root.fork("driver"),
@@ -594,7 +597,10 @@ impl World {
     #[must_use]
     pub fn faults_in_force(&self) -> u64 {
         let owing = self.owing().into_iter().filter(|ix| !self.operator.replaces(*ix)).count() as u64;
-        self.dials.liars + self.dials.fsync_liars + self.operator.replacing_count() + owing
+        // Of a flipped bit nobody knows before the next start.
+        let flipped = |ix: &usize| self.nodes[*ix].disk.flipped.is_some() && !self.operator.replaces(*ix);
+        let flipped = (0..self.nodes.len()).filter(flipped).count() as u64;
+        self.dials.liars + self.dials.fsync_liars + self.operator.replacing_count() + owing + flipped
     }
 
     #[must_use]

@@ -313,6 +313,7 @@ impl World {
             spotlight: None,
         };
         world.coverage.real_signatures = dials.ed25519;
+        world.coverage.note_replicas(dials.n);
         world.populate(&root);
         world
     }

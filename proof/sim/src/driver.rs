@@ -7,7 +7,7 @@ use crate::disk::{Flip, Opened};
 use crate::node::{Down, Frozen, INBOX_MAX, Job};
 use crate::observe::is_commit;
 use crate::runner::guarded;
-use crate::world::{Event, World};
+use crate::world::{Event, Moment, Strike, World};
 use check::history::{ReplicaEvent, ReplicaJournal};
 use dwcp_base::{Incarnation, Micros, Ticket};
 use dwcp_pbft::Timing;
@@ -235,6 +235,9 @@ impl World {
                         return;
                     }
                     node.disk.append(ticket, record);
+                    if self.strikes(ix, Moment::Written, ticket) {
+                        return;
+                    }
                     continue;
                 }
                 Effect::Send { after, .. } | Effect::Reply { after, .. } => after,
@@ -268,6 +271,18 @@ impl World {
             return;
         }
         self.begin_sync(ix);
+    }
+
+    /// Whether the process dies here, as was asked for: records up to `through` have come to this moment.
+    fn strikes(&mut self, ix: usize, moment: Moment, through: Ticket) -> bool {
+        let due = |strike: &Strike| strike.node == ix && strike.when == moment && strike.ticket <= through;
+        let Some(strike) = self.strike.take_if(|strike| due(strike)) else { return false };
+        let survives = match moment {
+            Moment::Written => Ticket(strike.ticket.0 - 1),
+            Moment::Durable => strike.ticket,
+        };
+        self.crash_leaving(ix, Down::Crashed, Some(survives));
+        true
     }
 
     fn crashes_here(&mut self) -> bool {
@@ -320,6 +335,9 @@ impl World {
             return;
         }
         if self.defer_if_paused(ix, Event::SyncDone { node: ix, boot, ticket }).is_none() {
+            return;
+        }
+        if self.strikes(ix, Moment::Durable, ticket) {
             return;
         }
         let node = &mut self.nodes[ix];
@@ -478,6 +496,11 @@ impl World {
 
     /// The process dies, with whatever the disk had not yet.
     pub fn crash(&mut self, ix: usize, down: Down) {
+        self.crash_leaving(ix, down, None);
+    }
+
+    /// The same; what is on the disk then is drawn, or asked for.
+    fn crash_leaving(&mut self, ix: usize, down: Down, survives: Option<Ticket>) {
         let at = self.now_us;
         self.trace.line(at, || format!("{:?} dies ({down:?})", self.nodes[ix]));
         self.trace.mix(&[at, ix as u64, 2000]);
@@ -501,7 +524,11 @@ impl World {
         node.connections.clear();
         node.borders.clear();
         node.paused_until_us = 0;
-        let damage = node.disk.crash(self.dials.torn_pm, &mut self.chances.disk, &mut self.chances.bytes);
+        let bytes = &mut self.chances.bytes;
+        let damage = match survives {
+            None => node.disk.crash(self.dials.torn_pm, &mut self.chances.disk, bytes),
+            Some(survives) => node.disk.cut(survives, survives < node.disk.last_ticket(), bytes),
+        };
         self.coverage.records_lost += damage.records_lost;
         self.coverage.torn_writes += u64::from(damage.torn);
         self.coverage.torn_tails_told += u64::from(damage.warned);

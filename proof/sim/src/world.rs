@@ -198,6 +198,24 @@ pub struct World {
     pub rooms: crate::convergent::Rooms,
     /// What replicas report, for a scenario.
     pub spotlight: Option<Vec<String>>,
+    /// A crash that is asked for, and did not come about yet.
+    pub strike: Option<Strike>,
+}
+
+/// A crash of a node at one record of its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Strike {
+    pub node: usize,
+    pub ticket: Ticket,
+    pub when: Moment,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// It was written, and its write is cut: everything before it is on the disk.
+    Written,
+    /// It is on the disk, as the last one, and nothing that waited for it was let go.
+    Durable,
 }
 
 impl std::fmt::Debug for World {
@@ -311,6 +329,7 @@ impl World {
             unfinished: Vec::new(),
             rooms: crate::convergent::Rooms::new(dials.convergent_keys, &root),
             spotlight: None,
+            strike: None,
         };
         world.coverage.real_signatures = dials.ed25519;
         world.coverage.note_replicas(dials.n);

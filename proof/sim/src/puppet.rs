@@ -175,6 +175,12 @@ impl Puppet {
         if keeps { Trick::SecretProof } else { Trick::Equivocate }
     }
 
+    /// Its tricks, by their bits.
+    #[must_use]
+    pub fn tricks(&self) -> u64 {
+        self.tricks
+    }
+
     #[must_use]
     pub fn has(&self, trick: Trick) -> bool {
         self.tricks & trick.bit() != 0

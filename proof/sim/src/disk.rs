@@ -28,6 +28,9 @@ pub struct Snapshot {
 /// A snapshot that is being fetched.
 pub type Partial = BTreeMap<u32, Bytes>;
 
+/// Chunks as they are read, or why one cannot be.
+pub type ReadChunks = Vec<Result<Vec<u8>, String>>;
+
 #[derive(Debug, Default)]
 pub struct Disk {
     /// Records in order of ticket.
@@ -262,7 +265,7 @@ impl Disk {
     }
 
     /// The chunks of the newest snapshot as the store gives them: those whose checksum holds.
-    pub fn newest(&self) -> Option<(Sequence, &Snapshot, Vec<Result<Vec<u8>, String>>)> {
+    pub fn newest(&self) -> Option<(Sequence, &Snapshot, ReadChunks)> {
         let (sequence, snapshot) = self.snapshots.last_key_value()?;
         let read = |(index, chunk): (u32, &Vec<u8>)| {
             let sealed = match &self.flipped {

@@ -584,6 +584,9 @@ impl World {
         };
         let Some(lie) = lie else { return bytes };
         self.coverage.false_stores += 1;
+        if let Some(puppet) = self.nodes[ix].puppet.as_mut() {
+            puppet.plays(Trick::FalseStore);
+        }
         Bytes::from(encode(&lie))
     }
 

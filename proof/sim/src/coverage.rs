@@ -1,6 +1,8 @@
 //! What a run went through, counted, and how much of it a thousand seeds must show. A simulator that never sees a view
 //! change proves nothing about view changes.
 
+use crate::trick::Trick;
+
 macro_rules! counts {
     ($($name:ident: $minimum:literal, $about:literal;)*) => {
         /// Counts of one run, or summed over many.
@@ -83,10 +85,13 @@ counts! {
     crashes_at_tickets: 200, "crashes before, at and after a sync, and between effects";
     crashes_between_effects: 50, "of these, between two effects of one sync";
     records_lost: 100, "records not yet synced that a crash lost";
-    torn_writes: 20, "records torn by a crash";
+    torn_writes: 100, "writes that a crash cut at some byte, and the store's scanner dropped";
+    torn_tails_told: 80, "of these, told by the store's warning";
     lost_syncs: 1, "crashes that lost what a lying disk had claimed";
     disks_wiped: 20, "blank disks";
-    disks_damaged: 20, "disks with a flipped bit, refused at start";
+    bits_flipped: 20, "disks of which a bit flipped";
+    disks_damaged: 20, "of these, refused at start";
+    chunks_damaged: 4, "of these, for a chunk of a snapshot";
     disks_full: 20, "replicas that stopped at a full disk";
     disks_slow: 50, "periods of a slow disk";
     members_replaced: 40, "new incarnations in force, by the operator's order";
@@ -102,6 +107,14 @@ counts! {
     forgeries_refused: 300_000, "messages and frames refused by honest replicas";
     liars: 100, "replicas that lied";
     lies_told: 2_000, "messages a puppet altered, withheld, invented or held back";
+    lies_equivocated: 3_000, "of these: two payloads for one slot, and votes for both";
+    lies_withheld: 30_000, "votes that did not leave";
+    lies_split_proofs: 5_000, "VIEW-CHANGEs with P and Q sets altered for their receiver";
+    lies_replayed: 10_000, "messages of old views and epochs, again";
+    lies_censored: 1_500, "frames of one client not heard";
+    lies_delayed: 4_000, "proposals that left at 0.9 of the view timer";
+    lies_donated: 1_000, "chunks altered, emptied or without end";
+    lies_flooded: 3_000, "bursts of far-future votes and garbage";
     twins: 10, "replicas run twice under one key";
     equivocations: 20, "slots for which a lying primary proposed two payloads";
     wrong_clocks: 20, "replicas with a clock far off";
@@ -146,6 +159,40 @@ counts! {
     false_stores: 10, "offers and parts of convergent stores in which a liar changed a value";
     stores_fetched: 90, "convergent stores that replicas took from others";
     real_signatures: 10, "runs with Ed25519";
+    histories_of_1: 30, "histories of one replica";
+    histories_of_3: 70, "of three";
+    histories_of_4: 300, "of four";
+    histories_of_5: 140, "of five";
+    histories_of_7: 70, "of seven";
+}
+
+impl Coverage {
+    /// The count of the family that a trick belongs to, of those that have one.
+    pub(crate) fn family(&mut self, trick: Trick) -> Option<&mut u64> {
+        Some(match trick {
+            Trick::Equivocate => &mut self.lies_equivocated,
+            Trick::Withhold => &mut self.lies_withheld,
+            Trick::SplitViewChange | Trick::MixProofs | Trick::OldProofs => &mut self.lies_split_proofs,
+            Trick::Replay | Trick::OldEpochs => &mut self.lies_replayed,
+            Trick::Censor => &mut self.lies_censored,
+            Trick::Delay => &mut self.lies_delayed,
+            Trick::LieAsDonor | Trick::ForgetSessions | Trick::EndlessDonor => &mut self.lies_donated,
+            Trick::Flood => &mut self.lies_flooded,
+            _ => return None,
+        })
+    }
+
+    /// A history of so many replicas begins.
+    pub(crate) fn note_replicas(&mut self, n: u64) {
+        match n {
+            1 => self.histories_of_1 += 1,
+            3 => self.histories_of_3 += 1,
+            4 => self.histories_of_4 += 1,
+            5 => self.histories_of_5 += 1,
+            7 => self.histories_of_7 += 1,
+            _ => {}
+        }
+    }
 }
 
 #[cfg(test)]

@@ -116,7 +116,7 @@ dials! {
     /// Chance that a crash tears the record being written.
     torn_pm,
     wipe_ms,
-    /// Share of lost disks that are damaged (and refused at start) rather than blank.
+    /// Share of lost disks of which a bit flipped (which the next start must find) rather than blank ones.
     damage_pm,
     /// Replicas whose disk lies about syncs.
     fsync_liars,
@@ -175,6 +175,9 @@ dials! {
     exchange_ms,
     /// Mean time between orders to go on without a member, whose disk is replaced then.
     exclude_ms,
+
+    /// Share of flipped bits that strike a chunk of the newest snapshot, where there is one, rather than the log.
+    chunk_flip_pm,
 }
 
 /// A way to draw dials: where a run looks for trouble.
@@ -252,6 +255,9 @@ impl Profile {
             if matches!(self.name, "calm" | "orders" | "overload") {
                 dials.exclude_ms = 0;
             }
+        }
+        if dials.wipe_ms > 0 {
+            dials.chunk_flip_pm = Chance::new(seed).fork("flips").between(0, 800);
         }
         dials.settle();
         dials

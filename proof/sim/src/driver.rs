@@ -3,10 +3,11 @@
 //!
 //! Between any two of these the process may die; where, is drawn per sync.
 
+use crate::disk::{Flip, Opened};
 use crate::node::{Down, Frozen, INBOX_MAX, Job};
 use crate::observe::is_commit;
 use crate::runner::guarded;
-use crate::world::{Event, World};
+use crate::world::{Event, Moment, Strike, World};
 use check::history::{ReplicaEvent, ReplicaJournal};
 use dwcp_base::{Incarnation, Micros, Ticket};
 use dwcp_pbft::Timing;
@@ -234,6 +235,9 @@ impl World {
                         return;
                     }
                     node.disk.append(ticket, record);
+                    if self.strikes(ix, Moment::Written, ticket) {
+                        return;
+                    }
                     continue;
                 }
                 Effect::Send { after, .. } | Effect::Reply { after, .. } => after,
@@ -267,6 +271,18 @@ impl World {
             return;
         }
         self.begin_sync(ix);
+    }
+
+    /// Whether the process dies here, as was asked for: records up to `through` have come to this moment.
+    fn strikes(&mut self, ix: usize, moment: Moment, through: Ticket) -> bool {
+        let due = |strike: &Strike| strike.node == ix && strike.when == moment && strike.ticket <= through;
+        let Some(strike) = self.strike.take_if(|strike| due(strike)) else { return false };
+        let survives = match moment {
+            Moment::Written => Ticket(strike.ticket.0 - 1),
+            Moment::Durable => strike.ticket,
+        };
+        self.crash_leaving(ix, Down::Crashed, Some(survives));
+        true
     }
 
     fn crashes_here(&mut self) -> bool {
@@ -319,6 +335,9 @@ impl World {
             return;
         }
         if self.defer_if_paused(ix, Event::SyncDone { node: ix, boot, ticket }).is_none() {
+            return;
+        }
+        if self.strikes(ix, Moment::Durable, ticket) {
             return;
         }
         let node = &mut self.nodes[ix];
@@ -477,6 +496,11 @@ impl World {
 
     /// The process dies, with whatever the disk had not yet.
     pub fn crash(&mut self, ix: usize, down: Down) {
+        self.crash_leaving(ix, down, None);
+    }
+
+    /// The same; what is on the disk then is drawn, or asked for.
+    fn crash_leaving(&mut self, ix: usize, down: Down, survives: Option<Ticket>) {
         let at = self.now_us;
         self.trace.line(at, || format!("{:?} dies ({down:?})", self.nodes[ix]));
         self.trace.mix(&[at, ix as u64, 2000]);
@@ -500,9 +524,18 @@ impl World {
         node.connections.clear();
         node.borders.clear();
         node.paused_until_us = 0;
-        let damage = node.disk.crash(self.dials.torn_pm, &mut self.chances.disk);
+        let bytes = &mut self.chances.bytes;
+        let damage = match survives {
+            None => node.disk.crash(self.dials.torn_pm, &mut self.chances.disk, bytes),
+            Some(survives) => node.disk.cut(survives, survives < node.disk.last_ticket(), bytes),
+        };
         self.coverage.records_lost += damage.records_lost;
         self.coverage.torn_writes += u64::from(damage.torn);
+        self.coverage.torn_tails_told += u64::from(damage.warned);
+        if let Some(text) = damage.wrong {
+            self.complain(format!("{:?}, at a torn write: {text}", self.nodes[ix]));
+        }
+        let node = &mut self.nodes[ix];
         if damage.broke_promise {
             self.coverage.lost_syncs += 1;
             node.lost_sync = true;
@@ -545,6 +578,20 @@ impl World {
         node.boot += 1;
         node.booted_at_us = self.now_us;
         node.down = None;
+        match node.disk.open(&mut self.chances.bytes) {
+            Opened::Sound => {}
+            Opened::Refused(why) => {
+                let at = self.now_us;
+                self.trace.line(at, || format!("{:?} does not start: {why}", self.nodes[ix]));
+                self.coverage.disks_damaged += 1;
+                return self.lose_disk(ix);
+            }
+            Opened::Wrong(text) => {
+                let text = format!("{node:?}, at its start: {text}");
+                self.complain(text);
+            }
+        }
+        let node = &mut self.nodes[ix];
         node.known.clear();
         let recovery = recovery_of(&node.disk);
         let setup = Setup {
@@ -575,8 +622,16 @@ impl World {
         });
         let journal = node.journal;
         let at = self.now_us;
+        let damaged_chunk = matches!(node.disk.flipped, Some(Flip::Chunk { .. }));
         match made {
             Ok(Ok(core)) => {
+                if damaged_chunk {
+                    let text = format!(
+                        "{:?}, at its start: a damaged snapshot is taken all the same",
+                        self.nodes[ix]
+                    );
+                    self.complain(text);
+                }
                 let node = &mut self.nodes[ix];
                 let epoch = core.control().fold.epoch().0;
                 node.core = Some(core);
@@ -605,7 +660,11 @@ impl World {
                     Ok(Ok(_)) => unreachable!("handled above"),
                 };
                 let node = &self.nodes[ix];
-                if node.honest && !node.lost_sync {
+                if damaged_chunk {
+                    self.trace.line(at, || format!("{node:?} does not start: {why}"));
+                    self.coverage.disks_damaged += 1;
+                    self.coverage.chunks_damaged += 1;
+                } else if node.honest && !node.lost_sync {
                     let text = format!("{node:?} cannot recover: {why}");
                     self.complain(text);
                 }
@@ -679,10 +738,10 @@ impl World {
 }
 
 fn recovery_of(disk: &crate::disk::Disk) -> Recovery {
-    let snapshot = disk.snapshots.iter().next_back().map(|(sequence, snapshot)| RecoveredSnapshot {
-        sequence: *sequence,
+    let snapshot = disk.newest().map(|(sequence, snapshot, chunks)| RecoveredSnapshot {
+        sequence,
         meta: snapshot.meta.clone(),
-        chunks: Box::new(snapshot.chunks.clone().into_iter().map(Ok)),
+        chunks: Box::new(chunks.into_iter()),
     });
     let partial = disk
         .partial

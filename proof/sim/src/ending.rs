@@ -4,6 +4,7 @@
 use crate::client::Client;
 use crate::coverage::Coverage;
 use crate::dials::Dials;
+use crate::trick::Trick;
 use crate::world::{EXPIRIES, Event, Phase, World};
 use check::history::ReplicaEvent;
 use check::{Calm, History, Judge, Terms};
@@ -53,6 +54,8 @@ pub struct Report {
     pub undecided: bool,
     pub coverage: Coverage,
     pub refusals: BTreeMap<&'static str, u64>,
+    /// How often liars played each trick.
+    pub tricks: BTreeMap<Trick, u64>,
     pub trace_hash: u64,
     pub events: u64,
     pub ended_at_us: u64,
@@ -171,8 +174,16 @@ impl World {
         found.extend(complaints.map(|text| Found { by: Finder::Simulator, text: text.clone() }));
         self.coverage.messages_lost = self.net.counts.dropped + self.net.counts.cut;
         self.coverage.messages_doubled = self.net.counts.duplicated;
+        let mut tricks = BTreeMap::new();
         for puppet in self.nodes.iter().filter_map(|node| node.puppet.as_ref()) {
-            self.coverage.lies_told += puppet.lies_told;
+            for trick in Trick::ALL {
+                let played = puppet.played[trick as usize];
+                *tricks.entry(trick).or_default() += played;
+                self.coverage.lies_told += played;
+                if let Some(of_family) = self.coverage.family(trick) {
+                    *of_family += played;
+                }
+            }
             self.coverage.equivocations += puppet.equivocations;
             self.coverage.chunks_asked_in_vain += puppet.chunks_asked;
             self.coverage.parts_without_end += puppet.parts_without_end;
@@ -185,6 +196,7 @@ impl World {
             undecided,
             coverage: self.coverage.clone(),
             refusals: self.refusals.clone(),
+            tricks,
             trace_hash: self.trace.hash(),
             events: self.trace.count(),
             ended_at_us: self.now_us,

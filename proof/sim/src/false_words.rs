@@ -74,7 +74,7 @@ impl Puppet {
         if self.has(Trick::AnchorHeldBack)
             && let Some(told) = self.made_up(&message)
         {
-            self.lies_told += 1;
+            self.plays(Trick::AnchorHeldBack);
             out.push(Lie { to, bytes: wire(&told), extra_us: 0 });
             return;
         }
@@ -86,7 +86,7 @@ impl Puppet {
                 Some(PeerMessage::Sealed(self.false_seal(epoch, speaker, last)))
             }
             PeerMessage::Entries { epoch, first, mut entries } if self.has(Trick::FalseEntries) => {
-                self.lies_told += 1;
+                self.plays(Trick::FalseEntries);
                 match self.chance.below(3) {
                     0 => return,
                     1 => entries.clear(),
@@ -107,7 +107,7 @@ impl Puppet {
                     1 => said.held.chain = Hash::of(&said.held.chain.0),
                     _ => said.held.index = Index(said.held.index.0 + self.chance.between(1, 40)),
                 }
-                self.lies_told += 1;
+                self.plays(Trick::FalseAnchors);
                 Some(PeerMessage::AnchorVote(Signed::new(said, self.cluster, &*self.crypto)))
             }
             PeerMessage::Segment { epoch, bytes } if self.has(Trick::FalseRaft) => {
@@ -133,13 +133,13 @@ impl Puppet {
             Said::Vote { last, .. } | Said::PreVote { last } => last.term = Term(message.term.0),
             _ => return None,
         }
-        self.lies_told += 1;
+        self.plays(Trick::FalseRaft);
         Some(message.to_bytes())
     }
 
     /// The log it claims in an epoch: the same to all, or they would only have to compare.
     fn false_seal(&mut self, epoch: Epoch, speaker: Speaker, last: Place) -> Signed<Sealed> {
-        self.lies_told += 1;
+        self.plays(if self.has(Trick::LowSeal) { Trick::LowSeal } else { Trick::FalseSealed });
         if let Some(said) = self.false_seals.get(&epoch) {
             return *said;
         }
@@ -166,9 +166,9 @@ impl Puppet {
     }
 
     /// A proposal of its own with another end, or another Anchor, of the segment.
-    pub(crate) fn false_border(&mut self, payload: &Bytes) -> Option<Bytes> {
+    pub(crate) fn false_border(&mut self, payload: &Bytes) -> Option<(Trick, Bytes)> {
         let mut proposal: Proposal = Proposal::from_payload(payload).ok()??;
-        let mut lied = false;
+        let mut lied = None;
         let mut before = None;
         for (place, entry) in proposal.entries.iter_mut().enumerate() {
             match entry {
@@ -176,7 +176,7 @@ impl Puppet {
                     let Some(close) = &mut switch.close else { continue };
                     let Some(anchor) = self.close_by_made_up(close) else { continue };
                     before = anchor.map(|anchor| (place, anchor));
-                    lied = true;
+                    lied = Some(Trick::AnchorHeldBack);
                 }
                 RootEntry::Anchor(anchor) if self.has(Trick::FalseAnchors) && self.chance.per_mille(500) => {
                     if self.chance.per_mille(500) {
@@ -184,7 +184,7 @@ impl Puppet {
                     } else {
                         anchor.held.state = Hash::of(&anchor.held.state.0);
                     }
-                    lied = true;
+                    lied = Some(Trick::FalseAnchors);
                 }
                 RootEntry::Switch(switch) if self.has(Trick::FalseSealed) => {
                     let Some(close) = &mut switch.close else { continue };
@@ -198,7 +198,7 @@ impl Puppet {
                     last.term = Term(last.term.0 + 1);
                     *own = self.false_seal(close.epoch, own.said.speaker, last);
                     close.tail = own.said.last;
-                    lied = true;
+                    lied = Some(Trick::FalseSealed);
                 }
                 _ => {}
             }
@@ -206,7 +206,7 @@ impl Puppet {
         if let Some((place, anchor)) = before {
             proposal.entries.insert(place, anchor);
         }
-        lied.then(|| proposal.to_payload())
+        lied.map(|trick| (trick, proposal.to_payload()))
     }
 
     /// What the puppet says of the open segment of its own accord.
@@ -215,6 +215,7 @@ impl Puppet {
         let peers: Vec<ReplicaId> = (0..self.n).map(ReplicaId).filter(|peer| *peer != self.me).collect();
         let mut said = Vec::new();
         if self.has(Trick::Storm) {
+            self.plays(Trick::Storm);
             self.storms.insert(epoch);
             let suspect = Suspect { epoch, speaker, anchor: anchor.number + self.chance.below(2) };
             said.push(PeerMessage::Suspect(Signed::new(suspect, self.cluster, &*self.crypto)));
@@ -224,6 +225,7 @@ impl Puppet {
             said.push(PeerMessage::Sealed(self.false_seal(epoch, speaker, last)));
         }
         if self.has(Trick::SegmentGarbage) {
+            self.plays(Trick::SegmentGarbage);
             let mut garbage = vec![0; usize::try_from(self.chance.below(200)).expect("small")];
             garbage.iter_mut().for_each(|byte| *byte = u8::try_from(self.chance.below(256)).expect("a byte"));
             let of = Epoch((epoch.0 + self.chance.below(4)).saturating_sub(2));
@@ -239,7 +241,6 @@ impl Puppet {
             let message = RaftMessage { epoch: of, term: Term(self.chance.between(1, 4)), said: words };
             said.push(PeerMessage::Segment { epoch: of, bytes: message.to_bytes() });
         }
-        self.lies_told += said.len() as u64;
         for message in said {
             let bytes = wire(&message);
             out.extend(peers.iter().map(|to| Lie { to: *to, bytes: bytes.clone(), extra_us: 0 }));
@@ -250,7 +251,6 @@ impl Puppet {
                 let (Some(bytes), Some(to)) = (self.chance.pick(&memory), self.chance.pick(&peers)) else {
                     return;
                 };
-                self.lies_told += 1;
                 let renamed = match dwcp_base::decode::<PeerMessage>(bytes) {
                     Ok(PeerMessage::Segment { bytes, .. }) if self.chance.per_mille(500) => {
                         Some(wire(&PeerMessage::Segment { epoch, bytes }))
@@ -258,6 +258,7 @@ impl Puppet {
                     _ => None,
                 };
                 out.push(Lie { to: *to, bytes: renamed.unwrap_or_else(|| bytes.clone()), extra_us: 0 });
+                self.plays(Trick::OldEpochs);
             }
         }
     }

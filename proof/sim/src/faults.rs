@@ -232,20 +232,39 @@ impl World {
             return;
         }
         if self.chances.fault.per_mille(self.dials.damage_pm) {
-            self.coverage.disks_damaged += 1;
+            self.flip_bit(node);
         } else {
             self.coverage.disks_wiped += 1;
+            self.lose_disk(node);
         }
-        self.lose_disk(node);
     }
 
-    /// The disk is gone, or refused at start; the process dies and the operator is told.
+    /// The process dies and a bit of its disk flips. The next start finds it, and only then is the operator told.
+    pub fn flip_bit(&mut self, ix: usize) {
+        if self.nodes[ix].disk.flipped.is_some() {
+            return;
+        }
+        if self.nodes[ix].is_up() {
+            self.crash(ix, Down::DiskLost);
+            self.nodes[ix].down = Some(Down::Crashed);
+            let after = 1_000 + self.chances.bytes.below(self.dials.down_ms * 1000 + 1);
+            let boot = self.nodes[ix].boot;
+            self.schedule(after, Event::Start { node: ix, boot });
+        }
+        self.nodes[ix].disk.flip(self.dials.chunk_flip_pm, &mut self.chances.bytes);
+        let at = self.now_us;
+        self.trace
+            .line(at, || format!("{:?}: a bit flips: {:?}", self.nodes[ix], self.nodes[ix].disk.flipped));
+        self.coverage.bits_flipped += 1;
+    }
+
+    /// The disk is gone, or was refused at start; the process dies and the operator is told.
     pub fn lose_disk(&mut self, ix: usize) {
         if self.nodes[ix].is_up() {
             self.crash(ix, Down::DiskLost);
         }
         self.nodes[ix].down = Some(Down::DiskLost);
-        self.nodes[ix].disk.damaged = true;
+        self.nodes[ix].disk.flipped = None;
         self.observe_convergent_loss(ix);
         if self.mutants.on(dwcp_base::Mutant::WipedDiskRejoins) {
             let incarnation = self.nodes[ix].incarnation;

@@ -115,7 +115,9 @@ impl Puppet {
             }
             _ => false,
         };
-        self.lies_told += u64::from(held);
+        if held {
+            self.plays(Trick::AnchorHeldBack);
+        }
         held
     }
 

@@ -14,6 +14,7 @@ pub mod ending;
 pub mod false_words;
 pub mod faults;
 pub mod held_back;
+pub mod image;
 pub mod keys;
 pub mod mutants;
 pub mod net;

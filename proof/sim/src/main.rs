@@ -9,6 +9,7 @@ use sim::dials::{Dials, PROFILES, Profile};
 use sim::ending::{Ending, Finder, Report};
 use sim::mutants::{self, Catch, Hunt, News};
 use sim::runner::{Recipe, parse_range, run_seeds};
+use sim::trick::Trick;
 use sim::world::World;
 use std::collections::BTreeMap;
 use std::io::{BufRead, IsTerminal, Write};
@@ -240,6 +241,7 @@ fn run_many(
     let bar = progress(total, "seeds");
     let mut coverage = Coverage::default();
     let mut refusals: BTreeMap<&'static str, u64> = BTreeMap::new();
+    let mut tricks: BTreeMap<Trick, u64> = BTreeMap::new();
     let mut undecided = Vec::new();
     let (mut ran, mut failures, mut lost, mut doubled, mut virtual_us, mut events) =
         (0u64, Vec::new(), 0, 0, 0u64, 0u64);
@@ -248,6 +250,7 @@ fn run_many(
         ran += 1;
         coverage += &report.coverage;
         report.refusals.iter().for_each(|(reason, count)| *refusals.entry(reason).or_default() += count);
+        report.tricks.iter().for_each(|(trick, count)| *tricks.entry(*trick).or_default() += count);
         lost += report.lost;
         doubled += report.doubled;
         virtual_us += report.ended_at_us;
@@ -271,6 +274,8 @@ fn run_many(
     print!("{coverage}");
     let refusals: Vec<String> = refusals.iter().map(|(reason, count)| format!("{reason}: {count}")).collect();
     println!("  refused by honest replicas: {}", refusals.join(", "));
+    let tricks: Vec<String> = tricks.iter().map(|(trick, count)| format!("{trick:?}: {count}")).collect();
+    println!("  lies by trick: {}", tricks.join(", "));
     let seconds = begun.elapsed().as_secs_f64();
     println!(
         "{ran} seeds, {:.0} simulated seconds, {events} events in {seconds:.1} s; {} acknowledged, {lost} lost, {doubled} doubled, {} violations{}",

@@ -75,8 +75,8 @@ pub struct Puppet {
     hidden_from: Option<ReplicaId>,
     /// For each slot the prepared certificate of the lowest view seen; at most `NOTEBOOK_MAX`, the newest slots stay.
     oldest: BTreeMap<Sequence, PreparedCertificate>,
-    /// The last slot of each kind counted for coverage.
-    pub lies_told: u64,
+    /// How often each trick was played, by its bit.
+    pub(crate) played: [u64; Trick::ALL.len()],
     pub chunks_asked: u64,
     pub parts_without_end: u64,
     pub equivocations: u64,
@@ -122,7 +122,7 @@ impl Puppet {
             tricks |= drawn.map_or(0, Trick::bit);
         }
         let earlier = world.nodes.iter().find_map(|node| node.puppet.as_ref());
-        Self {
+        let mut puppet = Self {
             me: ReplicaId(replica),
             n: u8::try_from(dials.n).expect("few replicas"),
             tricks,
@@ -141,12 +141,44 @@ impl Puppet {
             censored: None,
             hidden_from: None,
             oldest: BTreeMap::new(),
-            lies_told: 0,
+            played: [0; Trick::ALL.len()],
             chunks_asked: 0,
             parts_without_end: 0,
             equivocations: 0,
             storms: BTreeSet::new(),
+        };
+        // These are what a liar is, from its first moment on.
+        for trick in Trick::INNATE {
+            if puppet.has(trick) {
+                puppet.plays(trick);
+            }
         }
+        puppet
+    }
+
+    /// A trick is played once more.
+    pub(crate) fn plays(&mut self, trick: Trick) {
+        self.played[trick as usize] += 1;
+    }
+
+    /// What leaves instead of `bytes`; whatever differs is a trick played.
+    fn told(&mut self, trick: Trick, bytes: Bytes, lie: Option<Bytes>) -> Bytes {
+        let Some(lie) = lie.filter(|lie| *lie != bytes) else { return bytes };
+        self.plays(trick);
+        lie
+    }
+
+    /// Two payloads for one slot, to be believed at once or to be kept for a later view. An accomplice who has neither trick
+    /// votes for what another equivocated about.
+    fn double_dealing(&self) -> Trick {
+        let keeps = self.has(Trick::SecretProof) && !self.has(Trick::Equivocate);
+        if keeps { Trick::SecretProof } else { Trick::Equivocate }
+    }
+
+    /// Its tricks, by their bits.
+    #[must_use]
+    pub fn tricks(&self) -> u64 {
+        self.tricks
     }
 
     #[must_use]
@@ -241,7 +273,9 @@ impl Puppet {
         }
         let censored = *self.censored.get_or_insert(frame.session());
         let hit = censored == frame.session();
-        self.lies_told += u64::from(hit);
+        if hit {
+            self.plays(Trick::Censor);
+        }
         hit
     }
 
@@ -257,7 +291,7 @@ impl Puppet {
         self.remember(&bytes);
         if self.has(Trick::Silence) {
             if now_us < self.silent_until_us {
-                self.lies_told += 1;
+                self.plays(Trick::Silence);
                 return;
             }
             if self.chance.per_mille(2) {
@@ -285,25 +319,25 @@ impl Puppet {
             Message::PrePrepare { proposal, payload } => self.propose(to, bytes, proposal, payload, out),
             Message::Vote(signed) => self.vote(to, bytes, signed, out),
             Message::ViewChange(body) if self.has(Trick::MixProofs) => {
-                self.lies_told += 1;
-                out.push(plain(self.mix_proofs(&body).unwrap_or(bytes)));
+                let lie = self.mix_proofs(&body);
+                out.push(plain(self.told(Trick::MixProofs, bytes, lie)));
             }
             Message::ViewChange(body) if self.has(Trick::OldProofs) => {
                 self.hoard(&bytes);
-                self.lies_told += 1;
-                out.push(plain(self.old_proofs(&body).unwrap_or(bytes)));
+                let lie = self.old_proofs(&body);
+                out.push(plain(self.told(Trick::OldProofs, bytes, lie)));
             }
             Message::NewView(body) if self.has(Trick::NullNewView) => {
-                self.lies_told += 1;
-                out.push(plain(self.null_new_view(&body).unwrap_or(bytes)));
+                let lie = self.null_new_view(&body);
+                out.push(plain(self.told(Trick::NullNewView, bytes, lie)));
             }
             Message::ViewChange(body) if self.has(Trick::SplitViewChange) => {
-                self.lies_told += 1;
-                out.push(plain(self.split_view_change(&body).unwrap_or(bytes)));
+                let lie = self.split_view_change(&body);
+                out.push(plain(self.told(Trick::SplitViewChange, bytes, lie)));
             }
             Message::NewView(body) if self.has(Trick::BogusNewView) => {
-                self.lies_told += 1;
-                out.push(plain(self.bogus_new_view(&body).unwrap_or(bytes)));
+                let lie = self.bogus_new_view(&body);
+                out.push(plain(self.told(Trick::BogusNewView, bytes, lie)));
             }
             _ => out.push(plain(bytes)),
         }
@@ -311,7 +345,7 @@ impl Puppet {
 
     /// What its core sends to the primary alone goes to all others, and what it sends to all to all but the primary.
     fn hide(&mut self, to: ReplicaId, to_all: bool, frame: Bytes, out: &mut Vec<Lie>) {
-        self.lies_told += 1;
+        self.plays(Trick::HideFromPrimary);
         if !to_all {
             self.hidden_from = Some(to);
         }
@@ -329,10 +363,10 @@ impl Puppet {
         let slot = (claim.view, claim.sequence);
         self.highest = self.highest.max(slot);
         let extra_us = if self.has(Trick::Delay) {
-            self.lies_told += 1;
+            self.plays(Trick::Delay);
             self.view_timeout_us * 9 / 10
         } else if self.has(Trick::Dawdle) {
-            self.lies_told += 1;
+            self.plays(Trick::Dawdle);
             self.view_timeout_us * 66 / 100
         } else {
             0
@@ -342,7 +376,7 @@ impl Puppet {
             && (self.has(Trick::Equivocate) || self.has(Trick::SecretProof))
             && let Some(alternative) = self.alternative_for(slot, &payload)
         {
-            self.lies_told += 1;
+            self.plays(self.double_dealing());
             let shown = alternative.shown_to & (1 << to.0) != 0;
             let digest = if shown { alternative.digest } else { claim.digest };
             let payload = if shown { alternative.payload } else { payload };
@@ -358,10 +392,11 @@ impl Puppet {
         let spoiled = if !mine {
             None
         } else if self.has(Trick::ForgeFrames) && self.chance.per_mille(300) {
-            forge_frame(&payload, &mut self.chance)
+            forge_frame(&payload, &mut self.chance).map(|forged| (Trick::ForgeFrames, forged))
         } else if self.has(Trick::WrongTime) && self.chance.per_mille(300) {
             let ahead = self.chance.between(600, 1_000_000);
             altered(&payload, |proposal| proposal.time = LogTime(proposal.time.0 + ahead))
+                .map(|altered| (Trick::WrongTime, altered))
         } else if self.has(Trick::FalseSealed)
             || self.has(Trick::FalseAnchors)
             || self.has(Trick::AnchorHeldBack)
@@ -370,8 +405,8 @@ impl Puppet {
         } else {
             None
         };
-        if let Some(payload) = spoiled {
-            self.lies_told += 1;
+        if let Some((trick, payload)) = spoiled {
+            self.plays(trick);
             let digest = dwcp_log::entry::payload_digest(&payload);
             let signed = self.sign(&proposal, |statement| statement.claim.digest = digest);
             out.push(Lie { to, bytes: wire(Message::PrePrepare { proposal: signed, payload }), extra_us });
@@ -419,13 +454,13 @@ impl Puppet {
             return;
         }
         if self.has(Trick::Withhold) && claim.vote != Vote::Checkpoint && self.chance.per_mille(700) {
-            self.lies_told += 1;
+            self.plays(Trick::Withhold);
             return;
         }
         let alternative =
             self.notebook.lock().expect("one thread").get(&(claim.view, claim.sequence)).cloned();
         if self.has(Trick::SecretProof) && alternative.is_some() {
-            self.lies_told += 1;
+            self.plays(Trick::SecretProof);
             if self.is_accomplice(to) {
                 out.push(Lie { to, bytes, extra_us: 0 });
             }
@@ -433,7 +468,7 @@ impl Puppet {
         }
         if let Some(alternative) = alternative.filter(|alternative| alternative.shown_to & (1 << to.0) != 0) {
             // Whoever was shown the other payload gets the votes for it, prepared or not.
-            self.lies_told += 1;
+            self.plays(self.double_dealing());
             for vote in [Vote::Prepare, Vote::Commit] {
                 let lie = self.sign(&signed, |statement| {
                     statement.claim.vote = vote;
@@ -444,14 +479,14 @@ impl Puppet {
             return;
         }
         if self.has(Trick::FalseCheckpoint) && claim.vote == Vote::Checkpoint {
-            self.lies_told += 1;
+            self.plays(Trick::FalseCheckpoint);
             let digest = Hash::of(&[to.0]);
             let lie = self.sign(&signed, |statement| statement.claim.digest = digest);
             out.push(Lie { to, bytes: wire(Message::Vote(lie)), extra_us: 0 });
             return;
         }
         if self.has(Trick::VoteTwice) {
-            self.lies_told += 1;
+            self.plays(Trick::VoteTwice);
             for _ in 0..2 {
                 out.push(Lie { to, bytes: bytes.clone(), extra_us: self.chance.below(20_000) });
             }
@@ -465,7 +500,7 @@ impl Puppet {
             }
         }
         if self.has(Trick::Forge) {
-            self.lies_told += 1;
+            self.plays(Trick::Forge);
             for sender in 0..self.n {
                 if sender != self.me.0 && sender != to.0 {
                     let lie = self.sign(&signed, |statement| statement.sender = ReplicaId(sender));
@@ -639,8 +674,8 @@ impl Puppet {
             for _ in 0..6 {
                 let memory: Vec<Bytes> = self.memory.iter().cloned().collect();
                 if let (Some(bytes), Some(to)) = (self.chance.pick(&memory), self.chance.pick(&peers)) {
-                    self.lies_told += 1;
                     out.push(Lie { to: *to, bytes: bytes.clone(), extra_us: 0 });
+                    self.plays(Trick::Replay);
                 }
             }
         }
@@ -660,7 +695,7 @@ impl Puppet {
     fn ask_for_chunks(&mut self, to: ReplicaId, out: &mut Vec<Lie>) {
         let sequence = self.snapshot;
         for _ in 0..150 {
-            self.lies_told += 1;
+            self.plays(Trick::AsksForChunks);
             self.chunks_asked += 1;
             let index = u32::try_from(self.chance.below(400)).expect("small");
             let offset = self.chance.below(3) * u64::from(CHUNK_PART_BYTES);
@@ -670,7 +705,7 @@ impl Puppet {
     }
 
     fn flood(&mut self, to: ReplicaId, out: &mut Vec<Lie>) {
-        self.lies_told += 1;
+        self.plays(Trick::Flood);
         for _ in 0..8 {
             let ahead = 1 << self.chance.between(8, 60);
             let vote = *self
@@ -705,20 +740,20 @@ impl Puppet {
     /// A chunk of a snapshot as the puppet serves it.
     pub fn spoil_chunk(&mut self, index: u32, bytes: Option<Bytes>) -> Option<Bytes> {
         if self.has(Trick::EndlessDonor) {
-            self.lies_told += 1;
+            self.plays(Trick::EndlessDonor);
             self.parts_without_end += 1;
             return bytes.map(|_| Bytes::from_static(&NOTHING));
         }
         if self.has(Trick::ForgetSessions) && (1..=dwcp_state::SESSION_BUCKETS).contains(&index) {
-            self.lies_told += 1;
+            self.plays(Trick::ForgetSessions);
             // The chunk of a bucket without sessions.
             return bytes.map(|_| Bytes::from(encode(&Vec::<u8>::new())));
         }
         if !self.has(Trick::LieAsDonor) || !self.chance.per_mille(300) {
             return bytes;
         }
-        self.lies_told += 1;
         let bytes = bytes?;
+        self.plays(Trick::LieAsDonor);
         if let Some(mut control) = (index == 0).then(|| decode::<Control>(&bytes).ok()).flatten() {
             // One that can be read: only its digest gives it away.
             control.bytes_executed ^= 1;
@@ -745,7 +780,7 @@ impl Puppet {
     pub fn spoil_reply(&mut self, reply: ClientReply) -> ClientReply {
         let ClientReply::Executed(mut executed) = reply else { return reply };
         if self.has(Trick::SpoilReplies) {
-            self.lies_told += 1;
+            self.plays(Trick::SpoilReplies);
             for result in &mut executed.results {
                 if let dwcp_state::Outcome::Done(bytes) = &result.outcome {
                     let mut spoiled = bytes.to_vec();

@@ -2,7 +2,7 @@
 //! each of them does stands in `puppet`, `false_words`, `held_back` and `convergent`.
 
 /// A way to lie. The number is its bit in the dial `tricks`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Trick {
     /// Two payloads for one slot, and votes for both, each to its half of the peers.
@@ -147,6 +147,10 @@ impl Trick {
         Self::SegmentGarbage,
         Self::FalseRaft,
     ];
+
+    /// Those that are in what a liar is, and not in single acts: counted once per liar.
+    pub(crate) const INNATE: [Self; 4] =
+        [Self::Twins, Self::FastClock, Self::AsksUnheard, Self::OrdersUnasked];
 
     /// The tricks a liar draws by itself, the first ones of `ALL`; the others are for those who ask for them.
     pub(crate) const DRAWN: usize = 17;

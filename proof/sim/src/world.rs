@@ -122,6 +122,8 @@ impl Ord for Scheduled {
 #[derive(Debug)]
 pub struct Chances {
     pub disk: Chance,
+    /// How damage looks, byte by byte, and how long a damaged process stays down.
+    pub bytes: Chance,
     pub crash: Chance,
     pub fault: Chance,
     pub driver: Chance,
@@ -196,6 +198,24 @@ pub struct World {
     pub rooms: crate::convergent::Rooms,
     /// What replicas report, for a scenario.
     pub spotlight: Option<Vec<String>>,
+    /// A crash that is asked for, and did not come about yet.
+    pub strike: Option<Strike>,
+}
+
+/// A crash of a node at one record of its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Strike {
+    pub node: usize,
+    pub ticket: Ticket,
+    pub when: Moment,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// It was written, and its write is cut: everything before it is on the disk.
+    Written,
+    /// It is on the disk, as the last one, and nothing that waited for it was let go.
+    Durable,
 }
 
 impl std::fmt::Debug for World {
@@ -281,6 +301,7 @@ impl World {
             net: Net::new(dials, root.fork("net")),
             chances: Chances {
                 disk: root.fork("disk"),
+                bytes: root.fork("bytes"),
                 crash: root.fork("crash"),
                 fault: root.fork("fault"),
                 driver: root.fork("driver"),
@@ -308,8 +329,10 @@ impl World {
             unfinished: Vec::new(),
             rooms: crate::convergent::Rooms::new(dials.convergent_keys, &root),
             spotlight: None,
+            strike: None,
         };
         world.coverage.real_signatures = dials.ed25519;
+        world.coverage.note_replicas(dials.n);
         world.populate(&root);
         world
     }
@@ -594,7 +617,10 @@ impl World {
     #[must_use]
     pub fn faults_in_force(&self) -> u64 {
         let owing = self.owing().into_iter().filter(|ix| !self.operator.replaces(*ix)).count() as u64;
-        self.dials.liars + self.dials.fsync_liars + self.operator.replacing_count() + owing
+        // Of a flipped bit nobody knows before the next start.
+        let flipped = |ix: &usize| self.nodes[*ix].disk.flipped.is_some() && !self.operator.replaces(*ix);
+        let flipped = (0..self.nodes.len()).filter(flipped).count() as u64;
+        self.dials.liars + self.dials.fsync_liars + self.operator.replacing_count() + owing + flipped
     }
 
     #[must_use]

@@ -125,9 +125,7 @@ impl SnapshotStore {
             info.chunks = count;
             info.bytes = total.saturating_sub(replaced.unwrap_or(0) as u64);
             let mut value = chunks.insert_reserve((seq, index), CRC_BYTES + bytes.len())?;
-            let (crc, body) = value.as_mut().split_at_mut(CRC_BYTES);
-            crc.copy_from_slice(&chunk_crc(seq, index, bytes).to_le_bytes());
-            body.copy_from_slice(bytes);
+            seal_into(seq, index, bytes, value.as_mut());
             drop(value);
             snapshots.insert(seq, &encode_info(&info)[..])?;
             Ok(())
@@ -196,11 +194,10 @@ impl SnapshotStore {
             let Some(value) = chunks.get((seq, index))? else {
                 return refused(StorageError::ChunkMissing { seq, index });
             };
-            let (crc, bytes) = value.value().split_at_checked(CRC_BYTES).unwrap_or_default();
-            if crc != chunk_crc(seq, index, bytes).to_le_bytes() {
-                return refused(StorageError::ChunkDamaged { path: self.path.clone(), seq, index });
+            match open_chunk(seq, index, value.value()) {
+                Some(bytes) => Ok(bytes.to_vec()),
+                None => refused(StorageError::ChunkDamaged { path: self.path.clone(), seq, index }),
             }
-            Ok(bytes.to_vec())
         })
     }
 
@@ -452,6 +449,25 @@ fn encode_info(info: &SnapshotInfo) -> Vec<u8> {
 
 fn info_crc(seq: u64, value: &[u8]) -> u32 {
     seeded_crc(&seq.to_le_bytes(), &value[CRC_BYTES..])
+}
+
+/// A chunk as the store keeps it: its checksum, then its bytes.
+pub fn seal_chunk(seq: u64, index: u32, bytes: &[u8]) -> Vec<u8> {
+    let mut value = vec![0; CRC_BYTES + bytes.len()];
+    seal_into(seq, index, bytes, &mut value);
+    value
+}
+
+/// What [`seal_chunk`] was given. `None` unless exactly that was sealed under this snapshot and index.
+pub fn open_chunk(seq: u64, index: u32, value: &[u8]) -> Option<&[u8]> {
+    let (crc, bytes) = value.split_at_checked(CRC_BYTES)?;
+    (crc == chunk_crc(seq, index, bytes).to_le_bytes()).then_some(bytes)
+}
+
+fn seal_into(seq: u64, index: u32, bytes: &[u8], value: &mut [u8]) {
+    let (crc, body) = value.split_at_mut(CRC_BYTES);
+    crc.copy_from_slice(&chunk_crc(seq, index, bytes).to_le_bytes());
+    body.copy_from_slice(bytes);
 }
 
 fn chunk_crc(seq: u64, index: u32, bytes: &[u8]) -> u32 {

@@ -1,6 +1,7 @@
 //! The simulator's own promises, on few seeds, so that they hold in a debug build, too: determinism, clean seeds of every
 //! profile, recorded scenarios, a mutant caught by the judge that should, and a shrinker that keeps what it found.
 
+mod every_ticket;
 mod once_wrong;
 
 use check::Judge;

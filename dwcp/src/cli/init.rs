@@ -271,12 +271,11 @@ fn make_trial(args: &InitArgs, json: bool) -> Outcome {
     let ports = if args.base_port == 0 { Ports::Free } else { Ports::From(args.base_port) };
     let options = TrialOptions { cluster: options(args), ip: args.host, ports };
     let is_new = !args.out.exists();
-    let made = trial_cluster(nodes, &args.out, &options).map_err(|error| {
+    let made = trial_cluster(nodes, &args.out, &options).inspect_err(|_| {
         if is_new {
             // Half a cluster would be in the way of the next attempt; nobody has used its keys.
             let _ = std::fs::remove_dir_all(&args.out);
         }
-        error
     })?;
     let configs: Vec<&Path> = made.nodes.iter().map(|node| node.config_file.as_path()).collect();
     if json {

@@ -36,6 +36,7 @@ mod snapshots;
 mod start;
 mod sync_http;
 pub mod sync_json;
+pub mod sync_question;
 
 pub use client::{Busy, ClientPort, ClientReplies, ClientRequests};
 pub use http::HttpError;

@@ -20,6 +20,7 @@ mod identity;
 mod measure;
 mod peer;
 mod queue;
+pub mod readers;
 mod reason;
 mod transport;
 

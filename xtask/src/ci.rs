@@ -59,6 +59,7 @@ const STEPS: &[Step] = &[
     ("clippy", |root| {
         execute(root, &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"], &[])
     }),
+    ("fuzzers", fuzzers),
     ("tests", tests),
     ("docs", |root| {
         execute(root, &["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "--deny warnings")])
@@ -119,6 +120,19 @@ fn execute(root: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> any
 fn format(root: &Path) -> anyhow::Result<Outcome> {
     let colour = if std::io::stdout().is_terminal() { "auto" } else { "never" };
     execute(root, &["fmt", "--all", "--check", "--", "--color", colour], &[])
+}
+
+/// The fuzzers' folder lies outside the workspace, so nothing else would notice that it no longer compiles. Checked only: to
+/// link one needs a nightly compiler and a C++ one.
+fn fuzzers(root: &Path) -> anyhow::Result<Outcome> {
+    let lock = root.join("proof/fuzz/Cargo.lock");
+    // The workspace's own versions and folder, so that most of what was compiled for it serves again.
+    std::fs::copy(root.join("Cargo.lock"), &lock).with_context(|| lock.display().to_string())?;
+    let folder = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".into());
+    let arguments =
+        ["check", "--manifest-path", "proof/fuzz/Cargo.toml", "--bins", "--target-dir", folder.as_str()];
+    // With a library named, which a check does not look for, its build compiles no C++.
+    execute(root, &arguments, &[("CUSTOM_LIBFUZZER_PATH", "none/libfuzzer.a")])
 }
 
 /// The tests, then the question whether all of them ran. One way of running them, nextest or not: a suite that is judged
@@ -248,7 +262,18 @@ mod tests {
         let names: Vec<&str> = STEPS.iter().map(|(name, _)| *name).collect();
         assert_eq!(
             names,
-            ["format", "layers", "tidy", "clippy", "tests", "docs", "simulation", "overload", "dependencies"]
+            [
+                "format",
+                "layers",
+                "tidy",
+                "clippy",
+                "fuzzers",
+                "tests",
+                "docs",
+                "simulation",
+                "overload",
+                "dependencies"
+            ]
         );
     }
 }

@@ -24,8 +24,8 @@ fn put_back(copy: &Path, place: &Path) {
 
 /// Where the last batch begins. Batches begin on pages (`docs/durable.md`).
 fn last_batch(segment: &[u8]) -> usize {
-    let pages = (1..segment.len() / 4096).map(|page| page * 4096);
-    pages.filter(|at| segment[*at..].starts_with(b"BTCH")).last().expect("the log has a batch")
+    let mut pages = (1..segment.len() / 4096).map(|page| page * 4096);
+    pages.rfind(|at| segment[*at..].starts_with(b"BTCH")).expect("the log has a batch")
 }
 
 #[test]

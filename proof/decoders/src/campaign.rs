@@ -280,9 +280,18 @@ pub fn shrink(target: &Target, failure: &Failure, runs_max: usize) -> Vec<u8> {
     best
 }
 
-/// The figures, one line a target. A share in brackets is of inputs that kept their form, where a format has no seal.
+/// The figures, one line a target, those of live targets apart: these get fewer inputs. A share in brackets is of inputs
+/// that kept their form, where a format has no seal.
 #[must_use]
 pub fn table(tallies: &BTreeMap<&'static str, Tally>) -> String {
+    let (live, decoders): (Vec<_>, Vec<_>) =
+        tallies.iter().partition(|(name, _)| crate::named(name).is_live());
+    let parts = [("decoders", decoders), ("live targets", live)];
+    let parts = parts.iter().filter(|(_, rows)| !rows.is_empty());
+    parts.map(|(title, rows)| format!("{title}\n{}", one_table(rows))).collect::<Vec<_>>().join("\n\n")
+}
+
+fn one_table(tallies: &[(&&'static str, &Tally)]) -> String {
     let mut table = comfy_table::Table::new();
     table.load_preset(comfy_table::presets::NOTHING);
     table.set_header([
@@ -301,11 +310,9 @@ pub fn table(tallies: &BTreeMap<&'static str, Tally>) -> String {
     ]);
     let mut sum = Tally::default();
     for (name, tally) in tallies {
-        let has_no_seal = crate::targets::ALL
-            .iter()
-            .any(|target| target.name == *name && matches!(target.seal, crate::Seal::Form(_)));
+        let has_no_seal = matches!(crate::named(name).seal, crate::Seal::Form(_));
         table.add_row(row(name, tally, has_no_seal));
-        sum.add(tally.clone());
+        sum.add((*tally).clone());
     }
     table.add_row(row("all", &sum, false));
     table.to_string()

@@ -59,6 +59,21 @@ impl Seal {
     }
 }
 
+/// Who hears the bytes, and so how many damaged inputs it gets.
+#[derive(Clone, Copy, Debug)]
+pub enum Hearer {
+    /// A decoder, and what is pure about what it yields: it gets every damaged input.
+    Decoder,
+    /// Somebody who acts on what was read, and whose life costs much beside the reading.
+    Live {
+        /// It gets one of so many damaged inputs that a decoder gets.
+        one_in: u32,
+        why_fewer: &'static str,
+        /// The decoders that read the same bytes, and get all.
+        read_by: &'static [&'static str],
+    },
+}
+
 /// One decoder, or one road that bytes take through several.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
@@ -72,10 +87,7 @@ pub struct Target {
     pub bombs: fn() -> Vec<Vec<u8>>,
     pub seal: Seal,
     pub damage: Damage,
-    /// It gets one of so many damaged inputs that a plain decoder gets.
-    pub one_in: u32,
-    /// Why it gets fewer. Empty for those that get all.
-    pub why_fewer: &'static str,
+    pub hearer: Hearer,
 }
 
 impl Target {
@@ -86,21 +98,29 @@ impl Target {
         seal: Seal,
     ) -> Self {
         let damage = mutate::damage;
-        Self { name, run, seeds, bombs: Vec::new, seal, damage, one_in: 1, why_fewer: "" }
+        Self { name, run, seeds, bombs: Vec::new, seal, damage, hearer: Hearer::Decoder }
     }
 
     const fn bombs(self, bombs: fn() -> Vec<Vec<u8>>) -> Self {
         Self { bombs, ..self }
     }
 
-    const fn fewer(self, one_in: u32, why_fewer: &'static str) -> Self {
-        Self { one_in, why_fewer, ..self }
+    const fn live(self, one_in: u32, why_fewer: &'static str, read_by: &'static [&'static str]) -> Self {
+        Self { hearer: Hearer::Live { one_in, why_fewer, read_by }, ..self }
+    }
+
+    #[must_use]
+    pub const fn is_live(&self) -> bool {
+        matches!(self.hearer, Hearer::Live { .. })
     }
 
     /// Its part of a campaign of so many damaged inputs a target.
     #[must_use]
     pub fn share_of(&self, count: u64) -> u64 {
-        count.div_ceil(self.one_in.into())
+        match self.hearer {
+            Hearer::Decoder => count,
+            Hearer::Live { one_in, .. } => count.div_ceil(one_in.into()),
+        }
     }
 }
 

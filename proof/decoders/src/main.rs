@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use decoders::campaign::{self, Failure};
-use decoders::{Target, corpus, targets};
+use decoders::{Hearer, Target, corpus, targets};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -23,7 +23,7 @@ enum Verb {
         #[arg(long, default_value = "all")]
         target: String,
     },
-    /// Run the corpus and this many damaged inputs a target; `list` says which get fewer, and why.
+    /// Run the corpus and this many damaged inputs a decoder; `list` says which targets are live and get fewer, and why.
     Run {
         #[arg(long, default_value = "all")]
         target: String,
@@ -54,9 +54,13 @@ fn chosen(name: &str) -> Result<Vec<&'static Target>> {
 
 fn main() -> Result<ExitCode> {
     match Arguments::parse().verb {
-        Verb::List => targets::ALL.iter().for_each(|target| match target.one_in {
-            1 => println!("{}", target.name),
-            one_in => println!("{}: one in {one_in}, for {}", target.name, target.why_fewer),
+        Verb::List => targets::ALL.iter().for_each(|target| match target.hearer {
+            Hearer::Decoder => println!("{}", target.name),
+            Hearer::Live { one_in, why_fewer, read_by } => println!(
+                "{}: live, one in {one_in}, for {why_fewer}; all are read by {}",
+                target.name,
+                read_by.join(", ")
+            ),
         }),
         Verb::Bless { target } => {
             for target in chosen(&target)? {
@@ -64,7 +68,7 @@ fn main() -> Result<ExitCode> {
             }
         }
         Verb::Run { target, count, seed, out } => {
-            println!("seed {seed}, {count} damaged inputs a target");
+            println!("seed {seed}, {count} damaged inputs a decoder");
             let tallies = campaign::run(&chosen(&target)?, count, seed)?;
             println!("{}", campaign::table(&tallies));
             let failures: Vec<&Failure> = tallies.values().flat_map(|tally| &tally.failures).collect();

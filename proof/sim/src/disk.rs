@@ -274,7 +274,7 @@ impl Disk {
                 }
                 _ => seal(*sequence, index, chunk),
             };
-            let opened = dwcp_storage::open_chunk(sequence.0, index, &sealed).map(<[u8]>::to_vec);
+            let opened = dwcp_storage::row::read_chunk(sequence.0, index, &sealed).map(<[u8]>::to_vec);
             opened.ok_or_else(|| format!("chunk {index} does not match its checksum"))
         };
         Some((*sequence, snapshot, (0..).zip(&snapshot.chunks).map(read).collect()))
@@ -320,7 +320,7 @@ impl Disk {
 }
 
 fn seal(sequence: Sequence, index: u32, chunk: &[u8]) -> Vec<u8> {
-    dwcp_storage::seal_chunk(sequence.0, index, chunk)
+    dwcp_storage::row::seal_chunk(sequence.0, index, chunk)
 }
 
 #[cfg(test)]

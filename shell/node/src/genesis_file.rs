@@ -224,7 +224,15 @@ fn line_about(text: &str, what: &str) -> Option<usize> {
 /// # Errors
 /// What is not TOML or lacks a field.
 pub fn read_members(path: &Path) -> Result<(Vec<Member>, Vec<Principal>), GenesisError> {
-    let file: MembersFile = parse(path, &read_text(path)?)?;
+    parse_members(path, &read_text(path)?)
+}
+
+/// Reads a members file from text; `path` names it in refusals.
+///
+/// # Errors
+/// As [`read_members`].
+pub fn parse_members(path: &Path, text: &str) -> Result<(Vec<Member>, Vec<Principal>), GenesisError> {
+    let file: MembersFile = parse(path, text)?;
     Ok((numbered(file.members), file.principals.into_iter().map(principal).collect()))
 }
 

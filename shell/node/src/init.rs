@@ -21,7 +21,7 @@ use dwcp_base::{Ack, Genesis, Incarnation, Member, Policy, PublicKey, Quorum, Re
 use dwcp_storage::{DataDir, Identity, StorageError, WalSettings};
 use dwcp_transport::TlsIdentity;
 
-pub use self::order::{Replacement, read_order, replacement};
+pub use self::order::{Replacement, parse_order, read_order, replacement};
 use self::trial::judge_options;
 pub use self::trial::{Ports, TrialCluster, TrialNode, TrialOptions, free_ports, trial_cluster};
 

@@ -66,7 +66,14 @@ impl SecretSeed {
     /// # Errors
     /// A file that is missing, readable by others, or not a seed.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
-        let text = read_secret(path)?;
+        Self::parse(path, &read_secret(path)?)
+    }
+
+    /// Reads a seed from text; `path` names it in refusals.
+    ///
+    /// # Errors
+    /// What is not a seed.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, KeyError> {
         let mut seed = [0; 32];
         hex::decode_to_slice(text.trim(), &mut seed).map_err(|_| KeyError::NotASeed { path: path.into() })?;
         Ok(Self(seed))
@@ -84,8 +91,15 @@ impl SecretSeed {
 /// # Errors
 /// A file that is missing, readable by others, or no Ed25519 key.
 pub fn read_tls_identity(path: &Path) -> Result<TlsIdentity, KeyError> {
-    let pem = read_secret(path)?;
-    TlsIdentity::from_pkcs8_pem(&pem).map_err(|source| KeyError::Tls { path: path.into(), source })
+    parse_tls_identity(path, &read_secret(path)?)
+}
+
+/// Reads a TLS key from PEM; `path` names it in refusals.
+///
+/// # Errors
+/// What is no Ed25519 key.
+pub fn parse_tls_identity(path: &Path, pem: &str) -> Result<TlsIdentity, KeyError> {
+    TlsIdentity::from_pkcs8_pem(pem).map_err(|source| KeyError::Tls { path: path.into(), source })
 }
 
 /// 64 hexadecimal digits.

@@ -37,6 +37,7 @@ mod snapshots;
 mod start;
 mod sync_http;
 pub mod sync_json;
+pub mod sync_question;
 
 pub use dwcp_hints::{DropReason, Drops, Hint, Standing};
 

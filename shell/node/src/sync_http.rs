@@ -17,7 +17,6 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Extension, Router};
-use bytes::Bytes;
 use dwcp_base::ReplicaId;
 use dwcp_replica::{ClientReply, ClientRequest, SyncReply, SyncRequest};
 use serde_json::{Value, json};
@@ -25,13 +24,12 @@ use serde_json::{Value, json};
 use crate::node::WeakNode;
 use crate::settings::SyncHttp;
 use crate::sync_json;
+use crate::sync_question::{self, Parameters};
 
 /// A write that does not fit one frame is refused anyway.
 const BODY_BYTES_MAX: usize = 1 << 20;
 /// Longer than the core lets anything wait.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// A connection lives for 20 seconds at least (`http.connection_lifetime_ms`).
-const TIMEOUT_MS_MAX: u64 = 15_000;
 
 const OFF: &str =
     "convergent keys are not served here: set sync.http to \"read\" or \"write\" in this node's settings";
@@ -82,41 +80,17 @@ fn gone() -> Response {
 /// What was asked with which parameters.
 type Asked = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
-/// The parameters of a question. One that nothing is made of is refused, so that a misspelt one does not pass for its default.
-struct Parameters(Vec<(String, String)>);
+fn bad(reason: String) -> Refused {
+    Box::new(refuse(StatusCode::BAD_REQUEST, reason))
+}
 
-impl Parameters {
-    fn of(asked: Asked, known: &[&str]) -> Result<Self, Refused> {
-        let bad = |reason: String| Box::new(refuse(StatusCode::BAD_REQUEST, reason));
-        let Query(all) = asked.map_err(|error| bad(format!("parameters cannot be read: {error}")))?;
-        match all.iter().find(|(name, _)| !known.contains(&name.as_str())) {
-            Some((name, _)) if known.is_empty() => {
-                Err(bad(format!("`{name}` is not known: this takes no parameters")))
-            }
-            Some((name, _)) => Err(bad(format!("`{name}` is not known: write {}", known.join(", ")))),
-            None => Ok(Self(all)),
-        }
-    }
+/// The request of the question of this name.
+fn question(name: &str, asked: Asked) -> Result<SyncRequest, Refused> {
+    sync_question::of(name, pairs(asked)?).map_err(bad)
+}
 
-    fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a String> {
-        self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value)
-    }
-
-    fn text(&self, name: &str) -> Option<Bytes> {
-        self.all(name).last().cloned().map(Bytes::from)
-    }
-
-    fn needed(&self, name: &str) -> Result<Bytes, Refused> {
-        let reason = format!("it needs a parameter `{name}`");
-        self.text(name).ok_or_else(|| Box::new(refuse(StatusCode::BAD_REQUEST, reason)))
-    }
-
-    /// 0 where nothing is said.
-    fn number(&self, name: &str) -> Result<u32, Refused> {
-        let Some(text) = self.all(name).last() else { return Ok(0) };
-        let reason = || format!("`{name}` = \"{text}\" is no whole number from 0 to {}", u32::MAX);
-        text.parse().map_err(|_| Box::new(refuse(StatusCode::BAD_REQUEST, reason())))
-    }
+fn pairs(asked: Asked) -> Result<sync_question::Pairs, Refused> {
+    asked.map(|Query(pairs)| pairs).map_err(|error| bad(sync_question::unreadable(&error)))
 }
 
 /// # Errors
@@ -154,13 +128,9 @@ async fn ask_for(
 }
 
 async fn key(State(node): Node, asked: Asked) -> Response {
-    let read = || -> Result<(Bytes, Vec<Bytes>), Refused> {
-        let parameters = Parameters::of(asked, &["key", "field"])?;
-        let path: Vec<Bytes> = parameters.all("field").cloned().map(Bytes::from).collect();
-        Ok((parameters.needed("key")?, path))
-    };
-    let (key, path) = match read() {
-        Ok(read) => read,
+    let (key, path) = match question("key", asked) {
+        Ok(SyncRequest::Get { key, path }) => (key, path),
+        Ok(_) => unreachable!("a question for a key is one for a value"),
         Err(refusal) => return *refusal,
     };
     let shown: Vec<String> = path.iter().map(|name| sync_json::text(name)).collect();
@@ -180,12 +150,7 @@ async fn key(State(node): Node, asked: Asked) -> Response {
 }
 
 async fn keys(State(node): Node, asked: Asked) -> Response {
-    let read = || {
-        let parameters = Parameters::of(asked, &["prefix", "after", "limit"])?;
-        let prefix = parameters.text("prefix").unwrap_or_default();
-        Ok(SyncRequest::List { prefix, after: parameters.text("after"), limit: parameters.number("limit")? })
-    };
-    ask_for(&node, read(), |reply| match reply {
+    ask_for(&node, question("keys", asked), |reply| match reply {
         SyncReply::Keys { items, more } => {
             let item = |(key, view)| json!({ "key": sync_json::text(key), "value": sync_json::view(view) });
             let items: Vec<Value> = items.iter().map(|(key, view)| item((key, view))).collect();
@@ -197,8 +162,7 @@ async fn keys(State(node): Node, asked: Asked) -> Response {
 }
 
 async fn conflicts(State(node): Node, asked: Asked) -> Response {
-    let read = || Ok(SyncRequest::Conflicts { limit: Parameters::of(asked, &["limit"])?.number("limit")? });
-    ask_for(&node, read(), |reply| match reply {
+    ask_for(&node, question("conflicts", asked), |reply| match reply {
         SyncReply::Conflicts { count, open, events } => {
             let events: Vec<Value> = events.iter().map(sync_json::conflict).collect();
             Some(json!({ "conflict_count": count, "open": open, "newest": events }))
@@ -209,8 +173,7 @@ async fn conflicts(State(node): Node, asked: Asked) -> Response {
 }
 
 async fn stand(State(node): Node, asked: Asked) -> Response {
-    let read = || Parameters::of(asked, &[]).map(|_| SyncRequest::Stand);
-    ask_for(&node, read(), |reply| match reply {
+    ask_for(&node, question("stand", asked), |reply| match reply {
         SyncReply::Stand { digest, applied, floor, conflicts, keys } => {
             let origin = |origin: dwcp_replica::sync::values::Origin| (origin.to_string(), applied.prefix(origin));
             let applied: std::collections::BTreeMap<_, _> = applied.iter().map(|(o, _)| origin(o)).collect();
@@ -225,12 +188,7 @@ async fn stand(State(node): Node, asked: Asked) -> Response {
 
 /// Do all peers hold exactly what this node holds?
 async fn converged(State(node): Node, asked: Asked) -> Response {
-    let read = || {
-        let within_ms = Parameters::of(asked, &["within_ms"])?.number("within_ms")?;
-        let timeout_ms = within_ms.min(u32::try_from(TIMEOUT_MS_MAX).unwrap_or(u32::MAX));
-        Ok(SyncRequest::Compare { peers: Vec::new(), timeout_ms })
-    };
-    ask_for(&node, read(), |reply| match reply {
+    ask_for(&node, question("converged", asked), |reply| match reply {
         SyncReply::Compared { level, differs, silent } => {
             let ids = |ids: &[ReplicaId]| ids.iter().map(|id| id.0).collect::<Vec<_>>();
             Some(json!({
@@ -249,7 +207,8 @@ async fn status(
     asked: Asked,
     show: impl FnOnce(&dwcp_replica::io::Status, &dwcp_replica::SyncStatus) -> Value,
 ) -> Response {
-    if let Err(refusal) = Parameters::of(asked, &[]) {
+    let none = pairs(asked).and_then(|pairs| Parameters::of(pairs, &[]).map_err(bad));
+    if let Err(refusal) = none {
         return *refusal;
     }
     let Some(node) = node.upgrade() else { return gone() };
@@ -299,40 +258,19 @@ async fn peers(State(node): Node, asked: Asked) -> Response {
 
 type Sent = Result<Body, BytesRejection>;
 
-/// Every member is a key, whatever its name.
 async fn state(State(node): Node, headers: HeaderMap, body: Sent) -> Response {
-    let read = |value: &Value| {
-        Ok(SyncRequest::Write { writes: sync_json::state(value)?, wait: 0, timeout_ms: timeout_ms(None)? })
-    };
-    write_all(&node, &headers, body, read).await
+    write_all(&node, &headers, body, sync_question::state).await
 }
 
 async fn write(State(node): Node, headers: HeaderMap, body: Sent) -> Response {
-    let read = |value: &Value| {
-        let known = ["writes", "wait", "timeout_ms"];
-        let unknown = value.as_object().and_then(|all| all.keys().find(|key| !known.contains(&key.as_str())));
-        if let Some(key) = unknown {
-            return Err(format!("`{key}` is not known: write {}", known.join(", ")));
-        }
-        let wait = value.get("wait").map_or(Some(0), Value::as_u64).and_then(|wait| u8::try_from(wait).ok());
-        let wait = wait.filter(|wait| *wait <= 31).ok_or("`wait` is a number of nodes, 0 to 31")?;
-        let timeout_ms = timeout_ms(value.get("timeout_ms"))?;
-        Ok(SyncRequest::Write { writes: sync_json::writes(value)?, wait, timeout_ms })
-    };
-    write_all(&node, &headers, body, read).await
-}
-
-fn timeout_ms(said: Option<&Value>) -> Result<u32, String> {
-    let said = said.map_or(Some(10_000), Value::as_u64).filter(|ms| (1..=TIMEOUT_MS_MAX).contains(ms));
-    let said = said.ok_or_else(|| format!("`timeout_ms` is a number from 1 to {TIMEOUT_MS_MAX}"))?;
-    Ok(u32::try_from(said).unwrap_or(u32::MAX))
+    write_all(&node, &headers, body, sync_question::write).await
 }
 
 async fn write_all(
     node: &WeakNode,
     headers: &HeaderMap,
     body: Sent,
-    read: impl FnOnce(&Value) -> Result<SyncRequest, String>,
+    read: fn(&[u8]) -> Result<SyncRequest, String>,
 ) -> Response {
     // Browsers name the page that makes them write; programs do not. Reaching a loopback address is no proof of who asks.
     if headers.contains_key(header::ORIGIN) {
@@ -342,11 +280,7 @@ async fn write_all(
         Ok(body) => body,
         Err(error) => return refuse(error.status(), format!("{error}: one write takes 255 KiB, split it")),
     };
-    let value = match sync_json::read(&body) {
-        Ok(value) => value,
-        Err(reason) => return refuse(StatusCode::BAD_REQUEST, reason),
-    };
-    let request = match read(&value) {
+    let request = match read(&body) {
         Ok(request) => request,
         Err(reason) => return refuse(StatusCode::BAD_REQUEST, reason),
     };

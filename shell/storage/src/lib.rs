@@ -21,5 +21,5 @@ pub use dir::{DataDir, Identity, OpenedDir};
 pub use disk::{Disk, DiskFile, DiskLock, RealDisk};
 pub use error::{StorageError, Warning};
 pub use manifest::{DATA_FORMAT_VERSION, Manifest};
-pub use snapshot::{CHUNK_BYTES_MAX, META_BYTES_MAX, SnapshotInfo, SnapshotStore, open_chunk, seal_chunk};
+pub use snapshot::{CHUNK_BYTES_MAX, META_BYTES_MAX, SnapshotInfo, SnapshotStore, row};
 pub use wal::{BATCH_BYTES_MAX, Lsn, OWNER_BYTES, RECORD_BYTES_MAX, Wal, WalRecord, WalSettings};

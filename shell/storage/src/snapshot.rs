@@ -4,6 +4,8 @@
 //! It knows numbers, chunks and checksums, not what a snapshot is of. `redb` verifies its pages only when it
 //! repairs, so every value carries a checksum of its own, seeded with its key, verified at every read.
 
+pub mod row;
+
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,6 +15,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use redb::{Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
+use self::row::{CRC_BYTES, encode_info, meta_crc};
 use crate::error::StorageError;
 
 /// Largest chunk.
@@ -23,10 +26,6 @@ pub const META_BYTES_MAX: usize = 1 << 20;
 const UNSYNCED_BYTES_MAX: u64 = 4 << 20;
 /// Left alone, `redb` takes a gigabyte.
 const CACHE_BYTES: usize = 32 << 20;
-
-const CRC_BYTES: usize = 4;
-/// Checksum, complete, chunks, bytes; then the metadata.
-const INFO_HEADER_BYTES: usize = CRC_BYTES + 1 + 4 + 8;
 
 const SNAPSHOTS: TableDefinition<u64, &[u8]> = TableDefinition::new("snapshots");
 const CHUNKS: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("chunks");
@@ -125,7 +124,7 @@ impl SnapshotStore {
             info.chunks = count;
             info.bytes = total.saturating_sub(replaced.unwrap_or(0) as u64);
             let mut value = chunks.insert_reserve((seq, index), CRC_BYTES + bytes.len())?;
-            seal_into(seq, index, bytes, value.as_mut());
+            row::seal_into(seq, index, bytes, value.as_mut());
             drop(value);
             snapshots.insert(seq, &encode_info(&info)[..])?;
             Ok(())
@@ -194,10 +193,9 @@ impl SnapshotStore {
             let Some(value) = chunks.get((seq, index))? else {
                 return refused(StorageError::ChunkMissing { seq, index });
             };
-            match open_chunk(seq, index, value.value()) {
-                Some(bytes) => Ok(bytes.to_vec()),
-                None => refused(StorageError::ChunkDamaged { path: self.path.clone(), seq, index }),
-            }
+            let bytes = row::read_chunk(seq, index, value.value());
+            let damaged = || StorageError::ChunkDamaged { path: self.path.clone(), seq, index };
+            Ok(bytes.ok_or_else(damaged)?.to_vec())
         })
     }
 
@@ -214,11 +212,9 @@ impl SnapshotStore {
         self.read(|read| {
             let table = read.open_table(META)?;
             let Some(value) = table.get(key)? else { return Ok(None) };
-            let (crc, bytes) = value.value().split_at_checked(CRC_BYTES).unwrap_or_default();
-            if crc != meta_crc(key, bytes).to_le_bytes() {
-                return refused(self.damaged(format!("value {key:?} fails its checksum")));
-            }
-            Ok(Some(bytes.to_vec()))
+            let bytes = row::read_meta(key, value.value());
+            let damaged = || self.damaged(format!("value {key:?} fails its checksum"));
+            Ok(Some(bytes.ok_or_else(damaged)?.to_vec()))
         })
     }
 
@@ -255,16 +251,8 @@ impl SnapshotStore {
     }
 
     fn decode_info(&self, seq: u64, value: &[u8]) -> Result<SnapshotInfo, Fault> {
-        if value.len() < INFO_HEADER_BYTES || value[..CRC_BYTES] != info_crc(seq, value).to_le_bytes() {
-            return refused(self.damaged(format!("the entry of snapshot {seq} fails its checksum")));
-        }
-        Ok(SnapshotInfo {
-            seq,
-            complete: value[4] != 0,
-            chunks: u32::from_le_bytes(value[5..9].try_into().expect("four bytes were cut")),
-            bytes: u64::from_le_bytes(value[9..17].try_into().expect("eight bytes were cut")),
-            meta: value[INFO_HEADER_BYTES..].to_vec(),
-        })
+        let damaged = || self.damaged(format!("the entry of snapshot {seq} fails its checksum"));
+        Ok(row::read_info(seq, value).ok_or_else(damaged)?)
     }
 
     fn refuse_after_loss(&self, seq: u64) -> Result<(), StorageError> {
@@ -434,58 +422,6 @@ fn refuse_above(what: &'static str, bytes: &[u8], max: usize) -> Result<(), Stor
 
 fn all_chunks(seq: u64) -> std::ops::RangeInclusive<(u64, u32)> {
     (seq, 0)..=(seq, u32::MAX)
-}
-
-fn encode_info(info: &SnapshotInfo) -> Vec<u8> {
-    let mut value = vec![0; CRC_BYTES];
-    value.push(u8::from(info.complete));
-    value.extend_from_slice(&info.chunks.to_le_bytes());
-    value.extend_from_slice(&info.bytes.to_le_bytes());
-    value.extend_from_slice(&info.meta);
-    let crc = info_crc(info.seq, &value);
-    value[..CRC_BYTES].copy_from_slice(&crc.to_le_bytes());
-    value
-}
-
-fn info_crc(seq: u64, value: &[u8]) -> u32 {
-    seeded_crc(&seq.to_le_bytes(), &value[CRC_BYTES..])
-}
-
-/// A chunk as the store keeps it: its checksum, then its bytes.
-pub fn seal_chunk(seq: u64, index: u32, bytes: &[u8]) -> Vec<u8> {
-    let mut value = vec![0; CRC_BYTES + bytes.len()];
-    seal_into(seq, index, bytes, &mut value);
-    value
-}
-
-/// What [`seal_chunk`] was given. `None` unless exactly that was sealed under this snapshot and index.
-pub fn open_chunk(seq: u64, index: u32, value: &[u8]) -> Option<&[u8]> {
-    let (crc, bytes) = value.split_at_checked(CRC_BYTES)?;
-    (crc == chunk_crc(seq, index, bytes).to_le_bytes()).then_some(bytes)
-}
-
-fn seal_into(seq: u64, index: u32, bytes: &[u8], value: &mut [u8]) {
-    let (crc, body) = value.split_at_mut(CRC_BYTES);
-    crc.copy_from_slice(&chunk_crc(seq, index, bytes).to_le_bytes());
-    body.copy_from_slice(bytes);
-}
-
-fn chunk_crc(seq: u64, index: u32, bytes: &[u8]) -> u32 {
-    let mut key = [0; 12];
-    key[..8].copy_from_slice(&seq.to_le_bytes());
-    key[8..].copy_from_slice(&index.to_le_bytes());
-    seeded_crc(&key, bytes)
-}
-
-fn meta_crc(key: &str, bytes: &[u8]) -> u32 {
-    seeded_crc(key.as_bytes(), bytes)
-}
-
-fn seeded_crc(key: &[u8], bytes: &[u8]) -> u32 {
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(key);
-    crc.update(bytes);
-    crc.finalize()
 }
 
 #[cfg(test)]

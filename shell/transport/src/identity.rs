@@ -81,7 +81,12 @@ impl TlsIdentity {
 
     /// Reads what [`Self::to_pem`] wrote (or `openssl genpkey -algorithm ed25519`).
     pub fn from_pkcs8_pem(pem: &str) -> Result<Self, IdentityError> {
-        let key = KeyPair::from_pem(pem).map_err(|e| IdentityError::Unreadable(e.to_string()))?;
+        // The reader of PEM repeats what it takes for a block's name: with a broken first line that is the key itself.
+        let unreadable = |error: rcgen::Error| match error {
+            rcgen::Error::PemError(_) => "it is no PEM".to_string(),
+            other => other.to_string(),
+        };
+        let key = KeyPair::from_pem(pem).map_err(|error| IdentityError::Unreadable(unreadable(error)))?;
         Self::from_key(key)
     }
 

@@ -23,6 +23,7 @@ mod identity;
 mod measure;
 mod peer;
 mod queue;
+pub mod readers;
 mod reason;
 mod seek;
 mod transport;

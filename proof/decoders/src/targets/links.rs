@@ -4,7 +4,9 @@
 //! An input is what is sent inside TLS. Sealing makes the hello or answer good, so that the frames behind it are read.
 
 use crate::Seal::Sums;
+use crate::meter::bounded;
 use crate::{Target, Verdict};
+use dwcp_transport::readers::{Heard, Reader};
 use dwcp_transport::{
     CERTIFICATE_NAME, Class, Delivery, Limits, LinkEnd, LinkUp, PeerConfig, PeerId, PinSet, RuntimeChoice,
     Sink, TlsIdentity, Transport, TransportConfig, VersionRange, client_config, server_config,
@@ -17,11 +19,22 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub static ACCEPTOR: Target =
-    Target::new("link_acceptor", run_acceptor, acceptor_seeds, Sums(|b| seal_opening(b, &hello())))
-        .fewer(100, HANDSHAKE);
+    Target::new("link_acceptor", run_acceptor, acceptor_seeds, Sums(|b| seal_opening(b, &hello()))).live(
+        100,
+        HANDSHAKE,
+        &["link_hello"],
+    );
 pub static DIALLER: Target =
-    Target::new("link_dialler", run_dialler, dialler_seeds, Sums(|b| seal_opening(b, &answer(0, 1))))
-        .fewer(100, HANDSHAKE);
+    Target::new("link_dialler", run_dialler, dialler_seeds, Sums(|b| seal_opening(b, &answer(0, 1)))).live(
+        100,
+        HANDSHAKE,
+        &["link_answer"],
+    );
+
+pub static HELLO_READ: Target =
+    Target::new("link_hello", run_hello, acceptor_seeds, Sums(|b| seal_opening(b, &hello())));
+pub static ANSWER_READ: Target =
+    Target::new("link_answer", run_answer, dialler_seeds, Sums(|b| seal_opening(b, &answer(0, 1))));
 
 const HANDSHAKE: &str = "each is a connection with a TLS handshake of its own";
 
@@ -165,6 +178,41 @@ fn read_all(stream: &mut impl Read) -> Vec<u8> {
             }
         }
     }
+}
+
+fn run_hello(bytes: &[u8]) -> Verdict {
+    judge(bytes, bounded(bytes, || reader(0).accept(bytes)))
+}
+
+fn run_answer(bytes: &[u8]) -> Verdict {
+    judge(bytes, bounded(bytes, || reader(0).dial(1, bytes)))
+}
+
+fn reader(me: u8) -> Reader {
+    let versions = VersionRange { min: 1, max: 2 };
+    Reader { cluster: CLUSTER, me, versions, frame_bytes_max: FRAME_BYTES_MAX }
+}
+
+/// Accepted when nothing ends the link before the bytes do.
+fn judge(bytes: &[u8], heard: Result<Heard, LinkEnd>) -> Verdict {
+    let heard = match heard {
+        Ok(heard) => heard,
+        Err(end) => return refused(&end),
+    };
+    let said = &bytes[2..];
+    assert!(said.starts_with(&heard.opening), "an opening was accepted that is not its own encoding");
+    assert!((1..=2).contains(&heard.version), "a version was chosen that was not offered");
+    let longest = heard.frames.iter().map(|(_, frame)| frame.len()).max().unwrap_or(0);
+    assert!(longest <= FRAME_BYTES_MAX, "a frame over the limit was delivered");
+    let delivered: usize = heard.frames.iter().map(|(_, frame)| frame.len() + 5).sum();
+    assert!(delivered + 5 * heard.words <= said.len() - heard.opening.len(), "more was heard than said");
+    heard.end.as_ref().map_or(Verdict::Accepted, refused)
+}
+
+fn refused(end: &LinkEnd) -> Verdict {
+    let text = end.to_string();
+    assert!(!text.is_empty() && !text.contains('\n'), "a refusal is one line: {text:?}");
+    Verdict::Refused
 }
 
 /// Accepted when some frame was delivered.

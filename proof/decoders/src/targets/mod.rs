@@ -5,18 +5,20 @@ pub mod disk;
 pub mod entries;
 pub mod files;
 pub mod hints;
+pub mod http;
 pub mod links;
 pub mod messages;
 pub mod raft;
 pub mod replica;
 pub mod rows;
+pub mod secrets;
 pub mod state;
 pub mod sync;
 pub mod wire;
 
 use crate::Target;
 
-/// Every target, lightest first.
+/// Every target. Decoders get as many damaged inputs as were asked for, live targets a part of them.
 pub static ALL: &[&Target] = &[
     // What replicas say and keep.
     &messages::PEER_MESSAGE,
@@ -41,23 +43,22 @@ pub static ALL: &[&Target] = &[
     &chunks::STATE_CHUNK,
     &disk::WAL_SEGMENT,
     &disk::MANIFEST,
-    &rows::SNAPSHOT_ROWS,
-    // Convergent state: what travels, what is kept, and a live engine.
+    &rows::SNAPSHOT_ROW,
+    // Convergent state: what travels and what is kept.
     &sync::FRAME,
     &sync::MESSAGE,
     &sync::RECORD,
     &sync::BUNDLE,
     &sync::JSON,
     &sync::SNAPSHOT,
-    &sync::LOG,
-    &sync::NODE,
     // Who is where.
     &hints::MESSAGE,
     // A segment.
     &raft::MESSAGE,
-    &raft::LOG,
-    &raft::FOLLOWER,
-    &raft::LEADER,
+    &raft::RECORD,
+    // The first words on a link, and what follows.
+    &links::HELLO_READ,
+    &links::ANSWER_READ,
     // What people write.
     &files::GENESIS,
     &files::MEMBERS,
@@ -65,6 +66,26 @@ pub static ALL: &[&Target] = &[
     &files::NODE,
     &files::CLIENT,
     &files::TXN,
+    &secrets::VOTE_KEY,
+    &secrets::TLS_PEM,
+    // What is asked over plain HTTP.
+    &http::SYNC_QUERY,
+    &http::SYNC_STATE,
+    &http::SYNC_WRITE,
+    // Who lives on with what was read: a state, a disk, an engine of convergent state, a member of a segment.
+    &state::FRAME_EXECUTED,
+    &state::KV_EXECUTED,
+    &chunks::STATE_RESTORED,
+    &disk::WAL_REOPENED,
+    &rows::SNAPSHOT_ROWS,
+    &sync::STORE,
+    &sync::RESTORED,
+    &sync::LOG,
+    &sync::NODE,
+    &raft::LOG,
+    &raft::FOLLOWER,
+    &raft::LEADER,
+    &hints::TOLD,
     // A live replica.
     &replica::HEIR,
     &replica::BACKUP,

@@ -20,15 +20,20 @@ use std::sync::LazyLock;
 
 pub static MESSAGE: Target =
     Target::new("raft_message", run_message, messages, Form(reads::<Message>)).bombs(message_bombs);
+pub static RECORD: Target =
+    Target::new("raft_record", run_record, records, Form(is_record)).bombs(record_bombs);
 pub static LOG: Target =
-    Target { damage: steps::damage, ..Target::new("raft_log", run_log, logs, Sums(seal_log)) }
-        .fewer(4, "each opens a segment with its log");
+    Target { damage: steps::damage, ..Target::new("raft_log", run_log, logs, Sums(seal_log)) }.live(
+        4,
+        "each opens a segment with its log",
+        &["raft_record"],
+    );
 pub static FOLLOWER: Target =
     Target { damage: steps::damage, ..Target::new("raft_follower", run_follower, stories, Sums(seal_story)) }
-        .fewer(2, MEMBER);
+        .live(2, MEMBER, &["raft_message"]);
 pub static LEADER: Target =
     Target { damage: steps::damage, ..Target::new("raft_leader", run_leader, stories, Sums(seal_story)) }
-        .fewer(2, MEMBER);
+        .live(2, MEMBER, &["raft_message"]);
 
 const MEMBER: &str =
     "each is told to a member with its log, which is checked after every step and opened again";
@@ -147,6 +152,16 @@ fn run_message(bytes: &[u8]) -> Verdict {
             assert!(again == entry.body, "a body is not the encoding of its payload");
         }
     }
+    Verdict::Accepted
+}
+
+fn is_record(bytes: &[u8]) -> bool {
+    Record::from_bytes(bytes).is_ok()
+}
+
+fn run_record(bytes: &[u8]) -> Verdict {
+    let Ok((epoch, record)) = bounded(bytes, || Record::from_bytes(bytes)) else { return Verdict::Refused };
+    assert!(record.to_bytes(epoch) == bytes, "a record was accepted that is not its own encoding");
     Verdict::Accepted
 }
 
@@ -426,7 +441,8 @@ fn stories() -> Vec<Vec<u8>> {
     stories
 }
 
-fn logs() -> Vec<Vec<u8>> {
+/// One of every kind, some in several shapes.
+fn record_steps() -> Vec<Step> {
     let place = world().follower.raft.place(Index(3)).expect("it holds its first entries");
     let hard = dwcp_raft::HardState { term: Term(4), vote: Some(ReplicaId(2)) };
     let border = dwcp_raft::Border { place, hard, sealed: None };
@@ -443,7 +459,19 @@ fn logs() -> Vec<Vec<u8>> {
         Record::Pinned(last.index),
         Record::Sealed(last),
     ];
-    let records: Vec<Step> = rest.iter().map(|record| (0, record.to_bytes(EPOCH).to_vec())).collect();
+    rest.iter().map(|record| (0, record.to_bytes(EPOCH).to_vec())).collect()
+}
+
+fn records() -> Vec<Vec<u8>> {
+    record_steps().into_iter().map(|(_, record)| record).collect()
+}
+
+fn record_bombs() -> Vec<Vec<u8>> {
+    records().iter().flat_map(|record| crate::mutate::sweep(record, &[4, 8])).collect()
+}
+
+fn logs() -> Vec<Vec<u8>> {
+    let records = record_steps();
     let mut logs: Vec<Vec<u8>> =
         records.iter().map(|record| steps::write(std::slice::from_ref(record))).collect();
     logs.push(steps::write(&records[..2]));

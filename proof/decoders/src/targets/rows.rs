@@ -5,9 +5,10 @@
 //! written in `docs/durable.md`.
 
 use crate::Seal::Sums;
+use crate::meter::bounded;
 use crate::steps::{self, Step};
 use crate::{Target, Verdict};
-use dwcp_storage::{SnapshotInfo, SnapshotStore, StorageError};
+use dwcp_storage::{SnapshotInfo, SnapshotStore, StorageError, row};
 use redb::{Database, TableDefinition};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,9 @@ use tempfile::TempDir;
 pub static SNAPSHOT_ROWS: Target =
     Target { damage: steps::damage, ..Target::new("snapshot_rows", run, seeds, Sums(seal)) }
         .bombs(bombs)
-        .fewer(50, "each is a database of its own, opened twice");
+        .live(50, "each is a database of its own, opened twice", &["snapshot_row"]);
+pub static SNAPSHOT_ROW: Target =
+    Target { damage: steps::damage, ..Target::new("snapshot_row", run_row, seeds, Sums(seal)) }.bombs(bombs);
 
 const SNAPSHOTS: TableDefinition<u64, &[u8]> = TableDefinition::new("snapshots");
 const CHUNKS: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("chunks");
@@ -81,6 +84,38 @@ fn read(bytes: &[u8]) -> Rows {
         }
     }
     rows
+}
+
+/// Each row by itself, without a database. Accepted when no row is refused.
+fn run_row(bytes: &[u8]) -> Verdict {
+    let rows = read(bytes);
+    let mut good = true;
+    for (seq, value) in &rows.snapshots {
+        let info = bounded(value, || row::read_info(*seq, value));
+        let whole = value.len() >= HEADER_BYTES && is_good(&seq.to_le_bytes(), value);
+        assert!(info.is_some() == whole, "a row does not read as its checksum says");
+        good &= whole;
+        if let Some(info) = info {
+            // Any number but zero says that it is complete; it is written as one.
+            let mut own = row::encode_info(&info);
+            assert!(own[CRC_BYTES] == value[CRC_BYTES].min(1), "a snapshot is complete, or it is not");
+            own[..=CRC_BYTES].copy_from_slice(&value[..=CRC_BYTES]);
+            assert!(own == *value, "a row was accepted that is not its own encoding");
+        }
+    }
+    for ((seq, index), value) in &rows.chunks {
+        let chunk = row::read_chunk(*seq, *index, value);
+        let expected = is_good(&chunk_key(*seq, *index), value).then(|| &value[CRC_BYTES..]);
+        assert!(chunk == expected, "a chunk is not what its checksum says");
+        good &= chunk.is_some();
+    }
+    for (key, value) in &rows.meta {
+        let named = row::read_meta(key, value);
+        let expected = is_good(key.as_bytes(), value).then(|| &value[CRC_BYTES..]);
+        assert!(named == expected, "a named value is not what its checksum says");
+        good &= named.is_some();
+    }
+    Verdict::of(good && !bytes.is_empty())
 }
 
 /// Where databases are made: in memory, if the system has a place for that, for each is synced several times.

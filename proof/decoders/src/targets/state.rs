@@ -16,18 +16,24 @@ use dwcp_replica::ClientReply;
 use dwcp_state::kv::{Kv, KvBody, KvCommand, KvReply, Txn, TxnOp, TxnReply};
 use dwcp_state::{
     AdminReply, ClientFrame, Command, CommandResult, Context, FrameOutcome, OpenReply, Outcome, Refusal,
-    State, StateMachine,
+    SessionId, State, StateMachine,
 };
 use std::sync::LazyLock;
 
 pub static CLIENT_FRAME: Target =
-    Target::new("client_frame", run_frame, frames, Sums(seal_frame)).bombs(frame_bombs).fewer(5, EXECUTES);
+    Target::new("client_frame", run_frame, frames, Sums(seal_frame)).bombs(frame_bombs);
+pub static FRAME_EXECUTED: Target = Target::new("frame_executed", run_executed, frames, Sums(seal_frame))
+    .bombs(frame_bombs)
+    .live(5, EXECUTES, &["client_frame"]);
 pub static COMMAND: Target =
     Target::new("command", run_command, command_seeds, Form(has_command)).bombs(command_bombs);
 pub static KV_COMMAND: Target =
     Target::new("kv_command", run_kv_command, kv_commands, Form(|b| KvCommand::decode(b).is_ok()))
+        .bombs(kv_bombs);
+pub static KV_EXECUTED: Target =
+    Target::new("kv_executed", run_kv_executed, kv_commands, Form(|b| KvCommand::decode(b).is_ok()))
         .bombs(kv_bombs)
-        .fewer(4, EXECUTES);
+        .live(5, EXECUTES, &["kv_command"]);
 pub static KV_REPLY: Target =
     Target::new("kv_reply", run_kv_reply, kv_replies, Form(|b| KvReply::decode(b).is_ok()))
         .bombs(reply_bombs);
@@ -60,13 +66,22 @@ fn run_good(state: &mut State<Kv>, bytes: Bytes) {
     state.execute(&ClientFrame::decode(bytes).expect("a good frame"));
 }
 
-/// Accepted when something of it was done.
+/// Accepted when its signature is good.
 fn run_frame(bytes: &[u8]) -> Verdict {
     let input = Bytes::copy_from_slice(bytes);
     let Ok(checked) = bounded(bytes, || ClientFrame::decode(input.clone())) else { return Verdict::Refused };
     assert!(checked.frame().encode() == input, "a frame was accepted that is not its own encoding");
+    assert!(SessionId::claimed_by(&input) == Some(checked.session()), "a frame claims another session");
+    let asked = checked.sequences();
+    assert!(asked.start <= asked.end, "a frame ends before it begins");
     let (key, hash, signature) = checked.signature_item(crate::keys::cluster());
-    let _ = crate::keys::sign(&key, &hash) == signature;
+    Verdict::of(crate::keys::sign(&key, &hash) == signature)
+}
+
+/// Accepted when something of it was done.
+fn run_executed(bytes: &[u8]) -> Verdict {
+    let input = Bytes::copy_from_slice(bytes);
+    let Ok(checked) = ClientFrame::decode(input) else { return Verdict::Refused };
     let mut first = state();
     let mut second = state();
     let _ = first.admit(&checked);
@@ -111,6 +126,16 @@ fn digests(kv: &mut Kv) -> Vec<Hash> {
 
 fn run_kv_command(bytes: &[u8]) -> Verdict {
     let decoded = bounded(bytes, || KvCommand::decode(bytes));
+    static EMPTY: LazyLock<Kv> = LazyLock::new(machine);
+    let read_only = EMPTY.read_only(bytes);
+    let Ok(command) = decoded else { return Verdict::Refused };
+    assert!(command.encode() == bytes, "a command was accepted that is not its own encoding");
+    assert!(command.read_only() == read_only, "the peek and the command disagree about reading only");
+    Verdict::Accepted
+}
+
+fn run_kv_executed(bytes: &[u8]) -> Verdict {
+    let decoded = KvCommand::decode(bytes);
     static KV: LazyLock<Kv> = LazyLock::new(|| {
         let mut kv = state().machine().clone();
         // As every entry does before its commands run; else the clock itself would count as a change.
@@ -119,10 +144,6 @@ fn run_kv_command(bytes: &[u8]) -> Verdict {
     });
     let mut kv = KV.clone();
     let read_only = kv.read_only(bytes);
-    if let Ok(command) = &decoded {
-        assert!(command.encode() == bytes, "a command was accepted that is not its own encoding");
-        assert!(command.read_only() == read_only, "the peek and the command disagree about reading only");
-    }
     let before = (digests(&mut kv), kv.no_space());
     let _ = kv.query(bytes);
     let context = Context {

@@ -22,20 +22,29 @@ pub static FRAME: Target =
 pub static MESSAGE: Target =
     Target::new("sync_message", run_message, messages, Sums(seal_message_bytes)).bombs(message_bombs);
 pub static RECORD: Target = Target::new("sync_record", run_record, records, Sums(seal_record_bytes));
-pub static BUNDLE: Target = Target::new("crdt_bundle", run_bundle, bundles, Form(is_bundle))
-    .bombs(bundle_bombs)
-    .fewer(4, "each is applied twice by a store of its own, and digests are compared");
+pub static BUNDLE: Target =
+    Target::new("crdt_bundle", run_bundle, bundles, Form(is_bundle)).bombs(bundle_bombs);
+pub static STORE: Target = Target::new("crdt_store", run_store, bundles, Form(is_bundle)).live(
+    5,
+    "each is applied twice by a store of its own, and digests are compared",
+    &["crdt_bundle"],
+);
 pub static JSON: Target = Target::new("crdt_json", run_json, jsons, Form(is_json)).bombs(json_bombs);
 pub static SNAPSHOT: Target =
-    Target { damage: steps::damage, ..Target::new("crdt_snapshot", run_snapshot, snapshots, Form(is_whole)) }
-        .fewer(20, "each builds a store, which goes on and is written down again");
+    Target { damage: steps::damage, ..Target::new("crdt_snapshot", run_snapshot, snapshots, Form(is_whole)) };
+pub static RESTORED: Target =
+    Target { damage: steps::damage, ..Target::new("crdt_restored", run_restored, snapshots, Form(is_whole)) }
+        .live(20, "each builds a store, which goes on and is written down again", &["crdt_snapshot"]);
 pub static LOG: Target =
-    Target { damage: steps::damage, ..Target::new("sync_log", run_log, logs, Sums(seal_log)) }
-        .fewer(20, ENGINE);
+    Target { damage: steps::damage, ..Target::new("sync_log", run_log, logs, Sums(seal_log)) }.live(
+        20,
+        ENGINE,
+        &["sync_record", "sync_frame"],
+    );
 pub static NODE: Target =
     Target { damage: steps::damage, ..Target::new("sync_node", run_node, stories, Sums(seal_story)) }
         .bombs(swept_messages)
-        .fewer(20, ENGINE);
+        .live(20, ENGINE, &["sync_message", "sync_frame", "sync_record"]);
 
 const ENGINE: &str = "each opens an engine with its log and its store, and checks all of both";
 
@@ -83,11 +92,17 @@ fn is_bundle(bytes: &[u8]) -> bool {
     Bundle::decode(Bytes::copy_from_slice(bytes)).is_ok()
 }
 
-/// Accepted when a store that holds much took it. Twice is once, and what is refused or waits leaves no trace.
 fn run_bundle(bytes: &[u8]) -> Verdict {
     let shared = Bytes::copy_from_slice(bytes);
     let Ok(bundle) = bounded(bytes, || Bundle::decode(shared)) else { return Verdict::Refused };
     assert!(bundle.encode() == bytes, "a bundle was accepted that is not its own encoding");
+    assert!(bundle.first() <= bundle.last(), "a bundle ends before it begins");
+    Verdict::Accepted
+}
+
+/// Accepted when a store that holds much took it. Twice is once, and what is refused or waits leaves no trace.
+fn run_store(bytes: &[u8]) -> Verdict {
+    let Ok(bundle) = Bundle::decode(Bytes::copy_from_slice(bytes)) else { return Verdict::Refused };
     static STORE: LazyLock<(Store, Hash)> = LazyLock::new(|| {
         let mut store = world().store.clone();
         let digest = store.digest();
@@ -154,9 +169,21 @@ fn is_whole(bytes: &[u8]) -> bool {
     restore(bytes).is_some()
 }
 
+/// What a store says of itself is what it was made of.
+fn run_snapshot(bytes: &[u8]) -> Verdict {
+    let Some(store) = bounded(bytes, || restore(bytes)) else { return Verdict::Refused };
+    let parts = steps::read(bytes);
+    assert!(store.snapshot_head() == parts[0].1, "a head was accepted that is not its own encoding");
+    if let [_, (_, piece)] = &parts[..] {
+        let own = store.snapshot_piece(None, usize::MAX);
+        assert!(own.next.is_none() && own.bytes == *piece, "a piece is not its own encoding");
+    }
+    Verdict::Accepted
+}
+
 /// A donor may send what no honest store holds. Its receiver compares digests before it writes to the store or says
 /// anything of it, so a write is not asked for: it would name changes that nobody has.
-fn run_snapshot(bytes: &[u8]) -> Verdict {
+fn run_restored(bytes: &[u8]) -> Verdict {
     let Some(mut store) = bounded(bytes, || restore(bytes)) else { return Verdict::Refused };
     store.check();
     let digest = store.digest();
@@ -522,7 +549,18 @@ fn logs() -> Vec<Vec<u8>> {
 
 fn snapshots() -> Vec<Vec<u8>> {
     let (whole, then) = (&world().whole, &world().store);
+    // Few frames make small stores, which are read sooner.
+    let small = |from: usize| {
+        let mut store = Store::new(origin(0), Resolvers::default());
+        let frames = world().all.iter().filter(|frame| frame.header().origin == origin(1)).take(from);
+        frames.for_each(|frame| drop(store.apply(frame.bundle(), START_MS)));
+        snapshot_of(&store, if from == 2 { 60 } else { usize::MAX })
+    };
     vec![
+        small(0),
+        small(1),
+        small(2),
+        small(3),
         snapshot_of(whole, 200),
         snapshot_of(whole, usize::MAX),
         snapshot_of(then, 200),

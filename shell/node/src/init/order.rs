@@ -86,7 +86,15 @@ pub fn replacement(
 /// # Errors
 /// What is not such a file.
 pub fn read_order(path: &Path) -> Result<MemberOrder, GenesisError> {
-    let file: OrderFile = parse(path, &read_text(path)?)?;
+    parse_order(path, &read_text(path)?)
+}
+
+/// Reads an order from text; `path` names it in refusals.
+///
+/// # Errors
+/// As [`read_order`].
+pub fn parse_order(path: &Path, text: &str) -> Result<MemberOrder, GenesisError> {
+    let file: OrderFile = parse(path, text)?;
     Ok(MemberOrder {
         id: ReplicaId(file.id),
         incarnation: Incarnation(file.incarnation),

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Asked, Node, Parameters, gone, refuse};
+use super::{Asked, Node, gone, question, refuse};
 use crate::client::ClientPort;
 use crate::http::Lease;
 use crate::sync_json;
@@ -44,8 +44,9 @@ pub(super) async fn watch(
     ConnectInfo(lease): ConnectInfo<Lease>,
     asked: Asked,
 ) -> Response {
-    let prefix = match Parameters::of(asked, &["prefix"]) {
-        Ok(parameters) => parameters.text("prefix").unwrap_or_default(),
+    let prefix = match question("watch", asked) {
+        Ok(SyncRequest::Watch { prefix }) => prefix,
+        Ok(_) => unreachable!("a question for a watch is one"),
         Err(refusal) => return *refusal,
     };
     let Ok(place) = places.try_acquire_owned() else {

@@ -76,7 +76,7 @@ counts! {
     state_transfers: 180, "state transfers finished";
     transfers_resumed: 30, "state transfers that went on with chunks fetched before a crash";
     snapshots_saved: 1_000, "snapshots written";
-    donors_dropped: 1, "donors caught lying";
+    donors_dropped: 6, "donors caught lying";
     donors_left: 4, "times that a replica left a donor whose chunks have no end";
     parts_without_end: 300, "parts of such chunks";
     chunks_asked_in_vain: 1_000_000, "questions for chunks by which a liar kept donors busy";
@@ -85,13 +85,13 @@ counts! {
     crashes_at_tickets: 200, "crashes before, at and after a sync, and between effects";
     crashes_between_effects: 50, "of these, between two effects of one sync";
     records_lost: 100, "records not yet synced that a crash lost";
-    torn_writes: 100, "writes that a crash cut at some byte, and the store's scanner dropped";
-    torn_tails_told: 80, "of these, told by the store's warning";
-    lost_syncs: 1, "crashes that lost what a lying disk had claimed";
+    torn_writes: 120, "writes that a crash cut at some byte, and the store's scanner dropped";
+    torn_tails_told: 120, "of these, told by the store's warning";
+    lost_syncs: 12, "crashes that lost what a lying disk had claimed";
     disks_wiped: 20, "blank disks";
-    bits_flipped: 20, "disks of which a bit flipped";
-    disks_damaged: 20, "of these, refused at start";
-    chunks_damaged: 4, "of these, for a chunk of a snapshot";
+    bits_flipped: 35, "disks of which a bit flipped";
+    disks_damaged: 35, "of these, refused at start";
+    chunks_damaged: 15, "of these, for a chunk of a snapshot";
     disks_full: 20, "replicas that stopped at a full disk";
     disks_slow: 50, "periods of a slow disk";
     members_replaced: 40, "new incarnations in force, by the operator's order";
@@ -107,14 +107,14 @@ counts! {
     forgeries_refused: 300_000, "messages and frames refused by honest replicas";
     liars: 100, "replicas that lied";
     lies_told: 2_000, "messages a puppet altered, withheld, invented or held back";
-    lies_equivocated: 3_000, "of these: two payloads for one slot, and votes for both";
-    lies_withheld: 30_000, "votes that did not leave";
-    lies_split_proofs: 5_000, "VIEW-CHANGEs with P and Q sets altered for their receiver";
-    lies_replayed: 10_000, "messages of old views and epochs, again";
-    lies_censored: 1_500, "frames of one client not heard";
-    lies_delayed: 4_000, "proposals that left at 0.9 of the view timer";
-    lies_donated: 1_000, "chunks altered, emptied or without end";
-    lies_flooded: 3_000, "bursts of far-future votes and garbage";
+    lies_equivocated: 1500, "of these: two payloads for one slot, and votes for both";
+    lies_withheld: 50_000, "votes that did not leave";
+    lies_split_proofs: 14_000, "VIEW-CHANGEs with P and Q sets altered for their receiver";
+    lies_replayed: 14_000, "messages of old views and epochs, again";
+    lies_censored: 2400, "frames of one client not heard";
+    lies_delayed: 3000, "proposals that left at 0.9 of the view timer";
+    lies_donated: 800, "chunks altered, emptied or without end";
+    lies_flooded: 5800, "bursts of far-future votes and garbage";
     twins: 10, "replicas run twice under one key";
     equivocations: 20, "slots for which a lying primary proposed two payloads";
     wrong_clocks: 20, "replicas with a clock far off";
@@ -160,10 +160,10 @@ counts! {
     stores_fetched: 90, "convergent stores that replicas took from others";
     real_signatures: 10, "runs with Ed25519";
     histories_of_1: 30, "histories of one replica";
-    histories_of_3: 70, "of three";
-    histories_of_4: 300, "of four";
-    histories_of_5: 140, "of five";
-    histories_of_7: 70, "of seven";
+    histories_of_3: 60, "of three";
+    histories_of_4: 250, "of four";
+    histories_of_5: 110, "of five";
+    histories_of_7: 60, "of seven";
 }
 
 impl Coverage {

@@ -16,7 +16,7 @@ fn settings_that_cannot_be_are_refused_with_their_line_and_the_remedy() {
         (with_first("colour = \"red\""), &["config.toml:1: unknown setting `colour`"]),
         (
             within("[consensus]", "view_timeout_ms = 1"),
-            &["config.toml:17: `consensus.view_timeout_ms` = 1 is out of range: set it within"],
+            &["config.toml:19: `consensus.view_timeout_ms` = 1 is out of range: set it within"],
         ),
         (within("[consensus]", "view_timeout_ms = \"soon\""), &["view_timeout_ms` is", "write"]),
         (within("[storage]", "segment_bytes = 100001"), &["must be a multiple of 4096: set it to 102400"]),

@@ -155,6 +155,10 @@ fn the_page_says_what_the_fold_holds() {
         ("last epoch (u64)", bytes(&1u64)),
         ("option of the open segment", bytes(&Some(&segment))),
         ("what is deferred", bytes(fold.deferred())),
+        (
+            "vec of (epoch, position before its first entry) of the last 256 epochs",
+            bytes(&vec![(1u64, 1u64)]),
+        ),
     ];
     agree(&sentence("The fold is: "), &fields, &bytes(&fold));
 }

@@ -109,8 +109,10 @@ pub enum Mutant {
     WeakSuspect,
     /// A Close is prepared without its entries.
     CloseWithoutData,
-    /// Anchors are executed unjudged and compared with nothing.
+    /// Anchors are executed whoever vouched for them.
     AnchorUnchecked,
+    /// Nobody compares an Anchor with what it executed itself.
+    AnchorComparesNothing,
     /// A restarted replica forgets up to where it has vouched for a segment's log.
     AnchorForgotten,
     /// What was deferred is executed before the segment's own entries.
@@ -248,6 +250,7 @@ impl Mutant {
         Self::WeakSuspect,
         Self::CloseWithoutData,
         Self::AnchorUnchecked,
+        Self::AnchorComparesNothing,
         Self::AnchorForgotten,
         Self::DeferredFirst,
         Self::LiveCheckpoint,

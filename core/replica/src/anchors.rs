@@ -335,7 +335,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// An Anchor was ordered. It is judged here, by what was ordered before it.
     pub(crate) fn apply_anchor(&mut self, now: Now, anchor: &Anchor, sequence: Sequence, out: &mut Outbox) {
-        let unchecked = self.setup.mutants.on(Mutant::AnchorUnchecked);
+        let unchecked = self.setup.mutants.on(Mutant::AnchorComparesNothing);
         if !self.court().anchor_holds(anchor) {
             return self.count("anchors that prove nothing");
         }

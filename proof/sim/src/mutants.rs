@@ -398,6 +398,25 @@ fn hunt_for(mutant: Mutant) -> Option<Hunt> {
             "switch",
             &[("n", 4), ("liars", 1), ("liars_first", 1), ("mode", 1), trick(&[Trick::FalseAnchors])],
         ),
+        // Liars vote for everybody and acknowledge what they do not hold: two members lead, one of them commits what the
+        // others then replace, and both live to see the Anchor.
+        M::AnchorComparesNothing => hunt(
+            mutant,
+            "switch",
+            &[
+                ("n", 7),
+                ("liars", 2),
+                ("fsync_liars", 0),
+                ("mode", 2),
+                ("election_ms", 100),
+                ("partition_ms", 500),
+                ("partition_long_ms", 300),
+                ("drop_pm", 50),
+                ("fast_path_ms", 5_000),
+                ("anchor_ms", 50),
+                trick(&[Trick::FalseRaft]),
+            ],
+        ),
         M::DeferredFirst => hunt(mutant, "switch", &with(MEMBERS_PART, &[("mode", 1), ("n", 4)])),
         M::LiveCheckpoint => hunt(mutant, "switch", &[("n", 4), ("mode", 2), ("checkpoint_interval", 4)]),
         // Nobody says anything twice, so what the pool forgets is never answered.

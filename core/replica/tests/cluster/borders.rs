@@ -6,7 +6,7 @@ use super::*;
 use dwcp_base::{ConfigurationId, Epoch, Index, LogTime, Term, View};
 use dwcp_log::anchor::AnchorVote;
 use dwcp_log::entry::payload_digest;
-use dwcp_log::seal::{Sealed, Signed};
+use dwcp_log::seal::{Sealed, Signed, StopCert, Suspect};
 use dwcp_log::{
     Anchor, Close, CloseProof, ModeOrder, Place, Proposal, RootEntry, Segment, SignedOrder, Switch,
     VirtualLog,
@@ -288,5 +288,55 @@ fn a_convergent_frame_that_the_root_ordered_is_served_by_the_segment() {
     for honest in 1..4 {
         assert_eq!(cluster.events(honest, suspected), 0, "replica {honest}: it was served");
         assert_eq!(cluster.status(honest).epoch, epoch);
+    }
+}
+
+/// A member that slept through a segment's end speaks of it until it knows that it is over.
+#[test]
+fn whoever_speaks_of_an_epoch_that_is_over_is_told_where_the_others_stand() {
+    let mut cluster = Cluster::with(4, crash(4), NetworkMode::Hybrid);
+    cluster.run(500);
+    let over = cluster.segment(0);
+    cluster.order_mode(0, NetworkMode::Hybrid, Some(1));
+    cluster.run(500);
+    let liar = Liar::new(3);
+    cluster.nodes[3].replica = None;
+    cluster.nodes[3].inbox.clear();
+    cluster.run(2_000);
+    assert!(cluster.control(0).fold.epoch() > over.epoch, "the operator's order ended it");
+
+    let (id, epoch) = (cluster.genesis.cluster(), over.epoch);
+    let suspect = Suspect { epoch, speaker: liar.speaker, anchor: over.anchor.number };
+    let suspect = Signed::new(suspect, id, &liar.crypto);
+    let last = Place { index: over.anchor.index, term: Term(1), chain: over.anchor.chain };
+    let sealed = Signed::new(Sealed { epoch, speaker: liar.speaker, last }, id, &liar.crypto);
+    let stop = StopCert { suspects: vec![suspect] };
+    let words =
+        [PeerMessage::Suspect(suspect), PeerMessage::Sealed(sealed), PeerMessage::Stop { epoch, stop }];
+    let told = |cluster: &mut Cluster| {
+        cluster.to_the_dead.clear();
+        cluster.run(5);
+        let stands = |message| match message {
+            PeerMessage::Pbft(Message::Standing(standing)) => Some(standing.executed),
+            _ => None,
+        };
+        cluster.heard_by(&liar, stands)
+    };
+    let counted = |cluster: &Cluster| -> u64 {
+        (0..3).map(|of| cluster.counted(of, "messages of epochs that are over")).sum()
+    };
+    for word in words {
+        // Help has its pace, so that who asks all the time gets no more.
+        cluster.run(1_500);
+        let quiet = (0..100).any(|_| told(&mut cluster).is_empty() && told(&mut cluster).is_empty());
+        assert!(quiet, "nobody says it unasked just now");
+        let before = counted(&cluster);
+        liar.say_to_all(&mut cluster, &word);
+        let stand = told(&mut cluster);
+        assert_eq!(stand.len(), 3, "{word:?}");
+        assert!(stand.iter().all(|executed| *executed == cluster.control(0).executed), "{stand:?}");
+        liar.say_to_all(&mut cluster, &word);
+        assert!(told(&mut cluster).is_empty(), "{word:?} again, at once");
+        assert_eq!(counted(&cluster) - before, 6, "{word:?}");
     }
 }

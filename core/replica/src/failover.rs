@@ -6,6 +6,7 @@
 //! though the leader had to take it first. Overload alone does neither: then commits go on, and what the root ordered
 //! goes first.
 
+use crate::escape::Escapes;
 use crate::io::{Class, Event};
 use crate::replica::{Outbox, Replica};
 use crate::segment::{SegmentNode, Unserved};
@@ -15,8 +16,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::{
-    Epoch, Hash, Index, LogTime, Micros, Mutant, Mutants, NetworkMode, Now, ReplicaId, Sequence, Term,
-    Ticket, View,
+    Epoch, Index, LogTime, Micros, Mutant, Mutants, NetworkMode, Now, ReplicaId, Sequence, Term, Ticket, View,
 };
 use dwcp_log::close::{choose, worth};
 use dwcp_log::seal::{Sealed, Signed, StopCert, Suspect};
@@ -36,8 +36,6 @@ const FAST_PATH_DOUBLINGS_MAX: u32 = 3;
 /// A Marker that does not commit in so many average commits, and not in this time either, is not waited for.
 const MARKER_ROUNDS: u64 = 4;
 const MARKER_PATIENCE_MIN: Micros = Micros::from_millis(50);
-/// Frames that the root takes past one segment's leader at most.
-const ESCAPED_MAX: usize = 65_536;
 /// Words about the log for which so many anchor intervals and view timeouts bring no Anchor are about different logs, or
 /// the root cannot move; in that case the complaint counts once it can.
 const ANCHOR_INTERVALS: u64 = 40;
@@ -71,9 +69,7 @@ pub(crate) struct Failover {
     leader_at_ending: Option<ReplicaId>,
     pub unserved: Unserved,
     pub log_full: bool,
-    /// For the root's primary: when frames may be taken past the leader again, and which were. Cleared with the epoch.
-    pub next_escape: Micros,
-    escaped: BTreeSet<Hash>,
+    pub escapes: Escapes,
     /// When the first report came.
     first_report: Option<Micros>,
     /// The decision under way, as `proposed`.
@@ -108,8 +104,7 @@ impl Failover {
             leader_at_ending: None,
             unserved: Unserved::default(),
             log_full: false,
-            next_escape: now.mono,
-            escaped: BTreeSet::new(),
+            escapes: Escapes::default(),
             first_report: None,
             decided: None,
             proposed: None,
@@ -137,11 +132,6 @@ impl Failover {
 
     pub(crate) fn is_suspecting(&self) -> bool {
         self.suspecting.is_some()
-    }
-
-    /// Whether the root may take this frame past the leader: once in an epoch, and so many in all.
-    pub(crate) fn may_escape(&mut self, frame: Hash) -> bool {
-        self.escaped.len() < ESCAPED_MAX && self.escaped.insert(frame)
     }
 
     /// A command waited so long until it was executed.

@@ -23,6 +23,7 @@ mod chunks;
 pub mod config;
 pub mod control;
 mod court;
+mod escape;
 mod failover;
 pub mod io;
 mod order;

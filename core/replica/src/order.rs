@@ -4,7 +4,7 @@
 use crate::replica::{Outbox, Replica};
 use alloc::vec::Vec;
 use bytes::Bytes;
-use dwcp_base::{Hash, LogTime, Micros, Mutant, Now};
+use dwcp_base::{LogTime, Micros, Mutant, Now};
 use dwcp_log::{Proposal, RootEntry};
 use dwcp_state::StateMachine;
 
@@ -12,8 +12,6 @@ use dwcp_state::StateMachine;
 const ESCAPE_FACTOR: u64 = 4;
 /// Proof builds only: how long [`Mutant::BatchWaits`] waits for company.
 const MUTANT_BATCH_WAIT: Micros = Micros::from_millis(500);
-/// So many at once, once an anchor interval.
-const ESCAPE_FRAMES_MAX: usize = 64;
 
 impl<M: StateMachine> Replica<M> {
     /// Proposes what waits, as far as there is room.
@@ -62,14 +60,15 @@ impl<M: StateMachine> Replica<M> {
             return frames;
         };
         let patience = fast_path.times(ESCAPE_FACTOR);
-        if now.mono < segment.failover.next_escape || now.mono < patience {
+        let escapes = &mut segment.failover.escapes;
+        if now.mono < escapes.next || now.mono < patience {
             return Vec::new();
         }
-        let frames = self.pool.long_known(now.mono.since(patience), ESCAPE_FRAMES_MAX);
-        let frames: Vec<Bytes> =
-            frames.into_iter().filter(|frame| segment.failover.may_escape(Hash::of(frame))).collect();
+        let waiting = self.pool.long_known(now.mono.since(patience));
+        let frames = escapes
+            .take(waiting.map(|pending| (pending.frame.session(), &pending.hash, pending.frame.bytes())));
         if !frames.is_empty() {
-            segment.failover.next_escape = now.mono.plus(settings.segment.anchor_interval);
+            escapes.next = now.mono.plus(settings.segment.anchor_interval);
         }
         frames
     }

@@ -250,11 +250,10 @@ impl Pool {
         }
     }
 
-    /// Frames that all replicas have known of since `before` or longer, and that were not taken by this before `marked`
-    /// says so.
-    pub(crate) fn long_known(&self, before: Micros, frames_max: usize) -> Vec<Bytes> {
-        let late = self.known.iter().filter(|(_, since)| **since <= before).take(frames_max);
-        late.filter_map(|(id, _)| self.frames.get(id)).map(|pending| pending.frame.bytes().clone()).collect()
+    /// Frames that all replicas have known of since `before` or longer, in the order of their arrival.
+    pub(crate) fn long_known(&self, before: Micros) -> impl Iterator<Item = &Pending> {
+        let late = self.known.iter().filter(move |(_, since)| **since <= before);
+        late.filter_map(|(id, _)| self.frames.get(id))
     }
 
     /// When the frame that waits longest arrived.

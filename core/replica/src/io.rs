@@ -536,7 +536,7 @@ pub struct Status {
     /// Closes that nobody had ordered, since the genesis.
     pub failovers: u64,
     pub last_switch: Option<SwitchStatus>,
-    /// Why hybrid or datacenter mode runs without a segment; empty when it does not, or need not.
+    /// Why no segment serves in hybrid or datacenter mode; empty when one does, or need not.
     pub no_segment: String,
     /// State sync; `None` where it is turned off.
     pub sync: Option<crate::sync::SyncStatus>,

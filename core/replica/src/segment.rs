@@ -28,6 +28,8 @@ const EARLY_BYTES_MAX: usize = 1 << 20;
 /// Reads that wait at once.
 const READS_MAX: usize = 16_384;
 /// The name under which reads that cost no entry are counted.
+/// From so many failures in a row on the status says so.
+const FAILURES_TOLD: u32 = 3;
 const READS_COUNTED: &str = "linearizable reads without an entry";
 
 /// Reads that wait for the leader's majority, or for the state to come so far.
@@ -777,19 +779,32 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    /// Why no segment is open although the mode is for one; empty when there is no reason to ask.
+    /// Why no segment serves although the mode is for one; empty when there is no reason to ask.
     pub(crate) fn why_no_segment(&self, now: Now) -> String {
-        if self.control.fold.segment().is_some() || self.control.steering.mode == NetworkMode::Internet {
+        if self.control.steering.mode == NetworkMode::Internet {
             return String::new();
         }
-        if self.setup.raft.is_none() {
-            return "Raft node not initialized".to_string();
-        }
+        let failures = self.control.steering.failures;
         let time = self.control.steering.time.max(LogTime(now.wall_ms));
-        match self.control.steering.wants_segment(time) {
-            Ok(()) => "one is about to open".to_string(),
-            Err(reason) => reason.to_string(),
+        let led = self.segment.as_ref().is_some_and(|open| open.leader().is_some());
+        let reason = match self.control.steering.wants_segment(time) {
+            // In a young segment nobody is elected yet.
+            _ if self.control.fold.segment().is_some() && (led || failures < FAILURES_TOLD) => {
+                return String::new();
+            }
+            _ if self.control.fold.segment().is_some() => "the open one has no leader",
+            _ if self.setup.raft.is_none() => "Raft node not initialized",
+            Ok(()) => "one is about to open",
+            Err(reason) => reason,
+        };
+        if failures < FAILURES_TOLD {
+            return reason.to_string();
         }
+        let timeout_ms = self.setup.settings.segment.timing.election_timeout.0 / 1_000;
+        alloc::format!(
+            "{reason}; {failures} in a row had to be left: is the election timeout, {timeout_ms} ms, well above a round \
+             trip and a sync?"
+        )
     }
 
     /// What must always hold of the open segment.

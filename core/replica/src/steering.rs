@@ -16,6 +16,8 @@ use dwcp_log::{Close, ModeOrder, Open, PolicyOrder};
 
 /// The calm doubles at most so often.
 const DOUBLINGS_MAX: u32 = 10;
+/// In datacenter mode so many segments in a row may fail before the calm holds there, too.
+const DATACENTER_FAILURES: u32 = 3;
 /// A segment that lived so many calms long is a new beginning: its failure counts as the first.
 const HEALTHY_CALMS: u64 = 4;
 
@@ -117,7 +119,9 @@ impl Steering {
         if !self.policy.raft {
             return Err("the policy does not allow Raft");
         }
-        if self.mode == NetworkMode::Hybrid && time < self.calm_until {
+        // In a datacenter an election cures most failures; who opens one segment after the other all the same orders nothing.
+        let patient = self.mode == NetworkMode::Datacenter && self.failures < DATACENTER_FAILURES;
+        if !patient && time < self.calm_until {
             return Err("a segment failed lately: the calm after it is not over");
         }
         Ok(())

@@ -191,6 +191,9 @@ fn text(nodes: &[Row]) -> String {
     for (id, status) in nodes {
         match status {
             Ok(status) => {
+                if status.no_segment.contains("had to be left") {
+                    remarks.push(format!("node {id}: no segment serves: {}", status.no_segment));
+                }
                 if !status.not_ready.is_empty() {
                     remarks.push(format!("node {id}: {}", status.not_ready.join("; ")));
                 }

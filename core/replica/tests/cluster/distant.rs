@@ -4,6 +4,7 @@
 use super::syncing::put;
 use super::*;
 use dwcp_replica::{SyncReply, SyncRequest};
+use std::collections::BTreeSet;
 
 /// So many writes a second at node 0 for three seconds, each to be on three nodes of four. How long the slowest took, in
 /// milliseconds.
@@ -55,4 +56,31 @@ fn whoever_waits_for_near_nodes_is_told_at_once_however_fast_others_write() {
     let mut cluster = cluster();
     let slowest = slowest_ms(&mut cluster, 400);
     assert!(slowest < 50, "{slowest} ms");
+}
+
+/// The mode is the operator's to choose, also one that the links do not carry: in the calm the root serves, and the status says
+/// what is wrong with the mode. Without a calm nothing was ever executed but what the root had ordered past the leader.
+#[test]
+fn a_mode_for_near_nodes_between_distant_ones_serves_by_the_root_and_says_why() {
+    let mut cluster = Cluster::unstarted(4, super::switching::crash(4), NetworkMode::Datacenter);
+    // As `dwcp init` writes it: longer than what failing segments live.
+    Arc::get_mut(&mut cluster.genesis).unwrap().calm_ms = 10_000;
+    (0..4).for_each(|id| cluster.start(id));
+    cluster.run(500);
+    let mut session = Session::open(&mut cluster, 1);
+    cluster.delay = Micros::from_millis(400);
+    cluster.run(60_000);
+    for key in ["a", "b", "c"] {
+        let frame = session.put(key, b"1");
+        cluster.send(1, &frame);
+        cluster.run(10_000);
+    }
+    let told = (0..200).find_map(|_| {
+        cluster.run(500);
+        Some(cluster.status(0).no_segment).filter(|reason| reason.contains("in a row had to be left"))
+    });
+    let told = told.unwrap_or_else(|| panic!("{:#?}", cluster.status(0)));
+    assert!(told.contains("is the election timeout, 200 ms, well above a round trip"), "{told}");
+    let served: BTreeSet<u64> = cluster.executed(1).iter().map(|reply| reply.first).collect();
+    assert!((1..=3).all(|command| served.contains(&command)), "{served:?}");
 }

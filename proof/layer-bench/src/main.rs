@@ -112,7 +112,7 @@ struct Found {
     ratios: Vec<f64>,
     anchors: f64,
     /// Copies of the state that replicas keep at Ticks when a snapshot is near, and what writes beside them cost: what whole
-    /// replicas take beyond those to which none is near. The mean, for only some rounds have any.
+    /// replicas take beyond those to which none is near. The mean, for only some rounds have any; 0 if no snapshot was written.
     copies: f64,
     /// Digests of the state at every Tick.
     digests: f64,
@@ -120,6 +120,8 @@ struct Found {
     /// a bare node and its digests.
     root: f64,
     in_bursts: f64,
+    /// How many the whole side wrote.
+    snapshots: u64,
     parts: Parts,
 }
 
@@ -196,6 +198,7 @@ impl Found {
             "operations_per_second_of_node_clock": self.load.rate,
             "operations_per_anchor": self.anchors,
             "rounds": self.ratios.len(),
+            "snapshots": self.snapshots,
             "unit": "microseconds of processor per operation, three nodes together",
             "bare": self.bare,
             "whole": self.whole,
@@ -227,11 +230,15 @@ fn measure(name: &'static str, what: &'static str, load: Load, rounds: usize) ->
     let all = operations * rounds as f64;
     let steps: u64 = spent.iter().map(|[bare, ..]| bare.steps).sum();
     let anchors: u64 = spent.iter().map(|[_, whole, _]| whole.anchors).sum();
+    let snapshots = sides.whole.snapshots;
     let parts = parts::measure(&mut sides, steps as f64 / all)?;
     sides.agree()?;
     let side = |at: usize| Side::of(&spent.iter().map(|round| round[at]).collect::<Vec<_>>(), operations);
     let (bare, whole, lean) = (side(0), side(1), side(2));
     let digests = median(bare.digests.clone());
+    let copies = differences(&whole.all(), &lean.all()).iter().sum::<f64>() / rounds as f64;
+    // Where no snapshot was written none was near for long, and the difference is noise.
+    let copies = if snapshots > 0 { copies } else { 0.0 };
     Ok(Found {
         what,
         name,
@@ -240,10 +247,11 @@ fn measure(name: &'static str, what: &'static str, load: Load, rounds: usize) ->
         whole: median(whole.all()),
         ratios: whole.all().iter().zip(bare.all()).map(|(whole, bare)| whole / bare).collect(),
         anchors: all / (anchors as f64).max(1.0),
-        copies: differences(&whole.all(), &lean.all()).iter().sum::<f64>() / rounds as f64,
+        copies,
         digests,
         root: median(differences(&lean.between, &bare.between)) - digests,
         in_bursts: median(differences(&lean.bursts, &bare.bursts)),
+        snapshots,
         parts,
     })
 }
@@ -268,15 +276,27 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     println!(
-        "{:<36} {:>9} {:>9} {:>10} {:>16} {:>14}",
-        "", "a µs/op", "b µs/op", "b over a", "layer over bare", "state digests"
+        "{:<36} {:>8} {:>8} {:>9} {:>8}   in percent of a without its chain:",
+        "", "a", "b", "b over a", "rest"
+    );
+    println!(
+        "{:<36} {:>8} {:>8} {:>9} {:>8} {:>7} {:>8} {:>9} {:>9} {:>9}",
+        "", "µs/op", "µs/op", "%", "%", "layer", "anchors", "copies", "chain x2", "digests"
     );
     for found in &all {
-        let (whole, layer) = (found.whole_percent(), found.layer_percent());
-        let digests = 100.0 * found.digests / found.without_chain();
+        let percent = |part: f64| 100.0 * part / found.without_chain();
         println!(
-            "{:<36} {:>9.2} {:>9.2} {whole:>8.1} % {layer:>14.1} % {digests:>12.1} %",
-            found.what, found.bare, found.whole
+            "{:<36} {:>8.2} {:>8.2} {:>9.1} {:>8.1} {:>7.1} {:>8.1} {:>9.1} {:>9.1} {:>9.1}",
+            found.what,
+            found.bare,
+            found.whole,
+            found.whole_percent(),
+            percent(found.rest()),
+            percent(found.layer()),
+            percent(found.root),
+            percent(found.copies),
+            percent(2.0 * found.parts.chain),
+            percent(found.digests),
         );
     }
     Ok(())

@@ -36,7 +36,7 @@ impl Load {
         (self.clients * self.frame) as u64
     }
 
-    /// Of a round, each of which is one entry.
+    /// Of a round; each is one entry.
     pub fn bursts(&self) -> usize {
         (self.rate * self.round_ms / 1_000 / self.operations_of_a_burst()).max(1) as usize
     }

@@ -63,8 +63,9 @@ pub struct World<N> {
     refused: Vec<String>,
     /// Bursts that nodes took.
     pub steps: u64,
-    /// Anchors that took effect, counted at node 0.
+    /// Anchors that took effect and snapshots that were written, counted at node 0.
     pub anchors: u64,
+    pub snapshots: u64,
     pub seen: Option<Seen>,
 }
 
@@ -72,7 +73,18 @@ impl<N: Node> World<N> {
     pub fn new(nodes: Vec<N>) -> Self {
         let inboxes = nodes.iter().map(|_| Vec::new()).collect();
         let (wishes, replies, refused) = (Vec::new(), Vec::new(), Vec::new());
-        Self { nodes, inboxes, wishes, now: BEGINS, replies, refused, steps: 0, anchors: 0, seen: None }
+        Self {
+            nodes,
+            inboxes,
+            wishes,
+            now: BEGINS,
+            replies,
+            refused,
+            steps: 0,
+            anchors: 0,
+            snapshots: 0,
+            seen: None,
+        }
     }
 
     pub fn beginning() -> Now {
@@ -130,7 +142,10 @@ impl<N: Node> World<N> {
                 }
                 Wish::Reply(reply) => self.replies.push(reply),
                 Wish::Refused(reason) => self.refused.push(reason),
-                Wish::Save(sequence) => self.inboxes[id].push(Arrival::Saved(sequence)),
+                Wish::Save(sequence) => {
+                    self.snapshots += u64::from(id == 0);
+                    self.inboxes[id].push(Arrival::Saved(sequence));
+                }
                 Wish::Anchored => self.anchors += u64::from(id == 0),
             }
         }

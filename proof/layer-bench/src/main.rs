@@ -1,6 +1,6 @@
 //! What the virtual log costs: the same frames through three bare Raft nodes and through three whole replicas with a Raft
-//! segment open, in one thread, turn and turn about. Processor time alone; no sockets and no disk. Nothing is judged here, but a
-//! run in which the two sides did not do the same is refused.
+//! segment open, in one thread, taking turns. Processor time alone; no sockets and no disk. Nothing is judged here, but a
+//! run in which the sides did not do the same is refused.
 //!
 //! `cargo run --release -p layer-bench [--json] [--rounds N] [--rate OPS] [row...]`; rows: see `ROWS`; without any, all.
 

@@ -108,6 +108,12 @@ pub(crate) const ROOMS: &[Room] = &[
     room("decoders", "proof/decoders", Proof, Anything),
     room("conformance", "proof/conformance", Proof, Only(&["dwcp-base", "dwcp-log", "dwcp-raft"])),
     room("sync-bench", "proof/sync-bench", Proof, Only(&["dwcp-base", "dwcp-crdt", "dwcp-sync"])),
+    room(
+        "layer-bench",
+        "proof/layer-bench",
+        Proof,
+        Only(&["dwcp-base", "dwcp-log", "dwcp-raft", "dwcp-replica", "dwcp-state"]),
+    ),
     // Judges share no code with what they judge.
     room("check", "proof/check", Proof, Only(&[])),
     // Builds while everything else is broken.

@@ -26,6 +26,7 @@ pub(crate) use engine::{lost, writer};
 pub use face::{Road, SyncReply, SyncRequest, SyncSetup, SyncWritten};
 pub use figures::{SyncPeerStatus, SyncStatus};
 pub(crate) use floor::FLOOR_BYTES_MAX;
+pub use ordered::wrap;
 pub(crate) use ordered::{TAG, is_sync, signature_item};
 
 /// The types of convergent values, for whoever asks for them.

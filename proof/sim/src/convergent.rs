@@ -5,20 +5,20 @@
 //! leaves. Liars and disks that lie about syncs take part and are not written through: what their word is worth is nobody's
 //! concern.
 
-use crate::puppet::Trick;
+use crate::puppet::{Puppet, Trick};
 use crate::sync::translate;
 use crate::sync::workload::{KEYS, Workload, resolvers, rules};
 use crate::world::{Event, Phase, World};
 use bytes::Bytes;
 use check::sync::judge::Outcome;
-use check::sync::{Note, Place, Stand, Terms};
+use check::sync::{self as say, Note, Place, Stand, Terms};
 use dwcp_base::{Chance, Hash, Micros, Ticket, decode, encode};
 use dwcp_crdt::{Origin, Restore, Store, VersionVector};
 use dwcp_replica::sync::{SyncTiming, SyncWritten};
 use dwcp_replica::{
     ClientReply, ClientRequest, Convergent, Input, PeerMessage, Road, SyncReply, SyncRequest, SyncSetup,
 };
-use dwcp_sync::{Cut, Received};
+use dwcp_sync::{Cut, Frame, Received};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -100,9 +100,53 @@ pub struct Rooms {
     /// Numbers of floors and of ends that were counted.
     floors: BTreeSet<u64>,
     ends: BTreeSet<u64>,
+    /// Liars that signed two histories, with the last change that both share; and of which of the two a frame is, by its hash.
+    forked: BTreeMap<Origin, u64>,
+    branch_of: BTreeMap<Hash, u32>,
+    /// By node: of which history it had frames in line last. Where another was decided, a restart has none of them in line and
+    /// may still have them in its store.
+    branches: BTreeMap<(usize, Origin), u32>,
+    /// By node and origin: how far it had come when it was last seen to hold a proof, and stores it had taken by then.
+    convicted: BTreeMap<(usize, Origin), (u64, u64)>,
+    /// By liar: who said that it does not acknowledge.
+    named: BTreeMap<usize, BTreeSet<usize>>,
+    /// Liars that the operator has had enough of.
+    excluded: BTreeSet<usize>,
 }
 
 impl Rooms {
+    /// What a replica has applied, and which history of those who signed two.
+    fn applied(&self, ix: usize, convergent: &Convergent<'_>) -> say::Applied {
+        translate::applied(convergent.store.applied(), &self.branches(ix, convergent))
+    }
+
+    fn branch_in_line(&self, origin: Origin, convergent: &Convergent<'_>) -> Option<u32> {
+        self.branch_of.get(&convergent.sync.head(origin)?.hash).copied()
+    }
+
+    /// Frames are applied in the order of their chain, so the last one in line says which history a store has.
+    pub(crate) fn branches(&self, ix: usize, convergent: &Convergent<'_>) -> BTreeMap<Origin, u32> {
+        let applied = convergent.store.applied();
+        let parted = self.forked.iter().filter(|(origin, shared)| applied.last(**origin) > **shared);
+        let branch = |(origin, _): (&Origin, &u64)| {
+            let before = self.branches.get(&(ix, *origin)).copied();
+            Some((*origin, self.branch_in_line(*origin, convergent).or(before)?))
+        };
+        parted.filter_map(branch).collect()
+    }
+
+    /// A liar signed this frame, of one of its histories, or of what they share (0).
+    pub(crate) fn note_fork(&mut self, frame: &Frame, branch: u32, asked: Note) {
+        let header = frame.header();
+        let shared = self.forked.entry(header.origin).or_default();
+        if branch == 0 {
+            *shared = header.last;
+        } else {
+            self.branch_of.insert(frame.hash(), branch);
+        }
+        self.notes.push(asked);
+    }
+
     #[must_use]
     pub fn new(keys: u64, root: &Chance) -> Self {
         let chance = root.fork("convergent");
@@ -119,6 +163,12 @@ impl Rooms {
             false_stores: BTreeMap::new(),
             floors: BTreeSet::new(),
             ends: BTreeSet::new(),
+            forked: BTreeMap::new(),
+            branch_of: BTreeMap::new(),
+            branches: BTreeMap::new(),
+            convicted: BTreeMap::new(),
+            named: BTreeMap::new(),
+            excluded: BTreeSet::new(),
         }
     }
 }
@@ -139,16 +189,22 @@ struct FalseStore {
     digest: Hash,
 }
 
+/// A store as it is given to another.
+pub(crate) fn pieces(store: &Store) -> Vec<Vec<u8>> {
+    let mut parts = vec![store.snapshot_head()];
+    let mut piece = store.snapshot_piece(None, PART_BYTES);
+    while let Some(next) = piece.next {
+        parts.push(piece.bytes);
+        piece = store.snapshot_piece(Some(&next), PART_BYTES);
+    }
+    parts.push(piece.bytes);
+    parts
+}
+
 impl FalseStore {
     /// None where there is no such value.
     fn of(store: &Store) -> Option<Self> {
-        let mut parts = vec![store.snapshot_head()];
-        let mut piece = store.snapshot_piece(None, PART_BYTES);
-        while let Some(next) = piece.next {
-            parts.push(piece.bytes);
-            piece = store.snapshot_piece(Some(&next), PART_BYTES);
-        }
-        parts.push(piece.bytes);
+        let parts = pieces(store);
         // Values of registers and of items of lists are a letter and a number.
         let is_value = |pair: &[u8]| pair[0] == b'v' && pair[1].is_ascii_digit();
         let places = parts.iter().enumerate().flat_map(|(part, bytes)| {
@@ -171,7 +227,7 @@ impl FalseStore {
 /// What somebody had applied who is about to write.
 #[derive(Debug)]
 pub struct Before {
-    applied: VersionVector,
+    applied: say::Applied,
     last: u64,
 }
 
@@ -183,6 +239,10 @@ impl World {
             timing: SyncTiming {
                 exchange_interval: Micros::from_millis(self.dials.exchange_ms.max(50)),
                 // Longer than a run: nothing is damaged here.
+                ack_patience: match self.dials.ack_patience_ms {
+                    0 => SyncTiming::default().ack_patience,
+                    ms => Micros::from_millis(ms.max(1_000)),
+                },
                 ..SyncTiming::default()
             },
             resolvers: resolvers(),
@@ -239,7 +299,7 @@ impl World {
         let keys =
             KEYS.iter().zip(0..).filter(|(_, index)| which(*index)).map(|((key, _), _)| key.as_bytes());
         let views = keys.map(|key| (key.to_vec(), store.get(key).as_ref().map(translate::view))).collect();
-        let applied = translate::applied(store.applied(), &BTreeMap::new());
+        let applied = self.rooms.applied(ix, &convergent);
         let conflicts = counts.then(|| store.conflict_count());
         let node = u32::from(self.nodes[ix].replica.0);
         self.rooms.notes.push(Note::Cut { node, applied, views, conflicts });
@@ -260,8 +320,8 @@ impl World {
         };
         let node = &self.nodes[ix];
         let convergent = node.core.as_ref().filter(|_| node.honest)?.convergent()?;
-        let applied = convergent.store.applied().clone();
-        Some(Before { last: applied.last(self.origin_of(ix)), applied })
+        let last = convergent.store.applied().last(self.origin_of(ix));
+        Some(Before { last, applied: self.rooms.applied(ix, &convergent) })
     }
 
     /// It has taken it, or refused it. What is refused, or changes nothing, is left to the world of state sync alone.
@@ -285,7 +345,7 @@ impl World {
         let clock = convergent.store.latest().0;
         let origin = translate::origin(me);
         let outcome = Outcome::Made { origin, branch: 0, first: before.last + 1, last, clock };
-        let seen = Rc::new(translate::applied(&before.applied, &BTreeMap::new()));
+        let seen = Rc::new(before.applied.clone());
         let writes = writes.iter().map(translate::write).collect();
         self.coverage.convergent_frames += 1;
         self.rooms.notes.push(Note::Asked { node: origin.id, seen, writes, outcome });
@@ -330,8 +390,61 @@ impl World {
         self.rooms.notes.push(Note::Opened { node, origin, last, frozen: Vec::new() });
     }
 
+    /// Which histories a replica follows, whom it holds proofs against, and what it takes of them all the same.
+    pub fn observe_convictions(&mut self, ix: usize) {
+        let node = &self.nodes[ix];
+        let Some(convergent) = node.core.as_ref().and_then(|core| core.convergent()) else { return };
+        for origin in self.rooms.forked.keys().copied().collect::<Vec<_>>() {
+            if let Some(branch) = self.rooms.branch_in_line(origin, &convergent) {
+                self.rooms.branches.insert((ix, origin), branch);
+            }
+        }
+        if !node.honest {
+            return;
+        }
+        let id = u32::from(node.replica.0);
+        let stores = convergent.snapshots_installed;
+        for liar in convergent.sync.convicted() {
+            let last = convergent.sync.head(liar).map_or(0, |head| head.last);
+            let origin = translate::origin(liar);
+            match self.rooms.convicted.insert((ix, liar), (last, stores)) {
+                None => {
+                    self.coverage.convictions += 1;
+                    self.rooms.notes.push(Note::Froze { node: id, origin, at_us: self.now_us });
+                }
+                // A store that another end made necessary may stand elsewhere.
+                Some((before, then)) if last > before && stores == then => {
+                    self.rooms.notes.push(Note::Taken { node: id, origin, last });
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// A replica names a member that does not acknowledge.
+    pub fn observe_withholder(&mut self, ix: usize, member: &str) {
+        let is_it = |liar: &usize| {
+            let withholds = |puppet: &Puppet| puppet.has(Trick::WithholdAcks);
+            self.nodes[*liar].puppet.as_ref().is_some_and(withholds)
+                && self.origin_of(*liar).to_string() == member
+        };
+        let Some(liar) = (0..self.nodes.len()).find(is_it) else { return };
+        self.coverage.withholders_named += 1;
+        self.rooms.named.entry(liar).or_default().insert(ix);
+    }
+
+    /// Enough have named a liar, and the operator knows that it never will.
+    pub fn exclude_who_withholds(&mut self, liar: usize) {
+        let names = self.rooms.named.get(&liar).map_or(0, BTreeSet::len) as u64;
+        if names > self.dials.f && !self.rooms.excluded.contains(&liar) && self.exclude_liar(liar) {
+            self.coverage.withholders_excluded += 1;
+            self.rooms.excluded.insert(liar);
+        }
+    }
+
     /// A process is about to die.
     pub fn observe_convergent_death(&mut self, ix: usize) {
+        self.rooms.convicted.retain(|(node, _), _| *node != ix);
         let node = &self.nodes[ix];
         let Some(convergent) = node.core.as_ref().filter(|_| node.honest).and_then(|core| core.convergent())
         else {
@@ -417,6 +530,7 @@ impl World {
             let Ok(cut) = decode::<Cut>(end) else { continue };
             let new = !self.rooms.ends.contains(&nth);
             learned.ends.extend(new.then_some(nth));
+            self.coverage.forks_ended += u64::from(new && self.rooms.forked.contains_key(&cut.origin));
             let place = Place { last: cut.last, hash: cut.hash.0 };
             let origin = translate::origin(cut.origin);
             let stands = if new { self.stands(cut.origin) } else { Vec::new() };
@@ -546,7 +660,7 @@ impl World {
             let mut store = convergent.store.clone();
             let note = Note::End {
                 node,
-                applied: translate::applied(store.applied(), &BTreeMap::new()),
+                applied: self.rooms.applied(ix, &convergent),
                 digest: store.digest().0,
                 floor: store.floor_number(),
                 waiting: store.held_count() as u64,

@@ -157,6 +157,15 @@ counts! {
     ends_decided: 50, "ends of origins decided";
     members_excluded: 20, "members that state sync was ordered to go on without";
     false_stores: 10, "offers and parts of convergent stores in which a liar changed a value";
+    forks: 8, "liars that signed two histories of convergent values";
+    convictions: 40, "replicas that came to hold a proof against one of them";
+    forks_ended: 7, "ends of such origins decided";
+    acks_withheld: 1_000, "messages in which a liar said that it had not applied what it had";
+    heads_falsified: 1_500, "messages in which a liar claimed frames, or to have dropped some";
+    origins_forged: 800, "convergent frames in others' names";
+    ends_falsified: 100, "ends of origins that liars asked about, handed over or said nothing about";
+    withholders_named: 10, "times that a replica named a liar that does not acknowledge";
+    withholders_excluded: 2, "of those members, without whom state sync was ordered to go on";
     stores_fetched: 90, "convergent stores that replicas took from others";
     real_signatures: 10, "runs with Ed25519";
     histories_of_1: 30, "histories of one replica";
@@ -178,6 +187,10 @@ impl Coverage {
             Trick::Delay => &mut self.lies_delayed,
             Trick::LieAsDonor | Trick::ForgetSessions | Trick::EndlessDonor => &mut self.lies_donated,
             Trick::Flood => &mut self.lies_flooded,
+            Trick::WithholdAcks => &mut self.acks_withheld,
+            Trick::FalseHeads => &mut self.heads_falsified,
+            Trick::ForgeOrigins => &mut self.origins_forged,
+            Trick::FalseEnds | Trick::LowEnds => &mut self.ends_falsified,
             _ => return None,
         })
     }

@@ -175,6 +175,10 @@ dials! {
     exchange_ms,
     /// Mean time between orders to go on without a member, whose disk is replaced then.
     exclude_ms,
+    /// How long a member goes on that state sync was ordered to go on without, before its disk is replaced.
+    excluded_ms,
+    /// How long a member may leave unacknowledged what another has, before it is named. 0: as by default.
+    ack_patience_ms,
 
     /// Share of flipped bits that strike a chunk of the newest snapshot, where there is one, rather than the log.
     chunk_flip_pm,
@@ -255,6 +259,12 @@ impl Profile {
             if matches!(self.name, "calm" | "orders" | "overload") {
                 dials.exclude_ms = 0;
             }
+        }
+        if dials.exclude_ms > 0 {
+            dials.excluded_ms = maybe(&mut Chance::new(seed).fork("excluded"), 300, 500, 5_000);
+        }
+        if dials.convergent_ms > 0 && dials.liars > 0 {
+            dials.ack_patience_ms = maybe(&mut Chance::new(seed).fork("patience"), 500, 2_000, 6_000);
         }
         if dials.wipe_ms > 0 {
             dials.chunk_flip_pm = Chance::new(seed).fork("flips").between(0, 800);

@@ -259,6 +259,7 @@ impl World {
             }
         }
         self.observe_decisions(ix, self.nodes[ix].disk.last_ticket());
+        self.observe_convictions(ix);
         let node = &self.nodes[ix];
         let last = node.disk.last_ticket();
         if let Some((after, ..)) = node.waiting.iter().find(|(after, ..)| *after > last) {

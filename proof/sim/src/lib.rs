@@ -11,6 +11,7 @@ pub mod dials;
 pub mod disk;
 pub mod driver;
 pub mod ending;
+pub mod false_frames;
 pub mod false_words;
 pub mod faults;
 pub mod held_back;

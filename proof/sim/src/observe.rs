@@ -294,6 +294,11 @@ impl World {
                     self.divergences.push(text);
                 }
             }
+            Event::MemberHoldsUp { member, .. } => {
+                if honest {
+                    self.observe_withholder(ix, &member);
+                }
+            }
             Event::SegmentExecuted { epoch, index, chain, .. } => {
                 self.trace.mix(&[at, ix as u64, epoch.0, index.0]);
                 self.trace.mix_bytes(&chain.0);
@@ -310,7 +315,6 @@ impl World {
             | Event::MemberReplaced { .. }
             | Event::MemberReadmitted { .. }
             | Event::OriginFrozen { .. }
-            | Event::MemberHoldsUp { .. }
             | Event::KeysRepaired { .. }
             | Event::StateTransferStarted { .. } => {}
         }

@@ -37,6 +37,10 @@ struct Exclusion {
     id: u64,
     node: usize,
     incarnation: Incarnation,
+    /// It lies: state sync goes on without it, and its disk is nobody's concern.
+    lies: bool,
+    /// The order is in force.
+    is_done: bool,
     /// Replicas that said it is done.
     done: BTreeSet<usize>,
 }
@@ -169,22 +173,40 @@ impl World {
         }
         self.plan_exclusion();
         let members: Vec<usize> = self.honest_nodes().filter(|ix| self.nodes[*ix].is_up()).collect();
-        if self.faults_in_force() >= self.dials.f {
+        if self.operator.excluding.is_some() || self.faults_in_force() >= self.dials.f {
             return;
         }
         let Some(node) = self.rooms.chance.pick(&members).copied() else { return };
         self.operator.next_id += 1;
         let (id, incarnation) = (EXCLUDE_ORDERS + self.operator.next_id, self.nodes[node].incarnation);
-        self.operator.excluding = Some(Exclusion { id, node, incarnation, done: BTreeSet::new() });
+        self.operator.excluding =
+            Some(Exclusion { id, node, incarnation, lies: false, is_done: false, done: BTreeSet::new() });
         let at = self.now_us;
         self.trace.line(at, || format!("## the operator excludes {:?}", self.nodes[node]));
         self.observe_exclusion(node);
         self.on_exclude_resend();
     }
 
+    /// State sync is to go on without a liar. False when the operator is at another.
+    pub fn exclude_liar(&mut self, node: usize) -> bool {
+        if self.operator.excluding.is_some() {
+            return false;
+        }
+        self.operator.next_id += 1;
+        let (id, incarnation) = (EXCLUDE_ORDERS + self.operator.next_id, self.nodes[node].incarnation);
+        self.operator.excluding =
+            Some(Exclusion { id, node, incarnation, lies: true, is_done: false, done: BTreeSet::new() });
+        let at = self.now_us;
+        self.trace.line(at, || format!("## the operator excludes {:?}, which lies", self.nodes[node]));
+        self.on_exclude_resend();
+        true
+    }
+
     /// Says it again until enough say that it is done.
     pub fn on_exclude_resend(&mut self) {
-        let Some(Exclusion { id, node, incarnation, .. }) = &self.operator.excluding else { return };
+        let Some(Exclusion { id, node, incarnation, is_done: false, .. }) = &self.operator.excluding else {
+            return;
+        };
         let (id, node, incarnation) = (*id, *node, *incarnation);
         let member = &self.nodes[node];
         if member.incarnation != incarnation || member.down == Some(crate::node::Down::DiskLost) {
@@ -212,12 +234,30 @@ impl World {
         };
         exclusion.done.insert(replica);
         if exclusion.done.len() >= enough {
-            let (node, incarnation) = (exclusion.node, exclusion.incarnation);
-            self.operator.excluding = None;
-            self.coverage.members_excluded += 1;
-            if self.nodes[node].incarnation == incarnation {
-                self.lose_disk(node);
+            if exclusion.lies {
+                self.operator.excluding = None;
+                return;
             }
+            if core::mem::replace(&mut exclusion.is_done, true) {
+                return;
+            }
+            self.coverage.members_excluded += 1;
+            match self.dials.excluded_ms {
+                0 => self.on_excluded_replaced(),
+                ms => self.schedule(ms * 1_000, Event::ExcludedReplaced),
+            }
+        }
+    }
+
+    /// The disk of a member is replaced that state sync goes on without.
+    pub fn on_excluded_replaced(&mut self) {
+        let Some(Exclusion { node, incarnation, is_done: true, .. }) = self.operator.excluding else {
+            return;
+        };
+        self.operator.excluding = None;
+        let member = &self.nodes[node];
+        if member.incarnation == incarnation && member.down != Some(crate::node::Down::DiskLost) {
+            self.lose_disk(node);
         }
     }
 

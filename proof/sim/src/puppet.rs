@@ -5,6 +5,7 @@
 //! disk or core is nobody's concern; what matters is what honest replicas and clients see.
 
 use crate::dials::Dials;
+use crate::false_frames::FalseFrames;
 use crate::false_words::OpenSegment;
 use crate::held_back::HeldBack;
 use crate::keys::Identity;
@@ -66,6 +67,7 @@ pub struct Puppet {
     pub(crate) old_epochs: VecDeque<Bytes>,
     pub(crate) false_seals: BTreeMap<Epoch, seal::Signed<Sealed>>,
     pub(crate) held_back: HeldBack,
+    pub(crate) false_frames: FalseFrames,
     highest: (View, Sequence),
     silent_until_us: u64,
     /// The newest snapshot that others say they have.
@@ -96,31 +98,8 @@ impl Puppet {
     #[must_use]
     pub fn new(replica: u8, dials: &Dials, world: &World, chance: Chance) -> Self {
         let mut chance = chance.fork(&format!("liar {replica}"));
-        let mut tricks = dials.tricks;
-        if tricks == 0 {
-            let mut all = [Trick::Equivocate; Trick::DRAWN];
-            all.copy_from_slice(&Trick::ALL[..Trick::DRAWN]);
-            chance.shuffle(&mut all);
-            let count = usize::try_from(chance.between(2, 5)).expect("few tricks");
-            tricks = all[..count].iter().map(|trick| trick.bit()).sum();
-            if dials.switches() {
-                let mut chance = chance.fork("of segments");
-                let mut all = Trick::OF_SEGMENTS;
-                chance.shuffle(&mut all);
-                let count = usize::try_from(chance.between(1, 2)).expect("few tricks");
-                tricks |= all[..count].iter().map(|trick| trick.bit()).sum::<u64>();
-                let held_back = chance.fork("of borders").per_mille(200);
-                tricks |= if held_back { Trick::AnchorHeldBack.bit() } else { 0 };
-            }
-            if dials.convergent_ms > 0 {
-                let mut chance = chance.fork("of rooms");
-                let drawn = chance.per_mille(600).then(|| chance.pick(&Trick::OF_ROOMS).copied()).flatten();
-                tricks |= drawn.map_or(0, Trick::bit);
-            }
-            let mut chance = chance.fork("of transfers");
-            let drawn = chance.per_mille(500).then(|| chance.pick(&Trick::OF_TRANSFERS).copied()).flatten();
-            tricks |= drawn.map_or(0, Trick::bit);
-        }
+        let tricks = if dials.tricks == 0 { Trick::drawn(dials, &mut chance) } else { dials.tricks };
+        let false_frames = FalseFrames::new(dials, chance.fork("frames"));
         let earlier = world.nodes.iter().find_map(|node| node.puppet.as_ref());
         let mut puppet = Self {
             me: ReplicaId(replica),
@@ -135,6 +114,7 @@ impl Puppet {
             old_epochs: VecDeque::new(),
             false_seals: BTreeMap::new(),
             held_back: HeldBack::default(),
+            false_frames,
             highest: (View::ZERO, Sequence::ZERO),
             silent_until_us: 0,
             snapshot: Sequence::ZERO,
@@ -237,11 +217,14 @@ impl Puppet {
     /// What the puppet lets its core hear. None: nothing.
     pub fn hear(&mut self, input: Input) -> Option<Input> {
         match &input {
-            Input::Peer { bytes, .. } => {
+            Input::Peer { from, bytes, .. } => {
                 self.remember(bytes);
                 self.remember_epoch(bytes);
                 if self.holds_back(bytes) {
                     return None;
+                }
+                if self.ends_falsely() {
+                    self.hear_of_ends(*from, bytes);
                 }
                 if self.has(Trick::OldProofs) {
                     self.hoard(bytes);
@@ -303,6 +286,9 @@ impl Puppet {
             Ok(PeerMessage::Pbft(message)) => message,
             Ok(PeerMessage::Request { to_all, frame }) if self.has(Trick::HideFromPrimary) => {
                 return self.hide(to, to_all, frame, out);
+            }
+            Ok(message) if Self::is_of_rooms(&message) => {
+                return self.speak_in_room(to, bytes, &message, out);
             }
             Ok(message)
                 if self.has(Trick::AnchorHeldBack)
@@ -397,6 +383,8 @@ impl Puppet {
             let ahead = self.chance.between(600, 1_000_000);
             altered(&payload, |proposal| proposal.time = LogTime(proposal.time.0 + ahead))
                 .map(|altered| (Trick::WrongTime, altered))
+        } else if let Some(payload) = self.with_false_end(slot, &payload) {
+            Some((Trick::FalseEnds, payload))
         } else if self.has(Trick::FalseSealed)
             || self.has(Trick::FalseAnchors)
             || self.has(Trick::AnchorHeldBack)
@@ -808,7 +796,7 @@ fn wire(message: Message) -> Bytes {
 }
 
 /// The payload with its proposal changed; None when it is the null request.
-fn altered(payload: &Bytes, change: impl FnOnce(&mut Proposal)) -> Option<Bytes> {
+pub(crate) fn altered(payload: &Bytes, change: impl FnOnce(&mut Proposal)) -> Option<Bytes> {
     let mut proposal = Proposal::from_payload(payload).ok()??;
     change(&mut proposal);
     Some(proposal.to_payload())
@@ -867,6 +855,7 @@ impl World {
         if let Some(open) = open {
             puppet.invent_in_segment(open, &mut lies);
         }
+        self.invent_frames(node, &mut lies);
         if self.nodes[node].is_up() {
             self.tell(node, lies);
         }

@@ -18,6 +18,8 @@ const LIAR_LEADS: &[(&str, u64)] = &[
     ("convergent_ms", 60),
     ("convergent_keys", 8),
     ("exchange_ms", 500),
+    ("ack_patience_ms", 0),
+    ("excluded_ms", 0),
     ("drop_pm", 150),
 ];
 
@@ -66,6 +68,37 @@ pub fn hunt_for(mutant: Mutant) -> Option<Hunt> {
                 ],
             ),
         ),
+        // Whoever asks about an end before it has stopped taking frames says that it stands there; with four others that have,
+        // that is a quorum, and two members are still on their way.
+        M::RoomAsksUnheard => hunt(
+            mutant,
+            "convergent",
+            &with(
+                &with(&with(LIAR_LEADS, DISKS_LOST), NOBODY_LIES),
+                &[("exchange_ms", 1_000), ("wipe_ms", 2_000)],
+            ),
+        ),
+        // A member is excluded, writes on until it hears of it, and all stop at different places. A liar asks about the lowest, and
+        // says that it stands there, too: for all who take the excluded one for a liar that is enough.
+        M::RoomDoubtUnproven => hunt(
+            mutant,
+            "convergent",
+            &with(
+                LIAR_LEADS,
+                &[
+                    ("n", 7),
+                    ("mode", 3),
+                    ("mode_order_ms", 0),
+                    ("convergent_ms", 20),
+                    ("wipe_ms", 0),
+                    ("exclude_ms", 3_000),
+                    ("excluded_ms", 6_000),
+                    tricks(&[Trick::FalseEnds]),
+                ],
+            ),
+        ),
+        // Nobody prepares what no quorum agreed to, so no primary gets anything ordered.
+        M::RoomOrdersUnasked => hunt(mutant, "convergent", &with(LIAR_LEADS, NOBODY_LIES)),
         M::RoomToldBeforeSync => hunt(
             mutant,
             "convergent",
@@ -76,6 +109,8 @@ pub fn hunt_for(mutant: Mutant) -> Option<Hunt> {
                 ("mode", 3),
                 ("mode_order_ms", 0),
                 ("convergent_ms", 40),
+                ("ack_patience_ms", 0),
+                ("excluded_ms", 0),
                 ("sync_us", 5_000),
                 ("crash_ticket_ppm", 20_000),
                 ("down_ms", 200),

@@ -1,5 +1,8 @@
 //! The ways to lie there are, each with its bit in the dial `tricks`, and which of them a liar may draw by itself. What
-//! each of them does stands in `puppet`, `false_words`, `held_back` and `convergent`.
+//! each of them does stands in `puppet`, `false_words`, `false_frames`, `held_back` and `convergent`.
+
+use crate::dials::Dials;
+use dwcp_base::Chance;
 
 /// A way to lie. The number is its bit in the dial `tricks`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,10 +88,22 @@ pub enum Trick {
     EndlessDonor,
     /// Asks everybody for chunks that it does not need, all the time.
     AsksForChunks,
+    /// Signs two histories of convergent values, shows each to some, and goes on along both.
+    Fork,
+    /// Says that it has not applied the convergent frames that it has.
+    WithholdAcks,
+    /// Says that it has convergent frames that are not, or no longer has what it keeps.
+    FalseHeads,
+    /// Convergent frames in others' names.
+    ForgeOrigins,
+    /// Asks everybody about ends of origins and hands over what was said as if it sufficed; says nothing about any other end.
+    FalseEnds,
+    /// The same where it does suffice, with its own lie that it stands there: the lowest end of all that can be had.
+    LowEnds,
 }
 
 impl Trick {
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 45] = [
         Self::Equivocate,
         Self::Withhold,
         Self::SplitViewChange,
@@ -128,6 +143,12 @@ impl Trick {
         Self::FalseStore,
         Self::EndlessDonor,
         Self::AsksForChunks,
+        Self::Fork,
+        Self::WithholdAcks,
+        Self::FalseHeads,
+        Self::ForgeOrigins,
+        Self::FalseEnds,
+        Self::LowEnds,
     ];
 
     /// Some liars draw one of these besides.
@@ -135,6 +156,10 @@ impl Trick {
 
     /// Where replicas have state sync, a liar draws one of these besides, or none.
     pub(crate) const OF_ROOMS: [Self; 3] = [Self::AsksUnheard, Self::OrdersUnasked, Self::FalseStore];
+
+    /// There it draws one or two of these as well, or none.
+    pub(crate) const OF_FRAMES: [Self; 5] =
+        [Self::Fork, Self::WithholdAcks, Self::FalseHeads, Self::ForgeOrigins, Self::FalseEnds];
 
     /// Where segments open, a liar draws one or two of these besides, and now and then `AnchorHeldBack`.
     pub(crate) const OF_SEGMENTS: [Self; 8] = [
@@ -158,5 +183,39 @@ impl Trick {
     #[must_use]
     pub const fn bit(self) -> u64 {
         1 << self as u8
+    }
+
+    /// What a liar draws that nobody made for something, as bits.
+    #[must_use]
+    pub(crate) fn drawn(dials: &Dials, chance: &mut Chance) -> u64 {
+        let mut all = [Self::Equivocate; Self::DRAWN];
+        all.copy_from_slice(&Self::ALL[..Self::DRAWN]);
+        chance.shuffle(&mut all);
+        let count = usize::try_from(chance.between(2, 5)).expect("few tricks");
+        let mut tricks = all[..count].iter().map(|trick| trick.bit()).sum::<u64>();
+        if dials.switches() {
+            let mut chance = chance.fork("of segments");
+            let mut all = Self::OF_SEGMENTS;
+            chance.shuffle(&mut all);
+            let count = usize::try_from(chance.between(1, 2)).expect("few tricks");
+            tricks |= all[..count].iter().map(|trick| trick.bit()).sum::<u64>();
+            let held_back = chance.fork("of borders").per_mille(200);
+            tricks |= if held_back { Self::AnchorHeldBack.bit() } else { 0 };
+        }
+        if dials.convergent_ms > 0 {
+            let mut of_rooms = chance.fork("of rooms");
+            let drawn = of_rooms.per_mille(600).then(|| of_rooms.pick(&Self::OF_ROOMS).copied()).flatten();
+            tricks |= drawn.map_or(0, Self::bit);
+            let mut chance = chance.fork("of frames");
+            let mut all = Self::OF_FRAMES;
+            chance.shuffle(&mut all);
+            let count = if chance.per_mille(700) { chance.between(1, 2) } else { 0 };
+            let count = usize::try_from(count).expect("few tricks");
+            tricks |= all[..count].iter().map(|trick| trick.bit()).sum::<u64>();
+        }
+        let mut chance = chance.fork("of transfers");
+        let drawn = chance.per_mille(500).then(|| chance.pick(&Self::OF_TRANSFERS).copied()).flatten();
+        tricks |= drawn.map_or(0, Self::bit);
+        tricks
     }
 }

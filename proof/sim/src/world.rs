@@ -93,6 +93,8 @@ pub enum Event {
     /// The operator wants state sync to go on without a member, and says so again.
     ExcludeWanted,
     ExcludeResend,
+    /// The disk of such a member is replaced.
+    ExcludedReplaced,
 }
 
 struct Scheduled {
@@ -505,6 +507,7 @@ impl World {
             Event::ConvergentBeat => self.on_convergent_beat(),
             Event::ExcludeWanted => self.on_exclude_wanted(),
             Event::ExcludeResend => self.on_exclude_resend(),
+            Event::ExcludedReplaced => self.on_excluded_replaced(),
         }
     }
 

@@ -40,7 +40,8 @@ pub(crate) fn is_sync(frame: &[u8]) -> bool {
 }
 
 /// A frame as the log carries it.
-pub(crate) fn wrap(frame: &[u8]) -> Bytes {
+#[must_use]
+pub fn wrap(frame: &[u8]) -> Bytes {
     let mut bytes = Vec::with_capacity(MARK.len() + frame.len());
     bytes.extend_from_slice(&MARK);
     bytes.extend_from_slice(frame);

@@ -103,6 +103,8 @@ struct Court<'a> {
     /// What the model said last, for many that have applied the same.
     memo: Option<Memo>,
     first_end: Option<(u32, Applied, [u8; 32], u64)>,
+    /// Nodes whose stand at the end of the calm is known.
+    stood: BTreeSet<u32>,
 }
 
 /// Judges one run.
@@ -125,6 +127,7 @@ pub fn judge(notes: &[Note], terms: &Terms) -> Findings {
         due: Vec::new(),
         memo: None,
         first_end: None,
+        stood: BTreeSet::new(),
     };
     notes.iter().for_each(|note| court.hear(note));
     court.close();
@@ -439,6 +442,7 @@ impl Court<'_> {
         waiting: u64,
         needs: u64,
     ) {
+        self.stood.insert(node);
         let is_lost = |(origin, last): &(&Origin, &u64)| {
             let allowed = self.wiped.contains(origin);
             let end = self.ended.get(origin).filter(|_| allowed).copied().unwrap_or(u64::MAX);
@@ -485,7 +489,25 @@ impl Court<'_> {
         self.findings.push(Judge::SyncConverge, format!("nodes {first} and {node} {what}"), evidence);
     }
 
+    /// Where the log decides ends, whoever was convicted by one honest node has ended for all of them when the calm is over.
+    fn look_at_convicts(&mut self) {
+        if self.terms.quorum == 0 {
+            return;
+        }
+        let convicts: BTreeSet<Origin> = self.frozen.keys().map(|(_, origin)| *origin).collect();
+        for origin in convicts {
+            let untold: Vec<u32> =
+                self.stood.iter().copied().filter(|node| !self.told.contains(&(*node, origin))).collect();
+            if !untold.is_empty() {
+                let reason =
+                    format!("{origin:?} is convicted, and nodes {untold:?} were told of no end of it");
+                self.findings.push(Judge::SyncEnd, reason, vec![]);
+            }
+        }
+    }
+
     fn close(&mut self) {
+        self.look_at_convicts();
         for (node, with, origin, until_us) in std::mem::take(&mut self.due) {
             let is_frozen = self.frozen.get(&(node, origin)).is_some_and(|at_us| *at_us <= until_us);
             // A decision that came meanwhile makes the proof old news.
@@ -714,6 +736,22 @@ mod tests {
         let acknowledged = Note::Acknowledged { origin: A, last: 2 };
         let notes = [put(1, 5), put(2, 6), acknowledged, Note::Wiped { origin: A }];
         assert_eq!(found(&[&notes[..], &ended(1)].concat()), []);
+    }
+
+    #[test]
+    fn who_is_convicted_ends_for_everybody_where_the_log_decides() {
+        let terms = Terms { nodes: 4, faults: 1, quorum: 3, liars: [1].into(), ..Terms::default() };
+        let froze = |node| Note::Froze { node, origin: A, at_us: 1 };
+        let ended = |node| Note::Ended { node, origin: A, last: 1 };
+        let found =
+            |notes: &[Note]| judge(notes, &terms).iter().map(|finding| finding.judge).collect::<Vec<_>>();
+        let stand = [end(2, 1, 1), end(3, 1, 1)];
+        assert_eq!(found(&[&[froze(2), ended(2), ended(3)], &stand[..]].concat()), []);
+        assert_eq!(found(&[&[froze(2), ended(2)], &stand[..]].concat()), [Judge::SyncEnd]);
+        assert_eq!(found(&[&[froze(3)], &stand[..]].concat()), [Judge::SyncEnd]);
+        assert_eq!(found(&[froze(3)]), [], "the run broke off");
+        let gossip = Terms { liars: [1].into(), ..Terms::default() };
+        assert!(judge(&[&[froze(3)], &stand[..]].concat(), &gossip).is_empty(), "nobody decides there");
     }
 
     #[test]

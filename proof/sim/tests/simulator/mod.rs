@@ -2,6 +2,7 @@
 //! profile, recorded scenarios, a mutant caught by the judge that should, and a shrinker that keeps what it found.
 
 mod every_ticket;
+mod false_frames;
 mod once_wrong;
 
 use check::Judge;

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sim::coverage::Coverage;
 use sim::dials::{Dials, PROFILES, Profile};
 use sim::ending::{Ending, Finder, Report};
-use sim::mutants::{self, Catch, Hunt, News};
+use sim::mutants::{self, Catch, Hunt, News, Search};
 use sim::runner::{Recipe, parse_range, run_seeds};
 use sim::trick::Trick;
 use sim::world::World;
@@ -86,6 +86,9 @@ enum Command {
         /// Only mutants whose name contains this
         #[arg(long)]
         only: Option<String>,
+        /// Try the seeds first that showed what shows late; the search from 0 on takes three times as long
+        #[arg(long)]
+        known_first: bool,
         /// Print the command that shows each catch again
         #[arg(long)]
         again: bool,
@@ -187,7 +190,9 @@ fn act(command: Command) -> anyhow::Result<bool> {
         Command::Replay { seed, how, trace } => replay(seed, &how, trace),
         Command::Step { seed, how, from, until } => step(seed, &how, from, until),
         Command::Shrink { seed, how } => shrink(seed, &how),
-        Command::Mutants { seeds, jobs, only, again } => hunt(seeds, jobs, only.as_deref(), again),
+        Command::Mutants { seeds, jobs, only, known_first, again } => {
+            hunt(Search { seeds_max: seeds, known_first }, jobs, only.as_deref(), again)
+        }
         Command::Scenario { name, bless } => scenario(&name, bless),
         Command::Sync(command) => sim::sync::command::act(command),
         Command::Dials => {
@@ -406,7 +411,7 @@ fn shrink(seed: u64, how: &How) -> anyhow::Result<bool> {
     Ok(false)
 }
 
-fn hunt(seeds_max: u64, jobs: usize, only: Option<&str>, again: bool) -> anyhow::Result<bool> {
+fn hunt(search: Search, jobs: usize, only: Option<&str>, again: bool) -> anyhow::Result<bool> {
     let begun = Instant::now();
     let mut hunts = mutants::hunts();
     if let Some(only) = only {
@@ -416,7 +421,7 @@ fn hunt(seeds_max: u64, jobs: usize, only: Option<&str>, again: bool) -> anyhow:
     let bar = progress(hunts.len() as u64, "mutants");
     let (mut histories, mut good, mut cpu_s, mut seeds_most) = (0u64, 0, 0.0, 0);
     println!("{:<26} {:>5}  {:<13} {:>6}  found", "mutant", "seeds", "judge", "cpu s");
-    mutants::pursue_all(&hunts, seeds_max, jobs, |news| {
+    mutants::pursue_all(&hunts, search, jobs, |news| {
         let (hunt, catch) = match news {
             News::History => {
                 histories += 1;
@@ -442,6 +447,11 @@ fn hunt(seeds_max: u64, jobs: usize, only: Option<&str>, again: bool) -> anyhow:
         hunts.len(),
         if all { "the loss of each was noticed" } else { "NOT every loss was noticed" }
     );
+    if search.known_first {
+        println!(
+            "seeds that showed a loss before were tried first: without --known-first the search begins at 0"
+        );
+    }
     let whole = mutants::hunts().len();
     if hunts.len() < whole {
         println!("{} rules were left out by --only", whole - hunts.len());

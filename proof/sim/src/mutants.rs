@@ -27,6 +27,41 @@ pub struct Hunt {
     pub overrides: Vec<(&'static str, u64)>,
 }
 
+/// Rules whose loss shows late when seeds are tried from 0 on, and a seed that showed it. Only ever tried first: where the seed
+/// shows it no more, because something else has changed, the search goes on as without it.
+const LATE: &[(Mutant, u64)] = &[
+    (Mutant::FirstProofNotHighest, 63),
+    (Mutant::NewViewUnchecked, 22),
+    (Mutant::StateTransferUnchecked, 37),
+    (Mutant::RaftVoteBeforeSync, 15),
+    (Mutant::RaftCommitOldTerm, 102),
+    (Mutant::RaftMarkerHolderConfirmsReads, 74),
+    (Mutant::EpochUnchecked, 73),
+    (Mutant::SealBeforeSync, 30),
+    (Mutant::AnchorComparesNothing, 21),
+    (Mutant::CloseLongestLog, 155),
+    (Mutant::SegmentLogReused, 264),
+    (Mutant::RoomToldWithGap, 33),
+    (Mutant::RoomStoreOfOneDonor, 30),
+];
+
+/// Which seeds a hunt tries, and in which order.
+#[derive(Clone, Copy, Debug)]
+pub struct Search {
+    /// So many, from 0 on.
+    pub seeds_max: u64,
+    /// The seed that showed the loss before goes first.
+    pub known_first: bool,
+}
+
+impl Search {
+    fn seeds(self, mutant: Mutant) -> impl Iterator<Item = u64> {
+        let late = LATE.iter().find(|(of, _)| self.known_first && *of == mutant);
+        let known = late.map(|(_, seed)| *seed).filter(|seed| *seed < self.seeds_max);
+        known.into_iter().chain((0..self.seeds_max).filter(move |seed| Some(*seed) != known))
+    }
+}
+
 /// Half the patience of `sim run`, so that a cluster that hangs costs half the time; the controls keep to it as well. Policies
 /// that allow no segments would only make most hunts longer.
 /// State sync has hunts of its own.
@@ -538,21 +573,23 @@ impl Catch {
 
 /// Tries seeds with the mutant until a judge catches it, then the controls on every seed tried.
 #[must_use]
-pub fn pursue(hunt: &Hunt, seeds_max: u64, mut after_each: impl FnMut()) -> Catch {
+pub fn pursue(hunt: &Hunt, search: Search, mut after_each: impl FnMut()) -> Catch {
     quiet_panics();
     let begun = thread_cpu();
     let mut catch = Catch { caught: None, seeds: 0, control_failures: Vec::new(), cpu: None };
     let mutants = Mutants::default().with(hunt.mutant);
-    for seed in 0..seeds_max {
-        catch.seeds += 1;
+    let mut tried = Vec::new();
+    for seed in search.seeds(hunt.mutant) {
+        tried.push(seed);
         catch.caught = judged(&hunt.run(seed, mutants));
         after_each();
         if catch.caught.is_some() {
             break;
         }
     }
+    catch.seeds = tried.len() as u64;
     if catch.caught.is_some() {
-        for seed in 0..catch.seeds {
+        for seed in tried {
             catch.control_failures.extend(control(hunt, seed));
             after_each();
         }
@@ -597,7 +634,7 @@ pub enum News<'a> {
 }
 
 /// All hunts, one per thread at a time.
-pub fn pursue_all(hunts: &[Hunt], seeds_max: u64, jobs: usize, mut tell: impl FnMut(News<'_>)) {
+pub fn pursue_all(hunts: &[Hunt], search: Search, jobs: usize, mut tell: impl FnMut(News<'_>)) {
     let next = AtomicUsize::new(0);
     let (sender, receiver) = mpsc::channel();
     std::thread::scope(|scope| {
@@ -609,7 +646,7 @@ pub fn pursue_all(hunts: &[Hunt], seeds_max: u64, jobs: usize, mut tell: impl Fn
                     hunts.get(index).map(|hunt| (index, hunt))
                 } {
                     // Nobody listens any more only when the command is being ended.
-                    let catch = pursue(hunt, seeds_max, || drop(sender.send(None)));
+                    let catch = pursue(hunt, search, || drop(sender.send(None)));
                     drop(sender.send(Some((index, catch))));
                 }
             });
@@ -629,4 +666,32 @@ pub fn pursue_all(hunts: &[Hunt], seeds_max: u64, jobs: usize, mut tell: impl Fn
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_known_seed_is_tried_first_and_every_seed_once() {
+        let seeds = |mutant, known_first| -> Vec<u64> {
+            Search { seeds_max: 40, known_first }.seeds(mutant).collect()
+        };
+        let known = seeds(Mutant::RoomToldWithGap, true);
+        assert_eq!(known[..3], [33, 0, 1]);
+        let mut sorted = known.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..40).collect::<Vec<_>>());
+        assert_eq!(seeds(Mutant::RoomToldWithGap, false), (0..40).collect::<Vec<_>>());
+        // Beyond what is to be tried, or not known: as without.
+        assert_eq!(seeds(Mutant::SegmentLogReused, true), (0..40).collect::<Vec<_>>());
+        assert_eq!(seeds(Mutant::NoDeduplication, true), (0..40).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_shows_late_is_hunted_in_one_world() {
+        for (mutant, _) in LATE {
+            assert_eq!(hunts().iter().filter(|hunt| hunt.mutant == *mutant).count(), 1, "{mutant:?}");
+        }
+    }
 }

@@ -18,6 +18,8 @@ const SWITCHES: &[&str] = &[
     "chunk_flip_pm",
     "damage_pm",
     "exclude_ms",
+    "excluded_ms",
+    "ack_patience_ms",
     "kill_both_ms",
     "blackout_ms",
     "crash_ms",

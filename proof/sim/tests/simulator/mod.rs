@@ -9,7 +9,7 @@ use check::Judge;
 use dwcp_base::{Mutant, Mutants};
 use sim::dials::{PROFILES, Profile};
 use sim::ending::{Report, run};
-use sim::mutants::{Hunt, hunts, pursue};
+use sim::mutants::{Hunt, Search, hunts, pursue};
 use sim::runner::{Recipe, quiet_panics, run_seeds};
 use std::collections::BTreeSet;
 
@@ -92,7 +92,8 @@ fn scenarios_play_as_recorded() {
 
 #[test]
 fn a_core_without_deduplication_is_caught_as_not_exactly_once() {
-    let catch = pursue(&hunt_of(Mutant::NoDeduplication), 10, || {});
+    let catch =
+        pursue(&hunt_of(Mutant::NoDeduplication), Search { seeds_max: 10, known_first: false }, || {});
     assert_eq!(catch.control_failures, Vec::<String>::new());
     let (_, judge, text) = catch.caught.expect("ten seeds are enough");
     assert!(matches!(judge, Judge::ExactlyOnce | Judge::ReadBack), "{judge}: {text}");

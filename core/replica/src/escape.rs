@@ -18,7 +18,7 @@ const TAKEN_MAX: usize = 65_536;
 /// For the root's primary, and forgotten with the epoch.
 #[derive(Default)]
 pub(crate) struct Escapes {
-    /// Before this nothing is taken again.
+    /// Before this nothing is looked at again.
     pub next: Micros,
     /// At most `DEFERRED_FRAMES_PER_CLIENT_MAX` of a session, which is what the fold takes, and `TAKEN_MAX` in all.
     taken: BTreeMap<SessionId, BTreeSet<Hash>>,

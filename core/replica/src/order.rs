@@ -64,13 +64,10 @@ impl<M: StateMachine> Replica<M> {
         if now.mono < escapes.next || now.mono < patience {
             return Vec::new();
         }
+        // Also where there is nothing to take: to find that out all frames are looked at.
+        escapes.next = now.mono.plus(settings.segment.anchor_interval);
         let waiting = self.pool.long_known(now.mono.since(patience));
-        let frames = escapes
-            .take(waiting.map(|pending| (pending.frame.session(), &pending.hash, pending.frame.bytes())));
-        if !frames.is_empty() {
-            escapes.next = now.mono.plus(settings.segment.anchor_interval);
-        }
-        frames
+        escapes.take(waiting.map(|pending| (pending.frame.session(), &pending.hash, pending.frame.bytes())))
     }
 
     /// Lets log time pass while nothing happens, and fills the window behind a member's replacement.

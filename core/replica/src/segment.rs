@@ -28,8 +28,6 @@ const EARLY_BYTES_MAX: usize = 1 << 20;
 /// Reads that wait at once.
 const READS_MAX: usize = 16_384;
 /// The name under which reads that cost no entry are counted.
-/// From so many failures in a row on the status says so.
-const FAILURES_TOLD: u32 = 3;
 const READS_COUNTED: &str = "linearizable reads without an entry";
 
 /// Reads that wait for the leader's majority, or for the state to come so far.
@@ -781,25 +779,26 @@ impl<M: StateMachine> Replica<M> {
 
     /// Why no segment serves although the mode is for one; empty when there is no reason to ask.
     pub(crate) fn why_no_segment(&self, now: Now) -> String {
-        if self.control.steering.mode == NetworkMode::Internet {
+        let steering = &self.control.steering;
+        let is_open = self.control.fold.segment().is_some();
+        let is_led = self.segment.as_ref().is_some_and(|open| open.leader().is_some());
+        // In a young segment nobody is elected yet.
+        if steering.mode == NetworkMode::Internet || is_open && (is_led || !steering.fails_often()) {
             return String::new();
         }
-        let failures = self.control.steering.failures;
-        let time = self.control.steering.time.max(LogTime(now.wall_ms));
-        let led = self.segment.as_ref().is_some_and(|open| open.leader().is_some());
-        let reason = match self.control.steering.wants_segment(time) {
-            // In a young segment nobody is elected yet.
-            _ if self.control.fold.segment().is_some() && (led || failures < FAILURES_TOLD) => {
-                return String::new();
-            }
-            _ if self.control.fold.segment().is_some() => "the open one has no leader",
-            _ if self.setup.raft.is_none() => "Raft node not initialized",
+        if self.setup.raft.is_none() {
+            return "Raft node not initialized".to_string();
+        }
+        let time = steering.time.max(LogTime(now.wall_ms));
+        let reason = match steering.wants_segment(time) {
+            _ if is_open => "the open one has no leader",
             Ok(()) => "one is about to open",
             Err(reason) => reason,
         };
-        if failures < FAILURES_TOLD {
+        if !steering.fails_often() {
             return reason.to_string();
         }
+        let failures = steering.failures;
         let timeout_ms = self.setup.settings.segment.timing.election_timeout.0 / 1_000;
         alloc::format!(
             "{reason}; {failures} in a row had to be left: is the election timeout, {timeout_ms} ms, well above a round \

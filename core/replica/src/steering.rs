@@ -16,8 +16,8 @@ use dwcp_log::{Close, ModeOrder, Open, PolicyOrder};
 
 /// The calm doubles at most so often.
 const DOUBLINGS_MAX: u32 = 10;
-/// In datacenter mode so many segments in a row may fail before the calm holds there, too.
-const DATACENTER_FAILURES: u32 = 3;
+/// So many failures in a row are no accident.
+const FAILURES_OFTEN: u32 = 3;
 /// A segment that lived so many calms long is a new beginning: its failure counts as the first.
 const HEALTHY_CALMS: u64 = 4;
 
@@ -120,11 +120,17 @@ impl Steering {
             return Err("the policy does not allow Raft");
         }
         // In a datacenter an election cures most failures; who opens one segment after the other all the same orders nothing.
-        let patient = self.mode == NetworkMode::Datacenter && self.failures < DATACENTER_FAILURES;
-        if !patient && time < self.calm_until {
+        let is_patient = self.mode == NetworkMode::Datacenter && !self.fails_often();
+        if !is_patient && time < self.calm_until {
             return Err("a segment failed lately: the calm after it is not over");
         }
         Ok(())
+    }
+
+    /// Whether segments fail one after the other: in datacenter mode, too, the calm holds then, and the status says so.
+    #[must_use]
+    pub fn fails_often(&self) -> bool {
+        self.failures >= FAILURES_OFTEN
     }
 
     /// Whether mode and policy are for segments, calm or not.

@@ -191,8 +191,9 @@ fn text(nodes: &[Row]) -> String {
     for (id, status) in nodes {
         match status {
             Ok(status) => {
-                if status.no_segment.contains("had to be left") {
-                    remarks.push(format!("node {id}: no segment serves: {}", status.no_segment));
+                let remark = format!("no segment serves: {}", status.no_segment);
+                if !status.no_segment.is_empty() && !remarks.contains(&remark) {
+                    remarks.push(remark);
                 }
                 if !status.not_ready.is_empty() {
                     remarks.push(format!("node {id}: {}", status.not_ready.join("; ")));
@@ -445,6 +446,17 @@ mod tests {
         assert_eq!(object["nodes"][3]["reachable"], false);
         let text = text(&rows(3));
         assert!(text.contains("unreachable") && text.contains("node 3: refused"), "{text}");
+    }
+
+    #[test]
+    fn why_no_segment_serves_is_said_once() {
+        let mut rows = rows(3);
+        assert!(!text(&rows).contains("no segment serves"));
+        for (_, status) in &mut rows {
+            let Ok(status) = status else { continue };
+            status.no_segment = "the calm is not over".into();
+        }
+        assert_eq!(text(&rows).matches("no segment serves: the calm is not over").count(), 1);
     }
 
     #[test]

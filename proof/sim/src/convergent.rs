@@ -238,11 +238,11 @@ impl World {
         (self.dials.convergent_ms > 0).then(|| SyncSetup {
             timing: SyncTiming {
                 exchange_interval: Micros::from_millis(self.dials.exchange_ms.max(50)),
-                // Longer than a run: nothing is damaged here.
                 ack_patience: match self.dials.ack_patience_ms {
                     0 => SyncTiming::default().ack_patience,
                     ms => Micros::from_millis(ms.max(1_000)),
                 },
+                // Audits are longer apart than a run is long: nothing is damaged here.
                 ..SyncTiming::default()
             },
             resolvers: resolvers(),

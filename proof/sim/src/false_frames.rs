@@ -6,6 +6,7 @@
 use crate::convergent::pieces;
 use crate::dials::Dials;
 use crate::puppet::{Lie, Puppet, Trick, altered};
+use crate::sync::liar::claim;
 use crate::sync::translate;
 use crate::sync::workload::{FORKED, resolvers};
 use crate::world::World;
@@ -17,7 +18,6 @@ use dwcp_crdt::{Op, Origin, Plain, Restore, Store, Write};
 use dwcp_log::consent::{Ground, consent, suffices};
 use dwcp_log::{Agreed, Matter, RootEntry, Stance};
 use dwcp_replica::{Control, Convergent, PeerMessage};
-use dwcp_sync::message::{Heads, ShortHash};
 use dwcp_sync::{Cut, End, Frame, Message};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -182,32 +182,10 @@ impl Puppet {
             heads.heads.iter_mut().for_each(|head| head.acked = 0);
             self.plays(Trick::WithholdAcks);
         }
-        if self.has(Trick::FalseHeads) && self.claims(heads) {
+        if self.has(Trick::FalseHeads) && claim(heads, &mut self.false_frames.chance) {
             self.plays(Trick::FalseHeads);
         }
         Some(message.to_bytes())
-    }
-
-    /// Of its own frames and of others'.
-    fn claims(&mut self, heads: &mut Heads) -> bool {
-        let before = heads.clone();
-        let chance = &mut self.false_frames.chance;
-        for head in &mut heads.heads {
-            match chance.below(8) {
-                0 => {
-                    head.last += chance.between(1, 5);
-                    head.hash = ShortHash([7; 16]);
-                    head.stretches.clear();
-                }
-                1 => head.base = head.last,
-                2 => {
-                    head.last = head.base;
-                    head.stretches.clear();
-                }
-                _ => {}
-            }
-        }
-        *heads != before
     }
 
     /// Signs a second history, where it has none yet.

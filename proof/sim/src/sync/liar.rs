@@ -162,21 +162,7 @@ impl Puppet {
             heads.written += self.chance.between(1, 1 << 40);
         }
         if self.plays(Trick::FalseHeads) {
-            for head in &mut heads.heads {
-                match self.chance.below(8) {
-                    0 => {
-                        head.last += self.chance.between(1, 5);
-                        head.hash = ShortHash([7; 16]);
-                        head.stretches.clear();
-                    }
-                    1 => head.base = head.last,
-                    2 => {
-                        head.last = head.base;
-                        head.stretches.clear();
-                    }
-                    _ => {}
-                }
-            }
+            claim(heads, &mut self.chance);
         }
     }
 
@@ -222,6 +208,27 @@ impl Puppet {
     pub fn pick_side(&mut self) -> bool {
         self.chance.per_mille(500)
     }
+}
+
+/// Claims of its own frames and of others' what is not so; false where nothing came of it.
+pub(crate) fn claim(heads: &mut Heads, chance: &mut Chance) -> bool {
+    let before = heads.clone();
+    for head in &mut heads.heads {
+        match chance.below(8) {
+            0 => {
+                head.last += chance.between(1, 5);
+                head.hash = ShortHash([7; 16]);
+                head.stretches.clear();
+            }
+            1 => head.base = head.last,
+            2 => {
+                head.last = head.base;
+                head.stretches.clear();
+            }
+            _ => {}
+        }
+    }
+    *heads != before
 }
 
 /// Somebody in whose name a liar would like to speak: his store as far as the liar knows it, and his last frame.

@@ -46,7 +46,7 @@ pub(crate) enum Verdict {
     Ahead,
     /// It cannot stand in one chain with this one, which is here.
     Contradicts(SignedHeader),
-    /// The origin contradicted itself, or was halted, and its end is not decided.
+    /// The origin contradicted itself, its end is not decided, and this is of another history than what is here.
     Frozen,
     /// It is past the origin's end, or ends there as another frame.
     BeyondCut,
@@ -71,6 +71,11 @@ pub(crate) struct Chain {
     pub(crate) proof: Option<Proof>,
     /// Its end is about to be decided though it did not lie.
     pub(crate) is_halted: bool,
+    /// What comes after this counter is kept for everybody's sake and not handed to the store: the origin has to end, and it
+    /// is not known that its end is so far. Set when the origin is frozen.
+    pub(crate) settled: Option<u64>,
+    /// Bytes of what is kept after that.
+    pub(crate) held_back_bytes: usize,
     /// The record that froze it; zero when it was replayed.
     pub(crate) frozen_ticket: Ticket,
     pub(crate) cut: Option<Cut>,
@@ -106,6 +111,55 @@ impl Chain {
     /// Frozen and not yet cut.
     pub(crate) fn is_frozen(&self) -> bool {
         (self.proof.is_some() || self.is_halted) && self.cut.is_none()
+    }
+
+    /// From now on nothing more of it reaches the store, until its end is decided. The first word stands.
+    pub(crate) fn settle(&mut self, last: u64) {
+        self.settled = self.settled.or(Some(last));
+        self.held_back_bytes = self.held_back().map(|kept| kept.bytes.len()).sum();
+    }
+
+    fn held_back(&self) -> impl Iterator<Item = &Kept> {
+        let place = self.settled.map_or(self.kept.len(), |settled| self.place(settled.saturating_add(1)));
+        self.kept.range(place..)
+    }
+
+    /// The last counter in line that the store has, or is bound to get.
+    pub(crate) fn settled_last(&self) -> u64 {
+        self.open_until().min(self.last())
+    }
+
+    /// The last counter that may be handed to the store. A line that has not come to its decided end may be of another
+    /// history than the end is.
+    pub(crate) fn open_until(&self) -> u64 {
+        match self.settled {
+            Some(settled) if self.cut.is_none_or(|cut| !self.holds(&cut)) => settled,
+            _ => u64::MAX,
+        }
+    }
+
+    /// Drops what the decided end leaves out and the store has never seen.
+    pub(crate) fn drop_beyond_cut(&mut self) {
+        let settled = self.settled.unwrap_or(u64::MAX);
+        let is_out = |chain: &Self, kept: &Kept| {
+            kept.last() > settled && chain.is_cut_off(&kept.signed.header, kept.hash)
+        };
+        while self.kept.back().is_some_and(|kept| is_out(self, kept)) {
+            self.drop_back();
+        }
+    }
+
+    fn drop_back(&mut self) {
+        if let Some(kept) = self.kept.pop_back() {
+            self.discount(&kept);
+        }
+    }
+
+    fn discount(&mut self, kept: &Kept) {
+        self.kept_bytes -= kept.bytes.len();
+        if self.settled.is_some_and(|settled| kept.last() > settled) {
+            self.held_back_bytes -= kept.bytes.len();
+        }
     }
 
     /// Cut, and here up to the cut.
@@ -192,12 +246,8 @@ impl Chain {
             if self.contradiction(header).is_some() {
                 return Verdict::OtherBranch;
             }
-        } else if self.proof.is_some() {
-            return Verdict::Frozen;
         } else if let Some(other) = self.contradiction(header) {
-            return Verdict::Contradicts(other);
-        } else if self.is_halted {
-            return Verdict::Frozen;
+            return if self.proof.is_some() { Verdict::Frozen } else { Verdict::Contradicts(other) };
         }
         if header.first > self.last() + 1 { Verdict::Ahead } else { Verdict::Next }
     }
@@ -206,6 +256,9 @@ impl Chain {
     pub(crate) fn link(&mut self, frame: Frame, ticket: Ticket) {
         let (signed, hash, bytes, bundle) = frame.into_parts();
         self.kept_bytes += bytes.len();
+        if self.settled.is_some_and(|settled| signed.header.last > settled) {
+            self.held_back_bytes += bytes.len();
+        }
         self.kept.push_back(Kept { signed, hash, bytes, bundle: Some(bundle), ticket });
     }
 
@@ -228,7 +281,7 @@ impl Chain {
     /// Drops the oldest frame kept.
     pub(crate) fn drop_front(&mut self) {
         if let Some(kept) = self.kept.pop_front() {
-            self.kept_bytes -= kept.bytes.len();
+            self.discount(&kept);
             self.base = Some((kept.signed, kept.hash));
             if let Some(dropped) = &mut self.dropped {
                 dropped.push(kept.ticket);
@@ -270,7 +323,8 @@ impl Chain {
     /// Begins anew at this frame. Frames that follow it stay; what is handed to the store again begins after it.
     pub(crate) fn rebase(&mut self, base: Option<(SignedHeader, Hash)>) {
         let last = base.map_or(0, |(signed, _)| signed.header.last);
-        if self.stays_at(last, base.map(|(_, hash)| hash)) {
+        let stays = self.stays_at(last, base.map(|(_, hash)| hash));
+        if stays {
             while self.kept.front().is_some_and(|kept| kept.last() <= last) {
                 self.drop_front();
             }
@@ -279,13 +333,16 @@ impl Chain {
             self.kept_bytes = 0;
             self.forget_waiting();
         }
+        // What the new store has, it has.
+        self.settled = self.settled.map(|settled| if stays { settled.max(last) } else { last });
         self.base = base;
         self.handed = last;
         (self.off_branch, self.is_suspect) = (false, false);
         while self.kept.back().is_some_and(|kept| self.is_cut_off(&kept.signed.header, kept.hash)) {
-            let kept = self.kept.pop_back().expect("just seen");
-            self.kept_bytes -= kept.bytes.len();
+            self.drop_back();
         }
+        self.settled = self.settled.map(|settled| settled.min(self.last()));
+        self.held_back_bytes = self.held_back().map(|kept| kept.bytes.len()).sum();
         let early: Vec<u64> = self.waiting.range(..=last).map(|(first, _)| *first).collect();
         for first in early {
             self.unwait(first);

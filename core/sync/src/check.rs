@@ -48,7 +48,14 @@ impl Sync {
             let headers = chain.waiting.values().map(crate::frame::Frame::header);
             let next = headers.clone().skip(1);
             assert!(headers.zip(next).all(|(a, b)| !contradict(a, b)), "what waits fits together");
-            assert!(!chain.is_frozen() || chain.waiting.is_empty(), "nothing of a frozen origin waits");
+            let held_back =
+                chain.kept.iter().filter(|kept| chain.settled.is_some_and(|last| kept.last() > last));
+            let bytes: usize = held_back.map(|kept| kept.bytes.len()).sum();
+            assert_eq!(bytes, chain.held_back_bytes, "what is held back is counted");
+            assert!(
+                !chain.is_frozen() || chain.settled.is_some_and(|last| chain.handed <= last),
+                "nothing of a frozen origin goes beyond where it was frozen"
+            );
             assert!(chain.base_last() <= chain.handed, "what is dropped was handed to the store");
             assert!(chain.handed <= chain.last(), "what is handed over is in line");
             let under_way = chain.kept.iter().filter(|kept| {

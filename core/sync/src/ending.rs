@@ -1,10 +1,13 @@
 //! Which origins have to end, and where this replica may agree that they do: for whoever lets the log decide.
 //!
 //! An origin has to end when it contradicted itself, when its node came back with another disk, or by the operator's order.
-//! First everybody stops taking its frames (`Sync::halt`, or the proof), durably. From then on each stands where it stands,
-//! and may say so: at a proposed end, beyond it, below it, or on another branch. Where so many say so that somebody honest
-//! holds all that is before the end, and somebody honest nothing after it, it can end: those below get the frames, those
-//! beyond a snapshot. Where a liar's branches split them all, it stays frozen.
+//! First everybody stops handing its frames to the store (`Sync::halt`, or the proof), durably. What follows is kept, and not
+//! applied. So from then on each has two places: how far its store has come, which stays, and how far it could go, which
+//! grows by what others have. Who is *ready* for an end has a store that holds nothing after it and all frames before it.
+//! When more than twice as many as may lie are ready, more honest ones than may lie are: they stand at the end as soon as it
+//! is decided, with equal stores, for everybody else. The farthest that an honest store has come is an end that all honest
+//! replicas can be ready for, as soon as they have exchanged what they have. Where a liar's branches split them, it may stay
+//! frozen.
 
 use crate::message::ShortHash;
 use crate::proof::Cut;
@@ -18,10 +21,11 @@ use dwcp_crdt::Origin;
 /// Where a replica stands that takes no more of an origin, seen from a proposed end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stand {
-    At,
-    /// It holds all up to the end, and more.
+    /// Its store holds nothing after the end, and all before it is here, durably.
+    Ready,
+    /// Its store holds all up to the end, and more.
     Beyond,
-    /// It holds less, and nothing that is known to part from it.
+    /// It lacks frames before the end, and holds nothing that is known to part from it.
     Below,
     /// Its frames part from the end.
     Elsewhere,
@@ -54,7 +58,7 @@ impl Sync {
         self.chains.iter().any(|(origin, chain)| chain.cut.is_none() && past(origin))
     }
 
-    /// How many replicas, this one included, stand with this origin exactly there, as far as they said.
+    /// How many replicas, this one included, have come with this origin exactly there, as far as they said.
     #[must_use]
     pub fn standing_alike(&self, cut: &Cut) -> usize {
         let here = usize::from(self.standing(cut.origin).as_ref() == Some(cut));
@@ -66,7 +70,7 @@ impl Sync {
         here + there.count()
     }
 
-    /// Where this replica stands, if an origin were to end there. Nothing while it may still move, or has not to end. `least`
+    /// Where this replica stands, if an origin were to end there. Nothing while its store may still move, or it has not to end. `least`
     /// is what the log has of it: who did not contradict himself counts on that, and it is not cut off.
     #[must_use]
     pub fn stance(&self, cut: &Cut, least: u64) -> Option<Stand> {
@@ -77,14 +81,18 @@ impl Sync {
         if !is_convicted && cut.last < least {
             return None;
         }
-        if here == *cut {
-            return Some(Stand::At);
-        }
+        let is_beginning = cut.last == 0 && cut.hash == Hash::ZERO;
+        let is_here = is_beginning || chain.holds(cut);
+        let is_short = cut.last > chain.last();
         Some(match here.last.cmp(&cut.last) {
-            Ordering::Greater if cut.last == 0 && cut.hash == Hash::ZERO => Stand::Beyond,
-            Ordering::Greater if chain.holds(cut) => Stand::Beyond,
+            Ordering::Greater if is_here => Stand::Beyond,
+            Ordering::Less | Ordering::Equal if is_here && chain.durable_last(self.durable) >= cut.last => {
+                Stand::Ready
+            }
+            // A crash could still take it.
+            Ordering::Less if is_here => Stand::Below,
             // What a liar wrote before its histories part, nobody can tell by where they end.
-            Ordering::Less if !is_convicted => Stand::Below,
+            Ordering::Less if is_short && !is_convicted => Stand::Below,
             _ => Stand::Elsewhere,
         })
     }

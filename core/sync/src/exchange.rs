@@ -353,15 +353,9 @@ impl Sync {
         let mut lines: Vec<(&Chain, core::ops::Range<usize>, Option<&Head>)> = Vec::new();
         for (origin, chain) in &self.chains {
             let head = theirs.of(*origin);
-            let is_frozen_there = head.is_some_and(|head| head.frozen);
             // Whoever takes no more of it may have halted it, and not know that it lied: the proof was sent to everybody once.
             if chain.is_frozen() {
                 proofs.extend(chain.proof);
-            }
-            // Whoever has halted it takes no frames, and is shown a contradiction all the same. He gives what he has: a member
-            // that lacks what the log has of it cannot halt before it has got that.
-            if chain.is_frozen() && chain.proof.is_some() {
-                continue;
             }
             // Whoever is past a decided end gives what is before it: those who are short of it may have it from nobody else.
             let mut until = self.shown(*origin, chain).0;
@@ -370,12 +364,10 @@ impl Sync {
                 until = until.min(end.last);
             }
             if let Some(hint) = head.and_then(|head| hint_for(chain, head)) {
-                if load.hints.len() < HINTS_MAX {
+                // Against whom there is a proof, another says nothing.
+                if load.hints.len() < HINTS_MAX && !(chain.is_frozen() && chain.proof.is_some()) {
                     load.hints.push(hint);
                 }
-                continue;
-            }
-            if is_frozen_there {
                 continue;
             }
             let from = head.map_or(0, |head| head.last);

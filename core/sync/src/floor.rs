@@ -319,6 +319,7 @@ impl Sync {
             proofs: self.chains.values().filter_map(|chain| chain.proof).collect(),
             cuts: self.chains.values().filter_map(|chain| chain.cut).collect(),
             halted: self.chains.iter().filter(|(_, chain)| chain.is_halted).map(|(o, _)| *o).collect(),
+            settled: self.chains.iter().filter_map(|(o, chain)| Some((*o, chain.settled?))).collect(),
             off_branch: self.chains.iter().filter(|(_, chain)| chain.off_branch).map(|(o, _)| *o).collect(),
             floor,
             floors: self.floors.list().filter(|f| f.number > floor).cloned().collect(),

@@ -1,5 +1,6 @@
-//! An origin that contradicts itself: the proof is kept and passed on, and nothing more of it is taken until its end is
-//! decided from outside, by the log, so that everybody ends it at the same frame.
+//! An origin that contradicts itself: the proof is kept and passed on, and nothing more of it reaches the store until its end
+//! is decided from outside, by the log, so that everybody ends it at the same frame. Frames that follow what is here are kept
+//! meanwhile, for whoever's store holds them: so all can come to one end, and nobody's store goes beyond it.
 //!
 //! Which branch counts is the decider's choice; what was applied of another is undone by a snapshot from somebody on
 //! the right one. Honest replicas may have built upon dots that the decision leaves out: for everybody those become
@@ -12,7 +13,7 @@ use crate::record::Record;
 use crate::state::Sync;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use dwcp_base::Ticket;
+use dwcp_base::{Mutant, Ticket};
 use dwcp_crdt::{Origin, OriginId};
 
 impl Sync {
@@ -22,6 +23,7 @@ impl Sync {
         if chain.proof.is_some() {
             return;
         }
+        self.settle(proof.origin());
         self.note_proof(proof);
         let ticket = self.out.persist(&Record::Proof(*proof));
         if let Some(chain) = self.chains.get_mut(&proof.origin()) {
@@ -51,13 +53,27 @@ impl Sync {
         }
     }
 
-    /// It was decided, for all replicas alike, that an origin is about to end though it did not lie: nothing more of it is taken.
-    /// Without this replicas go on taking its frames while the end is decided, and when all of them have passed the end before
-    /// they learn of it, nobody has a store to give to the others.
+    /// What is here is handed to the store, and nothing more before the end is decided.
+    fn settle(&mut self, origin: Origin) {
+        let Some(chain) = self.chains.get_mut(&origin).filter(|chain| chain.settled.is_none()) else {
+            return;
+        };
+        if self.mutants.on(Mutant::SyncLiarNotFrozen) {
+            return;
+        }
+        let last = chain.last();
+        chain.settle(last);
+        self.out.persist(&Record::Settled(origin, last));
+    }
+
+    /// It was decided, for all replicas alike, that an origin is about to end though it did not lie: nothing more of it reaches
+    /// the store. Without this replicas go on taking its frames while the end is decided, and when all of them have passed the
+    /// end before they learn of it, nobody has a store to give to the others.
     pub fn halt(&mut self, origin: Origin) {
         if self.chains.get(&origin).is_none_or(|chain| chain.is_halted || chain.cut.is_some()) {
             return;
         }
+        self.settle(origin);
         self.note_halt(origin);
         let ticket = self.out.persist(&Record::Halt(origin));
         if let Some(chain) = self.chains.get_mut(&origin) {
@@ -76,6 +92,7 @@ impl Sync {
         self.out.persist(&Record::Cut(cut));
         self.out.push(Action::EndOrigin { origin: cut.origin, last: cut.last });
         self.refresh_peers();
+        self.hand_over(cut.origin);
         self.find_needs();
     }
 

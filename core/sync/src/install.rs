@@ -164,7 +164,8 @@ impl Sync {
             // Whoever takes no more of an origin has said where it stands, and an end may rest on it. Whoever needs a snapshot says
             // nothing: a disk that came back blank has to get there somehow. What was said before another end was decided, which
             // may make one necessary, counts no more; nothing is collected meanwhile, so there is hardly another reason.
-            let moves = last > chain.last() || (last >= chain.base_last() && !chain.stays_at(last, hash));
+            let settled = chain.settled_last();
+            let moves = last > settled || (last >= chain.base_last() && !chain.stays_at(last, hash));
             if chain.is_frozen() && moves && self.needs.is_empty() {
                 return Err(InstallError::Branch { origin });
             }

@@ -15,6 +15,9 @@ use dwcp_base::{Hash, Mutant, Now, Ticket};
 use dwcp_crdt::limits::DRIFT_MAX_MS;
 use dwcp_crdt::{Origin, OriginId};
 
+/// One of so many parts of the log may be frames of one origin that has to end and that go beyond what the store has of it.
+const HELD_BACK_SHARE: usize = 4;
+
 /// By which road frames came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Road {
@@ -41,7 +44,9 @@ impl Sync {
             return;
         }
         for (origin, frame) in taken.fresh {
-            self.push_frame(&frame, hops + 1, &[from, origin.id], Ticket::ZERO);
+            if !self.is_frozen(origin) {
+                self.push_frame(&frame, hops + 1, &[from, origin.id], Ticket::ZERO);
+            }
         }
     }
 
@@ -119,7 +124,6 @@ impl Sync {
         let verdict = chain.judge(header, hash);
         let blind = match verdict {
             Verdict::Contradicts(_) => self.mutants.on(Mutant::SyncHashIgnored),
-            Verdict::Frozen => self.mutants.on(Mutant::SyncLiarNotFrozen),
             _ => false,
         };
         if !blind {
@@ -164,10 +168,15 @@ impl Sync {
     }
 
     fn link(&mut self, frame: Frame) -> Result<(), Reason> {
-        if !self.make_room(frame.bytes().len()) {
+        let origin = frame.header().origin;
+        let bytes = frame.bytes().len();
+        // Who has to end may go on writing, and nothing of that can be collected.
+        let share = self.limits.log_bytes_max / HELD_BACK_SHARE;
+        let is_too_much =
+            |chain: &Chain| chain.is_frozen() && chain.held_back_bytes.saturating_add(bytes) > share;
+        if self.chains.get(&origin).is_some_and(is_too_much) || !self.make_room(bytes) {
             return Err(Reason::LogFull);
         }
-        let origin = frame.header().origin;
         let ticket = self.out.persist(&Record::Frame(frame.bytes().clone()));
         let chain = self.chains.get_mut(&origin).expect("a frame in line has a chain");
         chain.link(frame, ticket);
@@ -240,7 +249,7 @@ impl Sync {
     }
 
     pub(crate) fn hand_over_all(&mut self) {
-        let waits = |chain: &Chain| chain.handed < chain.last();
+        let waits = |chain: &Chain| chain.handed < chain.last().min(chain.open_until());
         let origins: Vec<Origin> =
             self.chains.iter().filter(|(_, chain)| waits(chain)).map(|(origin, _)| *origin).collect();
         for origin in origins {
@@ -251,12 +260,16 @@ impl Sync {
     /// Hands frames in line to the store, as many as it is sure to hold should they wait there for other origins.
     pub(crate) fn hand_over(&mut self, origin: Origin) {
         let Some(chain) = self.chains.get_mut(&origin) else { return };
+        let open_until = chain.open_until();
         let first_unapplied = chain.place(self.applied.prefix(origin) + 1);
         let mut place = chain.place(chain.handed + 1);
         let under_way = first_unapplied.min(place)..place;
         let mut count = under_way.len();
         let mut bytes: usize = chain.kept.range(under_way).map(|kept| kept.bytes.len()).sum();
         while let Some(kept) = chain.kept.get_mut(place) {
+            if kept.last() > open_until {
+                return;
+            }
             let size = kept.bytes.len();
             let is_applied = self.applied.contains_range(origin, kept.first(), kept.last());
             if !is_applied {

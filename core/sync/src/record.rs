@@ -18,8 +18,11 @@ pub struct Base {
     pub proofs: Vec<Proof>,
     /// Origins that ended, ascending.
     pub cuts: Vec<Cut>,
-    /// Origins of which nothing was taken before their end was decided, ascending.
+    /// Origins that were about to end without having lied, ascending.
     pub halted: Vec<Origin>,
+    /// Of origins that have to end: the counter after which nothing was handed to the store before it was known to count.
+    /// Ascending.
+    pub settled: Vec<(Origin, u64)>,
     /// Origins of which the store holds something that a cut leaves out; it must be replaced.
     pub off_branch: Vec<Origin>,
     /// The newest floor that the snapshot's store has taken note of.
@@ -46,6 +49,9 @@ pub enum Record {
     Base(Base) = 5,
     /// An origin is about to end.
     Halt(Origin) = 6,
+    /// Nothing of an origin after this counter is handed to the store before it is known to count. Written before the record
+    /// that says why, and nothing without it.
+    Settled(Origin, u64) = 7,
 }
 
 impl Record {

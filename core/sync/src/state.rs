@@ -20,7 +20,8 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use core::fmt;
 use dwcp_base::{
-    Chance, ClusterId, CodecError, Crypto, Micros, Mutant, Mutants, Now, PublicKey, SettingsError, Ticket,
+    Chance, ClusterId, CodecError, Crypto, Hash, Micros, Mutant, Mutants, Now, PublicKey, SettingsError,
+    Ticket,
 };
 use dwcp_crdt::{Origin, OriginId, VersionVector};
 
@@ -190,6 +191,11 @@ impl Sync {
         for (place, record) in records.into_iter().enumerate() {
             sync.replay(place, record)?;
         }
+        for chain in sync.chains.values_mut().filter(|chain| !chain.is_frozen() && chain.cut.is_none()) {
+            // The disk was cut between the two records.
+            chain.settled = None;
+            chain.held_back_bytes = 0;
+        }
         if sync.mutants.on(Mutant::SyncDotsReused) {
             let mine = sync.chains.entry(setup.me).or_default();
             mine.kept.pop_back();
@@ -268,6 +274,7 @@ impl Sync {
             Record::Cut(cut) => self.note_cut(&cut),
             Record::Floor(floor) => self.floors.note(floor),
             Record::Halt(origin) => self.note_halt(origin),
+            Record::Settled(origin, last) => self.note_settled(origin, last),
             Record::Base(_) => {}
         }
         Ok(())
@@ -282,6 +289,7 @@ impl Sync {
         }
         base.proofs.iter().for_each(|proof| self.note_proof(proof));
         base.halted.iter().for_each(|origin| self.note_halt(*origin));
+        base.settled.iter().for_each(|(origin, last)| self.note_settled(*origin, *last));
         base.cuts.iter().for_each(|cut| self.note_cut(cut));
         for origin in &base.off_branch {
             self.chains.entry(*origin).and_modify(|chain| chain.off_branch = true);
@@ -296,6 +304,12 @@ impl Sync {
         }
     }
 
+    pub(crate) fn note_settled(&mut self, origin: Origin, last: u64) {
+        if let Some(chain) = self.chains.get_mut(&origin) {
+            chain.settle(last);
+        }
+    }
+
     pub(crate) fn note_halt(&mut self, origin: Origin) {
         if let Some(chain) = self.chains.get_mut(&origin) {
             chain.is_halted = true;
@@ -307,6 +321,7 @@ impl Sync {
         if let Some(chain) = self.chains.get_mut(&cut.origin) {
             chain.cut = chain.cut.or(Some(*cut));
             chain.forget_waiting();
+            chain.drop_beyond_cut();
         }
     }
 
@@ -403,16 +418,16 @@ impl Sync {
         self.chains.get(&origin)?.proof.as_ref()
     }
 
-    /// Is nothing of this origin taken until its end is decided?
+    /// Does nothing more of this origin count until its end is decided?
     #[must_use]
     pub fn is_frozen(&self, origin: Origin) -> bool {
         self.chains.get(&origin).is_some_and(Chain::is_frozen)
     }
 
-    /// The place to cut an origin at if this replica's branch is to count: all it has of it. Nothing while some of that, or
-    /// that the origin is frozen, could still be lost: a cut must lie where somebody honest stands, stays, and can give the
-    /// others what is before it. And nothing while an end decided before is not reached here: two ends with nobody who is on
-    /// the right branch of both leave everybody in need of a snapshot that nobody can give.
+    /// Where this replica's store stands with an origin: all it has of it, or may get before the end is decided. Nothing while
+    /// some of that, or that the origin is frozen, could still be lost: an end must lie where somebody honest stays, who can
+    /// give the others what is before it. And nothing while an end decided before is not reached here: two ends with nobody
+    /// who is on the right branch of both leave everybody in need of a snapshot that nobody can give.
     #[must_use]
     pub fn standing(&self, origin: Origin) -> Option<Cut> {
         let chain = self.chains.get(&origin)?;
@@ -421,11 +436,22 @@ impl Sync {
         {
             return None;
         }
-        let stays = chain.durable_last(self.durable) == chain.last() && chain.frozen_ticket <= self.durable;
-        self.head(origin).filter(|_| stays)
+        let settled = self.settled(origin)?;
+        let stays = chain.durable_last(self.durable) >= settled.last && chain.frozen_ticket <= self.durable;
+        stays.then_some(settled)
     }
 
-    /// The last frame of an origin that is in line here, durable or not.
+    /// The last frame of an origin that the store has or is bound to get, as things are: what follows it here is kept for
+    /// everybody's sake, until it is decided where the origin ends.
+    #[must_use]
+    pub fn settled(&self, origin: Origin) -> Option<Cut> {
+        let chain = self.chains.get(&origin)?;
+        let last = chain.settled_last();
+        let hash = chain.ending_at(last).map_or(Hash::ZERO, |(_, hash)| hash);
+        Some(Cut { origin, last, hash })
+    }
+
+    /// The last frame of an origin that is in line here, durable or not, and whether it is to count or not.
     #[must_use]
     pub fn head(&self, origin: Origin) -> Option<Cut> {
         let chain = self.chains.get(&origin)?;

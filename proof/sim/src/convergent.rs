@@ -54,7 +54,7 @@ type Lines = BTreeMap<Origin, Vec<Place>>;
 #[derive(Debug)]
 struct Left {
     lines: Lines,
-    halted: BTreeSet<Origin>,
+    halted: BTreeMap<Origin, u64>,
 }
 
 /// Chains, as far as a replica durably has their frames, each with the place before them.
@@ -121,7 +121,7 @@ impl Rooms {
     }
 
     fn branch_in_line(&self, origin: Origin, convergent: &Convergent<'_>) -> Option<u32> {
-        self.branch_of.get(&convergent.sync.head(origin)?.hash).copied()
+        self.branch_of.get(&convergent.sync.settled(origin)?.hash).copied()
     }
 
     /// Frames are applied in the order of their chain, so the last one in line says which history a store has.
@@ -405,7 +405,7 @@ impl World {
         let id = u32::from(node.replica.0);
         let stores = convergent.snapshots_installed;
         for liar in convergent.sync.convicted() {
-            let last = convergent.sync.head(liar).map_or(0, |head| head.last);
+            let last = convergent.sync.settled(liar).map_or(0, |head| head.last);
             let origin = translate::origin(liar);
             match self.rooms.convicted.insert((ix, liar), (last, stores)) {
                 None => {
@@ -451,7 +451,9 @@ impl World {
             return;
         };
         let open = convergent.sync.endings();
-        let halted = open.into_iter().filter(|origin| convergent.sync.is_frozen(*origin)).collect();
+        let settled = |origin: Origin| Some((origin, convergent.sync.settled(origin)?.last));
+        let halted = open.into_iter().filter(|origin| convergent.sync.is_frozen(*origin));
+        let halted = halted.filter_map(settled).collect();
         let (held, left) = (Held::of(&convergent), Left { lines: lines(&convergent), halted });
         let coverage = &mut self.coverage;
         coverage.frames_by_log += convergent.frames_ordered;
@@ -595,19 +597,30 @@ impl World {
         let of = |ix: usize| {
             let node = &self.nodes[ix];
             let core = node.core.as_ref();
-            let (line, is_halted) = match core.and_then(|core| Some((core, core.convergent()?))) {
+            let (line, settled, is_halted) = match core.and_then(|core| Some((core, core.convergent()?))) {
                 Some((core, convergent)) => {
                     // The first to hear it has just been told where it ends, and is no longer waiting for that.
                     let mut ends = core.control().ends.iter().filter_map(|end| decode::<Cut>(end).ok());
                     let is_told = ends.any(|cut| cut.origin == origin);
-                    (lines(&convergent).remove(&origin), is_told || convergent.sync.is_frozen(origin))
+                    let settled = convergent.sync.settled(origin).map_or(0, |place| place.last);
+                    (
+                        lines(&convergent).remove(&origin),
+                        settled,
+                        is_told || convergent.sync.is_frozen(origin),
+                    )
                 }
                 None => {
                     let left = self.rooms.left.get(&ix)?;
-                    (left.lines.get(&origin).cloned(), left.halted.contains(&origin))
+                    let settled = left.halted.get(&origin).copied();
+                    (left.lines.get(&origin).cloned(), settled.unwrap_or(u64::MAX), settled.is_some())
                 }
             };
-            Some(Stand { node: u32::from(node.replica.0), line: line.unwrap_or_default(), is_halted })
+            Some(Stand {
+                node: u32::from(node.replica.0),
+                line: line.unwrap_or_default(),
+                settled,
+                is_halted,
+            })
         };
         self.honest_nodes().filter_map(of).collect()
     }

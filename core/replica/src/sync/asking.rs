@@ -27,8 +27,6 @@ use dwcp_log::{Agreed, Matter, RootEntry, Stance};
 use dwcp_state::StateMachine;
 use dwcp_sync::{Cut, End};
 
-/// An end that a quorum does not suffice for is dropped after so many intervals of exchanges, and another asked about.
-const ANOTHER_END_INTERVALS: u64 = 2;
 /// Longest encoding of where a member stands.
 const STAND_BYTES_MAX: usize = 128;
 /// After so many intervals of exchanges in which nothing came of a matter that waits, the member after the primary asks about
@@ -78,10 +76,16 @@ fn entry(matter: Matter, agreed: Agreed) -> RootEntry {
 }
 
 impl SyncRoom {
-    /// Questions asked from elsewhere, or for too long; and about an end that a quorum does not suffice for, so that another has
-    /// its turn.
+    /// Questions asked from elsewhere, or for too long; and about an end that a quorum does not suffice for after everybody could
+    /// ask everybody for what he lacks of it, or that somebody's store is beyond, so that another has its turn.
     fn forget_questions(&mut self, now: Now, ground: Ground, quorum: usize) {
-        let patience = self.setup.timing.exchange_interval.times(ANOTHER_END_INTERVALS);
+        let patience = self.setup.timing.exchange_interval.times(self.round_of_exchanges());
+        let farther = self.consulting.asking.get(&Matter::End).is_some_and(|asking| {
+            decode::<End>(&asking.question.bytes).is_ok_and(|end| self.has_farther(&end.cut))
+        });
+        if farther {
+            self.consulting.asking.remove(&Matter::End);
+        }
         let mut vain = Vec::new();
         self.consulting.asking.retain(|matter, asking| {
             let is_vain = *matter == Matter::End
@@ -100,8 +104,12 @@ impl SyncRoom {
     /// How long the replicas are asked: each member asks every other once in a round of exchanges; two rounds, for
     /// messages that were lost, and one more for the question itself.
     fn hearing(&self) -> Micros {
-        let peers = self.open.as_ref().map_or(0, |open| open.sync.peers().count() as u64);
-        self.setup.timing.exchange_interval.times(3 * (peers + 1))
+        self.setup.timing.exchange_interval.times(3 * self.round_of_exchanges())
+    }
+
+    /// In so many intervals each member has asked every other.
+    fn round_of_exchanges(&self) -> u64 {
+        1 + self.open.as_ref().map_or(0, |open| open.sync.peers().count() as u64)
     }
 
     /// Is there something of this matter to ask about, as far as this replica knows?
@@ -246,31 +254,33 @@ impl<M: StateMachine> Replica<M> {
         let court = self.court().consents(matter, &asked);
         let faults = court.faults();
         let has_voice = self.pbft.is_voter() && !court.convicted.contains(&me);
-        let is_said = room
-            .consulting
-            .asking
-            .get(&matter)
-            .is_some_and(|asking| asking.question.consents.contains_key(&me));
+        let said = room.consulting.asking.get(&matter).and_then(|asking| asking.question.consents.get(&me));
+        let is_said = said.is_some_and(|(stance, _)| *stance == Stance::Agrees);
         let unheard = self.setup.mutants.on(Mutant::RoomAsksUnheard).then(|| (Stance::Agrees, Bytes::new()));
         let own = if is_said { None } else { unheard.or_else(|| room.judge(matter, &asked, &around)) };
         self.sync = Some(room);
         let quorum = self.pbft.quorum();
         let room = self.sync.as_mut()?;
+        let interval = room.setup.timing.exchange_interval;
         let asking = room.consulting.asking.get_mut(&matter)?;
         if let Some((stance, _)) = own.filter(|_| has_voice) {
             let content = asking.question.content;
             let signature = consent(self.cluster, matter, ground, content, stance, me, &*self.crypto);
             asking.question.consents.insert(me, (stance, signature));
         }
+        // Who has not answered yet may stand farther, with what others count on.
+        let has_heard = matter == Matter::Floor
+            || asking.question.consents.len() >= usize::from(quorum.n())
+            || now.mono.since(asking.since) >= interval;
         if self.setup.mutants.on(Mutant::RoomOrdersUnasked)
-            || asking.question.is_agreed(matter, quorum.q(), faults)
+            || (has_heard && asking.question.is_agreed(matter, quorum.q(), faults))
         {
             let agreed = asking.question.agreed();
             room.consulting.asking.remove(&matter);
             return Some(agreed);
         }
         if asking.next_send <= now.mono {
-            asking.next_send = now.mono.plus(room.setup.timing.exchange_interval);
+            asking.next_send = now.mono.plus(interval);
             let bytes = asking.question.bytes.clone();
             self.send_all(&PeerMessage::SyncAsk { matter, ground, bytes }, Class::Bulk, Ticket::ZERO, out);
         }
@@ -336,7 +346,10 @@ impl<M: StateMachine> Replica<M> {
     ) {
         let asked = |asking: &&Asking| {
             let question = &asking.question;
-            (question.ground, question.content) == (ground, content) && !question.consents.contains_key(&from)
+            let said = question.consents.get(&from).map(|(stance, _)| *stance);
+            // Who lacked something may have got it since.
+            let is_news = said.is_none_or(|said| said != Stance::Agrees && stance == Stance::Agrees);
+            (question.ground, question.content) == (ground, content) && is_news
         };
         let asking = self.sync.as_ref().and_then(|room| room.consulting.asking.get(&matter));
         let Some(bytes) = asking.filter(asked).map(|asking| asking.question.bytes.clone()) else {
@@ -357,7 +370,7 @@ impl<M: StateMachine> Replica<M> {
             && let (Ok(asked), Ok(cut)) = (decode::<End>(&bytes), decode::<Cut>(stands))
             && cut.origin == asked.cut.origin
         {
-            room.collecting.stands.entry(cut.origin).or_default().insert(from, cut);
+            room.note_stand(from, cut);
         }
     }
 }

@@ -42,7 +42,7 @@ pub(crate) struct Collecting {
     last_end: Option<Origin>,
     /// Origins that have to end, and since when that is known.
     over: BTreeMap<Origin, Micros>,
-    /// Where members said that they stand with one of them: at most one for each.
+    /// Where members said that their stores stand with one of them: at most one for each.
     pub(super) stands: BTreeMap<Origin, BTreeMap<ReplicaId, Cut>>,
     /// Ends that were asked about in vain. At most `TRIED_MAX`.
     tried: BTreeSet<Cut>,
@@ -83,37 +83,49 @@ impl SyncRoom {
                 let stands = |origin: Origin| {
                     let cut = open.sync.standing(origin)?;
                     let says = open.sync.stance(&cut, least(around, origin));
-                    (unheard || says == Some(Stand::At)).then_some(cut)
+                    (unheard || says == Some(Stand::Ready)).then_some(cut)
                 };
                 let cuts: Vec<Cut> = open.sync.endings().into_iter().filter_map(stands).collect();
                 let last = self.collecting.last_end;
                 let own = *cuts.iter().find(|cut| Some(cut.origin) > last).or(cuts.first())?;
                 self.collecting.last_end = Some(own.origin);
                 let proof = open.sync.proof(own.origin).copied();
-                let faults = around.faults.saturating_sub(around.known_liars(open).len());
-                let cut = if unheard { own } else { self.best_end(own, proof.is_some(), faults) };
+                let cut = if unheard { own } else { self.best_end(own) };
                 Some(Bytes::from(encode(&End { cut, proof: proof.map(Box::new) })))
             }
         }
     }
 
-    /// Of all ends at which members say they stand, the farthest that they seem to suffice for; one that was not asked about
-    /// in vain, as long as there is one. They may lie: whoever is asked judges for himself.
-    fn best_end(&mut self, own: Cut, is_convicted: bool, faults: usize) -> Cut {
+    /// Of all places at which members say that their stores stand, the farthest that was not asked about in vain, as long as
+    /// there is one. To the farthest honest one all can come. Liars may name others: each costs one question.
+    fn best_end(&mut self, own: Cut) -> Cut {
         let told = self.collecting.stands.get(&own.origin);
         let all: Vec<Cut> =
             core::iter::once(own).chain(told.into_iter().flatten().map(|(_, cut)| *cut)).collect();
-        let suffices = |cut: &Cut| {
-            let hold = |other: &&Cut| *other == cut || other.last > cut.last;
-            let give = |other: &&Cut| *other == cut || (other.last < cut.last && !is_convicted);
-            all.iter().filter(hold).count() > faults && all.iter().filter(give).count() > faults
-        };
         if all.iter().all(|cut| self.collecting.tried.contains(cut)) {
             self.collecting.tried.retain(|cut| cut.origin != own.origin);
         }
         let tried = &self.collecting.tried;
-        let worth = |cut: &&Cut| (!tried.contains(*cut), suffices(cut), cut.last, cut.hash);
+        let worth = |cut: &&Cut| (!tried.contains(*cut), cut.last, cut.hash);
         all.iter().max_by_key(worth).copied().unwrap_or(own)
+    }
+
+    /// Does somebody say that his store is farther than this end? Then that is asked about first, once: what he alone has may
+    /// have been acknowledged.
+    pub(super) fn has_farther(&self, cut: &Cut) -> bool {
+        let told = self.collecting.stands.get(&cut.origin);
+        let is_farther = |told: &Cut| told.last > cut.last && !self.collecting.tried.contains(told);
+        told.into_iter().flatten().any(|(_, told)| is_farther(told))
+    }
+
+    /// Takes note of where somebody's store stands. That does not change, so the first word counts, until that end was asked
+    /// about in vain.
+    pub(super) fn note_stand(&mut self, from: ReplicaId, cut: Cut) {
+        let tried = &self.collecting.tried;
+        let stands = self.collecting.stands.entry(cut.origin).or_default();
+        if stands.get(&from).is_none_or(|told| tried.contains(told)) {
+            stands.insert(from, cut);
+        }
     }
 
     /// What this replica says to it, if anything; and where it stands itself.
@@ -132,7 +144,7 @@ impl SyncRoom {
             Matter::End => {
                 let cut = decode::<End>(bytes).ok()?.cut;
                 let stance = match open.sync.stance(&cut, least(around, cut.origin))? {
-                    Stand::At => Stance::Agrees,
+                    Stand::Ready => Stance::Agrees,
                     Stand::Beyond => Stance::Beyond,
                     Stand::Below => Stance::Below,
                     Stand::Elsewhere => Stance::Elsewhere,
@@ -152,8 +164,8 @@ impl SyncRoom {
         tried.insert(cut);
     }
 
-    /// Takes nothing more of origins that are to write no more, before anybody says where it stands with them: else the
-    /// replicas go on taking frames that are still on their way while the end is decided, and once all have passed it nobody
+    /// Hands nothing more to the store of origins that are to write no more, before anybody says where it stands with them: else
+    /// the replicas go on applying frames that are still on their way while the end is decided, and once all have passed it nobody
     /// has a store to give to the others. What the log has of them is here by then, or waited for.
     pub(super) fn halt_what_is_over(&mut self, now: Now, around: &Surroundings<'_>, open: &mut Open) {
         let endings = open.sync.endings();

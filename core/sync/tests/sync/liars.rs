@@ -5,7 +5,7 @@ use crate::net::{Faults, Net, Ordered};
 use crate::world::{Liar, Node, at, members, origin, setup, text};
 use dwcp_base::{Chance, Mutants};
 use dwcp_crdt::{Op, OriginId, View, Write};
-use dwcp_sync::{Cut, Frame, Message, Need, Reason};
+use dwcp_sync::{Cut, Frame, Message, Need};
 
 pub fn push(net: &mut Net, to: usize, frame: &Frame) {
     let now = net.now(to);
@@ -48,10 +48,16 @@ fn two_frames_at_one_place_freeze_their_origin_everywhere_within_one_exchange() 
         let node = &mut net.nodes[who];
         assert_eq!(node.evidence.len(), 1, "node {who} has the proof, once");
         assert_eq!(node.evidence[0].origin(), origin(4));
-        let before = node.sync.refused(Reason::Frozen);
-        node.message(at(6_000), OriginId(4), &Message::Push { hops: 8, frame: one_more(&one) }.to_bytes());
-        assert_eq!(node.sync.refused(Reason::Frozen), before + 1);
+        for liar in [&one, &other] {
+            node.message(
+                at(6_000),
+                OriginId(4),
+                &Message::Push { hops: 8, frame: one_more(liar) }.to_bytes(),
+            );
+        }
+        assert_eq!(node.sync.head(origin(4)).expect("a member").last, 3, "what follows is kept");
         assert_eq!(node.standing(origin(4)).last, 2);
+        assert_eq!(node.store.applied().last(origin(4)), 2, "and does not reach the store");
     }
     // Others go on writing.
     for who in 0..4 {

@@ -53,6 +53,8 @@ pub struct Net {
     pub seen: Seen,
     /// Without a model when somebody lies.
     pub is_judged: bool,
+    /// A snapshot is taken when so many offer the same.
+    pub offers: usize,
 }
 
 /// What a history met, so that a generator that goes stale is noticed.
@@ -125,6 +127,7 @@ impl Net {
             down: BTreeSet::new(),
             seen: Seen::default(),
             is_judged: true,
+            offers: 1,
         }
     }
 
@@ -339,6 +342,15 @@ impl Net {
                 continue;
             }
             let Some((snapshot, base)) = self.nodes[donor].donate() else { continue };
+            let offers = self.offers;
+            // A node takes what one more than may lie offer alike.
+            let up = |peer: &usize| *peer != who && !self.down.contains(peer);
+            let peers: Vec<usize> = (0..self.nodes.len()).filter(up).collect();
+            let mut alike =
+                |peer: &usize| self.nodes[*peer].donate().is_some_and(|(other, _)| other.is_like(&snapshot));
+            if peers.iter().filter(|peer| alike(peer)).count() < offers {
+                continue;
+            }
             if self.nodes[who].install(&snapshot, &base).is_ok() {
                 self.seen.installed += 1;
             }

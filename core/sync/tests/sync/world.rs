@@ -82,6 +82,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Would the same digest stand for both?
+    pub fn is_like(&self, other: &Self) -> bool {
+        (&self.piece, &self.applied, self.floor) == (&other.piece, &other.applied, other.floor)
+    }
+
     pub fn of(store: &Store) -> Self {
         Self {
             head: store.snapshot_head(),
@@ -330,8 +335,9 @@ impl Node {
         self.try_write(now, &[write]).expect("a good write").1.frame
     }
 
+    /// Where the store stands, or will before anything is decided.
     pub fn standing(&self, origin: Origin) -> Cut {
-        self.sync.head(origin).expect("a member")
+        self.sync.settled(origin).expect("a member")
     }
 }
 

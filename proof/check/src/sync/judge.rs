@@ -25,7 +25,7 @@ pub enum Note {
     Asked { node: u32, seen: Rc<Applied>, writes: Vec<Write>, outcome: Outcome },
     /// The user was told that changes up to this one are durable.
     Acknowledged { origin: Origin, last: u64 },
-    /// A frame that ends here was put in line.
+    /// A frame that ends here was put in line, to be applied.
     Taken { node: u32, origin: Origin, last: u64 },
     /// The node holds a proof that this origin signed two histories.
     Froze { node: u32, origin: Origin, at_us: u64 },
@@ -409,20 +409,22 @@ impl Court<'_> {
         self.look_at_end(origin, place, stands);
     }
 
-    /// A quorum has stopped taking frames of the origin. Of these more than may lie have the end's frame, and more than may lie have nothing that it leaves out. So somebody honest can
-    /// bring the others to it by frames, and somebody honest comes to it by frames and has a store for those who cannot.
+    /// A quorum has stopped applying frames of the origin, liars counted in favour. Of the honest ones more than may lie come to
+    /// the end by frames alone: so many offer the same store to those who cannot, and it is believed. Who is convicted is
+    /// known, and of the others one fewer may lie.
     fn look_at_end(&mut self, origin: Origin, place: Place, stands: &[Stand]) {
-        let Tally { halted, holders, givers } = tally(place, stands);
-        // Of liars nobody knows: they may be what was needed. No more of them than may lie, lost disks among them, leave
-        // one of each kind that is honest and has what it had.
-        let unknown = self.terms.nodes.saturating_sub(u32::try_from(stands.len()).expect("few nodes"));
-        let needed = self.terms.faults + 1;
+        let Tally { halted, ready } = tally(place, stands);
+        let count = |all: usize| u32::try_from(all).expect("few nodes");
+        let unknown = self.terms.nodes.saturating_sub(count(stands.len()));
+        let unknown_honest = unknown.saturating_sub(count(self.terms.liars.len()));
+        let convicted: BTreeSet<u32> =
+            self.frozen.keys().map(|(_, liar)| liar.id).filter(|id| self.terms.liars.contains(id)).collect();
+        let needed = self.terms.faults.saturating_sub(count(convicted.len())) + 1;
         let demands = [
-            (halted, self.terms.quorum, "take nothing more of it"),
-            (holders, needed, "of these have its last frame"),
-            (givers, needed, "of these have nothing that it leaves out"),
+            (halted, unknown, self.terms.quorum, "apply nothing more of it"),
+            (ready, unknown_honest, needed, "of these have all of it and applied nothing after it"),
         ];
-        for (count, needed, what) in demands {
+        for (count, unknown, needed, what) in demands {
             if count + unknown < needed {
                 let reason = format!(
                     "{origin:?} ends at {place:?}: {count} honest nodes {what}, {unknown} more may, {needed} had to"
@@ -629,7 +631,9 @@ mod tests {
     /// How nodes stand that have come so far on one chain.
     fn stands(lasts: &[u64]) -> Vec<Stand> {
         let line = |last: u64| (0..=last).map(place).collect();
-        lasts.iter().zip(1..).map(|(last, node)| Stand { node, line: line(*last), is_halted: true }).collect()
+        let stand =
+            |(last, node): (&u64, u32)| Stand { node, line: line(*last), settled: *last, is_halted: true };
+        lasts.iter().zip(1..).map(stand).collect()
     }
 
     fn place(last: u64) -> Place {
@@ -656,23 +660,35 @@ mod tests {
     }
 
     #[test]
-    fn more_than_may_lie_have_what_an_origin_ends_with() {
+    fn more_than_may_lie_are_honest_and_come_to_an_end_by_frames() {
         let at = |lasts: &[u64]| found_of_four(&[decided(1, 1, 5, stands(lasts))]);
-        assert_eq!(at(&[5, 7, 4, 0]), []);
-        assert_eq!(at(&[5, 4, 4, 0]), [Judge::SyncEnd], "one alone has it");
-        assert_eq!(at(&[5, 4, 0]), [], "the fourth may have it");
-        assert_eq!(at(&[4, 4, 0]), [Judge::SyncEnd], "the fourth alone may have it");
-        assert_eq!(at(&[4, 0]), [], "two may, and nobody knows");
+        assert_eq!(at(&[5, 5, 7, 0]), []);
+        assert_eq!(at(&[5, 4, 7, 0]), [Judge::SyncEnd], "one alone does");
+        assert_eq!(at(&[5, 4, 7]), [], "the fourth may");
+        assert_eq!(at(&[7, 7, 7]), [Judge::SyncEnd], "the fourth alone may");
+        assert_eq!(at(&[7, 7]), [], "two may, and nobody knows");
+        let settled = |places: &[(u64, u64)]| {
+            let mut stands = stands(&places.iter().map(|(_, last)| *last).collect::<Vec<_>>());
+            stands.iter_mut().zip(places).for_each(|(stand, (settled, _))| stand.settled = *settled);
+            found_of_four(&[decided(1, 1, 5, stands)])
+        };
+        assert_eq!(settled(&[(5, 5), (2, 6), (7, 7), (0, 4)]), [], "it has applied less, and has the rest");
+        assert_eq!(settled(&[(5, 5), (6, 6), (7, 7), (0, 4)]), [Judge::SyncEnd]);
     }
 
     #[test]
-    fn more_than_may_lie_have_nothing_past_an_origins_end() {
-        let at = |lasts: &[u64]| found_of_four(&[decided(1, 1, 5, stands(lasts))]);
-        assert_eq!(at(&[7, 7, 5, 4]), []);
-        assert_eq!(at(&[7, 6, 6, 5]), [Judge::SyncEnd], "one alone has not");
-        assert_eq!(at(&[7, 7, 5]), [], "the fourth may have nothing past it");
-        assert_eq!(at(&[7, 7, 6]), [Judge::SyncEnd], "the fourth alone may have nothing past it");
-        assert_eq!(at(&[7, 7]), [], "two may, and nobody knows");
+    fn a_liar_is_not_who_comes_to_an_end_and_one_that_is_known_is_one_fewer() {
+        let terms = Terms { nodes: 4, faults: 1, quorum: 3, liars: [4].into(), ..Terms::default() };
+        let found = |notes: &[Note]| judge(notes, &terms).iter().map(|f| f.judge).collect::<Vec<_>>();
+        let at = |lasts: &[u64]| decided(1, 1, 5, stands(lasts));
+        assert_eq!(found(&[at(&[5, 5, 7])]), []);
+        assert_eq!(found(&[at(&[5, 7, 7])]), [Judge::SyncEnd]);
+        let liar = Origin { id: 4, incarnation: 0 };
+        assert_eq!(found(&[Note::Froze { node: 1, origin: liar, at_us: 1 }, at(&[5, 7, 7])]), []);
+        assert_eq!(
+            found(&[Note::Froze { node: 1, origin: liar, at_us: 1 }, at(&[7, 7, 7])]),
+            [Judge::SyncEnd]
+        );
     }
 
     #[test]
@@ -686,8 +702,7 @@ mod tests {
         assert_eq!(at(&[5, 5, 5, 5], &[2, 3]), [Judge::SyncEnd], "two are no quorum");
         assert_eq!(at(&[5, 5, 5], &[0]), [], "the fourth may take nothing more");
         assert_eq!(at(&[5, 5, 5], &[0, 1]), [Judge::SyncEnd], "the fourth and one are no quorum");
-        assert_eq!(at(&[5, 5, 4, 4], &[0]), [Judge::SyncEnd], "who goes on may leave what it has");
-        assert_eq!(at(&[7, 7, 5, 4], &[3]), [Judge::SyncEnd], "or come by what the end leaves out");
+        assert_eq!(at(&[5, 5, 4, 4], &[0]), [Judge::SyncEnd], "who goes on may leave where it is");
     }
 
     #[test]
@@ -696,7 +711,7 @@ mod tests {
         for stand in &mut four[1..] {
             stand.line[5].hash = [99; 32];
         }
-        assert_eq!(found_of_four(&[decided(1, 1, 5, four.clone())]), [Judge::SyncEnd, Judge::SyncEnd]);
+        assert_eq!(found_of_four(&[decided(1, 1, 5, four.clone())]), [Judge::SyncEnd]);
         four[1] = stands(&[5]).remove(0);
         assert_eq!(found_of_four(&[decided(1, 1, 5, four)]), []);
     }

@@ -520,6 +520,7 @@ fn records() -> Vec<Vec<u8>> {
         proofs: vec![world.proof],
         cuts: vec![world.cut],
         halted: vec![origin(2)],
+        settled: vec![(origin(2), 1)],
         off_branch: vec![origin(3)],
         floor_last: Some(world.floor.clone()),
         ..world.base.clone()
@@ -534,6 +535,7 @@ fn records() -> Vec<Vec<u8>> {
         Record::Base(full),
         Record::Base(open),
         Record::Halt(origin(3)),
+        Record::Settled(origin(3), 2),
     ];
     frames.chain(rest).map(|record| record.to_bytes().to_vec()).collect()
 }

@@ -564,6 +564,7 @@ fn the_page_lists_the_records_of_the_log() {
         Said::Floor(floor.clone()),
         Said::Base(Base::default()),
         Said::Halt(origin),
+        Said::Settled(origin, 1),
     ];
     let name = |record: &Said| match record {
         Said::Frame(_) => "frame",
@@ -572,6 +573,7 @@ fn the_page_lists_the_records_of_the_log() {
         Said::Floor(_) => "floor",
         Said::Base(_) => "base",
         Said::Halt(_) => "halt",
+        Said::Settled(..) => "settled",
     };
     assert_eq!(rows("A record of state sync ("), kinds(&examples, name));
     assert_eq!(bytes(&cut), [bytes(&(1u32, 2u32, 3u64)), vec![4; 32]].concat(), "a cut");
@@ -581,6 +583,7 @@ fn the_page_lists_the_records_of_the_log() {
         proofs: vec![proof],
         cuts: vec![cut],
         halted: vec![origin],
+        settled: vec![(origin, 6)],
         off_branch: vec![dwcp_crdt::Origin::new(8, 8)],
         floor: 5,
         floors: vec![floor.clone()],
@@ -590,7 +593,11 @@ fn the_page_lists_the_records_of_the_log() {
         ("signed heads", bytes(&0u32)),
         ("proofs", bytes(&vec![proof])),
         ("cuts", bytes(&vec![cut])),
-        ("origins of which nothing was taken before their end was decided", bytes(&vec![origin])),
+        ("origins that were about to end without having lied", bytes(&vec![origin])),
+        (
+            "origins that have to end, each with the counter (u64) up to which the store has them",
+            bytes(&vec![(origin, 6u64)]),
+        ),
         ("origins of which the store holds what a cut leaves out", bytes(&vec![(8u32, 8u32)])),
         ("newest floor of the store (u64)", bytes(&5u64)),
         ("floors after that one", bytes(&vec![floor])),

@@ -291,8 +291,11 @@ impl World {
     }
 
     fn note_taken(&mut self, id: u32, frame: Bytes) {
-        if let Ok(received) = dwcp_sync::Received::read(frame) {
-            let header = received.header();
+        let Ok(received) = dwcp_sync::Received::read(frame) else { return };
+        let header = received.header();
+        // What is only kept, until it is decided whether it counts, is not taken.
+        let settled = self.live(id).and_then(|live| live.sync.settled(header.origin));
+        if settled.is_some_and(|settled| header.last <= settled.last) {
             let origin = translate::origin(header.origin);
             self.notes.push(Note::Taken { node: id, origin, last: header.last });
         }

@@ -25,10 +25,14 @@ pub(crate) struct Court<'a, M: StateMachine> {
 impl<'a, M: StateMachine> Court<'a, M> {
     /// Whose consents about this count now.
     pub(crate) fn consents(&self, matter: Matter, bytes: &[u8]) -> ConsentCourt<'a> {
+        let liar = if matter == Matter::End { self.convicted_by(bytes) } else { None };
+        self.consents_without(liar)
+    }
+
+    /// The same where it was found before whom the question convicts: a proof takes two signatures to check.
+    pub(crate) fn consents_without(&self, liar: Option<ReplicaId>) -> ConsentCourt<'a> {
         let mut convicted = self.control.convicted_members();
-        if matter == Matter::End {
-            convicted.extend(self.convicted_by(bytes));
-        }
+        convicted.extend(liar);
         ConsentCourt {
             cluster: self.cluster,
             configuration: self.control.configurations.latest(),

@@ -313,6 +313,9 @@ impl Puppet {
         let consents =
             consents.into_iter().map(|(by, (stance, signature))| (by, stance, signature)).collect();
         words.agreed = Some(Agreed { bytes: asked.bytes.clone(), ground, consents });
+        if is_enough {
+            self.plays(Trick::LowEnds);
+        }
     }
 
     /// Asks about the lowest end that anybody stands at, or the farthest, or about one where nobody does.

@@ -212,6 +212,8 @@ impl Trick {
             let count = if chance.per_mille(700) { chance.between(1, 2) } else { 0 };
             let count = usize::try_from(count).expect("few tricks");
             tricks |= all[..count].iter().map(|trick| trick.bit()).sum::<u64>();
+            let asks_low = chance.fork("of ends").per_mille(150);
+            tricks |= if asks_low { Self::LowEnds.bit() } else { 0 };
         }
         let mut chance = chance.fork("of transfers");
         let drawn = chance.per_mille(500).then(|| chance.pick(&Self::OF_TRANSFERS).copied()).flatten();

@@ -53,6 +53,8 @@ pub(crate) struct Consulting {
 #[derive(Debug)]
 struct Asking {
     question: Question,
+    /// The member that it proves to lie.
+    convicts: Option<ReplicaId>,
     since: Micros,
     next_send: Micros,
     /// Given up then: whoever does not agree by now has heard something else.
@@ -242,16 +244,18 @@ impl<M: StateMachine> Replica<M> {
             && let Some(bytes) =
                 room.find(now, matter, &around, self.setup.mutants.on(Mutant::RoomAsksUnheard))
         {
+            let convicts = if matter == Matter::End { self.court().convicted_by(&bytes) } else { None };
             let (question, until) = (Question::new(bytes, ground), now.mono.plus(room.hearing()));
-            let asking = Asking { question, since: now.mono, next_send: now.mono, until };
+            let asking = Asking { question, convicts, since: now.mono, next_send: now.mono, until };
             room.consulting.asking.insert(matter, asking);
         }
-        let asked = room.consulting.asking.get(&matter).map(|asking| asking.question.bytes.clone());
-        let Some(asked) = asked else {
+        let asking = room.consulting.asking.get(&matter);
+        let Some((asked, convicts)) = asking.map(|asking| (asking.question.bytes.clone(), asking.convicts))
+        else {
             self.sync = Some(room);
             return None;
         };
-        let court = self.court().consents(matter, &asked);
+        let court = self.court().consents_without(convicts);
         let faults = court.faults();
         let has_voice = self.pbft.is_voter() && !court.convicted.contains(&me);
         let said = room.consulting.asking.get(&matter).and_then(|asking| asking.question.consents.get(&me));
@@ -352,10 +356,11 @@ impl<M: StateMachine> Replica<M> {
             (question.ground, question.content) == (ground, content) && is_news
         };
         let asking = self.sync.as_ref().and_then(|room| room.consulting.asking.get(&matter));
-        let Some(bytes) = asking.filter(asked).map(|asking| asking.question.bytes.clone()) else {
+        let asking = asking.filter(asked).map(|asking| (asking.question.bytes.clone(), asking.convicts));
+        let Some((bytes, convicts)) = asking else {
             return; // Late, or twice.
         };
-        let court = self.court().consents(matter, &bytes);
+        let court = self.court().consents_without(convicts);
         if court.ground() != ground || court.convicted.contains(&from) {
             return;
         }

@@ -129,9 +129,9 @@ impl Transfer {
         self.fetch.is_some()
     }
 
-    fn bar(&mut self, now: Now, donor: ReplicaId) {
+    fn bar(&mut self, now: Now, donor: ReplicaId, span: Micros) {
         self.barred.retain(|_, until| *until > now.mono);
-        self.barred.insert(donor, now.mono.plus(BARRED_FOR));
+        self.barred.insert(donor, now.mono.plus(span));
         // Whatever comes of it, the snapshot is still needed.
         self.wanted = true;
     }
@@ -200,7 +200,7 @@ impl SyncRoom {
             }
             Some(donor) => {
                 self.figures.donors_stalled += 1;
-                self.transfer.bar(now, donor);
+                self.transfer.bar(now, donor, BARRED_FOR);
                 self.ask_another(now, out);
             }
             None => self.transfer.fetch = None,
@@ -381,21 +381,24 @@ impl SyncRoom {
 
     fn give_up_donor(&mut self, now: Now, donor: ReplicaId, out: &mut Outbox) {
         self.figures.snapshots_refused += 1;
-        self.transfer.bar(now, donor);
+        self.transfer.bar(now, donor, BARRED_FOR);
         self.ask_another(now, out);
     }
 
-    /// What came whole was not taken. Who invented what goes beside it is barred; the rest is bad luck.
+    /// What came whole was not taken. Who invented what goes beside it is barred; the rest is bad luck, and somebody else's is
+    /// tried.
     pub(super) fn on_not_installed(&mut self, now: Now, donor: ReplicaId, error: InstallError) {
         self.figures.snapshots_refused += 1;
         match error {
             InstallError::Heads | InstallError::Proof { .. } | InstallError::Mismatch { .. } => {
-                self.transfer.bar(now, donor);
+                self.transfer.bar(now, donor, BARRED_FOR);
             }
             InstallError::Branch { .. }
             | InstallError::Floor { .. }
             | InstallError::LacksOwn { .. }
             | InstallError::Behind { .. } => {
+                // What it has frozen stays as it is for a while, and would be refused again at once.
+                self.transfer.bar(now, donor, FREEZE_EVERY);
                 self.transfer.wanted = true;
             }
         }

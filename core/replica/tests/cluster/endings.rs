@@ -6,42 +6,74 @@ use dwcp_crdt::{Origin, Resolvers, Store};
 use dwcp_replica::{Event, PeerMessage, Road};
 use dwcp_sync::{Frame, Message};
 
-/// Its last change reached one member alone, which keeps it to itself until the others have halted.
-#[test]
-fn what_one_member_alone_has_of_an_excluded_one_is_left_out_everywhere() {
-    let policy = Policy::root_only(Trust::Byzantine, Quorum::new(4, None).unwrap());
-    let mut cluster = Cluster::with(4, policy, NetworkMode::Internet);
-    cluster.write(3, 1, vec![put("a", "1")]);
+/// An excluded member, the one before node 0, has written a last change that reached node 0 alone; and node 0 gives it to nobody
+/// until `cluster.twist` is taken away.
+fn with_a_change_that_one_has(n: u8) -> (Cluster, String) {
+    let policy = Policy::root_only(Trust::Byzantine, Quorum::new(n.into(), None).unwrap());
+    let mut cluster = Cluster::with(n, policy, NetworkMode::Internet);
+    let last = n - 1;
+    cluster.write(last, 1, vec![put("a", "1")]);
     cluster.run(5_000);
-    cluster.twist = Some(Box::new(|from, to, bytes| match dwcp_base::decode(&bytes) {
-        Ok(PeerMessage::Sync(_)) if from == 3 && to != 0 => None,
+    cluster.twist = Some(Box::new(move |from, to, bytes| match dwcp_base::decode(&bytes) {
+        Ok(PeerMessage::Sync(_)) if from == last && to != 0 => None,
         // Exchanges go on, for heads are heard; no frame comes with them.
         Ok(PeerMessage::Sync(bytes)) if from == 0 && bytes.len() > 400 => None,
         _ => Some(bytes),
     }));
     let long = format!("\"{}\"", "x".repeat(500));
-    cluster.write(3, 2, vec![put("a", &long)]);
+    cluster.write(last, 2, vec![put("a", &long)]);
     cluster.run(100);
-    assert_eq!(cluster.road(3, 2), Some(Road::Gossip));
+    assert_eq!(cluster.road(last, 2), Some(Road::Gossip));
     assert_eq!((cluster.read(0, "a"), cluster.read(1, "a")), (json(&long), json("1")));
-    cluster.stop(3);
-    cluster.exclude(1, 3, 0);
-    cluster.run(30_000);
-    cluster.twist = None;
+    cluster.stop(last);
+    cluster.exclude(1, last, 0);
+    (cluster, long)
+}
+
+fn assert_all_go_on(cluster: &mut Cluster, last: u8, value: &str) {
     let floor = cluster.sync_status(1).floor;
     for round in 0..5_u64 {
         cluster.write((round % 3) as u8, 10 + round, vec![put("b", &round.to_string())]);
         cluster.run(20_000);
     }
-    for id in 0..3 {
+    for id in 0..last {
         assert_eq!(cluster.control(id).ends.len(), 1, "node {id} heard where it ends");
-        assert_eq!((cluster.read(id, "a"), cluster.read(id, "b")), (json("1"), json("4")), "node {id}");
+        assert_eq!((cluster.read(id, "a"), cluster.read(id, "b")), (json(value), json("4")), "node {id}");
         assert!(cluster.sync_status(id).floor > floor, "collection goes on: {:?}", cluster.sync_status(id));
     }
-    assert!(cluster.sync_status(0).snapshots_installed > 0, "it took the store of one that had less");
-    cluster.start(3);
+    cluster.start(last);
     cluster.run(20_000);
     cluster.assert_converged(0);
+}
+
+/// Any two of the other three may be all that is honest, so nobody's change is left out: they wait for it.
+#[test]
+fn what_one_member_alone_has_of_an_excluded_one_reaches_everybody_before_it_ends() {
+    let (mut cluster, long) = with_a_change_that_one_has(4);
+    cluster.run(60_000);
+    for id in 0..3 {
+        assert_eq!(cluster.control(id).ends.len(), 0, "too few are ready for any end");
+    }
+    assert_eq!(cluster.read(1, "a"), json("1"));
+    cluster.twist = None;
+    cluster.run(20_000);
+    assert_all_go_on(&mut cluster, 3, &long);
+    for id in 0..3 {
+        assert_eq!(cluster.sync_status(id).snapshots_installed, 0, "frames were enough");
+    }
+}
+
+#[test]
+fn what_one_member_keeps_to_itself_of_an_excluded_one_is_left_out_where_enough_go_on_without_it() {
+    let (mut cluster, _) = with_a_change_that_one_has(5);
+    cluster.run(60_000);
+    for id in 0..4 {
+        assert_eq!(cluster.control(id).ends.len(), 1, "node {id}: the farthest place was asked about in vain");
+    }
+    cluster.twist = None;
+    cluster.run(10_000);
+    assert!(cluster.sync_status(0).snapshots_installed > 0, "it took the store of those that had less");
+    assert_all_go_on(&mut cluster, 4, "1");
 }
 
 /// What it wrote last may be part of the open segment, so that is over before anybody says where it ends.

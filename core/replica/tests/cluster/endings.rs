@@ -68,7 +68,11 @@ fn what_one_member_keeps_to_itself_of_an_excluded_one_is_left_out_where_enough_g
     let (mut cluster, _) = with_a_change_that_one_has(5);
     cluster.run(60_000);
     for id in 0..4 {
-        assert_eq!(cluster.control(id).ends.len(), 1, "node {id}: the farthest place was asked about in vain");
+        assert_eq!(
+            cluster.control(id).ends.len(),
+            1,
+            "node {id}: the farthest place was asked about in vain"
+        );
     }
     cluster.twist = None;
     cluster.run(10_000);

@@ -15,6 +15,7 @@ mod model;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod net;
+mod reaching;
 mod repairs;
 mod restart;
 mod world;

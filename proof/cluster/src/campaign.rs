@@ -147,6 +147,12 @@ impl<'a> Campaign<'a> {
         Self { cluster, plan, chance, pulse: Pulse::start(), record }
     }
 
+    /// By which others can see how it fares.
+    #[must_use]
+    pub fn pulse(&self) -> Arc<Pulse> {
+        self.pulse.clone()
+    }
+
     /// Runs to the end. What goes wrong on the way is part of the record. The calling thread must be the one the nodes
     /// were started on.
     ///
@@ -179,6 +185,7 @@ impl<'a> Campaign<'a> {
         watch.all_ready(self.cluster).await?;
         self.progress(1).await?;
         while self.record.blows < self.plan.count {
+            self.pulse.enter(format!("blow {} of {}", self.record.blows + 1, self.plan.count));
             match self.plan.fault {
                 Fault::Kill => self.kill_round().await?,
                 Fault::Pause => self.pause_round().await?,
@@ -416,18 +423,23 @@ pub(crate) async fn wind_up(
     scribe: &mut Scribe,
     calm: Duration,
 ) -> Result<(), Trouble> {
+    pulse.enter("waiting for all nodes to be ready at the end");
     progress(cluster, pulse, 1).await?;
     watch.all_ready(cluster).await?;
+    pulse.enter("load without faults");
     record.faults_ended_at_us = pulse.now_us();
     pulse.calm();
     tokio::time::sleep(SETTLE).await;
     let begins_at_us = pulse.now_us();
     tokio::time::sleep(calm).await;
+    pulse.enter("waiting for the clients' last answers");
     load.stop(PATIENCE).await;
     record.reads_by_index = load.reads_by_index().await;
     let limit_us = u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX);
     record.calm = Some(Calm { begins_at_us, limit_us, run_ended_at_us: u64::MAX });
+    pulse.enter("bringing all nodes to one checkpoint");
     record.digests = watch.level(cluster, scribe).await?;
+    pulse.enter("reading everything back");
     record.read_back = Some(read_everything(scribe).await?);
     cluster.check_alive()
 }

@@ -50,6 +50,7 @@ pub struct Pulse {
     unknown: AtomicU64,
     is_calm: AtomicBool,
     stop: AtomicBool,
+    phase: Mutex<String>,
 }
 
 impl Pulse {
@@ -62,6 +63,7 @@ impl Pulse {
             unknown: AtomicU64::new(0),
             is_calm: AtomicBool::new(false),
             stop: AtomicBool::new(false),
+            phase: Mutex::new("waiting for all nodes to be ready".into()),
         })
     }
 
@@ -75,6 +77,15 @@ impl Pulse {
 
     pub fn now_us(&self) -> u64 {
         u64::try_from(self.clock.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// What is done or waited for from now on. Whoever watches a run that takes long wants to know it.
+    pub fn enter(&self, phase: impl Into<String>) {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase.into();
+    }
+
+    pub fn phase(&self) -> String {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// From now on everybody is patient.

@@ -4,17 +4,21 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use cluster::campaign::Progress;
+use cluster::campaign::{Progress, Record};
+use cluster::load::Pulse;
 use cluster::report::{MetReport, Report, SoakReport};
 use cluster::{Campaign, Cluster, Fault, Options, Plan, Soak, judgement, network, parted, serve, soak};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// The log of a node whose disk fills up soon needs the next segment.
 const SMALL_SEGMENT_BYTES: u64 = 1 << 20;
+/// Nobody who looks on is left without a word for longer.
+const SILENT_MAX: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Parser)]
 #[command(
@@ -51,7 +55,7 @@ Examples:
   sudo cargo run --release -p cluster -- soak --switches 100 --faults
 
 The orders go round internet, hybrid, datacenter, until so many epochs were opened. Without faults there must be no client
-error at all, no failover, and an acknowledged command in every epoch. With faults one node at a time is killed, stopped or
+error at all, no failover but by --leaders, and an acknowledged command in every epoch. With faults one node at a time is killed, stopped or
 (as root) cut off, and no client may wait longer than 30 s. While a segment is open the root may order 20 entries a second.")]
     Soak(Soaking),
     /// Part the nodes into halves, write convergent keys on both sides, kill a writer on each, heal; then judge
@@ -111,8 +115,8 @@ struct Soaking {
     /// Spread the orders over so long [default: one as soon as the last was followed]
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     seconds: u64,
-    /// When the orders are done, kill the leader of the open segment so many times; who fell leads none for 30 s, then 60 s
-    #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=8))]
+    /// When the orders are done, order hybrid mode and kill the leader of the open segment, so many times
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
     leaders: u64,
     #[command(flatten)]
     run: Run,
@@ -224,9 +228,13 @@ fn hit(name: &'static str, fault: Fault, count: u64, run: &Run) -> anyhow::Resul
         cluster.start_all()?;
         let plan = Plan { clients: run.clients, think_ms: run.think_ms, ..Plan::new(fault, count, seed) };
         let mut stage = Stage::new(name, plan.count);
-        let record = Campaign::new(cluster, plan).run(&mut |progress| stage.show(progress)).await?;
-        stage.judge();
-        let report = Report::new(name, seed, &record, judgement::judge(&record));
+        let campaign = Campaign::new(cluster, plan);
+        let pulse = campaign.pulse();
+        let _teller = stage.tell(&pulse);
+        let record = campaign.run(&mut |progress| stage.show(progress)).await?;
+        stage.judge(&record, &pulse);
+        let (record, report) =
+            aside(record, move |record| Report::new(name, seed, record, judgement::judge(record))).await?;
         stage.end();
         let is_clean = report.judgement.is_clean();
         Ok(Told {
@@ -256,9 +264,12 @@ fn soak(soaking: &Soaking) -> anyhow::Result<ExitCode> {
             calm: Duration::from_secs(3),
         };
         let mut stage = Stage::new("epochs", plan.switches + plan.leaders);
-        let soaked = Soak::new(cluster, plan).run(&mut |progress| stage.show(progress)).await?;
-        stage.judge();
-        let report = SoakReport::new(&soaked, soak::judge(&soaked));
+        let soak = Soak::new(cluster, plan);
+        let pulse = soak.pulse();
+        let _teller = stage.tell(&pulse);
+        let soaked = soak.run(&mut |progress| stage.show(progress)).await?;
+        stage.judge(&soaked.record, &pulse);
+        let (soaked, report) = aside(soaked, |soaked| SoakReport::new(soaked, soak::judge(soaked))).await?;
         stage.end();
         let is_clean = report.judgement.is_clean();
         let (json, text) = (serde_json::to_string(&report)?, report.text());
@@ -299,7 +310,7 @@ fn on_a_cluster(
 ) -> anyhow::Result<ExitCode> {
     // Nodes are tied to the thread that starts them, so all of this stays on the main thread.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let code = runtime.block_on(async {
         let mut cluster = Cluster::create(nodes, options)?;
         let told = tokio::select! {
             told = story(&mut cluster) => told,
@@ -322,7 +333,22 @@ fn on_a_cluster(
             print!("{text}");
         }
         Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-    })
+    });
+    // A judge whose verdict nobody waits for any more is not waited for either.
+    runtime.shutdown_background();
+    code
+}
+
+/// Judges beside the main thread, which goes on listening for whoever wants an end.
+async fn aside<T: Send + 'static, R: Send + 'static>(
+    of: T,
+    judge: impl FnOnce(&T) -> R + Send + 'static,
+) -> anyhow::Result<(T, R)> {
+    let judging = tokio::task::spawn_blocking(move || {
+        let verdict = judge(&of);
+        (of, verdict)
+    });
+    judging.await.context("a judge panicked")
 }
 
 impl Run {
@@ -351,6 +377,8 @@ struct Stage {
     bar: Option<ProgressBar>,
     count: u64,
     told: u64,
+    said_at: Arc<Mutex<Instant>>,
+    judged_from: Option<Instant>,
 }
 
 impl Stage {
@@ -360,7 +388,8 @@ impl Stage {
                 .expect("the template is fixed");
             ProgressBar::new(count).with_style(style).with_prefix(name)
         });
-        Self { name, bar, count, told: 0 }
+        let said_at = Arc::new(Mutex::new(Instant::now()));
+        Self { name, bar, count, told: 0, said_at, judged_from: None }
     }
 
     fn show(&mut self, progress: Progress) {
@@ -371,7 +400,7 @@ impl Stage {
             bar.set_message(message);
         } else if blows >= self.told + 25 {
             self.told = blows;
-            eprintln!("{blows}/{} {}: {message}", self.count, self.name);
+            self.say(&format!("{blows}/{} {}: {message}", self.count, self.name));
         }
     }
 
@@ -381,15 +410,63 @@ impl Stage {
         }
     }
 
-    fn judge(&self) {
-        if let Some(bar) = &self.bar {
-            bar.set_message("judging");
+    fn say(&self, line: &str) {
+        *self.said_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        eprintln!("{line}");
+    }
+
+    /// While it lives, says what the run is at whenever that takes long.
+    fn tell(&self, pulse: &Arc<Pulse>) -> Teller {
+        let (bar, said_at, pulse) = (self.bar.clone(), self.said_at.clone(), pulse.clone());
+        Teller(tokio::spawn(async move {
+            let began = Instant::now();
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                let told = format!(
+                    "{}: {} acknowledged, {} unknown",
+                    pulse.phase(),
+                    pulse.acknowledged(),
+                    pulse.unknown()
+                );
+                if let Some(bar) = &bar {
+                    bar.set_message(told);
+                    continue;
+                }
+                let mut said_at = said_at.lock().unwrap_or_else(PoisonError::into_inner);
+                if said_at.elapsed() >= SILENT_MAX {
+                    *said_at = Instant::now();
+                    eprintln!("{} s: {told}", began.elapsed().as_secs());
+                }
+            }
+        }))
+    }
+
+    fn judge(&mut self, record: &Record, pulse: &Pulse) {
+        let clients = &record.history.clients;
+        let commands: usize = clients.iter().map(|journal| journal.commands.len()).sum();
+        let what = format!("judging all {commands} commands");
+        pulse.enter(&*what);
+        self.judged_from = Some(Instant::now());
+        match &self.bar {
+            Some(bar) => bar.set_message(what),
+            None => self.say(&what),
         }
     }
 
     fn end(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
+        } else if let Some(from) = self.judged_from {
+            self.say(&format!("judged in {:.1} s", from.elapsed().as_secs_f64()));
         }
+    }
+}
+
+/// Says no more once it is dropped.
+struct Teller(tokio::task::JoinHandle<()>);
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }

@@ -188,7 +188,8 @@ impl SoakReport {
         if fallen.killed > 0 {
             text += &format!(
                 "{} leaders killed, {} of their segments closed by force: gap p50 {} ms, p99 {} ms; noticed after p50 {} ms, \
-                 p99 {} ms; the rest of each gap p50 {} ms, p99 {} ms; gap where somebody was elected instead p50 {} ms, p99 {} ms\n",
+                 p99 {} ms; the rest of each gap p50 {} ms, p99 {} ms; restarted, and all in a segment that \
+                 nobody ordered, p50 {} ms, p99 {} ms after the kill; gap where somebody was elected instead p50 {} ms, p99 {} ms\n",
                 fallen.killed,
                 fallen.closed,
                 fallen.gap_p50_ms,
@@ -197,6 +198,8 @@ impl SoakReport {
                 fallen.detection_p99_ms,
                 fallen.beyond_p50_ms,
                 fallen.beyond_p99_ms,
+                fallen.reopened_p50_ms,
+                fallen.reopened_p99_ms,
                 fallen.elected_gap_p50_ms,
                 fallen.elected_gap_p99_ms
             );

@@ -54,7 +54,7 @@ pub struct Plan {
     pub calm: Duration,
 }
 
-/// A leader that was killed, and what that cost.
+/// A leader of a segment that was killed, and what that cost.
 #[derive(Clone, Copy, Debug)]
 pub struct Fall {
     pub killed_at_us: u64,
@@ -62,6 +62,8 @@ pub struct Fall {
     pub over_at_us: u64,
     /// From the kill to the last complaint that a quorum needs; `None` when the others elected somebody instead.
     pub detected_us: Option<u64>,
+    /// All nodes, the killed one among them, stood in one segment again, which nobody had ordered.
+    pub reopened_at_us: u64,
 }
 
 /// One order, and what came of it.
@@ -135,6 +137,12 @@ impl<'a> Soak<'a> {
         Self { cluster, chance, pulse: Pulse::start(), soaked }
     }
 
+    /// By which others can see how it fares.
+    #[must_use]
+    pub fn pulse(&self) -> Arc<Pulse> {
+        self.pulse.clone()
+    }
+
     /// Runs to the end. What goes wrong on the way is part of the record. The calling thread must be the one the nodes
     /// were started on.
     ///
@@ -188,6 +196,7 @@ impl<'a> Soak<'a> {
             if opened >= self.soaked.plan.switches {
                 break;
             }
+            self.pulse.enter(format!("order of {mode} mode, {opened} epochs opened"));
             let blow = if self.soaked.plan.faults { self.draw() } else { None };
             let hit = match blow {
                 Some(blow) => Some((blow, self.strike(blow)?)),
@@ -217,11 +226,15 @@ impl<'a> Soak<'a> {
             let after = Look::take(watch, &self.pulse).await;
             self.soaked.stretches.extend(Stretch::between(&before, &after, self.cluster.n()));
         }
-        // In datacenter mode the others elect somebody; in hybrid mode a segment that does not move is closed.
-        if self.soaked.plan.leaders > 0 {
+        let leaders = self.soaked.plan.leaders;
+        for fallen in 0..leaders {
+            // In datacenter mode the others elect somebody; in hybrid mode a segment that does not move is closed. Each
+            // time anew: failures in a row double the calm without a segment, of which the eighth kill would wait 64 s, and
+            // an order begins a new count. So all kills meet the same cluster.
+            self.pulse
+                .enter(format!("order of hybrid mode before leader {} of {leaders} is killed", fallen + 1));
             self.switch(NetworkMode::Hybrid, None, &operator, watch, hand).await?;
-        }
-        for fallen in 0..self.soaked.plan.leaders {
+            self.pulse.enter(format!("leader {} of {leaders} is killed", fallen + 1));
             self.fell_leader(watch).await?;
             let (acknowledged, unknown) = (self.pulse.acknowledged(), self.pulse.unknown());
             show(Progress { blows: opened + fallen + 1, acknowledged, unknown, view: watch.view() });
@@ -300,30 +313,41 @@ impl<'a> Soak<'a> {
             let value = format!("{OPERATOR}.{}.{attempt}", self.soaked.switches.len());
             hand.ask(Operation::put("unique/operator", value)).await;
             label = hand.last_label();
-            if label == Some(wanted) {
+            // No answer at all took the whole deadline, and is a client's error: that is enough.
+            if label == Some(wanted) || label.is_none() {
                 break;
             }
         }
         label
     }
 
-    /// SIGKILL to whoever leads the open segment; over when the others have left that and serve again without it.
-    async fn fell_leader(&mut self, watch: &Watch) -> Result<(), Trouble> {
+    /// Until all nodes are in one segment, the first or a later one than `after`, and agree on who leads it.
+    async fn segment(&mut self, after: Option<u64>, watch: &Watch) -> Result<(u64, ReplicaId), Trouble> {
         let began = Instant::now();
-        let (epoch, leader) = loop {
+        loop {
             watch.all_ready(self.cluster).await?;
             let look = Look::take(watch, &self.pulse).await;
             let leaders = look.statuses.iter().map(|status| status.segment.as_ref()?.leader);
             let leaders: BTreeSet<Option<ReplicaId>> = leaders.collect();
             let is_open = Stretch::between(&look, &look, self.cluster.n());
-            if let (Some(open), 1, Some(Some(leader))) = (is_open, leaders.len(), leaders.first()) {
-                break (open.epoch, *leader);
+            if let (Some(open), 1, Some(Some(leader))) = (is_open, leaders.len(), leaders.first())
+                && after.is_none_or(|after| open.epoch > after)
+            {
+                return Ok((open.epoch, *leader));
             }
             if began.elapsed() > PATIENCE {
-                return Err(stuck(self.cluster, "no segment is open whose leader could be killed".into()));
+                let told: Vec<String> = look.statuses.iter().map(describe).collect();
+                let what = format!("the nodes are not in one segment with a leader ({})", told.join("; "));
+                return Err(stuck(self.cluster, what));
             }
             tokio::time::sleep(LOOK_EVERY).await;
-        };
+        }
+    }
+
+    /// SIGKILL to whoever leads the open segment; over when the others have left that and serve again without it, and when
+    /// the next segment has opened by itself.
+    async fn fell_leader(&mut self, watch: &Watch) -> Result<(), Trouble> {
+        let (epoch, leader) = self.segment(None, watch).await?;
         // Somewhere between two Anchors.
         tokio::time::sleep(SETTLED).await;
         self.pause_up_to(300).await;
@@ -364,9 +388,13 @@ impl<'a> Soak<'a> {
         // All that are left are needed for a quorum of complaints.
         let all: Option<Vec<u64>> = complaints.into_iter().collect();
         let detected_us = all.and_then(|all| all.into_iter().max());
-        self.soaked.falls.push(Fall { killed_at_us, over_at_us, detected_us });
         self.cluster.restart(node)?;
-        watch.all_ready(self.cluster).await
+        // Where the others elected somebody the segment is the same.
+        let closed = detected_us.is_some().then_some(epoch);
+        self.segment(closed, watch).await?;
+        let reopened_at_us = self.pulse.now_us();
+        self.soaked.falls.push(Fall { killed_at_us, over_at_us, detected_us, reopened_at_us });
+        Ok(())
     }
 
     fn draw(&mut self) -> Option<Blow> {
@@ -454,14 +482,16 @@ fn epochs(statuses: &[Status]) -> Vec<u64> {
 }
 
 fn describe(status: &Status) -> String {
+    let no_segment = &status.no_segment;
     format!(
-        "node {}: epoch {}, {}, mode {}, next order {}, {}",
+        "node {}: epoch {}, {}, mode {}, next order {}, {}{}",
         status.replica,
         status.epoch.0,
         status.protocol.word(),
         status.mode,
         status.next_order,
-        if status.not_ready.is_empty() { "ready".to_string() } else { status.not_ready.join(", ") }
+        if status.not_ready.is_empty() { "ready".to_string() } else { status.not_ready.join(", ") },
+        if no_segment.is_empty() { String::new() } else { format!(", no segment: {no_segment}") }
     )
 }
 
@@ -597,13 +627,16 @@ pub struct Falls {
     /// Of each gap, what was left when the death was known.
     pub beyond_p50_ms: f64,
     pub beyond_p99_ms: f64,
+    /// From the kill until all nodes, the killed one among them, stood in the next segment.
+    pub reopened_p50_ms: f64,
+    pub reopened_p99_ms: f64,
 }
 
 #[must_use]
 pub fn falls(soaked: &Soaked) -> Falls {
     let done = judgement::acknowledged_at_us(&soaked.record.history.clients);
     let (mut gaps, mut detections, mut beyond) = (Vec::new(), Vec::new(), Vec::new());
-    let mut elected = Vec::new();
+    let (mut elected, mut reopened) = (Vec::new(), Vec::new());
     for fall in &soaked.falls {
         let gap_us = longest_us(&done, fall.killed_at_us, fall.over_at_us);
         let Some(detected_us) = fall.detected_us else {
@@ -611,6 +644,7 @@ pub fn falls(soaked: &Soaked) -> Falls {
             continue;
         };
         gaps.push(gap_us);
+        reopened.push(fall.reopened_at_us.saturating_sub(fall.killed_at_us));
         detections.push(detected_us);
         beyond.push(gap_us.saturating_sub(detected_us));
     }
@@ -630,6 +664,8 @@ pub fn falls(soaked: &Soaked) -> Falls {
         detection_p99_ms: at(&mut detections, 99),
         beyond_p50_ms: at(&mut beyond, 50),
         beyond_p99_ms: at(&mut beyond, 99),
+        reopened_p50_ms: at(&mut reopened, 50),
+        reopened_p99_ms: at(&mut reopened, 99),
     }
 }
 

@@ -16,6 +16,8 @@ use dwcp::ProtocolName;
 use dwcp_client::Client;
 use tokio::runtime::Runtime;
 
+#[path = "cluster/leaders.rs"]
+mod leaders;
 #[path = "cluster/parting.rs"]
 mod parting;
 

@@ -575,3 +575,48 @@ fn a_leader_that_leaves_one_client_out_loses_its_segment() {
     cluster.run(1_000);
     cluster.assert_one_log(&[0, 1, 2, 3]);
 }
+
+#[test]
+fn failures_in_a_row_double_the_calm_and_an_order_begins_a_new_count() {
+    const GATE: u8 = 0;
+    let mut cluster = Cluster::with(4, crash(4), NetworkMode::Hybrid);
+    cluster.run(500);
+    let mut session = Session::open(&mut cluster, GATE);
+    cluster.load(&mut session, GATE, 5);
+    let mut calms_ms = Vec::new();
+    for failed in 1..=5 {
+        let leader = cluster.leader(GATE).unwrap();
+        assert_ne!(leader, GATE);
+        cluster.stop(leader);
+        let frame = session.put("after", b"1");
+        cluster.send(GATE, &frame);
+        let is_closed = (0..100_000).any(|_| {
+            cluster.one_round();
+            cluster.status(GATE).failovers == failed
+        });
+        assert!(is_closed, "{:#?}", cluster.status(GATE));
+        let steering = &cluster.control(GATE).steering;
+        let calm_until = steering.calm_until;
+        calms_ms.push(calm_until.0 - steering.time.0);
+        cluster.start(leader);
+        if failed == 4 {
+            // Within the calm, and not at its end.
+            cluster.order_mode(GATE, NetworkMode::Hybrid, None);
+            cluster.run(500);
+            assert_eq!(cluster.control(GATE).steering.failures, 0);
+            assert!(cluster.control(GATE).steering.opened < calm_until, "the order ends it");
+        } else if failed < 4 {
+            cluster.run(calms_ms[calms_ms.len() - 1] + 500);
+            assert!(
+                cluster.control(GATE).steering.opened >= calm_until,
+                "no segment opens before it is over"
+            );
+        }
+        if failed < 5 {
+            assert_eq!(cluster.status(GATE).protocol, ProtocolName::Raft, "{:#?}", cluster.status(GATE));
+        }
+    }
+    assert_eq!(calms_ms, [500, 1_000, 2_000, 4_000, 500]);
+    cluster.run(2_000);
+    cluster.assert_one_log(&[0, 1, 2, 3]);
+}

@@ -149,6 +149,12 @@ pub enum Mutant {
     SyncPushBeforeSync,
     /// Sync: what one member says of a damaged key is adopted.
     SyncRepairByOne,
+    /// Log time follows each entry's own time, also back: to what was deferred when a segment ends, say.
+    LogTimeGoesBack,
+    /// The expiry clock takes gaps in log time whole, so that an outage or a slow switch ends leases.
+    ExpiryLeaps,
+    /// The entries of a segment have, for each replica, the time at which its own clock stands.
+    ExpiryByOwnClock,
     /// State sync in a node: floors and ends are prepared and take effect whoever consented.
     RoomConsentUnjudged,
     /// State sync in a node: a member consents to any floor it is asked about.
@@ -263,6 +269,9 @@ impl Mutant {
         Self::LabelAtCommit,
         Self::CalmByOwnClock,
     ];
+
+    /// Those of log time, by which leases and sessions end.
+    pub const TIME: &'static [Self] = &[Self::LogTimeGoesBack, Self::ExpiryLeaps, Self::ExpiryByOwnClock];
 
     /// Those of state sync: the tests of `core/sync` and the simulator show what each of them breaks.
     pub const SYNC: &'static [Self] = &[

@@ -580,10 +580,11 @@ impl<M: StateMachine> Replica<M> {
         segment.applied = Place { index, term: entry.term, chain };
         // Of q who vouch for what an Anchor covers one at least has verified it.
         let vouched = self.control.fold.segment().is_some_and(|known| index <= known.anchor.index);
+        let own_clock = self.setup.mutants.on(Mutant::ExpiryByOwnClock).then_some(LogTime(now.wall_ms));
         let mut commands = Vec::new();
         match entry.payload() {
             Payload::Batch { time, frames } => {
-                self.state.begin_entry(position, time);
+                self.state.begin_entry(position, own_clock.unwrap_or(time));
                 if !frames.is_empty() {
                     // Only clients' commands count: a leader that serves nobody may well go on ticking.
                     segment.failover.progressed(now);
@@ -591,7 +592,7 @@ impl<M: StateMachine> Replica<M> {
                 commands = self.run_frames(now, &frames, !vouched, out);
             }
             Payload::Tick { time } => {
-                self.state.begin_entry(position, time);
+                self.state.begin_entry(position, own_clock.unwrap_or(time));
                 self.note_tick();
             }
             // A no-op moves no time.

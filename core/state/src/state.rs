@@ -120,8 +120,10 @@ impl<M: StateMachine> State<M> {
     /// Begins the entry at `position`: time moves, and what has run out by then is gone before its frames run. An entry
     /// without frames does only this.
     pub fn begin_entry(&mut self, position: Position, time: LogTime) {
-        let now = self.control.log_time.max(time);
-        let step_ms = (now.0 - self.control.log_time.0).min(EXPIRY_STEP_MAX_MS);
+        let goes_back = self.mutants.on(Mutant::LogTimeGoesBack) && time > LogTime::default();
+        let now = if goes_back { time } else { self.control.log_time.max(time) };
+        let step_max_ms = if self.mutants.on(Mutant::ExpiryLeaps) { u64::MAX } else { EXPIRY_STEP_MAX_MS };
+        let step_ms = now.0.saturating_sub(self.control.log_time.0).min(step_max_ms);
         self.control.position = position;
         self.control.log_time = now;
         self.control.expiry_ms = self.control.expiry_ms.saturating_add(step_ms);

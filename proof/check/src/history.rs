@@ -302,6 +302,13 @@ pub enum ReplicaEvent {
         revision: u64,
         changes: Vec<Change>,
     },
+    /// What an entry of the virtual log did to leases, as the store under it showed.
+    Leased(crate::lease::Turn),
+    /// Its state came from a snapshot, which has these leases: those of the log up to here.
+    HoldsLeases {
+        position: u64,
+        leases: Vec<u64>,
+    },
     /// Where it stands when the run is over and nothing is under way.
     Stands {
         position: u64,

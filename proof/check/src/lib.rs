@@ -17,6 +17,7 @@
 //! | `label` | did an acknowledgement claim more than the policy allows, or than the root's certificates cover? |
 //! | `decision` | did replicas that executed one prefix decide alike about protocols? |
 //! | `watch` | are changes told alike by all, in one order, and as they were acknowledged? |
+//! | `lease` | does each lease end once, for all at one place, when its time has come by the log's clock, and no sooner by any clock? |
 //! | `live` | did every command finish once the faults stopped? |
 //! | `bounds` | did memory stay within the window, whatever peers said? |
 //! | `linear`, `register` | is there one order, in real time, that explains every reply? |
@@ -30,6 +31,7 @@ pub mod digest;
 pub mod exactly_once;
 pub mod history;
 pub mod label;
+pub mod lease;
 pub mod linear;
 pub mod lines;
 pub mod live;
@@ -85,6 +87,8 @@ pub struct Terms {
     pub crash_answers: HashSet<CommandId>,
     /// Keys under this prefix are written by clients that say two things under one number. None: there are none.
     pub unread: Option<Vec<u8>>,
+    /// What clients asked about leases. None: not judged.
+    pub leases: Option<lease::Terms>,
     /// What the cluster should have come to in the calm and did not, as whoever drove it saw: judged as liveness.
     pub unfinished: Vec<String>,
     pub budget: Budget,
@@ -105,6 +109,7 @@ impl Terms {
             members_may_lie: false,
             crash_answers: HashSet::new(),
             unread: None,
+            leases: None,
             unfinished: Vec::new(),
             budget: Budget::default(),
         }
@@ -124,6 +129,8 @@ pub struct Judgement {
     pub lost_to_liars: u64,
     /// Entries that honest replicas executed and that are not part of the log, because a member lied.
     pub discarded: u64,
+    /// What became of leases.
+    pub leases: lease::Counts,
     /// The search ended without an answer. Not a pass.
     pub undecided: bool,
 }
@@ -169,6 +176,10 @@ pub fn judge_all(history: &History, terms: &Terms) -> Judgement {
     let discarded = log.discarded;
     let is_logged = |command: &Command| match &command.operation {
         Operation::Range { stale, .. } => !stale && terms.reads_are_logged,
+        Operation::Opaque(_) => {
+            terms.reads_are_logged
+                || terms.leases.as_ref().is_none_or(|asked| !asked.looks.contains_key(&command.id))
+        }
         _ => true,
     };
     // Without any replica's journal there is no log to look into, and the clients' own evidence must do.
@@ -185,6 +196,8 @@ pub fn judge_all(history: &History, terms: &Terms) -> Judgement {
     take(terms.quorum.map(|quorum| stop::judge(replicas, quorum, terms.faultless)).unwrap_or_default());
     take(decision::judge(replicas));
     take(watch::judge(believed, replicas, terms.unread.as_deref()));
+    let leases = terms.leases.as_ref().map(|asked| lease::judge(replicas, &discarded, asked, terms.calm));
+    take(leases.as_ref().map(|report| report.findings.clone()).unwrap_or_default());
     take(digest::judge(replicas));
     take(terms.calm.map(|calm| live::judge(clients, calm).findings).unwrap_or_default());
     let mut unfinished = Findings::default();
@@ -216,6 +229,7 @@ pub fn judge_all(history: &History, terms: &Terms) -> Judgement {
     let is_acknowledged = |command: &&Command| matches!(command.outcome, Outcome::Ok { .. });
     judgement.acknowledged = history.honest_commands().filter(is_acknowledged).count() as u64;
     judgement.discarded = discarded.len() as u64;
+    judgement.leases = leases.map(|report| report.counts).unwrap_or_default();
     if terms.members_may_lie {
         let crash = exactly_once::judge(clients, replicas, &discarded, is_logged);
         judgement.lost_to_liars = crash.lost_crash;

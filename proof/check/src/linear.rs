@@ -17,7 +17,8 @@
 mod contradict;
 mod fill;
 
-use crate::history::{ClientJournal, Command, CommandId, Outcome, ReplicaJournal, Reply};
+use crate::history::{ClientJournal, Command, CommandId, Outcome, ReplicaEvent, ReplicaJournal, Reply};
+use crate::lease;
 use crate::model::Start;
 use crate::operation::Operation;
 use crate::verdict::{Budget, Verdict};
@@ -106,6 +107,19 @@ fn hints(replicas: &[ReplicaJournal]) -> Hints {
     {
         for (index, command) in commands.iter().enumerate() {
             hints.entry(command.id).or_insert((position, index));
+        }
+    }
+    let events = replicas.iter().filter(|journal| journal.honest).flat_map(|journal| &journal.events);
+    for turn in events.filter_map(|stamped| match &stamped.event {
+        ReplicaEvent::Leased(turn) => Some(turn),
+        _ => None,
+    }) {
+        // Time takes its share before an entry's commands, one lease after the other.
+        let first = usize::MAX - turn.vanished.len();
+        for (nth, (_, lease)) in turn.vanished.iter().enumerate() {
+            hints
+                .entry(lease::end_id(*lease, false))
+                .or_insert((turn.position.saturating_sub(1), first + nth));
         }
     }
     hints

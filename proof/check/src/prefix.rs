@@ -90,6 +90,8 @@ fn judge_order(journal: &ReplicaJournal, findings: &mut Findings) {
             | ReplicaEvent::Spoke { .. }
             | ReplicaEvent::Complained { .. }
             | ReplicaEvent::Closed(_)
+            | ReplicaEvent::Leased(_)
+            | ReplicaEvent::HoldsLeases { .. }
             | ReplicaEvent::Stands { .. } => {}
         }
     }

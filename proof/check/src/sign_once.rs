@@ -65,6 +65,8 @@ fn judge_identity(journal: &ReplicaJournal, findings: &mut Findings) {
             | ReplicaEvent::Spoke { .. }
             | ReplicaEvent::Complained { .. }
             | ReplicaEvent::Closed(_)
+            | ReplicaEvent::Leased(_)
+            | ReplicaEvent::HoldsLeases { .. }
             | ReplicaEvent::Stands { .. } => {}
         }
     }

@@ -17,6 +17,7 @@ pub enum Judge {
     Stop,
     Decision,
     Watch,
+    Lease,
     Digest,
     Live,
     Label,
@@ -34,7 +35,7 @@ pub enum Judge {
 }
 
 impl Judge {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Prefix,
         Self::OneLog,
         Self::ExactlyOnce,
@@ -44,6 +45,7 @@ impl Judge {
         Self::Stop,
         Self::Decision,
         Self::Watch,
+        Self::Lease,
         Self::Digest,
         Self::Live,
         Self::Label,
@@ -71,6 +73,7 @@ impl Judge {
             Self::Stop => "stop",
             Self::Decision => "decision",
             Self::Watch => "watch",
+            Self::Lease => "lease",
             Self::Digest => "digest",
             Self::Live => "live",
             Self::Label => "label",

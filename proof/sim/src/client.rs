@@ -61,6 +61,10 @@ pub struct Client {
     pub seen: BTreeMap<Vec<u8>, Option<KeyValue>>,
     pub tags: u64,
     pub leases: u64,
+    /// What it does with the leases it looks after, those it grants and those it has granted so far.
+    pub lease_chance: Chance,
+    pub leases_held: Vec<u64>,
+    pub lives: u64,
     next_frame_at_us: u64,
     stopped: bool,
     /// Frames answered, kept to be sent again for no reason. At most a few.
@@ -90,6 +94,9 @@ impl Client {
             number,
             lies,
             journal,
+            lease_chance: chance.fork("leases"),
+            leases_held: Vec::new(),
+            lives: 0,
             chance,
             session: None,
             sessions_opened: 0,
@@ -359,7 +366,7 @@ impl World {
         let ids: Vec<CommandId> =
             (first..first + operations.len() as u64).map(|sequence| client.command_id(sequence)).collect();
         for (id, operation) in ids.iter().zip(&operations) {
-            if matches!(operation, Operation::Range { .. }) {
+            if matches!(operation, Operation::Range { .. }) || self.note_ask(*id, operation) {
                 self.reads.insert((id.session, id.seq));
             }
         }
@@ -516,6 +523,9 @@ impl World {
         let now_us = self.now_us;
         let may_lie = label == Label::Crash && self.dials.members_may_lie();
         let digest = Hash::of(&dwcp_base::encode(&result.outcome)).0;
+        if let Outcome::Done(bytes) = &result.outcome {
+            self.note_look(self.clients[ix].journal.commands[place].id, bytes, may_lie);
+        }
         let client = &mut self.clients[ix];
         let operation = client.journal.commands[place].operation.clone();
         match &result.outcome {

@@ -167,6 +167,17 @@ counts! {
     withholders_named: 10, "times that a replica named a liar that does not acknowledge";
     withholders_excluded: 2, "of those members, without whom state sync was ordered to go on";
     stores_fetched: 90, "convergent stores that replicas took from others";
+    leases_granted: 5_000, "leases granted";
+    leases_kept: 900, "keep-alives that took effect";
+    leases_revoked: 180, "leases that a client revoked";
+    leases_expired: 4_500, "leases that ran out";
+    expired_in_segment: 2_300, "of these, while a segment was open, at an entry of it";
+    expired_near_switch: 700, "of these, within eight positions of where a segment begins or ends";
+    expired_elsewhere: 1_400, "of these, in another epoch than they were last kept alive in";
+    keeps_returned: 15, "keep-alives asked for while a segment was open that ran elsewhere, for it had been sealed";
+    keeps_proposed_in_vain: 0, "keep-alives that a leader had proposed in a segment and that ran elsewhere";
+    leases_restored: 1_000, "times that a replica went on from a snapshot with leases in it";
+    lease_log_unseen: 0, "positions of the log of which no honest replica told what became of leases";
     real_signatures: 10, "runs with Ed25519";
     histories_of_1: 30, "histories of one replica";
     histories_of_3: 60, "of three";
@@ -235,7 +246,9 @@ mod tests {
                 "lost_to_liars",
                 "discarded",
                 "sealed_by_lie",
-                "convergent_refused"
+                "convergent_refused",
+                "keeps_proposed_in_vain",
+                "lease_log_unseen"
             ]
         );
     }

@@ -81,6 +81,8 @@ dials! {
     retry_ms,
     value_bytes_max,
     leases_pm,
+    /// Chance per frame that its client does something with leases it looks after.
+    lease_life_pm,
     /// 1: clients go on asking when the faults have stopped, for as long as one of them waits for long.
     steady,
 
@@ -241,6 +243,9 @@ impl Profile {
             if chance.per_mille(300) {
                 dials.fast_path_ms = 0;
             }
+            if self.name != "overload" {
+                dials.lease_life_pm = maybe(&mut Chance::new(seed).fork("lease lives"), 350, 50, 400);
+            }
         }
         if self.name == "overload" {
             // Patience is for a network and a disk at rest: what is slower than that is so because of the load.
@@ -270,6 +275,10 @@ impl Profile {
             dials.chunk_flip_pm = Chance::new(seed).fork("flips").between(0, 800);
         }
         dials.settle();
+        if dials.members_may_lie() {
+            // What a liar's answer leaves open and leases that end when they please are too much for one search for an order.
+            dials.lease_life_pm /= 4;
+        }
         dials
     }
 }

@@ -7,6 +7,7 @@ use crate::disk::{Flip, Opened};
 use crate::node::{Down, Frozen, INBOX_MAX, Job};
 use crate::observe::is_commit;
 use crate::runner::guarded;
+use crate::store::Store;
 use crate::world::{Event, Moment, Strike, World};
 use check::history::{ReplicaEvent, ReplicaJournal};
 use dwcp_base::{Incarnation, Micros, Ticket};
@@ -15,7 +16,6 @@ use dwcp_replica::raft::Limits;
 use dwcp_replica::{
     Effect, Input, Outbox, RecoveredSnapshot, Recovery, Replica, SegmentSettings, Settings, Setup,
 };
-use dwcp_state::kv::Kv;
 
 /// Inputs taken at once.
 const BURST_MAX: usize = 64;
@@ -123,7 +123,7 @@ impl World {
     }
 
     /// Runs the core. False when the process died of it.
-    fn step(&mut self, ix: usize, act: impl FnOnce(&mut Replica<Kv>, &mut Outbox)) -> bool {
+    fn step(&mut self, ix: usize, act: impl FnOnce(&mut Replica<Store>, &mut Outbox)) -> bool {
         let checked = !self.mutants.any() && self.nodes[ix].honest && !self.nodes[ix].lost_sync;
         let node = &mut self.nodes[ix];
         let Some(core) = node.core.as_mut() else { return false };
@@ -259,6 +259,7 @@ impl World {
             }
         }
         self.observe_decisions(ix, self.nodes[ix].disk.last_ticket());
+        self.observe_leases(ix);
         self.observe_convictions(ix);
         let node = &self.nodes[ix];
         let last = node.disk.last_ticket();
@@ -349,6 +350,7 @@ impl World {
             std::mem::take(&mut node.waiting).into_iter().partition(|(after, ..)| *after <= claimed);
         node.waiting = waiting.into();
         self.settle_decisions(ix, claimed);
+        self.settle_leases(ix, claimed);
         let mut dies_after = usize::MAX;
         if self.crashes_here() {
             self.coverage.crashes_at_tickets += 1;
@@ -545,6 +547,7 @@ impl World {
         let survives = node.disk.last_ticket();
         self.settle_decisions(ix, survives);
         self.forget_decisions(ix);
+        self.forget_leases(ix, survives);
         for (after, _, effect) in waiting {
             if let Effect::Event(event) = effect
                 && after <= survives
@@ -568,7 +571,7 @@ impl World {
 
     /// The process starts, with what its disk holds.
     pub fn on_start(&mut self, ix: usize, boot: u64) {
-        let sync = self.sync_setup();
+        let (sync, watched) = (self.sync_setup(), self.watches_leases());
         let node = &mut self.nodes[ix];
         if node.is_up() || boot != node.boot || node.down == Some(Down::DiskLost) {
             return;
@@ -610,11 +613,11 @@ impl World {
         let crypto = self.keys.signer(identity, &self.known_keys);
         let now = node.now(self.now_us);
         let mut outbox = Outbox::default();
-        let quota_bytes = self.genesis.quota_bytes;
+        let (quota_bytes, watched) = (self.genesis.quota_bytes, node.honest && watched);
         let made = guarded(|| {
             Replica::recover(
                 setup,
-                std::sync::Arc::new(move || Kv::new(quota_bytes)),
+                std::sync::Arc::new(move || Store::new(quota_bytes, watched)),
                 crypto,
                 recovery,
                 now,

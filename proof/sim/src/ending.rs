@@ -156,10 +156,12 @@ impl World {
         terms.members_may_lie = self.dials.members_may_lie();
         terms.crash_answers.clone_from(&self.crash_answers);
         terms.unfinished.clone_from(&self.unfinished);
+        terms.leases = self.lease_terms();
         terms.read_back = self.clients.iter().find_map(|client| client.read.clone());
         let judgement = check::judge_all(&history, &terms);
         self.coverage.lost_to_liars = judgement.lost_to_liars;
         self.coverage.discarded = judgement.discarded;
+        self.count_leases(&judgement.leases);
         let mut found: Vec<Found> = judgement
             .findings
             .iter()
@@ -360,6 +362,7 @@ impl Ending {
                 let highest = standings.iter().filter_map(|(_, executed)| *executed).max();
                 if standings.iter().all(|(_, executed)| *executed == highest) {
                     let mut missing = world.segments_missing();
+                    missing.extend(world.leases_missing());
                     let convergent = world.convergent_missing();
                     let only_convergent = missing.is_empty();
                     missing.extend(convergent);

@@ -136,7 +136,7 @@ fn parse_dial(text: &str) -> Result<(String, u64), String> {
 }
 
 fn parse_mutant(name: &str) -> anyhow::Result<Mutants> {
-    let all = [Mutant::ALL, Mutant::RAFT, Mutant::SEGMENT, Mutant::ROOM].concat();
+    let all = [Mutant::ALL, Mutant::RAFT, Mutant::SEGMENT, Mutant::TIME, Mutant::ROOM].concat();
     let found = all.iter().find(|mutant| format!("{mutant:?}").eq_ignore_ascii_case(name));
     let mutant = found.with_context(|| format!("no mutant is called {name}"))?;
     Ok(Mutants::default().with(*mutant))

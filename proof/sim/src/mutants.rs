@@ -64,9 +64,14 @@ impl Search {
 
 /// Half the patience of `sim run`, so that a cluster that hangs costs half the time; the controls keep to it as well. Policies
 /// that allow no segments would only make most hunts longer.
-/// State sync has hunts of its own.
-const PATIENCE: [(&str, u64); 4] =
-    [("answer_ms", 60_000), ("calm_ms", 75_000), ("policy_order_pm", 0), ("convergent_ms", 0)];
+/// State sync and leases have hunts of their own.
+const PATIENCE: [(&str, u64); 5] = [
+    ("answer_ms", 60_000),
+    ("calm_ms", 75_000),
+    ("policy_order_pm", 0),
+    ("convergent_ms", 0),
+    ("lease_life_pm", 0),
+];
 
 pub(crate) fn hunt(mutant: Mutant, profile: &'static str, overrides: &[(&'static str, u64)]) -> Hunt {
     let unsaid = |dial: &&(&str, u64)| overrides.iter().all(|(name, _)| *name != dial.0);
@@ -119,7 +124,7 @@ pub fn hunts() -> Vec<Hunt> {
         }
         hunt
     });
-    let segments = [Mutant::RAFT, Mutant::SEGMENT].concat();
+    let segments = [Mutant::RAFT, Mutant::SEGMENT, Mutant::TIME].concat();
     let rooms = Mutant::ROOM.iter().copied().filter_map(crate::room_hunts::hunt_for);
     root.chain(segments.into_iter().filter_map(hunt_for))
         .chain(crate::segment_hunts::again())
@@ -130,7 +135,7 @@ pub fn hunts() -> Vec<Hunt> {
 /// Rules that no hunt looks for; `docs/testing.md` says why.
 #[must_use]
 pub fn unhunted() -> Vec<Mutant> {
-    let all = [Mutant::ALL, Mutant::RAFT, Mutant::SEGMENT].concat();
+    let all = [Mutant::ALL, Mutant::RAFT, Mutant::SEGMENT, Mutant::TIME].concat();
     let rooms = Mutant::ROOM.iter().copied().filter(|mutant| crate::room_hunts::hunt_for(*mutant).is_none());
     all.into_iter()
         .filter(|mutant| *mutant != Mutant::Harmless && hunt_for(*mutant).is_none())

@@ -2,10 +2,10 @@
 
 use crate::disk::Disk;
 use crate::puppet::Puppet;
+use crate::store::Store;
 use bytes::Bytes;
 use dwcp_base::{Incarnation, Micros, Now, ReplicaId, Sequence, Ticket};
 use dwcp_replica::{ClientId, Effect, FrozenChunks, Input, Outbox, Replica};
-use dwcp_state::kv::Kv;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 /// Unix time at which every run begins, in milliseconds.
@@ -56,7 +56,7 @@ pub struct Node {
     /// Held to account by the judges.
     pub honest: bool,
     pub puppet: Option<Puppet>,
-    pub core: Option<Replica<Kv>>,
+    pub core: Option<Replica<Store>>,
     pub down: Option<Down>,
     pub down_since_us: u64,
     /// Counts starts; what was scheduled for an earlier one is void.

@@ -152,6 +152,21 @@ pub fn hunt_for(mutant: Mutant) -> Option<Hunt> {
             "switch",
             &with(MEMBERS_PART, &[("n", 4), ("mode", 1), ("skew_ms", 200), ("segment_calm_ms", 500)]),
         ),
+        // What the root ordered while a segment was open comes behind it, with the time at which it was ordered.
+        M::LogTimeGoesBack => {
+            hunt(mutant, "switch", &with(MEMBERS_PART, &[("n", 4), ("mode", 1), ("lease_life_pm", 300)]))
+        }
+        // All are down for longer than one entry may take off a lease.
+        M::ExpiryLeaps => hunt(
+            mutant,
+            "switch",
+            &with(MEMBERS_CRASH, &[("blackout_ms", 4_000), ("down_ms", 4_000), ("lease_life_pm", 400)]),
+        ),
+        M::ExpiryByOwnClock => hunt(
+            mutant,
+            "orders",
+            &[("n", 4), ("mode", 2), ("mode_order_ms", 1_500), ("skew_ms", 200), ("lease_life_pm", 300)],
+        ),
         // One liar, the root's primary and a member of the segment. Where a Close that names another Anchor is void, this one
         // tries again behind that Anchor.
         M::CloseAnchorUnchecked => {

@@ -44,6 +44,14 @@ pub struct Seen {
     said: BTreeSet<(usize, u64)>,
 }
 
+impl Seen {
+    /// The segment that is open as far as the fastest replica knows.
+    #[must_use]
+    pub fn open_epoch(&self) -> Option<u64> {
+        self.opened.last().copied().filter(|epoch| !self.closed.contains(epoch))
+    }
+}
+
 /// The binding word that a message is, if it is one.
 fn word(said: &Said) -> Option<Word> {
     match said {
@@ -175,9 +183,11 @@ impl World {
             return;
         }
         let Ok(PeerMessage::Segment { epoch, bytes }) = decode::<PeerMessage>(bytes) else { return };
-        let Some(word) = RaftMessage::from_bytes(&bytes).ok().and_then(|message| word(&message.said)) else {
-            return;
-        };
+        let Some(message) = RaftMessage::from_bytes(&bytes).ok() else { return };
+        let Some(word) = word(&message.said) else { return };
+        if let Said::Append { entries, .. } = &message.said {
+            self.note_proposed(epoch.0, entries);
+        }
         let node = &mut self.nodes[ix];
         let late = node.sealing.contains(&epoch.0) || node.sealed.contains(&epoch.0);
         if node.spoken.insert((epoch.0, word)) || late {
@@ -240,6 +250,7 @@ impl World {
             Event::Suspected { epoch, .. } => self.observe_complaint(ix, epoch.0),
             Event::SegmentExecuted { epoch, index, position, chain, commands } => {
                 self.note_ran(commands, epoch.0);
+                self.note_entry(ix, position.0, Some((epoch.0, index.0, chain.0)));
                 let commands = self.commands_of(commands);
                 let entry = Entry { position: position.0, chain: chain.0, commands };
                 let event = ReplicaEvent::SegmentExecuted { epoch: epoch.0, index: index.0, entry };
@@ -247,6 +258,7 @@ impl World {
                 self.coverage.entries_executed += 1;
             }
             Event::DeferredExecuted { sequence, position, chain, commands } => {
+                self.note_entry(ix, position.0, None);
                 if !commands.is_empty() && self.segments.deferred.insert(sequence.0) {
                     self.coverage.deferred_executed += 1;
                 }
@@ -262,7 +274,8 @@ impl World {
                 self.nodes[ix].borders.push(event.clone());
             }
             Event::Anchored { .. } => self.nodes[ix].borders.push(event.clone()),
-            Event::Executed { sequence, payload_digest, commands, .. } => {
+            Event::Executed { sequence, position, payload_digest, commands, .. } => {
+                self.note_entry(ix, position.0, None);
                 self.note_covered(ix);
                 self.note_decision(ix, Some(*sequence));
                 self.note_ran(commands, 0);
@@ -309,6 +322,7 @@ impl World {
                     continue;
                 }
                 self.segments.ran_in.insert(id, epoch);
+                self.note_kept(check::CommandId { session: id.0, seq: id.1 }, epoch);
                 let youngest = self.segments.youngest.entry(id.0).or_default();
                 self.coverage.older_after_younger += u64::from(command.sequence < *youngest);
                 if epoch == 0 {
@@ -368,7 +382,7 @@ impl World {
     pub fn note_changes(&mut self, ix: usize) {
         let node = &self.nodes[ix];
         let Some(core) = node.core.as_ref() else { return };
-        let machine = core.state().machine();
+        let machine = core.state().machine().kv();
         let forgotten = machine.compacted().max(1);
         let changes = machine.events_since(forgotten + 1).map(|events| {
             events

@@ -39,6 +39,7 @@ const SWITCHES: &[&str] = &[
     "leader_reads_pm",
     "link_down_pm",
     "leases_pm",
+    "lease_life_pm",
     "retry_pm",
     "drop_pm",
     "commits_lost_pm",

@@ -7,7 +7,6 @@ use crate::client::Client;
 use crate::world::World;
 use check::read_back;
 use check::{Answer, Interval, KeyValue, Operation};
-use dwcp_base::limits::{CLOCK_AHEAD_MAX_MS, EXPIRY_STEP_MAX_MS};
 use dwcp_state::kv::KvCommand;
 
 /// Keys of each kind, shared by all clients.
@@ -30,7 +29,7 @@ impl World {
         let count = client.chance.between(1, commands_max);
         let mut operations: Vec<Operation> = Vec::new();
         let mut lease: Option<u64> = None;
-        let mut expires_us = 0;
+        let mut ttl = 0;
         for _ in 0..count {
             if leases_pm > 0 && lease.is_none() && client.chance.per_mille(leases_pm) {
                 let id = (client.number as u64 + 1) * 1_000_000 + client.leases;
@@ -46,7 +45,7 @@ impl World {
                     want_prev: false,
                 });
                 lease = Some(id);
-                expires_us = ttl_s * 1_000_000;
+                ttl = ttl_s;
                 continue;
             }
             operations.push(client.next_operation(value_max));
@@ -57,17 +56,10 @@ impl World {
             operations.push(Operation::range(check::Interval::key(key)));
         }
         if let Some(lease) = lease {
-            // The cluster will revoke it by itself, sooner or later: a call that nobody answers. It comes no sooner than the
-            // lease has run, as far as clocks and log time may be apart: a clock far ahead leads nowhere, for the others do
-            // not follow, and one far behind ends in a leap that takes one period off a lease.
-            let right = self.dials.wrong_clocks == 0 && !self.dials.members_may_lie();
-            let leap_us = if right { 0 } else { EXPIRY_STEP_MAX_MS * 1000 };
-            let apart_us = 2 * self.dials.skew_ms * 1000 + CLOCK_AHEAD_MAX_MS * 1000 + 300_000 + leap_us;
-            let earliest_us = self.now_us + expires_us.saturating_sub(apart_us);
-            let id = check::CommandId { session: 0, seq: lease };
-            let place = self.expiries.invoked(id, earliest_us, Operation::LeaseRevoke { lease });
-            // Nobody waits for it.
-            self.expiries.gave_up(place, 0);
+            self.will_expire(lease, ttl);
+        }
+        if self.dials.lease_life_pm > 0 {
+            operations.extend(self.lease_operations(ix));
         }
         operations
     }

@@ -187,6 +187,7 @@ pub struct World {
     pub refusals: BTreeMap<&'static str, u64>,
     /// Leases that the cluster may revoke by itself, as calls of unknown outcome.
     pub expiries: ClientJournal,
+    pub leases: crate::leases::Leases,
     /// Messages that a scenario loses on purpose.
     pub losses: Vec<crate::scenario::Loss>,
     /// What proposals hold about segments, by their digest.
@@ -324,6 +325,7 @@ impl World {
             divergences: Vec::new(),
             refusals: BTreeMap::new(),
             expiries: ClientJournal::new(EXPIRIES),
+            leases: crate::leases::Leases::default(),
             losses: Vec::new(),
             slots: HashMap::new(),
             segments: crate::segments::Seen::default(),

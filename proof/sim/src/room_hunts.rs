@@ -68,16 +68,6 @@ pub fn hunt_for(mutant: Mutant) -> Option<Hunt> {
                 ],
             ),
         ),
-        // Whoever asks about an end before it has stopped taking frames says that it stands there; with four others that have,
-        // that is a quorum, and two members are still on their way.
-        M::RoomAsksUnheard => hunt(
-            mutant,
-            "convergent",
-            &with(
-                &with(&with(LIAR_LEADS, DISKS_LOST), NOBODY_LIES),
-                &[("exchange_ms", 1_000), ("wipe_ms", 2_000)],
-            ),
-        ),
         // A member is excluded, writes on until it hears of it, and all stop at different places. A liar asks about the lowest, and
         // says that it stands there, too: for all who take the excluded one for a liar that is enough.
         M::RoomDoubtUnproven => hunt(

@@ -643,8 +643,12 @@ impl World {
             let endings = convergent.sync.endings();
             let held = convergent.store.held_count();
             if !needs.is_empty() || !endings.is_empty() || held > 0 {
+                let lacks: BTreeSet<String> =
+                    convergent.store.missing().map(|missing| format!("{missing:?}")).collect();
+                let floor = convergent.sync.newest_floor().map_or(0, |floor| floor.number);
                 missing.push(format!(
-                    "{node:?} needs {needs:?}, waits for the end of {endings:?}, holds back {held}"
+                    "{node:?} needs {needs:?}, waits for the end of {endings:?}, holds back {held} for {lacks:?}, knows floor \
+                     {floor}"
                 ));
                 continue;
             }

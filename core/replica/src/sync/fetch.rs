@@ -398,7 +398,7 @@ impl SyncRoom {
             | InstallError::LacksOwn { .. }
             | InstallError::Behind { .. } => {
                 // What it has frozen stays as it is for a while, and would be refused again at once.
-                self.transfer.bar(now, donor, FREEZE_EVERY);
+                self.transfer.bar(now, donor, self.setup.timing.exchange_interval);
                 self.transfer.wanted = true;
             }
         }

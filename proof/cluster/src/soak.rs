@@ -62,8 +62,12 @@ pub struct Fall {
     pub over_at_us: u64,
     /// From the kill to the last complaint that a quorum needs; `None` when the others elected somebody instead.
     pub detected_us: Option<u64>,
+    /// Of the segment it led.
+    pub epoch: u64,
     /// All nodes, the killed one among them, stood in one segment again, which nobody had ordered.
     pub reopened_at_us: u64,
+    /// Of that one: the same where the others elected somebody instead.
+    pub next_epoch: u64,
 }
 
 /// One order, and what came of it.
@@ -313,7 +317,7 @@ impl<'a> Soak<'a> {
             let value = format!("{OPERATOR}.{}.{attempt}", self.soaked.switches.len());
             hand.ask(Operation::put("unique/operator", value)).await;
             label = hand.last_label();
-            // No answer at all took the whole deadline, and is a client's error: that is enough.
+            // A refusal is a client's error, and so is no answer, which took the whole deadline: that is enough.
             if label == Some(wanted) || label.is_none() {
                 break;
             }
@@ -321,8 +325,8 @@ impl<'a> Soak<'a> {
         label
     }
 
-    /// Until all nodes are in one segment, the first or a later one than `after`, and agree on who leads it.
-    async fn segment(&mut self, after: Option<u64>, watch: &Watch) -> Result<(u64, ReplicaId), Trouble> {
+    /// Until all nodes are in one segment and agree on who leads it: its epoch, and that one.
+    async fn segment(&mut self, watch: &Watch) -> Result<(u64, ReplicaId), Trouble> {
         let began = Instant::now();
         loop {
             watch.all_ready(self.cluster).await?;
@@ -330,9 +334,7 @@ impl<'a> Soak<'a> {
             let leaders = look.statuses.iter().map(|status| status.segment.as_ref()?.leader);
             let leaders: BTreeSet<Option<ReplicaId>> = leaders.collect();
             let is_open = Stretch::between(&look, &look, self.cluster.n());
-            if let (Some(open), 1, Some(Some(leader))) = (is_open, leaders.len(), leaders.first())
-                && after.is_none_or(|after| open.epoch > after)
-            {
+            if let (Some(open), 1, Some(Some(leader))) = (is_open, leaders.len(), leaders.first()) {
                 return Ok((open.epoch, *leader));
             }
             if began.elapsed() > PATIENCE {
@@ -347,7 +349,7 @@ impl<'a> Soak<'a> {
     /// SIGKILL to whoever leads the open segment; over when the others have left that and serve again without it, and when
     /// the next segment has opened by itself.
     async fn fell_leader(&mut self, watch: &Watch) -> Result<(), Trouble> {
-        let (epoch, leader) = self.segment(None, watch).await?;
+        let (epoch, leader) = self.segment(watch).await?;
         // Somewhere between two Anchors.
         tokio::time::sleep(SETTLED).await;
         self.pause_up_to(300).await;
@@ -389,11 +391,11 @@ impl<'a> Soak<'a> {
         let all: Option<Vec<u64>> = complaints.into_iter().collect();
         let detected_us = all.and_then(|all| all.into_iter().max());
         self.cluster.restart(node)?;
-        // Where the others elected somebody the segment is the same.
-        let closed = detected_us.is_some().then_some(epoch);
-        self.segment(closed, watch).await?;
+        // All others have left the one that was closed. Where they elected somebody it is the same.
+        let (next_epoch, _) = self.segment(watch).await?;
         let reopened_at_us = self.pulse.now_us();
-        self.soaked.falls.push(Fall { killed_at_us, over_at_us, detected_us, reopened_at_us });
+        let fall = Fall { killed_at_us, over_at_us, detected_us, epoch, reopened_at_us, next_epoch };
+        self.soaked.falls.push(fall);
         Ok(())
     }
 

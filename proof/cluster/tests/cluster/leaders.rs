@@ -37,6 +37,11 @@ fn each_leader_that_is_killed_leaves_a_segment_that_opens_by_itself_and_the_next
         };
         for fall in &soaked.falls {
             assert!(fall.reopened_at_us > fall.over_at_us, "{fall:?}");
+            assert_eq!(
+                fall.next_epoch > fall.epoch,
+                fall.detected_us.is_some(),
+                "another where one closed: {fall:?}"
+            );
             assert_eq!(orders(fall.killed_at_us, fall.reopened_at_us), 0, "it opened by itself");
         }
         for pair in soaked.falls.windows(2) {

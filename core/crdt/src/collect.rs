@@ -19,7 +19,7 @@ use borsh::{BorshDeserialize, BorshSerialize};
 use core::fmt;
 
 /// What all members have acknowledged.
-#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
 pub struct Floor {
     /// The first is 1.
     pub number: u64,
@@ -80,9 +80,10 @@ impl fmt::Display for FloorRefused {
 
 impl core::error::Error for FloorRefused {}
 
-/// Floors that still matter, and what is stable.
-#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-pub(crate) struct Floors {
+/// What all floors up to one come to: those that still matter, and what is stable. A function of the floors alone, so whoever
+/// missed some may take it from anybody who is believed about them, in place of each ([`crate::Store::adopt_floors`]).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
+pub struct FloorState {
     number: u64,
     /// Ascending, at most `FLOORS_MAX`: beyond it one from the middle is forgotten, which only delays.
     waiting: Vec<Floor>,
@@ -100,9 +101,24 @@ pub(crate) struct Raised {
     pub(crate) folded_grew: bool,
 }
 
-impl Floors {
-    pub(crate) fn number(&self) -> u64 {
+impl FloorState {
+    /// The newest floor; 0 before the first.
+    #[must_use]
+    pub const fn number(&self) -> u64 {
         self.number
+    }
+
+    #[must_use]
+    pub fn newest(&self) -> Option<&Floor> {
+        self.waiting.last()
+    }
+
+    /// All that the floors say everybody has: a store must hold it before it takes them.
+    #[must_use]
+    pub fn seen(&self) -> VersionVector {
+        let mut seen = self.stable.clone();
+        self.waiting.iter().for_each(|floor| seen.join(&floor.seen));
+        seen
     }
 
     pub(crate) fn stable(&self) -> Stable<'_> {
@@ -114,6 +130,16 @@ impl Floors {
         let ascending = self.waiting.windows(2).all(|w| w[0].number < w[1].number);
         let last = self.waiting.last().map_or(0, |floor| floor.number);
         ascending && self.waiting.len() <= FLOORS_MAX && last == self.number
+    }
+
+    /// Takes the next floor in. Only for whoever has it that it is the next.
+    pub fn pass(&mut self, floor: Floor) {
+        self.raise(floor);
+    }
+
+    /// What changes for a store that knew these when it takes later ones in their place.
+    pub(crate) fn changes_to(&self, later: &Self) -> Raised {
+        Raised { stable_grew: self.stable != later.stable, folded_grew: self.folded != later.folded }
     }
 
     pub(crate) fn raise(&mut self, floor: Floor) -> Raised {
@@ -161,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_dot_is_stable_two_settled_floors_after_everybody_has_it() {
-        let mut floors = Floors::default();
+        let mut floors = FloorState::default();
         let a5 = Dot::new(A, 5);
         assert!(
             !floors.raise(floor(1, (5, 3), (5, 7))).stable_grew,
@@ -177,7 +203,7 @@ mod tests {
 
     #[test]
     fn retired_origins_fold_when_their_last_change_is_stable() {
-        let mut floors = Floors::default();
+        let mut floors = FloorState::default();
         for number in 1..=2 {
             let mut floor = floor(number, (5, 0), (5, 0));
             floor.retired.insert(A, 5);
@@ -190,7 +216,7 @@ mod tests {
 
     #[test]
     fn what_a_retired_origin_wrote_last_must_be_everywhere_before_anything_is_stable() {
-        let mut floors = Floors::default();
+        let mut floors = FloorState::default();
         // B wrote 7 before it was lost; only A's disk has it, and it knew nothing of A's 5.
         let lonely = |number, b_last| {
             let acknowledged = BTreeMap::from([(A, VersionVector::up_to([(A, 5), (B, b_last)]))]);
@@ -206,7 +232,7 @@ mod tests {
 
     #[test]
     fn floors_that_never_settle_are_bounded() {
-        let mut floors = Floors::default();
+        let mut floors = FloorState::default();
         for number in 1..100 {
             floors.raise(floor(number, (5, 0), (5, 10 + number)));
             assert!(floors.waiting.len() <= FLOORS_MAX);

@@ -62,7 +62,7 @@ pub mod write;
 
 pub use causal::Stamp;
 pub use clock::{Clock, ClockAhead, Hlc};
-pub use collect::{Floor, FloorRefused};
+pub use collect::{Floor, FloorRefused, FloorState};
 pub use delta::{Bundle, BundleError, Change, Delta};
 pub use dots::{Dot, Interval, Origin, OriginId, VersionVector};
 pub use held::Missing;

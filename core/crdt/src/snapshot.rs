@@ -5,7 +5,7 @@
 //! compares the digest in the end; until then the pieces of a lying donor have changed nothing but the restorer.
 
 use crate::clock::Clock;
-use crate::collect::Floors;
+use crate::collect::FloorState;
 use crate::dots::{Origin, VersionVector};
 use crate::limits::KEY_BYTES_MAX;
 use crate::resolver::Resolvers;
@@ -28,7 +28,7 @@ struct Head {
     version: u8,
     applied: VersionVector,
     clock: Clock,
-    floors: Floors,
+    floors: FloorState,
     conflicts_settled: u64,
     entries: u64,
 }

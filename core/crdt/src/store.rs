@@ -8,7 +8,7 @@
 
 use crate::causal::{Seen, Stable, Stamp, insert_dot};
 use crate::clock::{Clock, ClockAhead, Hlc};
-use crate::collect::{Floor, FloorRefused, Floors};
+use crate::collect::{Floor, FloorRefused, FloorState, Raised};
 use crate::delta::{Bundle, Change, Delta};
 use crate::dots::{Dot, Origin, VersionVector};
 use crate::held::{Held, Missing};
@@ -171,7 +171,7 @@ pub struct Store {
     pub(crate) entries: BTreeMap<Bytes, Entry>,
     pub(crate) applied: VersionVector,
     pub(crate) clock: Clock,
-    pub(crate) floors: Floors,
+    pub(crate) floors: FloorState,
     /// Conflicts that some change settled, counted when it was applied.
     pub(crate) conflicts_settled: u64,
     conflicts_open: u64,
@@ -197,7 +197,7 @@ impl Store {
             entries: BTreeMap::new(),
             applied: VersionVector::new(),
             clock: Clock::default(),
-            floors: Floors::default(),
+            floors: FloorState::default(),
             conflicts_settled: 0,
             conflicts_open: 0,
             graves: BTreeSet::new(),
@@ -608,6 +608,28 @@ impl Store {
             return Err(FloorRefused::Behind { missing });
         }
         let raised = self.floors.raise(floor);
+        Ok(self.collect_stable(raised))
+    }
+
+    /// Takes what the floors up to a later one come to, in place of each of those that this store missed; as
+    /// [`Self::raise_floor`] otherwise. What is known already changes nothing.
+    ///
+    /// # Errors
+    /// [`FloorRefused::Behind`].
+    pub fn adopt_floors(&mut self, floors: FloorState) -> Result<Vec<Bundle>, FloorRefused> {
+        if floors.number() <= self.floors.number() {
+            return Ok(Vec::new());
+        }
+        if let Some(missing) = self.applied.first_missing(&floors.seen()) {
+            return Err(FloorRefused::Behind { missing });
+        }
+        let raised = self.floors.changes_to(&floors);
+        self.floors = floors;
+        Ok(self.collect_stable(raised))
+    }
+
+    /// Drops what became stable, and applies what waited for the floor.
+    fn collect_stable(&mut self, raised: Raised) -> Vec<Bundle> {
         if raised.stable_grew || raised.folded_grew {
             let keys: Vec<Bytes> = if raised.folded_grew {
                 self.entries.keys().cloned().collect()
@@ -618,8 +640,8 @@ impl Store {
                 self.collect(&key);
             }
         }
-        let waiting = self.held.release_floors(number);
-        Ok(self.take_all(waiting))
+        let waiting = self.held.release_floors(self.floors.number());
+        self.take_all(waiting)
     }
 
     fn collect(&mut self, key: &Bytes) {

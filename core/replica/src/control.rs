@@ -10,12 +10,13 @@ use dwcp_base::{
     ClusterId, Configuration, ConfigurationId, Crypto, Genesis, Hash, Incarnation, Member, ReplicaId,
     Sequence, encode,
 };
+use dwcp_crdt::{FloorState, Origin};
 use dwcp_log::{ExcludeOrder, Fold, MemberOrder, SignedMemberOrder};
 use dwcp_pbft::Configurations;
 use dwcp_state::{Carried, Writer, state_digest};
 
 /// The format of [`Control`]; 1 knew no segments.
-pub const CONTROL_FORMAT: u16 = 6;
+pub const CONTROL_FORMAT: u16 = 7;
 
 /// Member orders remembered; enough for each of 31 members to lose 33 disks.
 pub const ORDERS_MAX: usize = 1024;
@@ -41,11 +42,10 @@ pub struct Control {
     pub ends: Vec<Bytes>,
     /// Incarnations that state sync goes on without, by order, and where that was ordered. At most one for each there ever was.
     pub excluded: Vec<(Sequence, ReplicaId, Incarnation)>,
-    /// The number of the last collection floor that took effect. Another entry with a number that had its floor is without
-    /// effect at everybody, so that whoever takes floors late takes the same ones.
-    pub floor: u64,
-    /// Up to which of its changes that floor covers each writer, ascending.
-    pub covered: Vec<(Writer, u64)>,
+    /// What the collection floors that took effect come to. Another entry with a number that had its floor is without effect at
+    /// everybody, so that whoever takes floors late takes the same ones; and whoever skips slots with a snapshot, and floors
+    /// with them, has from it what they come to.
+    pub floors: FloorState,
     /// Incarnations that the log was shown to have contradicted themselves. At most one for each there ever was.
     pub convicted: BTreeSet<Writer>,
 }
@@ -63,8 +63,7 @@ impl Control {
             bytes_executed: 0,
             ends: Vec::new(),
             excluded: Vec::new(),
-            floor: 0,
-            covered: Vec::new(),
+            floors: FloorState::default(),
             convicted: BTreeSet::new(),
         }
     }
@@ -127,8 +126,8 @@ impl Control {
     /// What the last collection floor covers of a writer: all members have it.
     #[must_use]
     pub fn covers(&self, writer: Writer) -> u64 {
-        let place = self.covered.binary_search_by_key(&writer, |(known, _)| *known);
-        place.map_or(0, |place| self.covered[place].1)
+        let origin = Origin::new(u32::from(writer.0.0), writer.1.0);
+        self.floors.newest().map_or(0, |floor| floor.seen.prefix(origin))
     }
 
     /// Members in force that are known to lie: of those who may, so many fewer are among the others.

@@ -92,6 +92,7 @@ pub struct Convergent<'a> {
     pub frames_ordered: u64,
     pub frames_ordered_late: u64,
     pub snapshots_installed: u64,
+    pub floors_missed: u64,
     pub fallbacks: u64,
 }
 
@@ -165,6 +166,7 @@ impl SyncRoom {
             frames_ordered: figures.frames_ordered,
             frames_ordered_late: figures.frames_ordered_late,
             snapshots_installed: figures.snapshots_installed,
+            floors_missed: figures.floors_missed,
             fallbacks: figures.fallbacks,
         })
     }

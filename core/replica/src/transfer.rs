@@ -434,9 +434,6 @@ impl<M: StateMachine> Replica<M> {
         self.diverged = false;
         self.found_diverged = None;
         self.bytes_at_checkpoint = self.control.bytes_executed;
-        if let Some(room) = &mut self.sync {
-            room.note_skipped();
-        }
         self.sync_follow_members(now, out);
         let configurations = self.control.configurations.clone();
         self.announce_members(&before, out);

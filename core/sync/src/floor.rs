@@ -8,13 +8,13 @@
 
 use crate::message::Head;
 use crate::output::{Action, Need};
-use crate::record::{Base, Record};
+use crate::record::{Base, FloorStep, Record};
 use crate::state::Sync;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::fmt;
 use dwcp_base::{Mutant, Now, Ticket};
-use dwcp_crdt::{Floor, FloorRefused, Origin, OriginId, VersionVector};
+use dwcp_crdt::{Floor, FloorRefused, FloorState, Origin, OriginId, VersionVector};
 
 /// Floors that are not part of the saved snapshot. More than these come only if the caller never saves one; then the
 /// oldest go, and a restart needs a snapshot.
@@ -29,8 +29,9 @@ const FLOORS_QUIET: u8 = 3;
 pub(crate) struct Floors {
     /// The newest that the store was told of.
     raised: u64,
-    /// In order, each one more than the one before, up to the newest: those that the saved snapshot does not know.
-    list: VecDeque<Floor>,
+    /// In order, up to the newest: those that the saved snapshot does not know. Each [`FloorStep::One`] is one more than the
+    /// one before.
+    list: VecDeque<FloorStep>,
     last: Option<Floor>,
     /// How many of the last floors said the same.
     quiet: u8,
@@ -51,8 +52,9 @@ impl Floors {
         self.last.as_ref().map_or(0, |floor| floor.number).max(self.raised)
     }
 
-    /// Takes a committed floor in; an old one changes nothing.
-    pub(crate) fn note(&mut self, floor: Floor) {
+    /// Takes committed floors in; old ones change nothing.
+    pub(crate) fn note(&mut self, step: FloorStep) {
+        let Some(floor) = step.newest().cloned() else { return };
         if self.last.as_ref().is_some_and(|last| floor.number <= last.number) {
             return;
         }
@@ -64,7 +66,7 @@ impl Floors {
             self.list.pop_front();
         }
         if floor.number > self.raised || !self.list.is_empty() {
-            self.list.push_back(floor.clone());
+            self.list.push_back(step);
         }
         self.last = Some(floor);
     }
@@ -72,7 +74,8 @@ impl Floors {
     /// What a base says of floors.
     pub(crate) fn adopt(&mut self, base: &Base) {
         self.last = None;
-        base.floor_last.iter().chain(&base.floors).cloned().for_each(|floor| self.note(floor));
+        let last = base.floor_last.iter().cloned().map(FloorStep::One);
+        last.chain(base.floors.iter().cloned()).for_each(|step| self.note(step));
     }
 
     /// The store begins anew at this floor.
@@ -83,13 +86,18 @@ impl Floors {
 
     /// The saved snapshot knows floors up to this one.
     fn forget(&mut self, saved: u64) {
-        while self.list.front().is_some_and(|floor| floor.number <= saved) {
+        while self.list.front().is_some_and(|step| step.number() <= saved) {
             self.list.pop_front();
         }
     }
 
-    fn next(&self) -> Option<&Floor> {
-        self.list.iter().find(|floor| floor.number == self.raised + 1)
+    /// What the store is told next. Floors one by one where they are here: frames may wait for each of them.
+    fn next(&self) -> Option<&FloorStep> {
+        let known = self.list.partition_point(|step| step.number() <= self.raised);
+        self.list.iter().skip(known).find(|step| match step {
+            FloorStep::One(floor) => floor.number == self.raised + 1,
+            FloorStep::Through(_) => true,
+        })
     }
 
     /// Remembers an acknowledgement that goes out.
@@ -104,7 +112,7 @@ impl Floors {
         self.said.push_back((vector, written));
     }
 
-    pub(crate) fn list(&self) -> impl Iterator<Item = &Floor> {
+    pub(crate) fn list(&self) -> impl Iterator<Item = &FloorStep> {
         self.list.iter()
     }
 
@@ -237,29 +245,50 @@ impl Sync {
             return Err(FloorRefused::Early { number, next });
         }
         self.out.persist(&Record::Floor(floor.clone()));
-        self.floors.note(floor);
+        self.floors.note(FloorStep::One(floor));
         self.raise_floors();
         self.find_needs();
         Ok(())
     }
 
+    /// Takes note of what all floors come to that the log committed up to one, for whoever missed some of them. Those that
+    /// are known already change nothing.
+    pub fn adopt_floors(&mut self, floors: FloorState) {
+        if floors.number() <= self.floors.newest() {
+            return;
+        }
+        self.out.persist(&Record::Floors(floors.clone()));
+        self.floors.note(FloorStep::Through(floors));
+        self.raise_floors();
+        self.find_needs();
+    }
+
+    /// Were floors missed that the store cannot go beyond yet, for it lacks something that they cover? Frames that wait for one of
+    /// those wait for a snapshot then.
+    #[must_use]
+    pub fn is_short_of_missed_floors(&self) -> bool {
+        matches!(self.floors.next(), Some(FloorStep::Through(_)))
+    }
+
     /// Does a committed floor cover what is not in line here? All acknowledged it, so this replica was not among them, or
     /// its disk was replaced.
     pub(crate) fn is_below_floor(&self) -> bool {
-        let is_here = |(origin, _): (Origin, &[dwcp_crdt::Interval]), floor: &Floor| {
-            self.chains.get(&origin).is_some_and(|chain| chain.last() >= floor.seen.last(origin))
+        let is_here = |origin: Origin, last: u64| {
+            self.chains.get(&origin).is_some_and(|chain| chain.last() >= last)
         };
-        let unraised = self.floors.list().filter(|floor| floor.number > self.floors.raised);
-        unraised.into_iter().any(|floor| !floor.seen.iter().all(|each| is_here(each, floor)))
+        let unraised = self.floors.list().filter(|step| step.number() > self.floors.raised);
+        unraised.map(FloorStep::seen).any(|seen| !seen.iter().all(|(origin, _)| is_here(origin, seen.last(origin))))
     }
 
     /// Tells the store of each floor that it can take, in order.
     pub(crate) fn raise_floors(&mut self) {
         let before = self.floors.raised;
-        while let Some(floor) = self.floors.next().filter(|floor| self.applied.covers(&floor.seen)) {
-            let floor = floor.clone();
-            self.floors.raised = floor.number;
-            self.out.push(Action::RaiseFloor(floor));
+        while let Some(step) = self.floors.next().filter(|step| self.applied.covers(&step.seen())).cloned() {
+            self.floors.raised = step.number();
+            self.out.push(match step {
+                FloorStep::One(floor) => Action::RaiseFloor(floor),
+                FloorStep::Through(floors) => Action::AdoptFloors(floors),
+            });
         }
         if self.floors.raised > before {
             self.collect();
@@ -322,7 +351,7 @@ impl Sync {
             settled: self.chains.iter().filter_map(|(o, chain)| Some((*o, chain.settled?))).collect(),
             off_branch: self.chains.iter().filter(|(_, chain)| chain.off_branch).map(|(o, _)| *o).collect(),
             floor,
-            floors: self.floors.list().filter(|f| f.number > floor).cloned().collect(),
+            floors: self.floors.list().filter(|step| step.number() > floor).cloned().collect(),
             floor_last: self.floors.last().filter(|last| last.number <= floor).cloned(),
         }
     }

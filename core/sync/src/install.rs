@@ -8,7 +8,7 @@ use crate::floor::Floors;
 use crate::frame::SignedHeader;
 use crate::output::{Action, Need};
 use crate::proof::Cut;
-use crate::record::Base;
+use crate::record::{Base, FloorStep};
 use crate::state::Sync;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -206,13 +206,11 @@ impl Sync {
 impl Floors {
     /// Are all floors after this one here?
     fn goes_on_from(&self, number: u64) -> bool {
-        let mut next = number + 1;
-        for floor in self.list().filter(|floor| floor.number > number) {
-            if floor.number != next {
-                return false;
-            }
-            next += 1;
+        let mut last = number;
+        for step in self.list().filter(|step| step.number() > number) {
+            let goes_on = matches!(step, FloorStep::Through(_)) || step.number() == last + 1;
+            last = if goes_on { step.number() } else { last };
         }
-        next > self.newest()
+        last >= self.newest()
     }
 }

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use core::fmt;
 use dwcp_base::{Hash, Ticket};
-use dwcp_crdt::{Bundle, Floor, Origin, OriginId};
+use dwcp_crdt::{Bundle, Floor, FloorState, Origin, OriginId};
 
 /// One effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub enum Action {
     /// Join into the store, with the bundle's own time for `now`: its clock was judged. Of one origin they come in the
     /// order of its chain. The caller reports with `on_applied` what the store has then.
     Apply { bundle: Bundle },
+    /// Tell the store of floors that were missed, by `Store::adopt_floors`.
+    AdoptFloors(FloorState),
     /// Tell the store of a floor, by `Store::raise_floor`.
     RaiseFloor(Floor),
     /// Tell the store that an origin's changes end here, by `Store::end_origin`.

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
 use dwcp_base::{CodecError, decode, encode};
-use dwcp_crdt::{Floor, Origin};
+use dwcp_crdt::{Floor, FloorState, Origin, VersionVector};
 
 /// Where a snapshot of the store stands, and all that earlier records said beside the frames above it. Each head is signed
 /// by its origin, so a donor cannot invent one.
@@ -28,8 +28,46 @@ pub struct Base {
     /// The newest floor that the snapshot's store has taken note of.
     pub floor: u64,
     /// Floors after that one, in order; and the last one known, if it is no later.
-    pub floors: Vec<Floor>,
+    pub floors: Vec<FloorStep>,
     pub floor_last: Option<Floor>,
+}
+
+/// What the log said of floors. Discriminants are part of the format and are never reused.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(use_discriminant = true)]
+#[repr(u8)]
+pub enum FloorStep {
+    One(Floor) = 1,
+    /// What all floors up to one come to, for whoever missed some of them.
+    Through(FloorState) = 2,
+}
+
+impl FloorStep {
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        match self {
+            Self::One(floor) => floor.number,
+            Self::Through(floors) => floors.number(),
+        }
+    }
+
+    /// The last floor that it speaks of.
+    #[must_use]
+    pub fn newest(&self) -> Option<&Floor> {
+        match self {
+            Self::One(floor) => Some(floor),
+            Self::Through(floors) => floors.newest(),
+        }
+    }
+
+    /// What a store must hold to take it.
+    #[must_use]
+    pub fn seen(&self) -> VersionVector {
+        match self {
+            Self::One(floor) => floor.seen.clone(),
+            Self::Through(floors) => floors.seen(),
+        }
+    }
 }
 
 /// One record. Discriminants are part of the format and are never reused.
@@ -52,6 +90,8 @@ pub enum Record {
     /// Nothing of an origin after this counter is handed to the store before it is known to count. Written before the record
     /// that says why, and nothing without it.
     Settled(Origin, u64) = 7,
+    /// What all floors up to one come to: some between the last one and this were missed.
+    Floors(FloorState) = 8,
 }
 
 impl Record {

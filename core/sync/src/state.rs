@@ -12,7 +12,7 @@ use crate::frame::{FrameError, Received};
 use crate::message::ShortHash;
 use crate::output::{Action, Need, Output, Reason};
 use crate::proof::{Cut, Proof};
-use crate::record::{Base, Record};
+use crate::record::{Base, FloorStep, Record};
 use crate::repair::Repair;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
@@ -272,7 +272,8 @@ impl Sync {
             }
             Record::Proof(proof) => self.note_proof(&proof),
             Record::Cut(cut) => self.note_cut(&cut),
-            Record::Floor(floor) => self.floors.note(floor),
+            Record::Floor(floor) => self.floors.note(FloorStep::One(floor)),
+            Record::Floors(floors) => self.floors.note(FloorStep::Through(floors)),
             Record::Halt(origin) => self.note_halt(origin),
             Record::Settled(origin, last) => self.note_settled(origin, last),
             Record::Base(_) => {}

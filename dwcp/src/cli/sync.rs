@@ -558,6 +558,7 @@ pub fn object(sync: &SyncStatus) -> Value {
         "snapshots_installed": sync.snapshots_installed,
         "snapshots_refused": sync.snapshots_refused,
         "donors_stalled": sync.donors_stalled,
+        "floors_missed": sync.floors_missed,
         "resolutions_impure": sync.resolutions_impure,
         "refused": sync.refused.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
         "frames_kept": sync.frames_kept,

@@ -82,6 +82,8 @@ pub struct Terms {
     pub apart_us: u64,
     /// How much longer than its time a lease may live in the calm. None: not judged, for somebody may hold time still.
     pub late_us: Option<u64>,
+    /// Since when every member has a vote. Before, the log may stand still, and lateness is not counted.
+    pub whole_since_us: u64,
 }
 
 /// What became of leases, each counted once.
@@ -441,11 +443,11 @@ impl<'a> Walk<'a> {
         self.judge_lateness(lease, held, at_us, "ends", evidence);
     }
 
-    /// How long a lease has outlived its time, counted from the calm at the earliest.
+    /// How long a lease has outlived its time, counted from the calm at the earliest, and from when every member has a vote.
     fn judge_lateness(&mut self, lease: u64, held: Held, now_us: u64, what: &str, evidence: Vec<String>) {
         let (Some(calm), Some(late_us)) = (self.calm, self.terms.late_us) else { return };
         let due_us = held.renewed_us.max(calm.begins_at_us).saturating_add(held.ttl_ms * 1000);
-        let over_us = now_us.saturating_sub(due_us);
+        let over_us = now_us.saturating_sub(due_us.max(self.terms.whole_since_us));
         let counts = &mut self.report.counts;
         counts.late_max_us = counts.late_max_us.max(over_us);
         if over_us > late_us {

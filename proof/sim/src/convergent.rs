@@ -459,6 +459,7 @@ impl World {
         coverage.frames_by_log += convergent.frames_ordered;
         coverage.frames_by_both += convergent.frames_ordered_late;
         coverage.stores_fetched += convergent.snapshots_installed;
+        coverage.floors_missed += convergent.floors_missed;
         coverage.fallbacks += convergent.fallbacks;
         self.rooms.asleep.insert(ix, held);
         self.rooms.left.insert(ix, left);

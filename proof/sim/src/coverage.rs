@@ -166,6 +166,7 @@ counts! {
     ends_falsified: 100, "ends of origins that liars asked about, handed over or said nothing about";
     withholders_named: 10, "times that a replica named a liar that does not acknowledge";
     withholders_excluded: 2, "of those members, without whom state sync was ordered to go on";
+    floors_missed: 0, "collection floors committed in slots that a replica skipped with a snapshot of the root";
     stores_fetched: 90, "convergent stores that replicas took from others";
     leases_granted: 5_000, "leases granted";
     leases_kept: 900, "keep-alives that took effect";

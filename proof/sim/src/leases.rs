@@ -11,12 +11,12 @@ use crate::world::World;
 use check::history::ReplicaEvent;
 use check::lease::{Ask, Look, Terms, Wish, end_id};
 use check::{CommandId, Operation};
-use dwcp_base::Ticket;
 use dwcp_base::limits::{CLOCK_AHEAD_MAX_MS, EXPIRY_STEP_MAX_MS};
+use dwcp_base::{Incarnation, ReplicaId, Ticket};
 use dwcp_replica::raft::{Entry, Payload};
 use dwcp_state::kv::{KvBody, KvCommand, KvReply};
 use dwcp_state::{ClientFrame, Command};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Leases a client looks after at a time.
 const HELD_MAX: usize = 3;
@@ -43,6 +43,9 @@ pub struct Leases {
     /// Keep-alives under way by the epoch that was open when they were asked for, and by the first in which a leader proposed them.
     asked_in: HashMap<CommandId, u64>,
     proposed: HashMap<CommandId, u64>,
+    /// Replacements that were seen to have their vote, and when the last of them had.
+    pub readmitted: BTreeSet<(ReplicaId, Incarnation)>,
+    pub whole_since_us: u64,
 }
 
 fn lease_id(id: i64) -> u64 {
@@ -252,6 +255,13 @@ impl World {
         self.leases.waiting.remove(&ix);
     }
 
+    /// A replacement has its vote.
+    pub fn note_readmitted(&mut self, id: ReplicaId, incarnation: Incarnation) {
+        if self.leases.readmitted.insert((id, incarnation)) {
+            self.leases.whole_since_us = self.now_us;
+        }
+    }
+
     /// What the judge is told; None where nobody uses leases.
     #[must_use]
     pub fn lease_terms(&mut self) -> Option<Terms> {
@@ -262,6 +272,7 @@ impl World {
             ahead_ms: self.dials.skew_ms + CLOCK_AHEAD_MAX_MS + SLACK_MS,
             apart_us: self.clocks_apart_us(),
             late_us: self.time_goes_on().then_some(LATE_US),
+            whole_since_us: self.leases.whole_since_us,
         })
     }
 

@@ -294,6 +294,11 @@ impl World {
                     self.divergences.push(text);
                 }
             }
+            Event::MemberReadmitted { id, incarnation } => {
+                if honest {
+                    self.note_readmitted(id, incarnation);
+                }
+            }
             Event::MemberHoldsUp { member, .. } => {
                 if honest {
                     self.observe_withholder(ix, &member);
@@ -313,7 +318,6 @@ impl World {
             | Event::Anchored { .. }
             | Event::AnchorDiverged { .. }
             | Event::MemberReplaced { .. }
-            | Event::MemberReadmitted { .. }
             | Event::OriginFrozen { .. }
             | Event::KeysRepaired { .. }
             | Event::StateTransferStarted { .. } => {}

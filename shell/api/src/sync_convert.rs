@@ -124,6 +124,7 @@ pub(crate) fn status(status: SyncStatus) -> v3::SyncStatus {
         snapshots_installed: status.snapshots_installed,
         snapshots_refused: status.snapshots_refused,
         donors_stalled: status.donors_stalled,
+        floors_missed: status.floors_missed,
         frozen: status.frozen,
         resolutions_impure: status.resolutions_impure,
         refused: status.refused.into_iter().map(|(name, value)| v3::Counter { name, value }).collect(),

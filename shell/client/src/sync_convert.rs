@@ -134,6 +134,7 @@ pub(crate) fn status(wire: v3::SyncStatus) -> Option<SyncStatus> {
         snapshots_installed: wire.snapshots_installed,
         snapshots_refused: wire.snapshots_refused,
         donors_stalled: wire.donors_stalled,
+        floors_missed: wire.floors_missed,
         frozen: wire.frozen,
         resolutions_impure: wire.resolutions_impure,
         refused: wire.refused.into_iter().map(|counter| (counter.name, counter.value)).collect(),

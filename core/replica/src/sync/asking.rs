@@ -140,7 +140,7 @@ impl<M: StateMachine> Replica<M> {
     /// So far a matter has come.
     fn progress(&self, matter: Matter) -> u64 {
         match matter {
-            Matter::Floor => self.control.floor,
+            Matter::Floor => self.control.floors.number(),
             Matter::End => self.control.ends.len() as u64,
         }
     }

@@ -145,7 +145,7 @@ impl SyncRoom {
         let Some(mut open) = self.open.take() else { return };
         self.install_fetched(now, &mut open, protocol, out);
         self.end_origins(&around.control.ends, &mut open);
-        self.commit_floors(&mut open);
+        self.commit_floors(&around.control.floors, &mut open);
         self.deliver_ordered(now, &mut open);
         self.note_own(around);
         self.halt_what_is_over(now, around, &mut open);
@@ -188,7 +188,7 @@ impl SyncRoom {
             return self.on_not_installed(now, donor, error);
         }
         // Said again while it was on its way; what is still needed after this is said anew.
-        self.has_floors(open.sync.newest_floor().map_or(0, |floor| floor.number).max(store.floor_number()));
+        self.transfer.wanted = false;
         let mut before = core::mem::replace(&mut open.store, store);
         let differing = differing(&mut before, &mut open.store).into_iter();
         self.changed.extend(differing.filter(|key| self.setup.ordered_prefix(key).is_none()));
@@ -275,6 +275,13 @@ impl SyncRoom {
             }
             Action::RaiseFloor(floor) => {
                 if let Ok(released) = open.store.raise_floor(floor) {
+                    self.note_applied(&released, out);
+                    return true;
+                }
+                self.figures.bundles_refused += 1;
+            }
+            Action::AdoptFloors(floors) => {
+                if let Ok(released) = open.store.adopt_floors(floors) {
                     self.note_applied(&released, out);
                     return true;
                 }

@@ -28,6 +28,7 @@ pub(crate) struct Figures {
     pub(crate) conflicts_most: u64,
     pub(crate) snapshots_refused: u64,
     pub(crate) snapshots_installed: u64,
+    pub(crate) floors_missed: u64,
     pub(crate) donors_stalled: u64,
     exchanges: u64,
     sync_count: u64,
@@ -79,6 +80,8 @@ pub struct SyncStatus {
     /// Snapshots that came from peers: put in place, and refused.
     pub snapshots_installed: u64,
     pub snapshots_refused: u64,
+    /// Collection floors that were committed in slots which this node skipped with a snapshot of the root.
+    pub floors_missed: u64,
     /// Donors that gave nothing more, so that another was asked.
     pub donors_stalled: u64,
     /// Dropped, by reason; those with none are left out.
@@ -173,6 +176,7 @@ impl Figures {
             needs_snapshot: open.sync.needs().next().is_some(),
             snapshots_installed: self.snapshots_installed,
             snapshots_refused: self.snapshots_refused,
+            floors_missed: self.floors_missed,
             donors_stalled: self.donors_stalled,
             refused: refused.filter(|(_, count)| *count > 0).collect(),
             peers: peers.collect(),

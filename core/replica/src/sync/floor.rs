@@ -14,7 +14,7 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::{Micros, Mutant, Now, ReplicaId, Sequence, decode, encode};
-use dwcp_crdt::{Floor, Missing, Origin};
+use dwcp_crdt::{Floor, FloorState, Missing, Origin};
 use dwcp_log::{Agreed, Matter, OperatorOrder, SignedExcludeOrder, Stance};
 use dwcp_state::StateMachine;
 use dwcp_sync::{Cut, End, Stand};
@@ -49,11 +49,7 @@ pub(crate) struct Collecting {
     arrived: Vec<Bytes>,
     /// So many of the ends that were decided.
     ends_told: usize,
-    /// Slots were skipped with a snapshot of the root, and no floor came since that follows the newest known here.
-    may_lack: bool,
-    /// The newest floor that came and could not be taken, for one before it is missing.
-    refused: u64,
-    /// Since when that is so, or a frame has waited for a floor that the log did not bring.
+    /// Since when a frame has waited for a floor that the log did not bring, or that was missed and cannot be gone beyond.
     lacks_since: Option<Micros>,
 }
 
@@ -220,41 +216,34 @@ impl SyncRoom {
         self.collecting.ends_told = 0;
     }
 
-    /// The log committed one.
+    /// The log committed one. Of those that find no room the control state says what they come to.
     pub(crate) fn note_floor(&mut self, bytes: Bytes) {
         if self.collecting.arrived.len() < ARRIVED_MAX {
             self.collecting.arrived.push(bytes);
-        } else {
-            self.transfer.wanted = true;
         }
     }
 
-    pub(super) fn commit_floors(&mut self, open: &mut Open) {
+    /// Tells the engine of each floor, and of what all come to where some were committed in slots that this replica skipped
+    /// with a snapshot of the root.
+    pub(super) fn commit_floors(&mut self, floors: &FloorState, open: &mut Open) {
         for bytes in core::mem::take(&mut self.collecting.arrived) {
             let Ok(floor) = decode::<Floor>(&bytes) else { continue };
-            let number = floor.number;
-            let is_next = open.sync.commit_floor(floor).is_ok();
-            if !is_next {
-                self.collecting.refused = self.collecting.refused.max(number);
-            }
-            // Those before it were committed while this replica took a snapshot of the root.
-            self.transfer.wanted |= !is_next;
-            self.collecting.may_lack = !is_next;
+            // Refused is one after others that are missing.
+            let _ = open.sync.commit_floor(floor);
+        }
+        if floors.number() > newest_floor(open) {
+            self.figures.floors_missed += floors.number() - newest_floor(open);
+            open.sync.adopt_floors(floors.clone());
         }
     }
 
-    /// This replica's control state came from a peer: floors may be among the slots that it stands for.
-    pub(crate) fn note_skipped(&mut self) {
-        self.collecting.may_lack = true;
-    }
-
-    /// Whoever took a snapshot of the root may lack floors that no slot after it repeats. The next floor would tell, but
-    /// none need come: nothing may be written, or what is written may wait here for the floor that is missing, so that
-    /// this replica cannot acknowledge it. Whoever is only late has a while to catch up.
+    /// A frame may wait for a floor that does not come: one that this replica's log does not have yet, or one that it missed and
+    /// cannot go beyond, for what the floors after it cover is not here. Whoever is only late has a while to catch up.
     pub(super) fn look_for_missed_floors(&mut self, now: Now, open: &Open) {
-        let newest = open.sync.newest_floor().map_or(0, |floor| floor.number).max(open.store.floor_number());
-        let is_missed = |missing| matches!(missing, Missing::Floor(number) if number > newest);
-        if !self.collecting.may_lack && !open.store.missing().any(is_missed) {
+        let newest = newest_floor(open);
+        let is_short = open.sync.is_short_of_missed_floors();
+        let is_missed = |missing| matches!(missing, Missing::Floor(number) if is_short || number > newest);
+        if !open.store.missing().any(is_missed) {
             self.collecting.lacks_since = None;
             return;
         }
@@ -264,12 +253,11 @@ impl SyncRoom {
             self.transfer.wanted = true;
         }
     }
+}
 
-    /// A store came with all floors up to this one. Those that came while it was on its way may go beyond it.
-    pub(super) fn has_floors(&mut self, number: u64) {
-        self.collecting.may_lack = self.collecting.refused > number;
-        self.transfer.wanted = self.collecting.may_lack;
-    }
+/// The newest floor that the engine or the store knows.
+fn newest_floor(open: &Open) -> u64 {
+    open.sync.newest_floor().map_or(0, |floor| floor.number).max(open.store.floor_number())
 }
 
 /// What the log has of an origin.
@@ -352,17 +340,13 @@ impl<M: StateMachine> Replica<M> {
     /// take that one for the next.
     pub(crate) fn apply_floor(&mut self, agreed: Agreed) {
         let Ok(floor) = decode::<Floor>(&agreed.bytes) else { return };
-        if floor.number != self.control.floor.saturating_add(1) {
+        if floor.number != self.control.floors.number().saturating_add(1) {
             return self.count("floors and ends without effect");
         }
         if !self.is_agreed(Matter::Floor, &agreed) {
             return;
         }
-        self.control.floor = floor.number;
-        let covers = |(origin, _): (Origin, _)| Some((writer(origin)?, floor.seen.prefix(origin)));
-        self.control.covered = floor.seen.iter().filter_map(covers).collect();
-        self.control.covered.sort_unstable();
-        self.control.covered.dedup_by_key(|(writer, _)| *writer);
+        self.control.floors.pass(floor);
         if let Some(room) = &mut self.sync {
             room.note_floor(agreed.bytes);
         }

@@ -212,6 +212,10 @@ impl Node {
                         }
                         applied = true;
                     }
+                    Action::AdoptFloors(floors) => {
+                        self.store.adopt_floors(floors).expect("what floors cover is here");
+                        applied = true;
+                    }
                     Action::EndOrigin { origin, last } => {
                         self.store.end_origin(origin, last);
                         applied = true;

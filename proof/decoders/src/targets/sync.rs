@@ -375,6 +375,10 @@ impl Live {
                         self.store.raise_floor(floor).expect("what a floor covers is here");
                         applied = true;
                     }
+                    Action::AdoptFloors(floors) => {
+                        self.store.adopt_floors(floors).expect("what floors cover is here");
+                        applied = true;
+                    }
                     Action::EndOrigin { origin, last } => {
                         self.store.end_origin(origin, last);
                         applied = true;

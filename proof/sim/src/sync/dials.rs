@@ -70,6 +70,8 @@ dials! {
     patience_ms,
     /// Mean time between floors.
     floor_ms,
+    /// Floors that a node misses.
+    miss_floors_pm,
     /// Mean time between looks at what a node shows.
     look_ms,
 
@@ -139,6 +141,7 @@ pub fn draw(seed: u64, seconds: u64) -> Dials {
         dials.liars *= 2;
     }
     dials.damage = if c.per_mille(400) { c.between(1, 4) } else { 0 };
+    dials.miss_floors_pm = if c.per_mille(350) { c.between(50, 700) } else { 0 };
     dials.settle();
     dials
 }

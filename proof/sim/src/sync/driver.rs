@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 impl World {
-    fn live(&mut self, id: u32) -> Option<&mut Live> {
+    pub fn live(&mut self, id: u32) -> Option<&mut Live> {
         self.nodes[id as usize].live.as_mut()
     }
 
@@ -198,6 +198,15 @@ impl World {
                     }
                     _ => {}
                 }
+                return true;
+            }
+            Action::AdoptFloors(floors) => {
+                let is_mutated = self.mutants.any();
+                let result = self.on_core(id, |live| live.store.adopt_floors(floors).map(drop));
+                if !is_mutated && let Some(Err(refused)) = result {
+                    self.complain(format!("the store of node {id} refuses floors that it missed: {refused}"));
+                }
+                self.coverage.floors_adopted += 1;
                 return true;
             }
             Action::EndOrigin { origin, last } => {
@@ -444,7 +453,7 @@ impl World {
 
     // --- snapshots of others ---
 
-    fn ask_for_snapshot(&mut self, id: u32, need: Need, donors: &[dwcp_crdt::OriginId]) {
+    pub fn ask_for_snapshot(&mut self, id: u32, need: Need, donors: &[dwcp_crdt::OriginId]) {
         let donors: Vec<u32> = donors.iter().map(|donor| donor.0).collect();
         let donor = self.chances.disk.pick(&donors).copied();
         let life = self.nodes[id as usize].life;

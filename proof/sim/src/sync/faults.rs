@@ -61,6 +61,7 @@ impl World {
         node.live = None;
         node.life += 1;
         node.cursor = 0;
+        node.missed_floor = None;
         self.trace.line(self.now_us, || format!("node {id} stops"));
     }
 

@@ -7,8 +7,8 @@ use crate::sync::world::{Event, Phase, World, identity};
 use bytes::Bytes;
 use dwcp_base::{Hash, PublicKey};
 use dwcp_crdt::limits::DRIFT_MAX_MS;
-use dwcp_crdt::{Floor, Origin};
-use dwcp_sync::{Cut, Received};
+use dwcp_crdt::{Floor, FloorRefused, FloorState, Missing, Origin};
+use dwcp_sync::{Cut, Need, Received};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Floors are proposed for so long after the faults have stopped.
@@ -35,6 +35,8 @@ pub struct Log {
     /// On the way into the log.
     pub pending: u64,
     pub floors: u64,
+    /// What the floors come to, after each.
+    pub passed: Vec<FloorState>,
     pub members_number: u64,
     /// Ends that are in the log.
     pub cuts: Vec<Cut>,
@@ -81,6 +83,9 @@ impl World {
                     return;
                 }
                 self.log.floors += 1;
+                let mut passed = self.log.passed.last().cloned().unwrap_or_default();
+                passed.pass(floor.clone());
+                self.log.passed.push(passed);
                 self.coverage.floors += 1;
                 self.trace.line(self.now_us, || format!("floor {} sees {:?}", floor.number, floor.seen));
             }
@@ -110,6 +115,7 @@ impl World {
         node.disk = Disk::new(me);
         node.is_lost = false;
         node.cursor = 0;
+        node.missed_floor = None;
         node.members_number = self.log.members_number;
         self.coverage.incarnations += 1;
         self.open(id);
@@ -123,7 +129,7 @@ impl World {
         let many = if self.phase == Phase::Calm { 200 } else { self.chances.log.between(1, 12) };
         for _ in 0..many {
             let node = &self.nodes[id as usize];
-            let Some(entry) = self.log.entries.get(node.cursor).cloned() else { return };
+            let Some(entry) = self.log.entries.get(node.cursor).cloned() else { break };
             if node.live.is_none() {
                 return;
             }
@@ -134,9 +140,7 @@ impl World {
                     self.on_core(id, |live| live.sync.deliver_from_log(now, frame));
                     None
                 }
-                Ordered::Floor(floor) => {
-                    self.on_core(id, |live| live.sync.commit_floor(floor)).and_then(Result::err)
-                }
+                Ordered::Floor(floor) => self.take_floor(id, floor),
                 Ordered::Cut(cut) => {
                     self.on_core(id, |live| live.sync.set_cut(cut));
                     None
@@ -154,6 +158,40 @@ impl World {
                 self.complain(format!("node {id} refuses a committed floor: {refused}"));
             }
             self.run(id);
+        }
+        if self.phase == Phase::Calm {
+            self.take_missed_floors(id);
+        }
+    }
+
+    /// A node takes a floor, or misses it; after one that it missed it takes what all come to.
+    fn take_floor(&mut self, id: u32, floor: Floor) -> Option<FloorRefused> {
+        let number = floor.number;
+        if self.phase != Phase::Calm && self.chances.log.per_mille(self.dials.miss_floors_pm) {
+            self.nodes[id as usize].missed_floor = Some(number);
+            self.coverage.floors_missed += 1;
+            return None;
+        }
+        if self.nodes[id as usize].missed_floor.take().is_none() {
+            return self.on_core(id, |live| live.sync.commit_floor(floor)).and_then(Result::err);
+        }
+        let passed = self.log.passed[number as usize - 1].clone();
+        self.on_core(id, |live| live.sync.adopt_floors(passed));
+        None
+    }
+
+    /// Whoever missed the last floors hears of them, and takes a store where frames wait for one that it cannot go beyond.
+    fn take_missed_floors(&mut self, id: u32) {
+        if let Some(number) = self.nodes[id as usize].missed_floor.take() {
+            let passed = self.log.passed[number as usize - 1].clone();
+            self.on_core(id, |live| live.sync.adopt_floors(passed));
+            self.run(id);
+        }
+        let waits = |missing| matches!(missing, Missing::Floor(_));
+        let Some(live) = self.live(id) else { return };
+        if live.sync.is_short_of_missed_floors() && live.store.missing().any(waits) {
+            let donors: Vec<_> = live.sync.peers().map(|(peer, _)| peer).collect();
+            self.ask_for_snapshot(id, Need::BelowFloor, &donors);
         }
     }
 

@@ -100,6 +100,8 @@ pub struct Node {
     pub puppet: Option<Puppet>,
     /// How far it has read the log.
     pub cursor: usize,
+    /// The newest floor that it read past without taking it, as whoever skips slots does.
+    pub missed_floor: Option<u64>,
     /// The list of members that it goes by.
     pub members_number: u64,
     /// Its disk is lost, and the operator has not brought it back yet.

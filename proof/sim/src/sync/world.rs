@@ -237,6 +237,7 @@ impl World {
                 skew_ms,
                 puppet,
                 cursor: 0,
+                missed_floor: None,
                 members_number: 0,
                 is_lost: false,
             };

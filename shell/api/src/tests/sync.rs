@@ -333,6 +333,7 @@ async fn every_figure_of_state_sync_arrives() {
         snapshots_installed: 23,
         snapshots_refused: 24,
         donors_stalled: 25,
+        floors_missed: 28,
         refused: vec![("forged".into(), 26)],
         peers: vec![peer(1, 45), peer(2, u64::MAX)],
     };
@@ -368,8 +369,9 @@ async fn every_figure_of_state_sync_arrives() {
         told.donors_stalled,
         told.refused[0].value,
         told.keys_repaired,
+        told.floors_missed,
     ];
-    assert_eq!(figures.to_vec(), (1..=27).collect::<Vec<u64>>());
+    assert_eq!(figures.to_vec(), (1..=28).collect::<Vec<u64>>());
     assert_eq!(
         (&told.not_open[..], told.needs_snapshot, &told.frozen[..]),
         ("not yet", true, &["o3".to_string()][..])

@@ -71,6 +71,11 @@ pub(super) fn write(sync: &SyncStatus, out: &mut Exposition) {
         sync.donors_stalled,
     );
     out.counter(
+        "dwcp_sync_floors_missed_total",
+        "Collection floors that were committed in slots which this node skipped with a snapshot of the root.",
+        sync.floors_missed,
+    );
+    out.counter(
         "dwcp_sync_bundles_refused_total",
         "Frames handed to the convergent store that it refused.",
         sync.bundles_refused,

@@ -294,6 +294,7 @@ fn every_figure_of_state_sync_is_told_with_its_own_value() {
         snapshots_installed: 23,
         snapshots_refused: 24,
         donors_stalled: 25,
+        floors_missed: 29,
         refused: vec![("forged".into(), 26), ("clock ahead".into(), 27)],
         peers: vec![peer(1, 250), peer(2, u64::MAX)],
     };
@@ -328,6 +329,7 @@ fn every_figure_of_state_sync_is_told_with_its_own_value() {
         "dwcp_sync_snapshots_installed_total 23",
         "dwcp_sync_snapshots_refused_total 24",
         "dwcp_sync_donors_stalled_total 25",
+        "dwcp_sync_floors_missed_total 29",
         "dwcp_sync_refused_total{reason=\"forged\"} 26",
         "dwcp_sync_refused_total{reason=\"clock ahead\"} 27",
         "dwcp_sync_peer_lag_frames{peer=\"1\"} 31",

@@ -13,6 +13,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use bytes::Bytes;
+use dwcp_base::limits::CLOCK_AHEAD_MAX_MS;
 use dwcp_base::{
     Ack, Configuration, Epoch, Hash, Index, LogTime, Micros, Mutant, NetworkMode, Now, ReplicaId, Sequence,
     Ticket, encode,
@@ -327,8 +328,10 @@ impl<M: StateMachine> Replica<M> {
 
     fn on_segment_message(&mut self, now: Now, from: ReplicaId, epoch: Epoch, bytes: &Bytes) {
         let quiet = self.diverged;
-        // What log time has reached is no longer ahead of anything.
-        let now = Now { wall_ms: now.wall_ms.max(self.state.log_time().0), ..now };
+        // What log time has reached is no longer ahead of anything. And not a bit more: from there a leader whose clock runs
+        // fast could go on to as far again, with each entry.
+        let reached_ms = self.state.log_time().0.saturating_sub(CLOCK_AHEAD_MAX_MS);
+        let now = Now { wall_ms: now.wall_ms.max(reached_ms), ..now };
         if let Some(segment) = self.segment.as_mut().filter(|segment| segment.epoch == epoch && !quiet)
             && let Some(raft) = &mut segment.raft
         {

@@ -5,6 +5,7 @@
 use super::faulty::{self, Fault};
 use super::*;
 use dwcp_base::Epoch;
+use dwcp_base::limits::CLOCK_AHEAD_MAX_MS;
 use dwcp_replica::raft::{Kind, Message as RaftMessage, Said};
 use dwcp_replica::{Label, PeerMessage, ProtocolName};
 use std::cell::{Cell, RefCell};
@@ -419,4 +420,31 @@ fn a_replica_that_an_anchor_contradicts_is_silent_until_its_state_is_replaced() 
 fn a_leader_that_an_anchor_contradicts_is_replaced_while_it_mends_itself() {
     what_an_anchor_contradicts_is_replaced(Damage::Chain, 1);
     what_an_anchor_contradicts_is_replaced(Damage::State, 1);
+}
+
+/// Leases and sessions end by log time. A leader whose clock is a little ahead is followed, one whose clock runs ever further is
+/// not: not even step by step from where it has brought log time.
+#[test]
+fn no_leader_hurries_log_time_step_by_step() {
+    let mut cluster = Cluster::with(4, crash(4), NetworkMode::Hybrid);
+    cluster.run(500);
+    let mut session = Session::open(&mut cluster, 3);
+    assert_eq!(cluster.leader(3), Some(1));
+    let mut ahead_most = 0;
+    for step in 1..=20 {
+        cluster.ahead_ms.insert(1, step * 100);
+        let frame = session.put("a", step.to_string().as_bytes());
+        cluster.send(3, &frame);
+        cluster.run(200);
+        for id in [0, 2, 3] {
+            let log_time = cluster.nodes[id].replica.as_ref().unwrap().state().log_time();
+            ahead_most = ahead_most.max(log_time.0.saturating_sub(cluster.now().wall_ms));
+        }
+    }
+    assert!(ahead_most > 100, "it led, and its time was the log's: {ahead_most} ms");
+    assert!(ahead_most <= CLOCK_AHEAD_MAX_MS, "{ahead_most} ms");
+    cluster.run(10_000);
+    let values: Vec<Vec<u8>> = cluster.changes(3).into_iter().map(|(_, value)| value).collect();
+    let all: Vec<Vec<u8>> = (1..=20).map(|step: u64| step.to_string().into_bytes()).collect();
+    assert_eq!(values, all, "others lead, or the root serves");
 }

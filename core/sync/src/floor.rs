@@ -273,11 +273,12 @@ impl Sync {
     /// Does a committed floor cover what is not in line here? All acknowledged it, so this replica was not among them, or
     /// its disk was replaced.
     pub(crate) fn is_below_floor(&self) -> bool {
-        let is_here = |origin: Origin, last: u64| {
-            self.chains.get(&origin).is_some_and(|chain| chain.last() >= last)
-        };
+        let is_here =
+            |origin: Origin, last: u64| self.chains.get(&origin).is_some_and(|chain| chain.last() >= last);
         let unraised = self.floors.list().filter(|step| step.number() > self.floors.raised);
-        unraised.map(FloorStep::seen).any(|seen| !seen.iter().all(|(origin, _)| is_here(origin, seen.last(origin))))
+        unraised
+            .map(FloorStep::seen)
+            .any(|seen| !seen.iter().all(|(origin, _)| is_here(origin, seen.last(origin))))
     }
 
     /// Tells the store of each floor that it can take, in order.

@@ -48,6 +48,6 @@ pub use install::InstallError;
 pub use message::Message;
 pub use output::{Action, Fault, Need, Reason};
 pub use proof::{Cut, End, Proof, contradict};
-pub use record::{Base, Record};
+pub use record::{Base, FloorStep, Record};
 pub use state::{Figures, OpenError, Restored, Sync};
 pub use write::{WriteRefused, Written};

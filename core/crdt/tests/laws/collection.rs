@@ -1,7 +1,9 @@
 //! Collection: what frees space, when, and that it changes nothing anybody reads.
 
 use crate::world::{Replica, settle, text};
-use dwcp_crdt::{Applied, Dot, Floor, FloorRefused, Missing, Op, Origin, Resolvers, Store, View, Write};
+use dwcp_crdt::{
+    Applied, Dot, Floor, FloorRefused, FloorState, Missing, Op, Origin, Resolvers, Store, View, Write,
+};
 use std::collections::BTreeMap;
 
 fn next_floor(number: u64, replicas: &[&mut Replica]) -> Floor {
@@ -115,6 +117,67 @@ fn what_was_written_knowing_a_floor_waits_where_the_floor_is_not_known() {
     assert_eq!(b.register("k").as_deref(), Some("y"));
     settle(&mut [&mut a, &mut b]);
     assert_eq!(b.store.conflict_count(), 0, "a write after a collected delete is no conflict");
+}
+
+/// Whatever was written and deleted between floors, and whichever of them one missed.
+#[test]
+fn who_leaps_over_floors_has_the_store_of_who_took_each() {
+    let ops = |round: u64| {
+        [
+            ("register", Op::Put(text("x"))),
+            ("register", Op::Delete),
+            ("set", Op::Add(text(&round.to_string()))),
+            ("set", Op::Remove(text(&(round / 2).to_string()))),
+            ("list", Op::Insert { index: 0, value: text(&round.to_string()) }),
+            ("list", Op::Erase { index: 0 }),
+            ("list", Op::Insert { index: 0, value: text("stays") }),
+            ("counter", Op::Adjust(i64::try_from(round).expect("small"))),
+        ]
+    };
+    for leap in 2..=12 {
+        let (mut a, mut b) = (Replica::new(1), Replica::new(2));
+        let mut passed = FloorState::default();
+        for round in 1..=24 {
+            for (n, (key, op)) in ops(round).into_iter().enumerate() {
+                let writer = if (round as usize + n / 2).is_multiple_of(3) { &mut b } else { &mut a };
+                // What is not there cannot be removed: no change.
+                writer.try_write(&[Write::new(key, op)]).expect("a good write");
+            }
+            b.pull(&a);
+            a.pull(&b);
+            let floor = next_floor(round, &[&mut a, &mut b]);
+            passed.pass(floor.clone());
+            a.store.raise_floor(floor).expect("in order");
+            if round % leap == 0 {
+                b.store.adopt_floors(passed.clone()).expect("all is here that they cover");
+                b.store.check();
+                settle(&mut [&mut a, &mut b]);
+                assert_eq!(b.store.digest(), a.store.digest(), "round {round}, every {leap}");
+                assert_eq!(b.store.graves_count(), a.store.graves_count());
+                assert_eq!(b.store.floor_number(), round);
+            }
+        }
+        assert!(a.store.stable().prefix(a.store.me()) > 0, "something was collected");
+    }
+}
+
+#[test]
+fn who_lacks_something_below_missed_floors_does_not_leap() {
+    let (mut a, mut b) = (Replica::new(1), Replica::new(2));
+    let first = a.put("k", "x");
+    let mut passed = FloorState::default();
+    passed.pass(next_floor(1, &[&mut a]));
+    passed.pass(next_floor(2, &[&mut a]));
+    let missing = Dot::new(a.store.me(), 1);
+    assert_eq!(b.store.adopt_floors(passed.clone()), Err(FloorRefused::Behind { missing }));
+    assert_eq!(b.store.floor_number(), 0);
+    b.receive(&first);
+    assert_eq!(b.store.adopt_floors(passed.clone()), Ok(Vec::new()));
+    assert_eq!(b.store.floor_number(), 2);
+    let mut older = FloorState::default();
+    older.pass(next_floor(1, &[&mut a]));
+    assert_eq!(b.store.adopt_floors(older), Ok(Vec::new()), "what is known changes nothing");
+    assert_eq!(b.store.floor_number(), 2);
 }
 
 #[test]

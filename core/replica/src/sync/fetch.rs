@@ -1,5 +1,5 @@
 //! Snapshots of the convergent store between replicas: for one that cannot catch up frame by frame, because what it lacks
-//! was collected, or because it missed floors that the log committed.
+//! was collected, or waits for a floor that it missed and cannot go beyond.
 //!
 //! ```text
 //!   A ── SyncFetch, to all ─▶   B, C, D freeze their stores as they stand

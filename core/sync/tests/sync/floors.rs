@@ -3,7 +3,7 @@
 use crate::net::Net;
 use crate::world::{Node, origin};
 use dwcp_base::Mutants;
-use dwcp_crdt::{Floor, FloorRefused, Op, OriginId, View, Write};
+use dwcp_crdt::{Floor, FloorRefused, FloorState, Missing, Op, OriginId, View, Write};
 use dwcp_sync::{Cut, FloorProblem, Need, WriteRefused};
 
 fn net(count: u32) -> Net {
@@ -215,6 +215,111 @@ fn what_the_only_one_left_has_in_a_snapshot_alone_reaches_everybody() {
     net.pass(20_000);
     assert!(net.nodes[1..].iter().all(|node| node.needs.is_empty()));
     net.assert_converged();
+}
+
+/// Three floors of which node 2 is told only what they come to; each is `settle`d before the next, over a new write and delete.
+fn missed(net: &mut Net) -> FloorState {
+    let mut passed = FloorState::default();
+    for number in 1..=3 {
+        let now = net.now(0);
+        net.nodes[0].put(now, &format!("k{number}"), "v");
+        net.nodes[0].try_write(now, &[Write::new(format!("k{number}"), Op::Delete)]).expect("a change");
+        settle(net);
+        let floor = net.nodes[1].sync.floor_candidate().expect("all have said enough");
+        assert_eq!(floor.number, number);
+        passed.pass(floor.clone());
+        for node in &mut net.nodes[..2] {
+            node.sync.commit_floor(floor.clone()).expect("in order");
+            node.run();
+        }
+    }
+    passed
+}
+
+#[test]
+fn who_missed_floors_takes_what_they_come_to_and_keeps_it_across_restarts() {
+    let mut net = net(3);
+    let passed = missed(&mut net);
+    // What was written by somebody who knew the floors waits where they are not known.
+    let now = net.now(0);
+    net.nodes[0].put(now, "later", "v");
+    settle(&mut net);
+    assert_eq!(net.nodes[2].store.missing().last(), Some(Missing::Floor(3)));
+    let late = &mut net.nodes[2];
+    late.sync.adopt_floors(passed.clone());
+    late.run();
+    assert_eq!(late.store.floor_number(), 3);
+    assert!(late.store.get(b"later").is_some() && late.needs.is_empty());
+    assert_eq!(late.store.graves_count(), net.nodes[0].store.graves_count());
+    settle(&mut net);
+    net.assert_converged();
+    // From its records alone; then from a snapshot and the records behind it; and the next floor follows in both.
+    let now = net.now(2);
+    let records = net.nodes[2].disk.len();
+    net.nodes[2].crash(records, now);
+    assert_eq!(net.nodes[2].sync.newest_floor().map(|floor| floor.number), Some(3));
+    net.assert_converged();
+    net.nodes[2].save();
+    net.sync_disk(2);
+    let records = net.nodes[2].disk.len();
+    net.nodes[2].crash(records, now);
+    net.assert_converged();
+    settle(&mut net);
+    let floor = net.nodes[2].sync.floor_candidate().expect("more is acknowledged now");
+    assert_eq!(floor.number, 4);
+    commit(&mut net, &floor);
+    assert_eq!(net.nodes[2].store.floor_number(), 4);
+    net.assert_converged();
+    net.nodes[2].sync.adopt_floors(passed);
+    net.nodes[2].run();
+    assert_eq!(net.nodes[2].store.floor_number(), 4, "what is known changes nothing");
+}
+
+#[test]
+fn who_took_a_store_between_missed_floors_and_their_end_goes_on_to_the_end() {
+    let mut net = net(3);
+    let before = {
+        let now = net.now(0);
+        net.nodes[0].put(now, "k", "v");
+        settle(&mut net);
+        net.nodes[0].sync_disk();
+        net.nodes[0].donate().expect("it may give its store")
+    };
+    let passed = missed(&mut net);
+    let late = &mut net.nodes[2];
+    late.sync.adopt_floors(passed);
+    // It stands at the end already, and an older store is no help.
+    late.run();
+    assert!(late.install(&before.0, &before.1).is_err());
+    assert_eq!(late.store.floor_number(), 3);
+}
+
+#[test]
+fn who_lacks_what_missed_floors_cover_needs_a_store() {
+    let mut net = net(3);
+    net.down.insert(2);
+    let now = net.now(0);
+    net.nodes[0].put(now, "k", "v");
+    settle(&mut net);
+    let acknowledged = net.nodes[..2].iter().map(|n| (n.me(), n.store.applied().clone())).collect();
+    let mut passed = FloorState::default();
+    for number in 1..=2 {
+        let floor = Floor::of(number, &acknowledged, std::collections::BTreeMap::new());
+        passed.pass(floor.clone());
+        commit(&mut net, &floor);
+    }
+    net.down.clear();
+    let late = &mut net.nodes[2];
+    late.sync.adopt_floors(passed);
+    late.run();
+    assert!(late.needs.contains_key(&Need::BelowFloor) && late.sync.is_short_of_missed_floors());
+    assert_eq!(late.sync.may_write(), Err(WriteRefused::BelowFloor));
+    net.pass(10_000);
+    net.serve_snapshots();
+    net.heal();
+    net.assert_converged();
+    assert!(!net.nodes[2].sync.is_short_of_missed_floors());
+    assert!(net.nodes[2].sync.may_write().is_ok());
 }
 
 #[test]

@@ -12,6 +12,7 @@ use dwcp_base::{
     Ack, Configuration, ConfigurationId, Epoch, Hash, Incarnation, LogTime, NetworkMode, Policy, Position,
     Quorum, ReplicaId, Sequence, Signature, Trust, View, decode, encode,
 };
+use dwcp_crdt::FloorState;
 use dwcp_log::close::CloseProof;
 use dwcp_log::consent::{Agreed, Ground};
 use dwcp_log::place::{Index, Place, Term};
@@ -26,7 +27,7 @@ use dwcp_raft::{Border, HardState};
 use dwcp_replica::control::CONTROL_FORMAT;
 use dwcp_replica::wire::{FetchedEntries, SNAPSHOT_FORMAT};
 use dwcp_replica::{Control, Ending, LogRecord, SnapshotMeta, Steering};
-use dwcp_sync::{Base, Cut};
+use dwcp_sync::{Base, Cut, FloorStep};
 use std::collections::BTreeMap;
 
 const PAGE: &str = include_str!("../../../../docs/durable.md");
@@ -85,8 +86,9 @@ fn the_page_says_what_the_control_chunk_holds() {
     control.bytes_executed = 78;
     control.ends = vec![Bytes::from_static(b"end")];
     control.excluded = vec![(Sequence(80), ReplicaId(2), Incarnation(3))];
-    control.floor = 79;
-    control.covered = vec![((ReplicaId(1), Incarnation(2)), 81)];
+    let ended = BTreeMap::from([(dwcp_crdt::Origin::new(1, 2), 81u64)]);
+    let floor = dwcp_crdt::Floor::of(79, &BTreeMap::new(), ended.clone());
+    control.floors.pass(floor.clone());
     control.convicted = [(ReplicaId(2), Incarnation(4))].into();
     control.orders.push((Sequence(5), decoders::world::member_order()));
     control.configurations = dwcp_pbft::Configurations::new(configuration());
@@ -116,11 +118,11 @@ fn the_page_says_what_the_control_chunk_holds() {
                 "vec of (sequence of the order, replica, incarnation) excluded from it",
                 bytes(&vec![(80u64, 2u8, 3u32)]),
             ),
-            ("the number of its last collection floor (u64)", bytes(&79u64)),
-            (
-                "vec of (replica, incarnation, last change that this floor covers, u64), ascending",
-                bytes(&vec![(1u8, 2u32, 81u64)]),
-            ),
+            ("what its collection floors come to: number of the last (u64)", bytes(&79u64)),
+            ("vec of the floors that are not settled", bytes(&vec![floor])),
+            ("version vector of what is stable", bytes(&0u32)),
+            ("map of the origins that ended to their last counters", bytes(&ended)),
+            ("set of those of which all is stable", bytes(&0u32)),
             (
                 "set of (replica, incarnation) that were shown to have contradicted themselves",
                 bytes(&vec![(2u8, 4u32)]),
@@ -557,6 +559,8 @@ fn the_page_lists_the_records_of_the_log() {
         written: [(origin, 6)].into(),
         retired: [(origin, 7)].into(),
     };
+    let mut passed = FloorState::default();
+    passed.pass(floor.clone());
     let examples = [
         Said::Frame(Bytes::new()),
         Said::Proof(proof),
@@ -565,6 +569,7 @@ fn the_page_lists_the_records_of_the_log() {
         Said::Base(Base::default()),
         Said::Halt(origin),
         Said::Settled(origin, 1),
+        Said::Floors(passed.clone()),
     ];
     let name = |record: &Said| match record {
         Said::Frame(_) => "frame",
@@ -574,6 +579,7 @@ fn the_page_lists_the_records_of_the_log() {
         Said::Base(_) => "base",
         Said::Halt(_) => "halt",
         Said::Settled(..) => "settled",
+        Said::Floors(_) => "floors",
     };
     assert_eq!(rows("A record of state sync ("), kinds(&examples, name));
     assert_eq!(bytes(&cut), [bytes(&(1u32, 2u32, 3u64)), vec![4; 32]].concat(), "a cut");
@@ -586,7 +592,7 @@ fn the_page_lists_the_records_of_the_log() {
         settled: vec![(origin, 6)],
         off_branch: vec![dwcp_crdt::Origin::new(8, 8)],
         floor: 5,
-        floors: vec![floor.clone()],
+        floors: vec![FloorStep::One(floor.clone()), FloorStep::Through(passed.clone())],
         floor_last: Some(later.clone()),
     };
     let fields = [
@@ -600,7 +606,10 @@ fn the_page_lists_the_records_of_the_log() {
         ),
         ("origins of which the store holds what a cut leaves out", bytes(&vec![(8u32, 8u32)])),
         ("newest floor of the store (u64)", bytes(&5u64)),
-        ("floors after that one", bytes(&vec![floor])),
+        (
+            "floors after that one: each is 1 and the floor, or 2 and what floors come to",
+            [bytes(&2u32), vec![1], bytes(&floor), vec![2], bytes(&passed)].concat(),
+        ),
         ("option of the last floor known", bytes(&Some(later))),
     ];
     agree(&cell("| 5 | base |", 3), &fields, &bytes(&base));

@@ -36,8 +36,8 @@ counts! {
     snapshots_floor: 100, "snapshots installed by nodes below a floor";
     snapshots_refused: 0, "snapshots that were not taken";
     floors: 1_100, "floors committed";
-    floors_missed: 0, "floors that a node missed, for it skipped slots of the log with a snapshot of the root";
-    floors_adopted: 0, "times that a store went beyond floors that it missed, with what the log says they come to";
+    floors_missed: 700, "floors that a node missed, for it skipped slots of the log with a snapshot of the root";
+    floors_adopted: 350, "times that a store went beyond floors that it missed, with what the log says they come to";
     floors_refused: 2_500, "floors that too few agreed to";
     tombstones_collected: 4_100, "keys whose tombstones went at a floor";
     partitions: 650, "partitions";

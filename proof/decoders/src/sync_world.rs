@@ -393,7 +393,7 @@ pub fn seal_record(record: &mut Record, chance: &mut Chance) -> bool {
             seal_base(base);
             true
         }
-        Record::Cut(_) | Record::Floor(_) | Record::Halt(_) | Record::Settled(..) => true,
+        Record::Cut(_) | Record::Floor(_) | Record::Floors(_) | Record::Halt(_) | Record::Settled(..) => true,
     }
 }
 

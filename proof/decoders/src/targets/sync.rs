@@ -12,9 +12,9 @@ use crate::sync_world::{
 use crate::{Target, Verdict};
 use bytes::Bytes;
 use dwcp_base::{Chance, Hash, Now, decode, encode};
-use dwcp_crdt::{Applied, Bundle, Floor, Op, OriginId, Plain, Resolvers, Restore, Store, Write};
+use dwcp_crdt::{Applied, Bundle, Floor, FloorState, Op, OriginId, Plain, Resolvers, Restore, Store, Write};
 use dwcp_sync::message::Load;
-use dwcp_sync::{Action, Base, Cut, Message, Reason, Received, Record, Sync, audit, repair};
+use dwcp_sync::{Action, Base, Cut, FloorStep, Message, Reason, Received, Record, Sync, audit, repair};
 use std::sync::LazyLock;
 
 pub static FRAME: Target =
@@ -530,11 +530,16 @@ fn records() -> Vec<Vec<u8>> {
         ..world.base.clone()
     };
     let later = Floor { number: 2, ..world.floor.clone() };
-    let open = Base { floors: vec![later], ..world.base.clone() };
+    let mut passed = FloorState::default();
+    [world.floor.clone(), later.clone(), Floor { number: 3, ..later.clone() }]
+        .map(|floor| passed.pass(floor));
+    let steps = vec![FloorStep::One(later), FloorStep::Through(passed.clone())];
+    let open = Base { floors: steps, ..world.base.clone() };
     let rest = [
         Record::Proof(world.proof),
         Record::Cut(world.cut),
         Record::Floor(world.floor.clone()),
+        Record::Floors(passed),
         Record::Base(world.base.clone()),
         Record::Base(full),
         Record::Base(open),

@@ -235,6 +235,8 @@ pub fn play(seed: u64, mutants: Mutants) -> u64 {
     let mut branches = [root.clone(), root];
     let mut frames: [Vec<Frame>; 2] = [Vec::new(), Vec::new()];
     let mut decided = false;
+    let liar = origin(count - 1);
+    let mut held = vec![None; honest];
     for step in 0..120_u64 {
         let who = chance.below(honest as u64) as usize;
         match chance.below(100) {
@@ -277,9 +279,20 @@ pub fn play(seed: u64, mutants: Mutants) -> u64 {
             decided = true;
             decide(&mut net, cut);
         }
+        for (who, held) in held.iter_mut().enumerate() {
+            let node = &net.nodes[who];
+            let is_frozen = node.sync.proof(liar).is_some() && !decided;
+            let now = is_frozen.then(|| (node.store.applied().last(liar), net.seen.installed));
+            if let (Some((before, stores)), Some((last, then))) = (*held, now) {
+                assert!(
+                    last <= before || stores < then,
+                    "seed {seed}: node {who} goes on from {before} to {last}"
+                );
+            }
+            *held = now;
+        }
     }
     net.heal();
-    let liar = origin(count - 1);
     // A crash may have lost one that was not yet written down; then its other half is gone too.
     let proofs = (0..honest).filter(|who| net.nodes[*who].sync.proof(liar).is_some()).count();
     // A decision makes the proof old news.

@@ -155,6 +155,8 @@ pub enum Mutant {
     ExpiryLeaps,
     /// The entries of a segment have, for each replica, the time at which its own clock stands.
     ExpiryByOwnClock,
+    /// In a segment log time may go on to half a second beyond log time, with every entry, instead of beyond a follower's clock.
+    LogTimeRatchets,
     /// State sync in a node: floors and ends are prepared and take effect whoever consented.
     RoomConsentUnjudged,
     /// State sync in a node: a member consents to any floor it is asked about.
@@ -271,7 +273,8 @@ impl Mutant {
     ];
 
     /// Those of log time, by which leases and sessions end.
-    pub const TIME: &'static [Self] = &[Self::LogTimeGoesBack, Self::ExpiryLeaps, Self::ExpiryByOwnClock];
+    pub const TIME: &'static [Self] =
+        &[Self::LogTimeGoesBack, Self::ExpiryLeaps, Self::ExpiryByOwnClock, Self::LogTimeRatchets];
 
     /// Those of state sync: the tests of `core/sync` and the simulator show what each of them breaks.
     pub const SYNC: &'static [Self] = &[

@@ -330,7 +330,8 @@ impl<M: StateMachine> Replica<M> {
         let quiet = self.diverged;
         // What log time has reached is no longer ahead of anything. And not a bit more: from there a leader whose clock runs
         // fast could go on to as far again, with each entry.
-        let reached_ms = self.state.log_time().0.saturating_sub(CLOCK_AHEAD_MAX_MS);
+        let beyond_ms = if self.setup.mutants.on(Mutant::LogTimeRatchets) { 0 } else { CLOCK_AHEAD_MAX_MS };
+        let reached_ms = self.state.log_time().0.saturating_sub(beyond_ms);
         let now = Now { wall_ms: now.wall_ms.max(reached_ms), ..now };
         if let Some(segment) = self.segment.as_mut().filter(|segment| segment.epoch == epoch && !quiet)
             && let Some(raft) = &mut segment.raft

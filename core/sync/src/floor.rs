@@ -130,6 +130,8 @@ pub enum FloorProblem {
     },
     /// It does not speak of exactly the members that take part, or of the origins that ended.
     Members,
+    /// It covers changes of an origin and not all before them: nobody says that of himself, and it can be of any length.
+    Gaps,
     /// This member has not acknowledged it, to this replica's knowledge.
     Unacknowledged {
         member: Origin,
@@ -143,6 +145,7 @@ impl fmt::Display for FloorProblem {
         match self {
             Self::Number { number, next } => write!(f, "floor {number} is not the next one, {next}"),
             Self::Members => write!(f, "the floor does not speak of the members there are"),
+            Self::Gaps => write!(f, "the floor covers changes and not those before them"),
             Self::Unacknowledged { member } => write!(f, "{member} has not acknowledged the floor"),
             Self::Written => write!(f, "the floor says less than this replica had written"),
         }
@@ -202,6 +205,9 @@ impl Sync {
         let active = self.active();
         if !floor.written.keys().eq(active.values()) || floor.retired != self.retired() {
             return Err(FloorProblem::Members);
+        }
+        if floor.seen.iter().any(|(origin, _)| floor.seen.prefix(origin) != floor.seen.last(origin)) {
+            return Err(FloorProblem::Gaps);
         }
         let unacknowledged = |member: Origin| Err(FloorProblem::Unacknowledged { member });
         for (id, origin) in active {
@@ -273,8 +279,10 @@ impl Sync {
     /// Does a committed floor cover what is not in line here? All acknowledged it, so this replica was not among them, or
     /// its disk was replaced.
     pub(crate) fn is_below_floor(&self) -> bool {
-        let is_here =
-            |origin: Origin, last: u64| self.chains.get(&origin).is_some_and(|chain| chain.last() >= last);
+        // Of an origin that is no longer listed everybody has all, in the store alone.
+        let is_here = |origin: Origin, last: u64| {
+            self.chains.get(&origin).map_or(self.applied.prefix(origin), |chain| chain.last()) >= last
+        };
         let unraised = self.floors.list().filter(|step| step.number() > self.floors.raised);
         unraised
             .map(FloorStep::seen)

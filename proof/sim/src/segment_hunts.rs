@@ -167,6 +167,20 @@ pub fn hunt_for(mutant: Mutant) -> Option<Hunt> {
             "orders",
             &[("n", 4), ("mode", 2), ("mode_order_ms", 1_500), ("skew_ms", 200), ("lease_life_pm", 300)],
         ),
+        // A liar leads now and then, and its clock runs three times as fast.
+        M::LogTimeRatchets => hunt(
+            mutant,
+            "orders",
+            &[
+                ("n", 4),
+                ("mode", 2),
+                ("mode_order_ms", 1_500),
+                ("liars", 1),
+                ("skew_ms", 0),
+                ("lease_life_pm", 300),
+                ("tricks", Trick::FastClock.bit()),
+            ],
+        ),
         // One liar, the root's primary and a member of the segment. Where a Close that names another Anchor is void, this one
         // tries again behind that Anchor.
         M::CloseAnchorUnchecked => {

@@ -325,7 +325,7 @@ fn who_lacks_what_missed_floors_cover_needs_a_store() {
 #[test]
 fn floors_come_in_order_and_a_false_one_is_seen() {
     let mut net = net(3);
-    for who in 0..2 {
+    for who in [0, 0, 1] {
         let now = net.now(who);
         net.nodes[who].put(now, "k", "v");
     }
@@ -341,6 +341,10 @@ fn floors_come_in_order_and_a_false_one_is_seen() {
     let mut ahead = floor.clone();
     ahead.seen.insert(origin(2), 1, 5);
     assert!(matches!(judge(&net, &ahead), Err(FloorProblem::Unacknowledged { .. })));
+    let mut gaps = floor.clone();
+    gaps.seen = floor.seen.without(&dwcp_crdt::VersionVector::up_to([(origin(0), 1)]));
+    assert_eq!(gaps.seen.prefix(origin(0)), 0, "its second change alone");
+    assert_eq!(judge(&net, &gaps), Err(FloorProblem::Gaps));
     // The floor says that node 1 had written nothing when it acknowledged what node 0 wrote; by then it had.
     let mut understated = floor.clone();
     understated.written.insert(origin(1), 0);

@@ -531,8 +531,9 @@ fn records() -> Vec<Vec<u8>> {
     };
     let later = Floor { number: 2, ..world.floor.clone() };
     let mut passed = FloorState::default();
-    [world.floor.clone(), later.clone(), Floor { number: 3, ..later.clone() }]
-        .map(|floor| passed.pass(floor));
+    for floor in [world.floor.clone(), later.clone(), Floor { number: 3, ..later.clone() }] {
+        passed.pass(floor);
+    }
     let steps = vec![FloorStep::One(later), FloorStep::Through(passed.clone())];
     let open = Base { floors: steps, ..world.base.clone() };
     let rest = [

@@ -88,20 +88,3 @@ pub fn bounded<T>(bytes: &[u8], decoder: impl FnOnce() -> T) -> T {
     );
     result
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_peak_is_what_was_held_at_once_and_a_spendthrift_is_caught() {
-        let ((), peak) = peak_bytes(|| {
-            drop(std::hint::black_box(vec![1u8; 1 << 20]));
-            drop(std::hint::black_box(vec![1u8; 1 << 20]));
-        });
-        assert!((1 << 20..1 << 21).contains(&peak), "{peak}");
-        let caught =
-            std::panic::catch_unwind(|| bounded(&[1], || std::hint::black_box(vec![1u8; 2 << 20]).len()));
-        assert!(caught.is_err());
-    }
-}

@@ -74,16 +74,3 @@ pub fn damage(bytes: &mut Vec<u8>, other: &[u8], gentle: bool, chance: &mut Chan
     }
     *bytes = write(&steps);
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_list_survives_its_bytes_and_any_bytes_are_a_list() {
-        let steps = vec![(2, vec![1, 2, 3]), (0, vec![]), (250, vec![9; 16])];
-        assert_eq!(read(&write(&steps)), steps);
-        assert_eq!(read(&[1, 255, 255, 255, 255, 7]), vec![(1, vec![7])]);
-        assert_eq!(read(&[2, 9]), vec![(2, vec![9])]);
-    }
-}

@@ -363,22 +363,3 @@ fn canonical_record(bytes: &[u8]) {
     let record = LogRecord::read(&Bytes::copy_from_slice(bytes)).expect("a record that was written");
     assert!(crate::targets::messages::record_bytes(&record) == bytes, "a record encodes to other bytes");
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_story_survives_its_bytes_and_any_bytes_are_a_story() {
-        let steps = vec![
-            Step::Peer { from: 2, bytes: vec![1, 2, 3] },
-            Step::Wake,
-            Step::LinkUp(3),
-            Step::Frame(vec![]),
-            Step::Attach(vec![9; 16]),
-        ];
-        assert_eq!(read(&write(&steps)), steps);
-        assert_eq!(read(&[1, 255, 255, 255, 255, 7]), vec![Step::Peer { from: 1, bytes: vec![7] }]);
-        assert_eq!(read(&[2, 9]), vec![Step::Peer { from: 2, bytes: vec![9] }]);
-    }
-}

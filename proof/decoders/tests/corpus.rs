@@ -3,6 +3,7 @@
 //! `cargo run --release -p decoders -- run --target all --count 10000000 --seed 7`.
 
 mod durable;
+mod harness;
 
 use decoders::{Hearer, Verdict, campaign, corpus, targets};
 

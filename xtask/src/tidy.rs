@@ -27,6 +27,7 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<bool> {
     let mut broken = Vec::new();
     broken.extend(check_clippy_settings(&tree));
     broken.extend(check_test_binaries(&tree));
+    broken.extend(check_untested_targets(&tree));
     for file in &tree.files {
         let Some(text) = &file.text else { continue };
         if file.path.ends_with(".rs") {
@@ -155,6 +156,41 @@ fn check_test_binaries(tree: &Tree) -> Vec<String> {
     broken
 }
 
+/// `test = false` spares a target without tests a second compilation; a test written there later would never run.
+fn check_untested_targets(tree: &Tree) -> Vec<String> {
+    let mut broken = Vec::new();
+    for manifest in &tree.files {
+        let (Some(folder), Some(text)) = (manifest.path.strip_suffix("Cargo.toml"), &manifest.text) else {
+            continue;
+        };
+        let main = format!("{folder}src/main.rs");
+        let has_library = tree.has(&format!("{folder}src/lib.rs"));
+        for table in text.split("\n[").filter(|table| table.lines().any(|line| line == "test = false")) {
+            let path = table.lines().find_map(|line| line.strip_prefix("path = \"")?.strip_suffix('"'));
+            let program = path.map(|path| format!("{folder}{path}"));
+            // A program beside a library is one file; a library, or a program alone, is all the others.
+            let of_target = |file: &File| match &program {
+                Some(program) if has_library || *program != main => file.path == *program,
+                Some(_) => file.path.starts_with(&format!("{folder}src/")),
+                None => file.path.starts_with(&format!("{folder}src/")) && file.path != main,
+            };
+            broken.extend(tree.files.iter().filter(|file| of_target(file) && has_tests(file)).map(|file| {
+                let (path, manifest) = (&file.path, &manifest.path);
+                format!(
+                    "{path}: its tests never run: move them to tests/ or strike `test = false` in {manifest}"
+                )
+            }));
+        }
+    }
+    broken
+}
+
+fn has_tests(file: &File) -> bool {
+    let signs = ["#[test]", "#[cfg(test)]", "::test]", "proptest! {"];
+    let mut lines = file.text.iter().flat_map(|text| text.lines());
+    lines.any(|line| signs.iter().any(|sign| line.trim_end().ends_with(sign)))
+}
+
 fn check_header(path: &str, text: &str) -> Option<String> {
     let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim_start();
     let opens_with_a_comment = first.starts_with("//") || first.starts_with("/*");
@@ -281,6 +317,22 @@ mod tests {
         assert!(check_test_binaries(&good).is_empty());
         let (_keep, two) = tree(&["a/Cargo.toml", "a/tests/walls.rs", "a/tests/more/main.rs"]);
         assert_eq!(check_test_binaries(&two).len(), 1);
+    }
+
+    #[test]
+    fn tests_in_a_target_that_says_it_has_none_are_found() {
+        let found = |manifest: &str, file: &str| {
+            let (keep, _) = tree(&["a/src/lib.rs", "a/src/main.rs", "a/src/room.rs", "a/tests/a.rs"]);
+            std::fs::write(keep.path().join("a/Cargo.toml"), manifest).unwrap();
+            std::fs::write(keep.path().join(file), "//! x\n#[cfg(test)]\nmod tests;\n").unwrap();
+            check_untested_targets(&Tree::read(keep.path()).unwrap()).len()
+        };
+        let library = "[package]\nname = \"a\"\n\n[lib]\ntest = false\n";
+        let program = "[[bin]]\nname = \"a\"\npath = \"src/main.rs\"\ntest = false\n\n[dependencies]\n";
+        assert_eq!(["src/lib.rs", "src/room.rs"].map(|file| found(library, &format!("a/{file}"))), [1, 1]);
+        assert_eq!(["src/main.rs", "tests/a.rs"].map(|file| found(library, &format!("a/{file}"))), [0, 0]);
+        assert_eq!(["src/main.rs", "src/room.rs"].map(|file| found(program, &format!("a/{file}"))), [1, 0]);
+        assert_eq!(found("[package]\nname = \"a\"\n", "a/src/lib.rs"), 0);
     }
 
     #[test]

@@ -56,6 +56,9 @@ struct CiArgs {
     /// Leave the tests out (for a caller that ran `cargo test --workspace` itself, as .ci/run does)
     #[arg(long)]
     skip_tests: bool,
+    /// Leave the minute of simulation out (for a caller that runs longer ones, as .ci/run does)
+    #[arg(long)]
+    skip_simulation: bool,
     /// Run the remaining steps after a failure; the exit code still tells of it
     #[arg(long)]
     keep_going: bool,
@@ -83,7 +86,11 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Layers => layers::run(&root),
         Command::Tidy => tidy::run(&root),
-        Command::Ci(args) => ci::run(&root, args.skip_tests, args.keep_going),
+        Command::Ci(args) => {
+            let left_out = [("tests", args.skip_tests), ("simulation", args.skip_simulation)];
+            let left_out = left_out.into_iter().filter_map(|(name, is_left_out)| is_left_out.then_some(name));
+            ci::run(&root, &left_out.collect::<Vec<_>>(), args.keep_going)
+        }
         Command::AuditTests(args) => {
             audit::run(&args.output, args.skips.as_deref(), args.strict || audit::strict_by_environment())
         }

@@ -264,7 +264,7 @@ mod ci_run {
         assert_eq!(calls[0], "--version");
         assert_eq!(calls[1], "test --workspace");
         assert!(calls[2].starts_with("xtask audit-tests --output "), "{calls:?}");
-        assert_eq!(calls[3], "xtask ci --skip-tests");
+        assert_eq!(calls[3], "xtask ci --skip-tests --skip-simulation");
         assert!(calls[4..].iter().all(|call| call.starts_with("run ")), "{calls:?}");
         assert!(calls.contains(&"run -- demo --json"), "{calls:?}");
         assert!(String::from_utf8_lossy(&output.stdout).lines().any(|line| line == GREEN), "untouched");

@@ -226,7 +226,8 @@ mod ci_run {
     const GREEN: &str =
         "test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0s";
 
-    /// Runs the script with `while_testing` as what happens inside `cargo test`; returns its output and cargo's calls.
+    /// Runs the script with `while_testing` as what happens inside `cargo test`; returns its output, and the calls of cargo
+    /// and of what was built.
     fn run(readme: &str, while_testing: &str) -> (Output, String) {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
@@ -243,13 +244,26 @@ mod ci_run {
             calls.display(),
             env!("CARGO_BIN_EXE_xtask"),
         );
-        for (name, text) in [("cargo", cargo.as_str()), ("rustc", "#!/bin/sh\n")] {
-            std::fs::write(tools.join(name), text).unwrap();
-            std::fs::set_permissions(tools.join(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let built = root.join("target/debug");
+        std::fs::create_dir_all(&built).unwrap();
+        let told = format!("#!/bin/sh\necho \"${{0##*/}} $*\" >>'{}'\n", calls.display());
+        for (folder, name, text) in [
+            (&tools, "cargo", cargo.as_str()),
+            (&tools, "rustc", "#!/bin/sh\n"),
+            (&built, "dwcp", &told),
+            (&built, "cluster", &told),
+        ] {
+            std::fs::write(folder.join(name), text).unwrap();
+            std::fs::set_permissions(folder.join(name), std::fs::Permissions::from_mode(0o755)).unwrap();
         }
         let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap());
         let mut command = Command::new("bash");
-        command.arg(root.join(".ci/run")).env("PATH", path).env("CI", "true").env("PROTOC", "/bin/true");
+        command
+            .env_remove("CARGO_TARGET_DIR")
+            .arg(root.join(".ci/run"))
+            .env("PATH", path)
+            .env("CI", "true")
+            .env("PROTOC", "/bin/true");
         let output = command.output().unwrap();
         (output, std::fs::read_to_string(calls).unwrap_or_default())
     }
@@ -265,8 +279,11 @@ mod ci_run {
         assert_eq!(calls[1], "test --workspace");
         assert!(calls[2].starts_with("xtask audit-tests --output "), "{calls:?}");
         assert_eq!(calls[3], "xtask ci --skip-tests --skip-simulation");
-        assert!(calls[4..].iter().all(|call| call.starts_with("run ")), "{calls:?}");
-        assert!(calls.contains(&"run -- demo --json"), "{calls:?}");
+        let of_a_built_one =
+            |call: &str| ["dwcp ", "cluster "].iter().any(|program| call.starts_with(program));
+        let is_program = |call: &&str| call.starts_with("run --release") || of_a_built_one(call);
+        assert!(calls[4..].iter().all(is_program), "{calls:?}");
+        assert!(calls.contains(&"dwcp demo --json"), "{calls:?}");
         assert!(String::from_utf8_lossy(&output.stdout).lines().any(|line| line == GREEN), "untouched");
 
         let (output, calls) = run("Run the tests.\n", &format!("echo '{GREEN}'"));

@@ -113,12 +113,9 @@ impl FloorState {
         self.waiting.last()
     }
 
-    /// All that the floors say everybody has: a store must hold it before it takes them.
-    #[must_use]
-    pub fn seen(&self) -> VersionVector {
-        let mut seen = self.stable.clone();
-        self.waiting.iter().for_each(|floor| seen.join(&floor.seen));
-        seen
+    /// All that the floors say everybody has: a store must hold each of these before it takes them.
+    pub fn seen(&self) -> impl Iterator<Item = &VersionVector> {
+        core::iter::once(&self.stable).chain(self.waiting.iter().map(|floor| &floor.seen))
     }
 
     pub(crate) fn stable(&self) -> Stable<'_> {

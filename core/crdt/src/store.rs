@@ -620,7 +620,7 @@ impl Store {
         if floors.number() <= self.floors.number() {
             return Ok(Vec::new());
         }
-        if let Some(missing) = self.applied.first_missing(&floors.seen()) {
+        if let Some(missing) = floors.seen().find_map(|seen| self.applied.first_missing(seen)) {
             return Err(FloorRefused::Behind { missing });
         }
         let raised = self.floors.changes_to(&floors);

@@ -279,20 +279,18 @@ impl Sync {
     /// Does a committed floor cover what is not in line here? All acknowledged it, so this replica was not among them, or
     /// its disk was replaced.
     pub(crate) fn is_below_floor(&self) -> bool {
-        // Of an origin that is no longer listed everybody has all, in the store alone.
-        let is_here = |origin: Origin, last: u64| {
-            self.chains.get(&origin).map_or(self.applied.prefix(origin), |chain| chain.last()) >= last
-        };
+        let is_here =
+            |origin: Origin, last: u64| self.chains.get(&origin).is_some_and(|chain| chain.last() >= last);
         let unraised = self.floors.list().filter(|step| step.number() > self.floors.raised);
-        unraised
-            .map(FloorStep::seen)
-            .any(|seen| !seen.iter().all(|(origin, _)| is_here(origin, seen.last(origin))))
+        let lacks = |seen: &VersionVector| seen.iter().any(|(origin, _)| !is_here(origin, seen.last(origin)));
+        unraised.flat_map(FloorStep::seen).any(lacks)
     }
 
     /// Tells the store of each floor that it can take, in order.
     pub(crate) fn raise_floors(&mut self) {
         let before = self.floors.raised;
-        while let Some(step) = self.floors.next().filter(|step| self.applied.covers(&step.seen())).cloned() {
+        let is_held = |step: &&FloorStep| step.seen().all(|seen| self.applied.covers(seen));
+        while let Some(step) = self.floors.next().filter(is_held).cloned() {
             self.floors.raised = step.number();
             self.out.push(match step {
                 FloorStep::One(floor) => Action::RaiseFloor(floor),

@@ -208,8 +208,9 @@ impl Floors {
     fn goes_on_from(&self, number: u64) -> bool {
         let mut last = number;
         for step in self.list().filter(|step| step.number() > number) {
-            let goes_on = matches!(step, FloorStep::Through(_)) || step.number() == last + 1;
-            last = if goes_on { step.number() } else { last };
+            if matches!(step, FloorStep::Through(_)) || step.number() == last + 1 {
+                last = step.number();
+            }
         }
         last >= self.newest()
     }

@@ -61,12 +61,12 @@ impl FloorStep {
     }
 
     /// What a store must hold to take it.
-    #[must_use]
-    pub fn seen(&self) -> VersionVector {
-        match self {
-            Self::One(floor) => floor.seen.clone(),
-            Self::Through(floors) => floors.seen(),
-        }
+    pub fn seen(&self) -> impl Iterator<Item = &VersionVector> {
+        let (one, through) = match self {
+            Self::One(floor) => (Some(&floor.seen), None),
+            Self::Through(floors) => (None, Some(floors)),
+        };
+        one.into_iter().chain(through.into_iter().flat_map(FloorState::seen))
     }
 }
 

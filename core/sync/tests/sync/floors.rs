@@ -129,8 +129,7 @@ fn a_replica_below_a_floor_says_so_and_goes_on_from_a_snapshot() {
     net.nodes[2].outbox.clear();
     settle(&mut net);
     // As if the log had been wrong about the sleeper: it never acknowledged this.
-    let acknowledged = net.nodes[..2].iter().map(|n| (n.me(), n.store.applied().clone())).collect();
-    let floor = Floor::of(1, &acknowledged, std::collections::BTreeMap::new());
+    let floor = of_two(&net, 1);
     assert!(matches!(net.nodes[0].sync.judge_floor(&floor), Err(FloorProblem::Members)));
     commit(&mut net, &floor);
     for who in 0..2 {
@@ -275,23 +274,31 @@ fn who_missed_floors_takes_what_they_come_to_and_keeps_it_across_restarts() {
     assert_eq!(net.nodes[2].store.floor_number(), 4, "what is known changes nothing");
 }
 
+/// Floors of the first two nodes, which nobody else acknowledged.
+fn of_two(net: &Net, number: u64) -> Floor {
+    let acknowledged = net.nodes[..2].iter().map(|n| (n.me(), n.store.applied().clone())).collect();
+    Floor::of(number, &acknowledged, std::collections::BTreeMap::new())
+}
+
 #[test]
-fn who_took_a_store_between_missed_floors_and_their_end_goes_on_to_the_end() {
+fn a_store_from_among_the_missed_floors_goes_on_to_the_last() {
     let mut net = net(3);
-    let before = {
-        let now = net.now(0);
-        net.nodes[0].put(now, "k", "v");
-        settle(&mut net);
-        net.nodes[0].sync_disk();
-        net.nodes[0].donate().expect("it may give its store")
-    };
-    let passed = missed(&mut net);
+    net.down.insert(2);
+    let now = net.now(0);
+    net.nodes[0].put(now, "k", "v");
+    settle(&mut net);
+    let floors = [1, 2, 3].map(|number| of_two(&net, number));
+    commit(&mut net, &floors[0]);
+    let (store, base) = net.nodes[0].donate().expect("it may give its store");
+    let mut passed = FloorState::default();
+    floors.into_iter().for_each(|floor| passed.pass(floor));
     let late = &mut net.nodes[2];
     late.sync.adopt_floors(passed);
-    // It stands at the end already, and an older store is no help.
     late.run();
-    assert!(late.install(&before.0, &before.1).is_err());
+    late.install(&store, &base).expect("it ends at floor 1, and what comes behind is here");
+    late.run();
     assert_eq!(late.store.floor_number(), 3);
+    assert!(!late.sync.is_short_of_missed_floors());
 }
 
 #[test]
@@ -301,10 +308,9 @@ fn who_lacks_what_missed_floors_cover_needs_a_store() {
     let now = net.now(0);
     net.nodes[0].put(now, "k", "v");
     settle(&mut net);
-    let acknowledged = net.nodes[..2].iter().map(|n| (n.me(), n.store.applied().clone())).collect();
     let mut passed = FloorState::default();
     for number in 1..=2 {
-        let floor = Floor::of(number, &acknowledged, std::collections::BTreeMap::new());
+        let floor = of_two(&net, number);
         passed.pass(floor.clone());
         commit(&mut net, &floor);
     }

@@ -147,6 +147,12 @@ impl Pbft {
         self.help_with_view(now, from, &standing, out);
         self.help_with_checkpoint(from, &standing, out);
         self.help_with_slots(now, from, &standing, out);
+        // A link keeps a few words while it is down. Whoever was asked because of an old one has let go of those slots
+        // since, and will not answer.
+        if self.timers.asked == Some(from) && standing.decided_from > self.delivered.next() {
+            self.timers.asked = None;
+            self.timers.catching_up_until = Micros::ZERO;
+        }
         self.standings.insert(from, (now.mono, standing));
         self.seek_help(now, out);
     }
@@ -259,6 +265,7 @@ impl Pbft {
         let next = self.delivered.next();
         if let Some((peer, ..)) = ahead.iter().find(|(_, _, decided_from, _)| *decided_from <= next) {
             let message = Message::FetchDecided { from: next };
+            self.timers.asked = Some(*peer);
             out.push(Action::Send { to: *peer, message, after: Ticket::ZERO });
         } else {
             let (peer, ..) =
@@ -353,6 +360,7 @@ impl Pbft {
         let able: Vec<ReplicaId> = self.standings.iter().filter_map(has_more).collect();
         let Some(to) = able.iter().find(|id| **id >= from).or(able.first()).copied() else { return };
         self.timers.catching_up_until = now.mono.plus(self.timing.resend_interval.times(4));
+        self.timers.asked = Some(to);
         out.push(Action::Send { to, message: Message::FetchDecided { from: next }, after: Ticket::ZERO });
     }
 

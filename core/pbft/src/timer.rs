@@ -42,6 +42,8 @@ pub struct Timers {
     pub(crate) next_standing: Micros,
     pub(crate) next_plea: Micros,
     pub(crate) catching_up_until: Micros,
+    /// Who was last asked for decided slots.
+    pub(crate) asked: Option<ReplicaId>,
     pub(crate) help_turn: u64,
     /// Where we stood when we last moved or had nothing to do, and when that was.
     pub(crate) stalled_at: (Sequence, View, bool),

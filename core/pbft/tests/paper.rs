@@ -173,6 +173,31 @@ fn a_laggard_asks_another_peer_once_one_has_given_its_share() {
     assert_eq!(asked(&mut out).first().map(|(_, from)| *from), Some(17));
 }
 
+/// While a replica is dead, its peers' links keep what they said meanwhile, and that comes first when it is back.
+#[test]
+fn whoever_was_asked_by_an_old_word_of_its_is_not_waited_for() {
+    let mut r = replica(2);
+    let mut out = Output::new(Ticket(1));
+    let says = |executed, decided_from| {
+        let (executed, decided_from) = (Sequence(executed), Sequence(decided_from));
+        Message::Standing(Standing { executed, decided_from, ..standing() })
+    };
+    r.on_message(now(), ReplicaId(0), says(205, 1), &mut App, &mut out);
+    let asked = |action: &Action| matches!(action, Action::Send { message: Message::FetchDecided { .. }, .. });
+    assert_eq!(out.take().iter().filter(|action| asked(action)).count(), 1);
+    // Others' words do not end the wait, nor does one by which the slots are still there.
+    r.on_message(now(), ReplicaId(1), says(3_000, 900), &mut App, &mut out);
+    r.on_message(now(), ReplicaId(0), says(300, 1), &mut App, &mut out);
+    let seeks = |action: &Action| asked(action) || matches!(action, Action::NeedSnapshot { .. });
+    assert_eq!(out.take().iter().filter(|action| seeks(action)).count(), 0);
+    r.on_message(now(), ReplicaId(0), says(3_000, 900), &mut App, &mut out);
+    let needs = |action: &Action| matches!(action, Action::NeedSnapshot { .. });
+    assert_eq!(out.take().iter().filter(|action| needs(action)).count(), 1);
+    // It is said once: a peer cannot make us ask as often as it speaks.
+    r.on_message(now(), ReplicaId(0), says(3_001, 901), &mut App, &mut out);
+    assert_eq!(out.take().iter().filter(|action| seeks(action)).count(), 0);
+}
+
 #[test]
 fn a_standing_beyond_all_places_is_refused() {
     let mut r = replica(2);

@@ -23,6 +23,8 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 const ANSWER_SLOTS_MAX: usize = 256;
 /// How many times its bound the history may grow while no snapshot gets written.
 const HISTORY_STRETCH: usize = 4;
+/// The same for the sake of a peer that fetches an older snapshot than our newest. A liar may seem to, for as long as it likes.
+const HISTORY_STRETCH_HELD: usize = 2;
 /// Slots a stuck replica describes.
 const STUCK_SLOTS_MAX: usize = 32;
 /// Votes in one introduction.
@@ -451,10 +453,13 @@ impl Pbft {
         self.history.insert(decided.certificate.claim.sequence, decided);
         // What is above our newest snapshot is the only way forward for a peer that has just that snapshot: it goes only
         // when snapshots have failed for so long that memory is at stake.
-        while self.history_bytes > self.history_bytes_max
-            && self.history.first_key_value().is_some_and(|(oldest, _)| {
-                *oldest <= self.snapshot || self.history_bytes > HISTORY_STRETCH * self.history_bytes_max
-            })
+        let stretch = |sequence: Sequence| match sequence {
+            sequence if sequence > self.snapshot => HISTORY_STRETCH,
+            sequence if self.fetched.is_some_and(|fetched| sequence > fetched) => HISTORY_STRETCH_HELD,
+            _ => 1,
+        };
+        while let Some((oldest, _)) = self.history.first_key_value()
+            && self.history_bytes > stretch(*oldest) * self.history_bytes_max
         {
             let (_, oldest) = self.history.pop_first().expect("there is an oldest");
             self.history_bytes -= oldest.payload.len() + SLOT_BYTES;

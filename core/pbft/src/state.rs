@@ -99,6 +99,8 @@ pub struct Pbft {
     /// Decided slots kept for laggards, bounded by bytes.
     pub(crate) history: BTreeMap<Sequence, Decided>,
     pub(crate) history_bytes: usize,
+    /// An older snapshot of ours than the newest, which a peer is fetching: it will need what follows.
+    pub(crate) fetched: Option<Sequence>,
     pub(crate) history_bytes_max: usize,
     /// The first record of each slot since the last snapshot: from where the log must be kept.
     pub(crate) kept_tickets: BTreeMap<Sequence, Ticket>,
@@ -166,6 +168,7 @@ impl Pbft {
             future: BTreeMap::new(),
             history: BTreeMap::new(),
             history_bytes: 0,
+            fetched: None,
             history_bytes_max: setup.history_bytes_max,
             kept_tickets: BTreeMap::new(),
             snapshot: Sequence::ZERO,
@@ -589,6 +592,11 @@ impl Pbft {
         let kept = self.kept_tickets.values().min().copied();
         let view = (self.view_ticket != Ticket::ZERO).then_some(self.view_ticket);
         [slots, kept, view].into_iter().flatten().min().unwrap_or_else(|| out.last_ticket().next())
+    }
+
+    /// Which snapshot peers are fetching from us.
+    pub fn note_fetched(&mut self, snapshot: Option<Sequence>) {
+        self.fetched = snapshot;
     }
 
     pub(crate) fn refuse(&self, from: ReplicaId, reason: &'static str, out: &mut Output) {

@@ -124,6 +124,53 @@ fn a_payload_read_back_is_executed_only_under_its_own_digest() {
     }
 }
 
+/// A slot of so many bytes, and the commits that prove it.
+fn decided(sequence: u64, bytes: usize) -> Decided {
+    let payload = Bytes::from(vec![sequence as u8; bytes]);
+    let mut claim = vote(0, Vote::Commit, payload_digest(&payload)).statement.claim;
+    claim.sequence = Sequence(sequence);
+    let voucher = |sender: u8| {
+        let (id, incarnation) = (ReplicaId(sender), Incarnation(0));
+        let statement = Statement { claim, sender: id, incarnation };
+        let signature = Signed::new(statement, genesis().cluster(), &signer(sender)).signature;
+        Voucher { sender: id, incarnation, signature }
+    };
+    let certificate = Certificate { claim, vouchers: [0, 1, 3].map(voucher).to_vec() };
+    Decided { certificate, payload }
+}
+
+/// Whoever has fetched a snapshot goes on from there. If newer ones are written meanwhile and the slots behind it let go of,
+/// it has to fetch another one, and so on.
+#[test]
+fn what_follows_a_snapshot_that_is_being_fetched_is_kept() {
+    let mut r = replica(2);
+    let mut out = Output::new(Ticket(1));
+    let mut decide = |r: &mut Pbft, sequences: std::ops::RangeInclusive<u64>| {
+        for sequence in sequences {
+            let slot = Message::Decided(vec![decided(sequence, 256 << 10)]);
+            r.on_message(now(), ReplicaId(0), slot, &mut App, &mut out);
+        }
+        out.take();
+        r.on_link_up(ReplicaId(1), &mut out);
+        let from = |action: Action| match action {
+            Action::Send { message: Message::Standing(standing), .. } => Some(standing.decided_from.0),
+            _ => None,
+        };
+        out.take().into_iter().find_map(from).expect("it says where it stands")
+    };
+    // One MiB holds three of them.
+    let nothing = Output::new(Ticket(1));
+    assert_eq!(decide(&mut r, 1..=2), 1);
+    r.on_snapshot(Sequence(2), &nothing);
+    r.note_fetched(Some(Sequence(2)));
+    assert_eq!(decide(&mut r, 3..=8), 3, "all behind the newest snapshot, and that is 2");
+    r.on_snapshot(Sequence(8), &nothing);
+    assert_eq!(decide(&mut r, 9..=9), 3, "8 is the newest, and 2 is being fetched");
+    assert_eq!(decide(&mut r, 10..=10), 4, "no more than two MiB for its sake");
+    r.note_fetched(None);
+    assert_eq!(decide(&mut r, 11..=11), 9, "nobody fetches any more");
+}
+
 /// A peer gives a laggard so much in an interval and then says nothing more. Waiting for it would cost seconds each time: the
 /// laggard knows the share, and asks another.
 #[test]
@@ -147,17 +194,7 @@ fn a_laggard_asks_another_peer_once_one_has_given_its_share() {
         assert_eq!((asked_now.len(), asked_now[0].1), (1, sequence));
         let from = ReplicaId(asked_now[0].0);
         peers.push(from.0);
-        let payload = Bytes::from(vec![sequence as u8; 1 << 20]);
-        let mut claim = vote(0, Vote::Commit, payload_digest(&payload)).statement.claim;
-        claim.sequence = Sequence(sequence);
-        let voucher = |sender: u8| {
-            let (id, incarnation) = (ReplicaId(sender), Incarnation(0));
-            let statement = Statement { claim, sender: id, incarnation };
-            let signature = Signed::new(statement, genesis().cluster(), &signer(sender)).signature;
-            Voucher { sender: id, incarnation, signature }
-        };
-        let certificate = Certificate { claim, vouchers: [0, 1, 3].map(voucher).to_vec() };
-        let decided = vec![Decided { certificate, payload }];
+        let decided = vec![decided(sequence, 1 << 20)];
         r.on_message(now(), from, Message::Decided(decided), &mut App, &mut out);
         asked_now = asked(&mut out);
         if asked_now.is_empty() {

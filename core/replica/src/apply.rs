@@ -484,6 +484,7 @@ impl<M: StateMachine> Replica<M> {
         for old in self.donor.saved(now, sequence) {
             out.push(Effect::DropSnapshot { sequence: old });
         }
+        self.pbft.note_fetched(self.donor.held());
         let before = self.sync_may_discard(needed.map_or(before, |needed| before.min(needed)));
         out.push(Effect::DiscardLog { before });
     }

@@ -96,6 +96,11 @@ impl Donor {
         }
     }
 
+    /// What peers are fetching, as far as was known when a snapshot was last read from or written.
+    pub(crate) fn held(&self) -> Option<Sequence> {
+        self.held.map(|held| held.sequence)
+    }
+
     /// The certificate of a durable snapshot.
     pub(crate) fn certificate(&self, sequence: Sequence) -> Option<dwcp_pbft::Certificate> {
         self.snapshots.get(&sequence).map(|meta| meta.certificate.clone())
@@ -144,6 +149,7 @@ impl<M: StateMachine> Replica<M> {
             return self.send_one(from, &PeerMessage::NoChunk { sequence, index }, Class::Bulk, out);
         }
         self.donor.hold(now, sequence);
+        self.pbft.note_fetched(self.donor.held());
         let read = Read { to: from, sequence, index, offset };
         let under_way = self.donor.reads.values().filter(|read| read.to == from);
         if under_way.clone().count() >= READS_PER_PEER {

@@ -10,6 +10,7 @@ use crate::message::{Decided, Introduction, Message, Signed, SlotHeld, Standing,
 use crate::output::{Action, Output};
 use crate::record::Record;
 use crate::state::{Application, Pbft};
+use crate::timer::HELP_BYTES_MAX;
 use alloc::vec::Vec;
 use dwcp_base::{Hash, Micros, Mutant, Now, ReplicaId, Sequence, Ticket};
 use dwcp_log::entry::payload_digest;
@@ -251,13 +252,10 @@ impl Pbft {
             })
             .map(|(id, (_, standing))| (*id, standing.executed, standing.decided_from, standing.snapshot))
             .collect();
+        // One that has given its share says nothing, and whoever asks it waits. When all have, their next words come soon.
+        ahead.retain(|(id, ..)| self.timers.gives_from(*id, &self.timing) <= now.mono);
         if ahead.is_empty() {
             return;
-        }
-        // Not one that has given its share, unless all have.
-        let gives = |(id, ..): &(ReplicaId, _, _, _)| self.timers.gives_from(*id, &self.timing) <= now.mono;
-        if ahead.iter().any(gives) {
-            ahead.retain(gives);
         }
         // Another one each time, so that a peer that does not answer, or lies about how far it is, costs one round.
         let turn = usize::try_from(self.timers.help_turn % ahead.len() as u64).unwrap_or(0);
@@ -289,16 +287,24 @@ impl Pbft {
             bytes += decided.payload.len();
             answer.push(decided.clone());
         }
-        if !answer.is_empty() && self.timers.may_help(now, from, bytes, &self.timing) {
-            // The certificates may hold our own commits, which must not leave before they are durable.
-            let after = self.after(self.vote_ticket);
-            out.push(Action::Send { to: from, message: Message::Decided(answer), after });
+        if answer.is_empty() {
+            return;
         }
+        if !self.timers.may_help(now, from, bytes, &self.timing) {
+            // It need not wait to find out: other help than this may have taken up its share.
+            answer.clear();
+        }
+        // The certificates may hold our own commits, which must not leave before they are durable.
+        let after = self.after(self.vote_ticket);
+        out.push(Action::Send { to: from, message: Message::Decided(answer), after });
     }
 
     pub(crate) fn on_decided(&mut self, now: Now, from: ReplicaId, decided: Vec<Decided>, out: &mut Output) {
         if self.held {
             return; // The caller cannot execute more; it is asked for again.
+        }
+        if decided.is_empty() {
+            return self.on_share_given(now, from, out);
         }
         let mut refused = None;
         let bytes = decided.iter().map(|one| one.payload.len()).sum();
@@ -348,6 +354,16 @@ impl Pbft {
         let under_way = self.slots.range(self.delivered.next()..).next().is_some();
         if self.delivered < self.stable_sequence() || is_far || !under_way {
             self.fetch_on(now, from, out);
+        }
+    }
+
+    /// A peer has what we asked for, and will give no more for a while.
+    fn on_share_given(&mut self, now: Now, from: ReplicaId, out: &mut Output) {
+        self.timers.took(now, from, HELP_BYTES_MAX, &self.timing);
+        // Whoever was not asked cannot make us ask.
+        if self.timers.asked.take_if(|asked| *asked == from).is_some() {
+            self.timers.catching_up_until = Micros::ZERO;
+            self.seek_help(now, out);
         }
     }
 

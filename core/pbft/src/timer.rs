@@ -24,7 +24,7 @@ const PATIENCE_MIN: Micros = Micros::from_millis(300);
 /// Slots after which the measured round is believed.
 const ROUNDS_MIN: u64 = 16;
 /// Bytes of help for one peer in one resend interval.
-const HELP_BYTES_MAX: usize = 8 << 20;
+pub(crate) const HELP_BYTES_MAX: usize = 8 << 20;
 /// The doubling stops at this power of two.
 const BACKOFF_MAX: u32 = 10;
 

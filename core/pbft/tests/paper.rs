@@ -211,6 +211,44 @@ fn a_laggard_asks_another_peer_once_one_has_given_its_share() {
 }
 
 /// While a replica is dead, its peers' links keep what they said meanwhile, and that comes first when it is back.
+/// The share is of all help together, so a laggard cannot count it. Silence would cost it seconds.
+#[test]
+fn a_peer_that_has_given_its_share_says_so_and_another_is_asked() {
+    let mut r = replica(2);
+    let mut out = Output::new(Ticket(1));
+    let slot = Message::Decided(vec![decided(1, 1 << 20)]);
+    r.on_message(now(), ReplicaId(0), slot, &mut App, &mut out);
+    out.take();
+    let mut answers = Vec::new();
+    for _ in 0..10 {
+        let ask = Message::FetchDecided { from: Sequence(1) };
+        r.on_message(now(), ReplicaId(3), ask, &mut App, &mut out);
+        answers.extend(out.take().into_iter().filter_map(|action| match action {
+            Action::Send { message: Message::Decided(slots), .. } => Some(slots.len()),
+            _ => None,
+        }));
+    }
+    assert_eq!(answers, [1, 1, 1, 1, 1, 1, 1, 1, 0, 0]);
+
+    let mut r = replica(2);
+    let mut asked = |peer: u8, message: Message| {
+        r.on_message(now(), ReplicaId(peer), message, &mut App, &mut out);
+        let asked = |action: &Action| match action {
+            Action::Send { to, message: Message::FetchDecided { .. }, .. } => Some(to.0),
+            _ => None,
+        };
+        out.take().iter().filter_map(asked).collect::<Vec<_>>()
+    };
+    let ahead = || Message::Standing(Standing { executed: Sequence(1_000), ..standing() });
+    let first = asked(0, ahead());
+    assert_eq!(first, [0]);
+    assert_eq!(asked(1, ahead()), [0; 0]);
+    assert_eq!(asked(3, Message::Decided(vec![])), [0; 0], "who was not asked cannot make us ask");
+    assert_eq!(asked(0, Message::Decided(vec![])), [1]);
+    assert_eq!(asked(1, Message::Decided(vec![])), [0; 0], "all have given: nobody is waited for");
+    assert_eq!(asked(3, ahead()), [0; 0], "it has said that it gives no more, too");
+}
+
 #[test]
 fn whoever_was_asked_by_an_old_word_of_its_is_not_waited_for() {
     let mut r = replica(2);
@@ -220,7 +258,8 @@ fn whoever_was_asked_by_an_old_word_of_its_is_not_waited_for() {
         Message::Standing(Standing { executed, decided_from, ..standing() })
     };
     r.on_message(now(), ReplicaId(0), says(205, 1), &mut App, &mut out);
-    let asked = |action: &Action| matches!(action, Action::Send { message: Message::FetchDecided { .. }, .. });
+    let asked =
+        |action: &Action| matches!(action, Action::Send { message: Message::FetchDecided { .. }, .. });
     assert_eq!(out.take().iter().filter(|action| asked(action)).count(), 1);
     // Others' words do not end the wait, nor does one by which the slots are still there.
     r.on_message(now(), ReplicaId(1), says(3_000, 900), &mut App, &mut out);

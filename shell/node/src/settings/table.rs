@@ -207,8 +207,8 @@ pub const SETTINGS: &[Setting] = &[
         "bytes",
         Preset::Number(96 * MIB),
         (64 * MIB, 16 * GIB),
-        "decided proposals kept in memory for replicas that lag; one that lags further fetches the whole state; up to four \
-         times this is kept while no snapshot gets written",
+        "decided proposals kept in memory for replicas that lag; one that lags further fetches the whole state; up to twice \
+         this is kept while one fetches a snapshot, up to four times while no snapshot gets written",
     ),
     number(
         "consensus.batch_frames_max",

@@ -154,7 +154,7 @@ impl Trick {
     /// Some liars draw one of these besides.
     pub(crate) const OF_TRANSFERS: [Self; 2] = [Self::EndlessDonor, Self::AsksForChunks];
 
-    /// Where replicas have state sync, a liar draws one of these besides, or none.
+    /// Where replicas have state sync, a liar draws one of these besides, or none; and half of them `FalseStore`.
     pub(crate) const OF_ROOMS: [Self; 3] = [Self::AsksUnheard, Self::OrdersUnasked, Self::FalseStore];
 
     /// There it draws one or two of these as well, or none.
@@ -212,6 +212,9 @@ impl Trick {
             let count = if chance.per_mille(700) { chance.between(1, 2) } else { 0 };
             let count = usize::try_from(count).expect("few tricks");
             tricks |= all[..count].iter().map(|trick| trick.bit()).sum::<u64>();
+            // Few stores are fetched at all, and fewer from a liar.
+            let falsifies = chance.fork("of stores").per_mille(500);
+            tricks |= if falsifies { Self::FalseStore.bit() } else { 0 };
             let asks_low = chance.fork("of ends").per_mille(150);
             tricks |= if asks_low { Self::LowEnds.bit() } else { 0 };
         }

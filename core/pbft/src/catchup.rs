@@ -24,7 +24,7 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 const ANSWER_SLOTS_MAX: usize = 256;
 /// How many times its bound the history may grow while no snapshot gets written.
 const HISTORY_STRETCH: usize = 4;
-/// The same for the sake of a peer that fetches an older snapshot than our newest. A liar may seem to, for as long as it likes.
+/// The same for the sake of a peer that fetches an older snapshot than our newest. Less, for a liar may pretend to.
 const HISTORY_STRETCH_HELD: usize = 2;
 /// Slots a stuck replica describes.
 const STUCK_SLOTS_MAX: usize = 32;
@@ -252,7 +252,7 @@ impl Pbft {
             })
             .map(|(id, (_, standing))| (*id, standing.executed, standing.decided_from, standing.snapshot))
             .collect();
-        // One that has given its share says nothing, and whoever asks it waits. When all have, their next words come soon.
+        // Whoever has given its share gives nothing now. When all have, their next words come soon.
         ahead.retain(|(id, ..)| self.timers.gives_from(*id, &self.timing) <= now.mono);
         if ahead.is_empty() {
             return;
@@ -270,6 +270,7 @@ impl Pbft {
         } else {
             let (peer, ..) =
                 ahead.iter().find(|(_, _, _, snapshot)| *snapshot > self.delivered).unwrap_or(&ahead[0]);
+            self.timers.asked = None;
             // Nobody may have one yet; being asked makes them write one. How new it is said to be proves nothing: whatever is ahead of us and certified will do.
             out.push(Action::NeedSnapshot { from: *peer, at_least: next });
         }
@@ -347,6 +348,7 @@ impl Pbft {
             // The timers ask again, and others too: at once would let a liar keep us busy at the speed of the link.
             return self.refuse(from, reason, out);
         }
+        self.timers.asked = None;
         self.timers.catching_up_until = Micros::ZERO;
         // What is under way here comes by itself, unless we are far behind it.
         let farthest = self.standings.values().map(|(_, standing)| standing.executed.0).max().unwrap_or(0);

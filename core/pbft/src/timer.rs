@@ -42,7 +42,7 @@ pub struct Timers {
     pub(crate) next_standing: Micros,
     pub(crate) next_plea: Micros,
     pub(crate) catching_up_until: Micros,
-    /// Who was last asked for decided slots.
+    /// Who was asked for decided slots and is waited for.
     pub(crate) asked: Option<ReplicaId>,
     pub(crate) help_turn: u64,
     /// Where we stood when we last moved or had nothing to do, and when that was.
@@ -50,7 +50,7 @@ pub struct Timers {
     pub(crate) stalled_since: Micros,
     /// Bytes sent to each peer to help it, and since when they are counted.
     pub(crate) helped: Shares,
-    /// The same of what peers gave us in decided slots: whoever gave its share gives no more for a while, and says nothing.
+    /// The same of what peers gave us in decided slots: whoever gave its share gives no more for a while.
     pub(crate) gave: Shares,
     /// Peers that ask for a view above ours: which, since when, and how often we followed one for its sake.
     pub(crate) strays: BTreeMap<ReplicaId, (View, Micros, u32)>,

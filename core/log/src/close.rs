@@ -261,7 +261,7 @@ pub(crate) mod tests {
         Place { index: Index(index), term: Term(term), chain: Hash::of(&[term as u8, index as u8]) }
     }
 
-    fn report(id: u8, last: Place) -> Signed<Sealed> {
+    pub(crate) fn report(id: u8, last: Place) -> Signed<Sealed> {
         Signed::new(Sealed { epoch: EPOCH, speaker: speaker(id), last }, CLUSTER, &key(id))
     }
 
@@ -269,7 +269,7 @@ pub(crate) mod tests {
         (0..).zip(ends).map(|(id, (term, index))| report(id, place(term, index))).collect()
     }
 
-    fn segment() -> Segment {
+    pub(crate) fn segment() -> Segment {
         let base = VirtualLog { position: Position(100), chain: Hash::of(b"base") };
         let members = (0..5).map(ReplicaId).collect();
         let open = Open { protocol: Protocol::Raft, first_leader: None, members };

@@ -147,7 +147,9 @@ impl<M: StateMachine> Replica<M> {
         let claims: Vec<ReplicaId> = self
             .segment
             .iter()
-            .flat_map(|segment| segment.failover.claimants(self.fetch.as_ref().map(|fetch| fetch.tail)))
+            .flat_map(|segment| {
+                segment.failover.reports.claimants(self.fetch.as_ref().map(|fetch| fetch.tail))
+            })
             .collect();
         let n = self.pbft.quorum().n();
         let me = self.setup.me;

@@ -149,7 +149,7 @@ impl<M: StateMachine> Court<'_, M> {
         // Whoever sealed will not see the Marker commit; q reports that choose it say as much.
         let known = self.segment.is_some_and(|open| {
             open.marker == Some(close.tail.index)
-                || open.failover.reports_choose(&close.tail, self.reports_needed(segment), self.mutants)
+                || open.failover.reports.chooses(&close.tail, self.reports_needed(segment), self.mutants)
                 // Nobody outside the segment sees what commits: those inside, who are needed for q, answer for that.
                 || (open.raft.is_none() && open.ends_with_marker(&close.tail))
         });

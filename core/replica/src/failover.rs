@@ -16,12 +16,11 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use bytes::Bytes;
 use dwcp_base::{
-    Epoch, Index, LogTime, Micros, Mutant, Mutants, NetworkMode, Now, ReplicaId, Sequence, Term, Ticket, View,
+    Epoch, Index, LogTime, Micros, Mutant, NetworkMode, Now, ReplicaId, Sequence, Term, Ticket, View,
 };
-use dwcp_log::close::{choose, worth};
 use dwcp_log::seal::{Sealed, Signed, StopCert, Suspect};
 use dwcp_log::segment::Protocol;
-use dwcp_log::{Close, CloseProof, Decide, Open, Place, Proposal, RootEntry, Segment, Switch};
+use dwcp_log::{Close, CloseProof, Collection, Decide, Open, Place, Proposal, RootEntry, Segment, Switch};
 use dwcp_raft::step::INDEX_MAX;
 use dwcp_state::StateMachine;
 
@@ -46,9 +45,8 @@ const SERVICE_FACTOR: u64 = 10;
 /// What is known about the end of the open segment. May be forgotten: everything in it is said again.
 pub(crate) struct Failover {
     suspects: BTreeMap<ReplicaId, Signed<Suspect>>,
-    reports: BTreeMap<ReplicaId, Signed<Sealed>>,
-    /// Reports whose log nobody shows: left out as long as `q` others remain.
-    doubted: BTreeSet<ReplicaId>,
+    /// Where the members' logs end.
+    pub reports: Collection,
     suspecting: Option<&'static str>,
     stop: Option<StopCert>,
     /// Sealed, and the record that remembers it is `sealed_after`.
@@ -87,8 +85,7 @@ impl Failover {
     pub(crate) fn new(now: Now) -> Self {
         Self {
             suspects: BTreeMap::new(),
-            reports: BTreeMap::new(),
-            doubted: BTreeSet::new(),
+            reports: Collection::new(),
             suspecting: None,
             stop: None,
             sealing: None,
@@ -147,18 +144,6 @@ impl Failover {
         if self.sample.is_none() && last > commit {
             self.sample = Some((last, now.mono));
         }
-    }
-
-    /// Whether `q` reports are here of which this place is the best.
-    pub(crate) fn reports_choose(&self, tail: &Place, q: usize, mutants: Mutants) -> bool {
-        let reports: Vec<Signed<Sealed>> = self.reports.values().copied().collect();
-        reports.len() >= q && choose(&reports, mutants) == Ok(Some(*tail))
-    }
-
-    /// Who says that its log ends at this place.
-    pub(crate) fn claimants(&self, tail: Option<Place>) -> Vec<ReplicaId> {
-        let says = |report: &Signed<Sealed>| tail.is_none_or(|tail| report.said.last == tail);
-        self.reports.iter().filter(|(_, report)| says(report)).map(|(id, _)| *id).collect()
     }
 
     pub(crate) fn due_since(&self) -> Option<Micros> {
@@ -495,7 +480,7 @@ impl<M: StateMachine> Replica<M> {
         segment.failover.own_report = Some((report, after));
         segment.failover.told = true;
         segment.failover.next_send = now.mono.plus(self.setup.settings.timing.resend_interval);
-        segment.failover.reports.insert(speaker.id, report);
+        segment.failover.reports.insert(report);
         segment.failover.first_report.get_or_insert(now.mono);
         let stop = segment.failover.stop.clone();
         self.send_all(&PeerMessage::Sealed(report), Class::Vote, after, out);
@@ -516,14 +501,14 @@ impl<M: StateMachine> Replica<M> {
             return self.refuse_peer(from, "a SEALED beyond all places", out);
         }
         let Some(segment) = &self.segment else { return };
-        if segment.failover.reports.contains_key(&from) {
+        if segment.failover.reports.heard(from) {
             return;
         }
         if !self.word_holds(&signed) {
             return self.refuse_peer(from, "a SEALED with a bad signature", out);
         }
         let Some(segment) = &mut self.segment else { return };
-        segment.failover.reports.insert(from, signed);
+        segment.failover.reports.insert(signed);
         segment.failover.first_report.get_or_insert(now.mono);
         if self.control.steering.ending.is_some() {
             self.seal_segment(now, out);
@@ -543,41 +528,9 @@ impl<M: StateMachine> Replica<M> {
     }
 
     fn collected_close(&self, segment: &Segment) -> Option<Close> {
-        let open = self.segment.as_ref()?;
-        let epoch = segment.epoch;
-        let needed = self.court().reports_needed(segment);
-        let failover = &open.failover;
-        let mut reports: Vec<Signed<Sealed>> = failover
-            .reports
-            .iter()
-            .filter(|(id, _)| !failover.doubted.contains(id))
-            .map(|(_, r)| *r)
-            .collect();
-        if reports.len() < needed {
-            reports = failover.reports.values().copied().collect();
-        }
-        let mutants = self.setup.mutants;
-        while reports.len() >= needed {
-            let best = reports.iter().map(|report| worth(&report.said.last, mutants)).max()?;
-            let at_best = |report: &Signed<Sealed>| worth(&report.said.last, mutants) == best;
-            let places: Vec<Place> = reports.iter().filter(|r| at_best(r)).map(|r| r.said.last).collect();
-            let holds_anchor =
-                |place: &&Place| segment.may_hold_anchor(place) || mutants.on(Mutant::CloseBelowAnchor);
-            // An honest log that is the best of q holds what q anchored, and two honest logs do not differ at one place:
-            // whoever says otherwise is left out while enough others remain.
-            let shown =
-                places.iter().filter(holds_anchor).find(|place| self.court().holds_tail(segment, place));
-            let Some(tail) = shown.or_else(|| places.iter().find(holds_anchor)).copied() else {
-                reports.retain(|report| !at_best(report));
-                continue;
-            };
-            reports.retain(|report| !at_best(report) || report.said.last == tail);
-            if reports.len() >= needed {
-                let anchor = segment.anchor.number;
-                return Some(Close { epoch, tail, anchor, proof: CloseProof::Reports(reports) });
-            }
-        }
-        None
+        let open = self.segment.as_ref().filter(|open| open.epoch == segment.epoch)?;
+        let (court, reports) = (self.court(), &open.failover.reports);
+        court.with_bench(|bench| reports.close(bench, segment, |place| court.holds_tail(segment, place)))
     }
 
     /// A report whose log nobody can show is left out when others suffice.
@@ -589,13 +542,7 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         fetch.since = now.mono;
-        let tail = fetch.tail;
-        let failover = &mut segment.failover;
-        let claim: Vec<ReplicaId> = failover.claimants(Some(tail));
-        failover.doubted.extend(claim);
-        if failover.reports.len() - failover.doubted.len() < needed {
-            failover.doubted.clear();
-        }
+        segment.failover.reports.doubt(&fetch.tail, needed);
     }
 
     /// For the primary: a member says that it is sealed and nobody has ordered or asked for the end of the segment: it is
@@ -604,8 +551,8 @@ impl<M: StateMachine> Replica<M> {
         let steering = &self.control.steering;
         let time = steering.time.max(LogTime(now.wall_ms));
         let calm_ms = self.setup.genesis.calm_ms;
-        let ripe = |word: &&Signed<Sealed>| steering.may_end_sealed(word.said.speaker, time, calm_ms);
-        let sealed = self.segment.as_ref()?.failover.reports.values().find(ripe).copied()?;
+        let reports = &self.segment.as_ref()?.failover.reports;
+        let sealed = reports.find(|speaker| steering.may_end_sealed(speaker, time, calm_ms))?;
         let (view, executed) = (self.pbft.view(), self.control.executed);
         let next = self.pbft.next_sequence();
         let patience = self.setup.settings.segment.timing.election_timeout.times(3);

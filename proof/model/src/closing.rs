@@ -8,6 +8,7 @@ use dwcp_base::{
 };
 use dwcp_log::chain::VirtualLog;
 use dwcp_log::close::{Bench, Close, CloseProof, CloseRefusal, VoicesRefusal, choose};
+use dwcp_log::collection::Collection;
 use dwcp_log::place::{Index, Place, Term};
 use dwcp_log::seal::{Sealed, Signed, Speaker};
 use dwcp_log::segment::{AnchorPoint, Open, Protocol, Segment};
@@ -136,6 +137,8 @@ pub enum Slip {
     MarkerIgnored,
     /// A Marker ends the segment when anybody holds it, committed or not.
     MarkerUncommitted,
+    /// Who names a log that nobody shows is believed all the same.
+    NobodyDoubted,
 }
 
 /// Where a Close can end the segment.
@@ -157,6 +160,8 @@ pub struct Closing {
     lies: Vec<(Signed<Sealed>, Tail)>,
     /// Bounded by the logs and Anchors that a model can have.
     judged: Mutex<HashMap<Asked, Arc<Vec<Tail>>>>,
+    /// The same for what is collected.
+    collected: Mutex<HashMap<(Vec<Log>, Log), bool>>,
 }
 
 impl fmt::Debug for Closing {
@@ -212,7 +217,7 @@ impl Closing {
             }
         }
         let lies = claims.into_iter().map(|tail| (report(n - 1, tail.place), tail)).collect();
-        Self { quorum, slip, lies, judged: Mutex::default() }
+        Self { quorum, slip, lies, judged: Mutex::default(), collected: Mutex::default() }
     }
 
     /// Every end that some valid Close can name when these are the logs that honest replicas sealed.
@@ -270,6 +275,58 @@ impl Closing {
             }
         }
         tails
+    }
+
+    /// Whether a primary that hears all these reports, and whatever the liar says beside them, comes to a Close that the judge
+    /// lets pass, by `dwcp-log`'s own collection: it fetches the log that was chosen, and doubts who named it when nobody has
+    /// it.
+    ///
+    /// # Panics
+    /// When another thread of the checker did.
+    #[must_use]
+    pub fn is_collected(&self, mut sealed: Vec<Log>, anchored: Log) -> bool {
+        sealed.sort();
+        let asked = (sealed, anchored);
+        if let Some(outcome) = self.collected.lock().expect("no thread panicked").get(&asked) {
+            return *outcome;
+        }
+        let lies = std::iter::once(None).chain(self.lies.iter().map(Some));
+        let outcome = lies.flat_map(|lie| [(lie, true), (lie, false)]).all(|(lie, is_shown)| {
+            let shown_by_liar = lie.and_then(|(_, tail)| tail.log).filter(|_| is_shown);
+            self.collects(&asked.0, lie.map(|(report, _)| *report), shown_by_liar, &asked.1)
+        });
+        self.collected.lock().expect("no thread panicked").insert(asked, outcome);
+        outcome
+    }
+
+    fn collects(
+        &self,
+        sealed: &[Log],
+        lie: Option<Signed<Sealed>>,
+        shown_by_liar: Option<Log>,
+        anchored: &Log,
+    ) -> bool {
+        let segment = self.segment(anchored);
+        let is_shown = |place: &Place| {
+            let mut logs = sealed.iter().copied().chain(shown_by_liar);
+            let len = u8::try_from(place.index.0).unwrap_or(u8::MAX);
+            logs.any(|log| log.starts_with(anchored) && log.len() >= len && log.prefix(len).place() == *place)
+        };
+        let mut reports = Collection::new();
+        (0..).zip(sealed).for_each(|(id, log)| reports.insert(report(id, log.place())));
+        lie.into_iter().for_each(|lie| reports.insert(lie));
+        // Each round leaves somebody out, or closes.
+        for _ in 0..=self.quorum.n() {
+            let close = self.bench(|bench| reports.close(bench, &segment, is_shown));
+            let Some(close) = close else { return false };
+            if is_shown(&close.tail) {
+                return self.on_bench(&segment, &close).is_ok();
+            }
+            if self.slip != Some(Slip::NobodyDoubted) {
+                reports.doubt(&close.tail, self.bench(|bench| bench.reports_needed(&segment)));
+            }
+        }
+        false
     }
 
     fn segment(&self, anchored: &Log) -> Segment {
@@ -331,18 +388,21 @@ impl Closing {
     }
 
     fn on_bench(&self, segment: &Segment, close: &Close) -> Result<(), CloseRefusal> {
+        self.bench(|bench| bench.judge_close(Some(segment), close))
+    }
+
+    fn bench<T>(&self, judge: impl FnOnce(&Bench<'_>) -> T) -> T {
         let member = |speaker: Speaker| speaker.id.0 < self.quorum.n();
         let key_of = |speaker: Speaker| member(speaker).then(|| vote_key(speaker.id.0));
         let crypto = KeyedHash::of(u8::MAX);
-        let bench = Bench {
+        judge(&Bench {
             cluster: CLUSTER,
             quorum: self.quorum,
             crypto: &crypto,
             voters: &key_of,
             gone: 0,
             mutants: Mutants::default(),
-        };
-        bench.judge_close(Some(segment), close)
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 use crate::closing::Slip;
 use crate::cluster::{Action, Cluster, Limits, State};
 use crate::keys::genesis;
-use crate::sealing::{ACKNOWLEDGED, ANCHORED, NO_LEADER, SHOWN, SILENCE, Sealing, Size};
+use crate::sealing::{ACKNOWLEDGED, ANCHORED, COLLECTED, NO_LEADER, SHOWN, SILENCE, Sealing, Size};
 
 /// How a model is searched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,7 +198,7 @@ const FOUR_LIE: SegmentEnd = ("sealing, n = 4, a sealer lies", size(4, 1, 2, 2))
 /// How few reports are too few: with one of three, or one of four, acknowledged entries are lost. Two of four would keep
 /// them, as any two meet any majority, but the segment could go on beside its Close. A vote of a sealed replica loses
 /// nothing by itself, because a leader that nobody may follow commits nothing.
-pub const SLIPS: [(Slip, SegmentEnd, &[&str]); 17] = [
+pub const SLIPS: [(Slip, SegmentEnd, &[&str]); 18] = [
     (Slip::LongestLog, THREE, &[ACKNOWLEDGED]),
     (Slip::LongestLog, FOUR, &[ACKNOWLEDGED]),
     (Slip::Reports(1), THREE, &[ACKNOWLEDGED, SILENCE, NO_LEADER]),
@@ -216,6 +216,7 @@ pub const SLIPS: [(Slip, SegmentEnd, &[&str]); 17] = [
     (Slip::MarkerIgnored, THREE_MARKED, &[ACKNOWLEDGED, SILENCE]),
     (Slip::MarkerUncommitted, THREE_MARKED, &[ACKNOWLEDGED, SILENCE]),
     (Slip::EarlierTermCounts, THREE_TERMS, &[ACKNOWLEDGED]),
+    (Slip::NobodyDoubted, FOUR_LIE, &[COLLECTED]),
 ];
 
 /// Every state of every history in which a segment can end.

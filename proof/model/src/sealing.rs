@@ -318,6 +318,8 @@ pub const NO_LEADER: &str = "nobody is elected after the seals";
 pub const SHOWN: &str = "a Close names a log that can be shown";
 /// When all honest replicas have sealed there is a Close.
 pub const NOT_STUCK: &str = "the sealed can always close";
+/// And whoever hears all of them comes to one, whatever the liar says and shows.
+pub const COLLECTED: &str = "a primary that hears the sealed comes to a Close";
 
 fn keeps(model: &Sealing, state: &State, log: &Log) -> bool {
     model.closes(state).iter().all(|tail| tail.log.is_none_or(|tail| tail.starts_with(log)))
@@ -337,6 +339,11 @@ fn shown(model: &Sealing, state: &State) -> bool {
 
 fn not_stuck(model: &Sealing, state: &State) -> bool {
     state.replicas.iter().any(|replica| replica.sealed.is_none()) || !model.closes(state).is_empty()
+}
+
+fn collected(model: &Sealing, state: &State) -> bool {
+    let sealed = state.sealed();
+    sealed.len() < state.replicas.len() || model.closing.is_collected(sealed, state.anchored)
 }
 
 fn closes_after_an_anchor(model: &Sealing, state: &State) -> bool {
@@ -405,6 +412,7 @@ impl Model for Sealing {
             Property::always(NO_LEADER, |_, state: &State| !state.late_election),
             Property::always(SHOWN, shown),
             Property::always(NOT_STUCK, not_stuck),
+            Property::always(COLLECTED, collected),
             Property::sometimes("a Close after an Anchor with more acknowledged", closes_after_an_anchor),
             Property::sometimes("a longer log of an older term", a_longer_log_of_an_older_term),
             Property::sometimes("two different Closes", two_closes),

@@ -23,8 +23,8 @@ use dwcp_state::{
 
 /// Clients that may wait for an operator's order.
 const ORDERS_WAITING_MAX: usize = 64;
-/// Sessions one client connection may attach.
-const SESSIONS_PER_CLIENT_MAX: usize = 4_096;
+/// Sessions one client connection may attach; of more it would hear nothing, so whoever drives the core takes no more.
+pub const ATTACHES_MAX: usize = 4_096;
 /// Wishes about acknowledgements that are remembered, in all and of one connection.
 const ACKS_MAX: usize = 65_536;
 const ACKS_PER_CLIENT_MAX: usize = 8_192;
@@ -34,7 +34,7 @@ const ACKS_PER_CLIENT_MAX: usize = 8_192;
 pub(crate) struct Clients {
     /// The reverse of `by_client`.
     by_session: BTreeMap<SessionId, BTreeSet<ClientId>>,
-    /// Of each connection at most `SESSIONS_PER_CLIENT_MAX`.
+    /// Of each connection at most `ATTACHES_MAX`.
     by_client: BTreeMap<ClientId, BTreeSet<SessionId>>,
     /// Who waits for which order.
     pub(crate) orders: Vec<(ClientId, u64, OperatorOrder)>,
@@ -47,7 +47,7 @@ pub(crate) struct Clients {
 impl Clients {
     pub(crate) fn attach(&mut self, client: ClientId, session: SessionId) {
         let sessions = self.by_client.entry(client).or_default();
-        if sessions.len() < SESSIONS_PER_CLIENT_MAX && sessions.insert(session) {
+        if sessions.len() < ATTACHES_MAX && sessions.insert(session) {
             self.by_session.entry(session).or_default().insert(client);
         }
     }

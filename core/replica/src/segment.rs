@@ -26,8 +26,6 @@ use dwcp_state::StateMachine;
 /// Messages of epochs that this replica has yet to see opened, per peer; beyond it they are dropped and come again.
 const EARLY_MAX: usize = 64;
 const EARLY_BYTES_MAX: usize = 1 << 20;
-/// Reads that wait at once.
-const READS_MAX: usize = 16_384;
 /// The name under which reads that cost no entry are counted.
 const READS_COUNTED: &str = "linearizable reads without an entry";
 
@@ -35,7 +33,7 @@ const READS_COUNTED: &str = "linearizable reads without an entry";
 #[derive(Debug, Default)]
 pub(crate) struct Reads {
     next: u64,
-    /// At most `READS_MAX`; beyond it a read is refused.
+    /// At most `reads_max` of the segment's limits; beyond it a read is refused.
     waiting: BTreeMap<u64, (ClientId, u64, Bytes)>,
     /// Those of them that a majority has confirmed, by the index that the state must have come to.
     ready: VecDeque<(Index, Vec<u64>)>,
@@ -640,7 +638,7 @@ impl<M: StateMachine> Replica<M> {
             let reason = "this replica's state diverged and is being replaced: ask another";
             return refuse_read(client, id, reason, Advice::Elsewhere, out);
         }
-        if segment.reads.waiting.len() >= READS_MAX {
+        if segment.reads.waiting.len() >= self.setup.settings.segment.limits.reads_max {
             return refuse_read(client, id, "too many reads wait: ask again soon", Advice::Elsewhere, out);
         }
         let token = segment.reads.next;

@@ -417,8 +417,15 @@ impl NodeConfig {
         &self.origin.path
     }
 
+    /// A setting that has its default stands on no line: then the line of what it does not go with is named.
     fn refuse(&self, key: &str, fault: Fault) -> SettingsError {
-        SettingsError { path: self.origin.path.clone(), line: self.origin.lines.get(key).copied(), fault }
+        let beside = match &fault {
+            Fault::Below { other, .. } | Fault::Above { other, .. } => *other,
+            _ => "",
+        };
+        let mut keys = std::iter::once(key).chain(beside.split_whitespace());
+        let line = keys.find_map(|key| self.origin.lines.get(key)).copied();
+        SettingsError { path: self.origin.path.clone(), line, fault }
     }
 }
 

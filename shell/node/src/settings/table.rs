@@ -615,7 +615,7 @@ pub const SETTINGS: &[Setting] = &[
         "clients.attaches_max",
         "sessions",
         Preset::Number(4_096),
-        (1, 65_536),
+        (1, dwcp_replica::ATTACHES_MAX as u64),
         "sessions that one stream attaches; a client that attaches one more is cut off and may begin afresh",
     ),
     number(

@@ -124,7 +124,7 @@ fn every_bad_line_is_named_with_its_remedy() {
         ),
         (
             with("[consensus]", "[segment]\nheartbeat_interval_ms = 1500\n[consensus]"),
-            "etc/config.toml: `segment.election_timeout_ms` = 3000 is below `3 * segment.heartbeat_interval_ms` = 4500: \
+            "etc/config.toml:13: `segment.election_timeout_ms` = 3000 is below `3 * segment.heartbeat_interval_ms` = 4500: \
              set it to at least that",
         ),
         (
@@ -187,6 +187,10 @@ fn every_bad_line_is_named_with_its_remedy() {
         (
             with("[consensus]", "[http]\nconnections_max = 16\n[consensus]"),
             "etc/config.toml:13: `http.connections_max` = 16 is below `http.watches_max + 1` = 17: set it to at least that",
+        ),
+        (
+            with("[consensus]", "[http]\nwatches_max = 64\n[consensus]"),
+            "etc/config.toml:13: `http.connections_max` = 64 is below `http.watches_max + 1` = 65: set it to at least that",
         ),
         (
             with("[consensus]", "[http]\nconnection_lifetime_ms = 19999\n[consensus]"),

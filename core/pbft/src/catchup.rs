@@ -332,7 +332,7 @@ impl Pbft {
                 break;
             }
             let ticket = out.persist(Record::Decided(one.clone()));
-            self.kept_tickets.entry(claim.sequence).or_insert(ticket);
+            self.kept_tickets.keep(claim.sequence, ticket);
             if claim.sequence > self.stable_sequence() {
                 let slot = self.slots.entry(claim.sequence).or_default();
                 slot.note_ticket(ticket);

@@ -23,6 +23,7 @@ use dwcp_base::{
 /// The configurations that still matter, oldest first, each with the last sequence it does *not* govern.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
 pub struct Configurations {
+    /// At most `HISTORY_MAX`.
     history: Vec<(Sequence, Configuration)>,
 }
 

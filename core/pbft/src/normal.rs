@@ -113,7 +113,7 @@ impl Pbft {
         if !null_forgotten {
             let ticket = out.persist(Record::PrePrepared { proposal, payload: fresh });
             slot.note_ticket(ticket);
-            self.kept_tickets.entry(claim.sequence).or_insert(ticket);
+            self.kept_tickets.keep(claim.sequence, ticket);
             self.vote_ticket = ticket;
         }
         if may_vote && proposal.statement.sender != self.me {
@@ -151,7 +151,7 @@ impl Pbft {
             slot.payloads.insert(digest, payload.clone());
             let ticket = out.persist(Record::Payload { sequence, payload });
             slot.note_ticket(ticket);
-            self.kept_tickets.entry(sequence).or_insert(ticket);
+            self.kept_tickets.keep(sequence, ticket);
         }
         self.advance(now, sequence, out);
     }
@@ -294,7 +294,7 @@ impl Pbft {
             if sequence > self.delivered {
                 let ticket = out.persist(Record::Committed(certificate));
                 slot.note_ticket(ticket);
-                self.kept_tickets.entry(sequence).or_insert(ticket);
+                self.kept_tickets.keep(sequence, ticket);
             }
             if !slot.holds(&digest) {
                 out.push(Action::Broadcast {

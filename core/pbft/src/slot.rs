@@ -4,7 +4,7 @@ use crate::certificate::Votes;
 use crate::message::{Certificate, PreparedCertificate, Signed};
 use alloc::collections::BTreeMap;
 use bytes::Bytes;
-use dwcp_base::{Hash, Micros, Ticket, View};
+use dwcp_base::{Hash, Micros, Sequence, Ticket, View};
 use dwcp_log::entry::payload_digest;
 
 /// Digests remembered per slot in the Q set. A slot sees one digest per view that fails; the oldest views go first.
@@ -92,5 +92,39 @@ impl Slot {
 
     pub(crate) fn note_ticket(&mut self, ticket: Ticket) {
         self.first_ticket.get_or_insert(ticket);
+    }
+}
+
+/// From where the log must be kept for slots that no snapshot covers: the first record about any of those up to each
+/// checkpoint, which is where snapshots are. One number for an interval of the log on disk: while no snapshot gets written
+/// both grow, and the disk is full first.
+#[derive(Clone, Debug)]
+pub struct KeptTickets {
+    interval: u64,
+    by_checkpoint: BTreeMap<Sequence, Ticket>,
+}
+
+impl KeptTickets {
+    #[must_use]
+    pub fn new(interval: u64) -> Self {
+        Self { interval, by_checkpoint: BTreeMap::new() }
+    }
+
+    /// A record of this slot was written.
+    pub fn keep(&mut self, sequence: Sequence, ticket: Ticket) {
+        let checkpoint = sequence.0.div_ceil(self.interval).saturating_mul(self.interval);
+        let kept = self.by_checkpoint.entry(Sequence(checkpoint)).or_insert(ticket);
+        *kept = ticket.min(*kept);
+    }
+
+    /// A durable snapshot says what the slots up to here did.
+    pub fn covered(&mut self, snapshot: Sequence) {
+        self.by_checkpoint = self.by_checkpoint.split_off(&snapshot.next());
+    }
+
+    /// The first record that is still needed.
+    #[must_use]
+    pub fn first(&self) -> Option<Ticket> {
+        self.by_checkpoint.values().min().copied()
     }
 }

@@ -7,7 +7,7 @@ use crate::message::{
 };
 use crate::output::{Action, Output};
 use crate::record::{NewViewProof, Record};
-use crate::slot::Slot;
+use crate::slot::{KeptTickets, Slot};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -102,8 +102,8 @@ pub struct Pbft {
     /// An older snapshot of ours than the newest, which a peer is fetching: it will need what follows.
     pub(crate) fetched: Option<Sequence>,
     pub(crate) history_bytes_max: usize,
-    /// The first record of each slot since the last snapshot: from where the log must be kept.
-    pub(crate) kept_tickets: BTreeMap<Sequence, Ticket>,
+    /// From where the log must be kept for the slots since the last snapshot.
+    pub(crate) kept_tickets: KeptTickets,
     pub(crate) snapshot: Sequence,
     /// Our state is known to be wrong: until it is replaced we vote on nothing.
     pub(crate) muted: bool,
@@ -170,7 +170,7 @@ impl Pbft {
             history_bytes: 0,
             fetched: None,
             history_bytes_max: setup.history_bytes_max,
-            kept_tickets: BTreeMap::new(),
+            kept_tickets: KeptTickets::new(setup.genesis.checkpoint_interval),
             snapshot: Sequence::ZERO,
             muted: false,
             held: false,
@@ -306,7 +306,7 @@ impl Pbft {
         if sequence <= self.delivered {
             return None;
         }
-        self.kept_tickets.entry(sequence).or_insert(ticket);
+        self.kept_tickets.keep(sequence, ticket);
         let slot = self.slots.entry(sequence).or_default();
         slot.note_ticket(ticket);
         Some(slot)
@@ -587,9 +587,9 @@ impl Pbft {
     /// The log is needed from this ticket on, given a durable snapshot at `snapshot`.
     pub fn on_snapshot(&mut self, snapshot: Sequence, out: &Output) -> Ticket {
         self.snapshot = self.snapshot.max(snapshot);
-        self.kept_tickets = self.kept_tickets.split_off(&self.snapshot.next());
+        self.kept_tickets.covered(self.snapshot);
         let slots = self.slots.values().filter_map(|slot| slot.first_ticket).min();
-        let kept = self.kept_tickets.values().min().copied();
+        let kept = self.kept_tickets.first();
         let view = (self.view_ticket != Ticket::ZERO).then_some(self.view_ticket);
         [slots, kept, view].into_iter().flatten().min().unwrap_or_else(|| out.last_ticket().next())
     }

@@ -52,9 +52,9 @@ pub struct Timers {
     pub(crate) helped: Shares,
     /// The same of what peers gave us in decided slots: whoever gave its share gives no more for a while.
     pub(crate) gave: Shares,
-    /// Peers that ask for a view above ours: which, since when, and how often we followed one for its sake.
+    /// At most the members: peers that ask for a view above ours: which, since when, and how often we followed one for its sake.
     pub(crate) strays: BTreeMap<ReplicaId, (View, Micros, u32)>,
-    /// When each peer may be shown our NEW-VIEW again.
+    /// At most the members: when each peer may be shown our NEW-VIEW again.
     pub(crate) view_shown: BTreeMap<ReplicaId, Micros>,
     /// Since when the oldest request that every replica knows of waits. Told by the caller.
     pub(crate) waiting_since: Option<Micros>,

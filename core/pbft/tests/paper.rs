@@ -9,6 +9,7 @@ use dwcp_base::{
     Sequence, SigningKind, Ticket, Trust, View, encode,
 };
 use dwcp_log::entry::payload_digest;
+use dwcp_pbft::slot::KeptTickets;
 use dwcp_pbft::{
     Action, Application, Certificate, Claim, Decided, Introduction, Message, NewView, Output, Pbft,
     PbftSetup, Record, Signed, SignedBody, SlotHeld, Standing, Statement, Timing, ViewChange, Vote, Voucher,
@@ -137,6 +138,23 @@ fn decided(sequence: u64, bytes: usize) -> Decided {
     };
     let certificate = Certificate { claim, vouchers: [0, 1, 3].map(voucher).to_vec() };
     Decided { certificate, payload }
+}
+
+/// Section 4.3: what a checkpoint covers is not needed any more. Here what a snapshot of it covers, and on disk.
+#[test]
+fn the_log_is_kept_from_the_first_record_of_what_no_snapshot_covers() {
+    let mut kept = KeptTickets::new(4);
+    // Slots are accepted in any order, and one has several records.
+    for (sequence, ticket) in [(2, 7), (1, 8), (4, 9), (6, 10), (5, 12), (3, 14), (8, 15), (9, 16)] {
+        kept.keep(Sequence(sequence), Ticket(ticket));
+    }
+    let mut after = |snapshot| {
+        kept.covered(Sequence(snapshot));
+        kept.first().map(|ticket| ticket.0)
+    };
+    assert_eq!(after(0), Some(7));
+    assert_eq!(after(4), Some(10), "of slots 5 to 9, though slot 3's last record came later");
+    assert_eq!((after(8), after(12)), (Some(16), None));
 }
 
 /// Whoever has fetched a snapshot goes on from there. If newer ones are written meanwhile and the slots behind it let go of,

@@ -36,7 +36,7 @@ pub(crate) struct Clients {
     by_session: BTreeMap<SessionId, BTreeSet<ClientId>>,
     /// Of each connection at most `ATTACHES_MAX`.
     by_client: BTreeMap<ClientId, BTreeSet<SessionId>>,
-    /// Who waits for which order.
+    /// Who waits for which order: at most `ORDERS_WAITING_MAX`.
     pub(crate) orders: Vec<(ClientId, u64, OperatorOrder)>,
     /// What clients said about single frames; the policy's default is not kept. At most `ACKS_MAX`, as `acks_kept` counts,
     /// and `ACKS_PER_CLIENT_MAX` of each.

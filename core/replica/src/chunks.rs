@@ -83,9 +83,11 @@ pub(crate) enum Part {
 #[derive(Debug)]
 pub(crate) struct Chunks {
     resend: Micros,
+    /// Of the snapshot's chunks, which are 65,536 at most.
     missing: BTreeSet<u32>,
     /// At most the members.
     donors: BTreeMap<ReplicaId, Standing>,
+    /// At most `PER_DONOR` of each donor.
     in_flight: BTreeMap<u32, InFlight>,
     /// Of missing chunks.
     late: BTreeMap<u32, Late>,

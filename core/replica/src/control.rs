@@ -32,7 +32,8 @@ pub struct Control {
     pub fold: Fold,
     pub steering: Steering,
     pub configurations: Configurations,
-    /// Every member order that took effect, and where: what a newcomer needs to know today's keys.
+    /// Every member order that took effect, and where: what a newcomer needs to know today's keys. At most `ORDERS_MAX`; one
+    /// more is refused.
     pub orders: Vec<(Sequence, SignedMemberOrder)>,
     /// What has been executed since the genesis, in bytes of log. Replicas with equal settings derive from it equal
     /// sequences to take snapshots at.

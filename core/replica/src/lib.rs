@@ -45,9 +45,9 @@ pub mod raft {
     pub use dwcp_raft::*;
 }
 
+pub use admit::ATTACHES_MAX;
 pub use config::{SegmentSettings, Settings, Setup};
 pub use control::Control;
-pub use admit::ATTACHES_MAX;
 pub use io::{
     Advice, Answered, Class, ClientId, ClientReply, ClientRequest, Effect, Event, ExecutedCommand,
     ExecutedReply, FrozenChunks, Input, Label, OrderOutcome, PeerStatus, ProtocolName, ReadLabel,

@@ -42,6 +42,7 @@ pub(crate) struct Transfer<M: StateMachine> {
     target: Option<Target<M>>,
     /// Whole and verified, waiting to be durable.
     ready: Option<(Control, State<M>)>,
+    /// Donors that lied, at most the members.
     dropped: BTreeSet<ReplicaId>,
     /// How many snapshots were given up for newer ones because they did not come.
     stalled: u32,

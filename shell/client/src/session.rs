@@ -107,7 +107,9 @@ pub(crate) struct Session {
     pub id: SessionId,
     pub keys: Keys,
     next: u64,
+    /// At most `waiting_max` of the settings; one more is refused.
     pub waiting: VecDeque<Waiting>,
+    /// By first sequence: together at most `SESSION_WINDOW` commands.
     pub flights: BTreeMap<u64, Flight>,
     /// Nodes that send this session's results over their present connection.
     pub attached: NodeSet,

@@ -134,7 +134,9 @@ type Item = (PublicKey, Hash, Signature);
 
 #[derive(Debug)]
 struct Remembered {
+    /// At most `REMEMBERED_MAX`, oldest first; the oldest goes.
     order: VecDeque<Item>,
+    /// The same.
     good: HashSet<Item>,
 }
 

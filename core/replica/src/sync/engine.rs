@@ -461,7 +461,8 @@ impl<M: StateMachine> Replica<M> {
         };
         if let Some(segment) = self.segment.as_mut().filter(|_| unverified) {
             let message = signing_hash(SigningKind::SyncFrame, self.cluster, &received.hash().0);
-            segment.anchors.unverified.push((key, message, received.signed().signature));
+            let item = (key, message, received.signed().signature);
+            segment.anchors.to_verify(item, &*self.crypto);
         }
         self.state.carry(writer, header.first, header.last);
         if let Some(room) = &mut self.sync {

@@ -169,6 +169,11 @@ pub trait RaftNode: fmt::Debug + Send {
     /// Who leads, as far as known.
     fn leader(&self) -> Option<ReplicaId>;
     fn term(&self) -> Term;
+    /// Whether the log takes no batch before its caller has discarded some of it. A foreign node may leave it at this: its
+    /// caller hears of it when it proposes.
+    fn is_full(&self) -> bool {
+        false
+    }
     /// The last index known to be committed.
     fn commit(&self) -> Index;
     /// The last entry.

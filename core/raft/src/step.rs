@@ -195,6 +195,10 @@ impl RaftNode for Raft {
         Ok(place)
     }
 
+    fn is_full(&self) -> bool {
+        self.log_is_full()
+    }
+
     fn read_index(&mut self, _now: Now, token: u64) -> Result<(), ReadError> {
         self.take_read(token)
     }

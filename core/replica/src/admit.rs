@@ -4,7 +4,7 @@
 use crate::apply::Answer;
 use crate::arrival::ReadFrame;
 use crate::court::Court;
-use crate::io::{Class, ClientId, ClientReply, Effect, Event, OrderOutcome};
+use crate::io::{Class, ClientId, ClientReply, Effect, Event, NotNow, OrderOutcome};
 use crate::pool::{Pending, Pool};
 use crate::replica::{Outbox, Replica};
 use crate::wire::PeerMessage;
@@ -23,6 +23,8 @@ use dwcp_state::{
 
 /// Clients that may wait for an operator's order.
 const ORDERS_WAITING_MAX: usize = 64;
+/// What is said about a segment waits for its Anchor so many anchor intervals before their absence counts.
+const UNANCHORED_INTERVALS: u64 = 10;
 /// Sessions one client connection may attach; of more it would hear nothing, so whoever drives the core takes no more.
 pub const ATTACHES_MAX: usize = 4_096;
 /// Wishes about acknowledgements that are remembered, in all and of one connection.
@@ -194,7 +196,8 @@ impl<M: StateMachine> Replica<M> {
             None => true,
         };
         if self.diverged || !heard {
-            let reply = ClientReply::Busy { session, first };
+            let why = if heard { NotNow::Behind } else { NotNow::Full };
+            let reply = ClientReply::Busy { session, first, why };
             return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
         }
         if let Some(refusal) = self.version_refuses(&frame).or_else(|| self.sync_refuses(&frame)) {
@@ -218,7 +221,7 @@ impl<M: StateMachine> Replica<M> {
             Err(Refusal::SessionExpired) if self.may_be_behind() => {
                 // The session may be younger than what we have executed.
                 self.clients.take_wish(client, session, first);
-                let reply = ClientReply::Busy { session, first };
+                let reply = ClientReply::Busy { session, first, why: NotNow::Behind };
                 out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
             }
             Err(refusal) => {
@@ -251,6 +254,16 @@ impl<M: StateMachine> Replica<M> {
             || self.pbft.highest_seen() > self.control.executed
     }
 
+    /// Whether the open segment's log takes no more commands because fewer than a quorum are there to anchor what it holds.
+    /// Where no Tick comes that could be anchored the leader is to blame: then commands are kept, for whoever waits complains.
+    pub(crate) fn log_is_full(&self, now: Now) -> bool {
+        let Some(segment) = &self.segment else { return false };
+        let patience = self.setup.settings.segment.anchor_interval.times(UNANCHORED_INTERVALS);
+        let unanchored =
+            segment.anchors.unanchored_since().is_some_and(|since| now.mono.since(since) >= patience);
+        unanchored && segment.raft.as_ref().is_some_and(|raft| raft.is_full())
+    }
+
     fn take_frame(&mut self, now: Now, client: ClientId, frame: CheckedFrame, out: &mut Outbox) {
         let hash = Hash::of(frame.bytes());
         if self.pool.holds(&hash) {
@@ -262,10 +275,16 @@ impl<M: StateMachine> Replica<M> {
         let since = now.mono;
         let pending =
             Pending { frame, hash, since, from: None, known_to_all: false, proposed_in: None, ours: true };
-        if self.pool.insert(pending, self.setup.settings.pending_bytes_max, self.pbft.quorum().n()).is_err() {
+        let bytes_max = self.setup.settings.pending_bytes_max;
+        let why = if self.log_is_full(now) {
+            Some(NotNow::LogFull)
+        } else {
+            self.pool.insert(pending, bytes_max, self.pbft.quorum().n()).is_err().then_some(NotNow::Full)
+        };
+        if let Some(why) = why {
             self.count("frames refused: busy");
             self.clients.take_wish(client, session, first);
-            let reply = ClientReply::Busy { session, first };
+            let reply = ClientReply::Busy { session, first, why };
             return out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
         }
         if let Some(orderer) = self.orderer().filter(|orderer| *orderer != self.setup.me) {

@@ -2,7 +2,7 @@
 //! and what an executed Anchor means here: labels rise, snapshots have a state to be of, a divergence is found.
 
 use crate::config::Settings;
-use crate::io::{Class, ClientId, ClientReply, Effect, Event};
+use crate::io::{Class, ClientId, ClientReply, Effect, Event, NotNow};
 use crate::replica::{Outbox, Replica};
 use crate::transfer::Purpose;
 use crate::wire::PeerMessage;
@@ -448,7 +448,8 @@ impl<M: StateMachine> Replica<M> {
         let cost = outcome.cost();
         if anchors.waiting.len() >= WAITING_MAX || anchors.waiting_bytes + cost > WAITING_BYTES_MAX {
             // It has run; who asks again under the same number is told what came of it.
-            let reply = ClientReply::Busy { session: outcome.session, first: outcome.first };
+            let (session, first) = (outcome.session, outcome.first);
+            let reply = ClientReply::Busy { session, first, why: NotNow::PutOff };
             out.push(Effect::Reply { client, after: Ticket::ZERO, reply });
             return self.count("anchored acknowledgements put off: too many wait");
         }

@@ -9,6 +9,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
+use core::fmt;
 use dwcp_base::{
     Ack, Epoch, Hash, Incarnation, Index, NetworkMode, Position, PublicKey, ReplicaId, Sequence, Signature,
     Term, Ticket, Trust, View,
@@ -70,6 +71,40 @@ pub enum ClientRequest {
     Sync { id: u64, request: crate::sync::SyncRequest },
 }
 
+/// Why a replica has no answer to a client's frame now. Asking again under the same number, here or elsewhere, is safe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotNow {
+    /// What waits here to be ordered leaves no room.
+    Full,
+    /// Others have executed what this replica has not, or its state is wrong.
+    Behind,
+    /// The open segment's log waits for a quorum to anchor what it holds, and takes nothing more.
+    LogFull,
+    /// It ran, and too many others wait for the same Anchor.
+    PutOff,
+}
+
+impl NotNow {
+    /// Whether the frame was not taken: not applied by this replica.
+    #[must_use]
+    pub const fn is_definite(self) -> bool {
+        !matches!(self, Self::PutOff)
+    }
+}
+
+impl fmt::Display for NotNow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "this node is busy: not applied; wait a little or ask another node",
+            Self::Behind => "this node is behind: not applied; wait a little or ask another node",
+            Self::LogFull => {
+                "the segment's log is full: it waits for a quorum to anchor it; not applied; start the nodes that are down"
+            }
+            Self::PutOff => "too many answers wait for an Anchor: ask again, it runs once",
+        })
+    }
+}
+
 /// An answer to a client.
 #[derive(Clone, Debug)]
 pub enum ClientReply {
@@ -81,10 +116,11 @@ pub enum ClientReply {
         first: u64,
         refusal: Refusal,
     },
-    /// This replica's queue is full or it is not ready; the frame was not taken: definitely not applied by it.
+    /// This replica has no answer to the frame now.
     Busy {
         session: SessionId,
         first: u64,
+        why: NotNow,
     },
     /// A frame that cannot even be read, or whose signature is bad.
     Malformed {

@@ -50,7 +50,7 @@ pub use config::{SegmentSettings, Settings, Setup};
 pub use control::Control;
 pub use io::{
     Advice, Answered, Class, ClientId, ClientReply, ClientRequest, Effect, Event, ExecutedCommand,
-    ExecutedReply, FrozenChunks, Input, Label, OrderOutcome, PeerStatus, ProtocolName, ReadLabel,
+    ExecutedReply, FrozenChunks, Input, Label, NotNow, OrderOutcome, PeerStatus, ProtocolName, ReadLabel,
     SegmentStatus, Status, SwitchStatus, Unanswered,
 };
 pub use recover::{RecoverError, RecoveredSnapshot, Recovery};

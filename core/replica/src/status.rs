@@ -176,7 +176,7 @@ impl<M: StateMachine> Replica<M> {
             if segment.raft.is_none() && self.setup.raft.is_none() {
                 reasons.push("Raft node not initialized".to_string());
             }
-            if segment.failover.log_full {
+            if segment.failover.log_full || self.log_is_full(now) {
                 reasons.push("the segment's log is full: it waits for a quorum to anchor it".to_string());
             }
         }

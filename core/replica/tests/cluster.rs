@@ -10,8 +10,8 @@ use dwcp_base::{
 };
 use dwcp_replica::raft::{OwnRaft, RaftMaker};
 use dwcp_replica::{
-    ClientId, ClientReply, ClientRequest, Effect, Event, ExecutedReply, Input, Outbox, RecoveredSnapshot,
-    Recovery, Replica, Settings, Setup,
+    ClientId, ClientReply, ClientRequest, Effect, Event, ExecutedReply, Input, NotNow, Outbox,
+    RecoveredSnapshot, Recovery, Replica, Settings, Setup,
 };
 use dwcp_state::kv::{Kv, KvCommand};
 use dwcp_state::{ClientFrame, Command, Outcome, SessionFrame, SessionOpen};

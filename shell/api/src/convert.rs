@@ -38,7 +38,9 @@ impl Item {
                 reason: refusal.to_string(),
                 definite: refusal.definite(),
             }),
-            ClientReply::Busy { session, first } => refused_here(session, first, &crate::Busy.to_string()),
+            ClientReply::Busy { session, first, why } => {
+                refused_here(session, first, &why.to_string(), why.is_definite())
+            }
             ClientReply::Malformed { reason } => Self::Malformed(reason),
             ClientReply::Order { id, outcome } => Self::Order(order(id, outcome)),
             ClientReply::Query { id, outcome } => Self::Query(query(id, outcome)),
@@ -272,17 +274,17 @@ pub(crate) fn ack(wire: Option<&i32>) -> Option<Option<Ack>> {
 /// The answer to a frame that is not handed to the node. Read only now: frames that go through are not decoded here.
 pub(crate) fn not_taken(frame: &Bytes, reason: &str) -> Item {
     match ClientFrame::decode(frame.clone()) {
-        Ok(checked) => refused_here(checked.session(), checked.sequences().start, reason),
+        Ok(checked) => refused_here(checked.session(), checked.sequences().start, reason, true),
         Err(error) => Item::Malformed(error.to_string()),
     }
 }
 
-fn refused_here(session: SessionId, first: u64, reason: &str) -> Item {
+fn refused_here(session: SessionId, first: u64, reason: &str, definite: bool) -> Item {
     Item::Refused(Refused {
         session: Bytes::copy_from_slice(&session.0),
         first,
         refusal: Bytes::new(),
         reason: reason.to_string(),
-        definite: true,
+        definite,
     })
 }

@@ -234,13 +234,17 @@ fn a_log_that_three_of_five_cannot_anchor_is_bounded_and_goes_on_with_a_fourth()
     // Many times the bound is asked of it.
     let before = cluster.executed(0).len();
     const ASKED: usize = 300;
+    const HELD: usize = 60;
+    let mut frames = Vec::new();
     for index in 0..ASKED {
         // Its client still waits for all of them.
         let put = KvCommand::put(format!("more{index}").into_bytes(), vec![7; 100]).encode();
         let frame = other(&session, session.next, 31, Command::Machine(put));
         session.next += 1;
         cluster.send(0, &frame);
-        cluster.run(2);
+        frames.push(frame);
+        // Those that come before it is clear that nobody anchors are held.
+        cluster.run(if index == HELD { 1_500 } else { 2 });
     }
     cluster.run(1_000);
     let status = cluster.status(leader);
@@ -248,7 +252,20 @@ fn a_log_that_three_of_five_cannot_anchor_is_bounded_and_goes_on_with_a_fourth()
     let (epoch, segment) = (status.epoch, status.segment.unwrap());
     assert_eq!(segment.anchored, anchored);
     let answered = cluster.executed(0).len() - before;
-    assert!((1..ASKED).contains(&answered), "{answered} of {ASKED} are answered, the others are held");
+    let refused = |cluster: &Cluster, at: u8| {
+        let full = |reply: &ClientReply| matches!(reply, ClientReply::Busy { why: NotNow::LogFull, .. });
+        cluster.replies.iter().filter(|(from, reply)| *from == at && full(reply)).count()
+    };
+    let told = refused(&cluster, 0);
+    assert!(answered > 0 && told > 0, "{answered} of {ASKED} are answered, {told} refused with the reason");
+    assert_eq!(told, ASKED - HELD - 1, "all others are held or answered");
+    assert!(answered < HELD, "{answered} are answered");
+    // Whoever asks is told at every node, so whether they asked in vain is known.
+    for at in [1, 2] {
+        cluster.send(at, &frames[ASKED - 1]);
+        cluster.run(2);
+        assert_eq!(refused(&cluster, at), 1);
+    }
     assert!(segment.last.0 <= anchored.0 + ENTRIES_MAX + 4, "the log is bounded: {segment:?}");
     // However long it lasts, nobody gives the segment up. Ticks alone are appended, up to a bound of their own: time goes on.
     cluster.run(100_000);
@@ -264,6 +281,8 @@ fn a_log_that_three_of_five_cannot_anchor_is_bounded_and_goes_on_with_a_fourth()
     assert!(!status.not_ready.iter().any(|reason| reason == full), "{status:#?}");
     assert!(status.segment.as_ref().unwrap().anchored > last, "{status:#?}");
     assert_eq!((status.epoch, status.failovers), (epoch, 0), "the segment was healthy all along");
+    frames.iter().for_each(|frame| cluster.send(0, frame));
+    cluster.run(1_000);
     for sequence in 31..=30 + ASKED as u64 {
         let told = cluster.results_of(0, sequence).expect("whatever was held is answered");
         assert!(matches!(told.results[0].outcome, Outcome::Done(_)), "{told:?}");
@@ -271,7 +290,7 @@ fn a_log_that_three_of_five_cannot_anchor_is_bounded_and_goes_on_with_a_fourth()
     cluster.assert_one_log(&[0, 1, 2, 3]);
     let changes = cluster.changes(0);
     assert_eq!(changes.len(), 10 + 20 + ASKED, "each once");
-    assert_eq!(status.executed_commands, (10 + 20 + ASKED) as u64 + 1);
+    assert_eq!(cluster.status(leader).executed_commands, (10 + 20 + ASKED) as u64 + 1);
     cluster.load(&mut session, 0, 20);
     cluster.start(4);
     cluster.run(3_000);

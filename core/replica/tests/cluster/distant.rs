@@ -84,3 +84,53 @@ fn a_mode_for_near_nodes_between_distant_ones_serves_by_the_root_and_says_why() 
     let served: BTreeSet<u64> = cluster.executed(1).iter().map(|reply| reply.first).collect();
     assert!((1..=3).all(|command| served.contains(&command)), "{served:?}");
 }
+
+fn run_until(cluster: &mut Cluster, is_so: impl Fn(&Cluster) -> bool) {
+    let until = cluster.now.plus(Micros::from_millis(20_000));
+    while !is_so(cluster) {
+        cluster.run(5);
+        assert!(cluster.now < until, "in vain: {:#?}", cluster.status(2));
+    }
+}
+
+/// What a commit takes is known from the first one on: a young segment is not given up because its second is half as slow
+/// again, and no Marker because it takes as long as any entry.
+#[test]
+fn a_young_segment_between_distant_nodes_is_not_suspected() {
+    let mut cluster = Cluster::with(4, super::switching::crash(4), NetworkMode::Hybrid);
+    cluster.delay = Micros::from_millis(100);
+    cluster.run(3_000);
+    // The first entry of its log, and all that it knows of how long one takes.
+    let mut session =
+        Session { crypto: Ed25519::new(seed(9, 30), &[]), next: 1, cluster: cluster.genesis.cluster() };
+    let open = cluster.open_frame(&session);
+    cluster.send(2, &open);
+    cluster.run(1_000);
+    let epoch = cluster.status(2).epoch;
+    let leader = cluster.leader(2).unwrap();
+    assert_ne!(leader, 2);
+    for delay_ms in [100, 150] {
+        cluster.delay = Micros::from_millis(delay_ms);
+        let (asked, answered) = (cluster.now, cluster.executed(2).len());
+        let frame = session.put("far", b"v");
+        cluster.send(2, &frame);
+        run_until(&mut cluster, |cluster| cluster.executed(2).len() > answered);
+        let took = cluster.now.since(asked);
+        assert!(took >= Micros::from_millis(3 * delay_ms), "{took:?}: to the leader, to others, and back");
+    }
+    let suspected = |event: &Event| matches!(event, Event::Suspected { .. });
+    let complaints: usize = (0..4).map(|id| cluster.events(id, suspected)).sum();
+    assert_eq!((complaints, cluster.status(2).failovers, cluster.status(2).epoch), (0, 0, epoch));
+    // Each ends by its Marker.
+    cluster.delay = Micros::from_millis(80);
+    for handed_over in 1..=2 {
+        cluster.order_mode(0, NetworkMode::Hybrid, None);
+        run_until(&mut cluster, |cluster| {
+            cluster.status(2).epoch.0 == epoch.0 + handed_over && cluster.leader(2).is_some()
+        });
+        cluster.run(2_000);
+        let sealed_early = |event: &Event| matches!(event, Event::SegmentSealed { .. });
+        let seals: usize = (0..4).map(|id| cluster.events(id, sealed_early)).sum();
+        assert_eq!(seals, 0, "handed over {handed_over} times");
+    }
+}

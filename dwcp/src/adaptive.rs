@@ -134,7 +134,7 @@ impl Builder {
         self
     }
 
-    /// No Raft at all. The modes that want segments then answer `Raft node not initialized`.
+    /// No Raft at all. `datacenter`, and `hybrid` while a segment is open, then answer `Raft node not initialized`.
     #[must_use]
     pub fn without_raft_node(mut self) -> Self {
         self.options.raft = None;
@@ -476,7 +476,13 @@ impl AdaptiveConsensus {
         let mode = wanted.unwrap_or(status.mode);
         // Among liars no mode opens a segment, and datacenter is refused for that reason.
         let wants_segments = status.trust == dwcp_base::Trust::Crash && status.raft;
-        if mode != NetworkMode::Internet && wants_segments {
+        // In hybrid the root serves while no segment is open; the others' segments are learned here at their end.
+        let serves = match mode {
+            NetworkMode::Internet => true,
+            NetworkMode::Hybrid => wanted.is_none() && status.protocol == ProtocolName::Pbft,
+            NetworkMode::Datacenter => false,
+        };
+        if !serves && wants_segments {
             return Err(ConsensusError::RaftNotInitialized);
         }
         Ok(())

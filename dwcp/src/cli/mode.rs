@@ -19,7 +19,7 @@ use super::output::{Failure, Outcome, print_json, print_line, thousands};
 #[command(after_help = "\
 Examples:
   dwcp mode get
-  dwcp mode set datacenter           (Raft orders commands, whatever happens; needs trust = crash)
+  dwcp mode set datacenter           (Raft orders commands; PBFT only after three failures in a row; needs trust = crash)
   dwcp mode set internet             (PBFT orders commands; needs 4 nodes)
   dwcp mode set hybrid               (Raft while it moves; PBFT when it does not, and Raft again after a calm)
   dwcp mode set hybrid --leader 2    (node 2 should lead)

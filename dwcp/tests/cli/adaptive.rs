@@ -4,12 +4,17 @@
 //! machine needs.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use dwcp::adaptive::{AdaptiveConsensus, Builder, ConsensusError, StartError};
+use dwcp::base::Now;
 use dwcp::client::{ClientConfig, ReplicaId};
 use dwcp::init::{ClusterOptions, Ports, TrialCluster, TrialOptions, trial_cluster};
 use dwcp::kv::{KvCommand, KvReply};
+use dwcp::raft::{OpenError, OwnRaft, RaftMaker, RaftNode, SegmentSetup};
 use dwcp::settings::Mode;
 use dwcp::{Label, NetworkMode, NodeConfig, ProtocolName};
 
@@ -27,6 +32,19 @@ fn builder(trial: &TrialCluster, node: usize) -> Builder {
     let admin = client.principal.clone();
     let config = NodeConfig::load(&trial.nodes[node].config_file).expect("a settings file");
     AdaptiveConsensus::builder(config, client).admin(admin)
+}
+
+/// A Raft that is not the project's, as far as the program can see: all segments are opened through it.
+#[derive(Debug, Default)]
+struct Foreign {
+    opened: AtomicUsize,
+}
+
+impl RaftMaker for Foreign {
+    fn open(&self, setup: SegmentSetup, records: &[Bytes], now: Now) -> Result<Box<dyn RaftNode>, OpenError> {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        OwnRaft.open(setup, records, now)
+    }
 }
 
 async fn all(trial: &TrialCluster) -> Vec<AdaptiveConsensus> {
@@ -58,8 +76,13 @@ fn what_is_proposed_through_one_node_is_there_for_all_and_measured_by_its_protoc
     let folder = tempfile::tempdir().expect("a folder");
     let trial = trial(folder.path(), 4, Mode::Hybrid);
     runtime().block_on(async {
-        let nodes = all(&trial).await;
+        let raft = Arc::new(Foreign::default());
+        let mut nodes = Vec::new();
+        for node in 0..4 {
+            nodes.push(builder(&trial, node).set_raft_node(raft.clone()).start().await.expect("it starts"));
+        }
         under(&nodes, ProtocolName::Raft).await;
+        assert!(raft.opened.load(Ordering::Relaxed) >= 4, "each opened its own: {raft:?}");
         assert_eq!(
             nodes[1].expected_latency().await.unwrap(),
             Duration::from_millis(500),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use dwcp_client::{HintsStatus, Status};
+use dwcp_replica::PeerStatus;
 use dwcp_node::genesis_file::{ack_word, trust_word};
 use serde_json::{Value, json};
 
@@ -342,6 +343,31 @@ fn furthest(nodes: &[Row]) -> u64 {
         .unwrap_or(0)
 }
 
+fn segment(status: &Status) -> Option<Value> {
+    let segment = status.segment.as_ref()?;
+    Some(json!({
+        "term": segment.term.0, "leader": segment.leader.map(|leader| leader.0),
+        "last": segment.last.0, "committed": segment.committed.0, "applied": segment.applied.0,
+        "anchored": segment.anchored.0, "anchored_position": segment.anchored_position.0,
+        "sealed": segment.sealed, "suspecting": segment.suspecting,
+    }))
+}
+
+fn switch(status: &Status) -> Option<Value> {
+    let last = status.last_switch.as_ref()?;
+    Some(json!({
+        "epoch": last.epoch.0, "to": last.to.word(), "planned": last.planned, "sequence": last.sequence.0,
+        "gap_us": last.gap_us, "at_unix_ms": last.at_unix_ms, "cause": last.cause,
+    }))
+}
+
+fn peer(peer: &PeerStatus) -> Value {
+    json!({
+        "node": peer.id.0, "view": peer.view.0, "executed": peer.executed.0, "stable": peer.stable.0,
+        "silent_ms": peer.silent_ms,
+    })
+}
+
 fn object(nodes: &[Row]) -> Value {
     let furthest = furthest(nodes);
     let node = |(id, status): &Row| match status {
@@ -368,6 +394,8 @@ fn object(nodes: &[Row]) -> Value {
             "digest": hex::encode(status.state_digest.0),
             "log_time_ms": status.log_time_ms,
             "mode": status.mode.word(),
+            "n": status.n,
+            "f": status.f,
             "trust": trust_word(status.trust),
             "raft": status.raft,
             "default_ack": ack_word(status.default_ack),
@@ -376,23 +404,12 @@ fn object(nodes: &[Row]) -> Value {
             "protocol": status.protocol.word(),
             "orderer": status.orderer.map(|orderer| orderer.0),
             "anchored_position": anchored(status),
-            "segment": status.segment.as_ref().map(|segment| json!({
-                "term": segment.term.0, "leader": segment.leader.map(|leader| leader.0),
-                "last": segment.last.0, "committed": segment.committed.0, "applied": segment.applied.0,
-                "anchored": segment.anchored.0, "anchored_position": segment.anchored_position.0,
-                "sealed": segment.sealed, "suspecting": segment.suspecting,
-            })),
+            "segment": segment(status),
             "failovers": status.failovers,
-            "last_switch": status.last_switch.as_ref().map(|last| json!({
-                "epoch": last.epoch.0, "to": last.to.word(), "planned": last.planned, "sequence": last.sequence.0,
-                "gap_us": last.gap_us, "at_unix_ms": last.at_unix_ms, "cause": last.cause,
-            })),
+            "last_switch": switch(status),
             "no_segment": status.no_segment,
             "sync": status.sync.as_ref().map(sync::object),
-            "peers": status.peers.iter().map(|peer| json!({
-                "node": peer.id.0, "view": peer.view.0, "executed": peer.executed.0, "stable": peer.stable.0,
-                "silent_ms": peer.silent_ms,
-            })).collect::<Vec<_>>(),
+            "peers": status.peers.iter().map(peer).collect::<Vec<_>>(),
         }),
     };
     json!({ "nodes": nodes.iter().map(node).collect::<Vec<_>>() })

@@ -203,6 +203,12 @@ fn a_hybrid_cluster_switches_when_told_and_when_its_leader_dies() {
     trial.await_status("no segment among liars", |nodes| {
         nodes.iter().all(|node| node["protocol"] == "pbft" && node["trust"] == "byzantine")
     });
+    let status = trial.json(&["status"]);
+    for node in status["nodes"].as_array().unwrap() {
+        let why = node["no_segment"].as_str().unwrap();
+        assert!(why.contains("trust = byzantine: hybrid runs in the root log"), "hybrid says why: {node}");
+        assert_eq!((&node["n"], &node["f"]), (&Value::from(4), &Value::from(1)), "{node}");
+    }
     let put = trial.run(&["kv", "-v", "put", "a", "6"]);
     assert!(put.err.contains("label byzantine"), "{put:?}");
     trial

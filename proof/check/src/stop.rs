@@ -1,7 +1,8 @@
 //! Stop: a segment that nobody ordered to end is closed only when a quorum complained of it. Liars complain of anything, so
 //! what can be counted is the others: at least the quorum less the liars.
 //!
-//! Overload is no fault: where nothing failed and nobody lied, no segment is stopped at all.
+//! Overload is no fault, and complaints of liars alone are not enough: where nothing failed and nobody lied otherwise, no
+//! segment is stopped at all.
 //!
 //! A complaint counts from the moment it was decided on, whether it reached anybody or not; what they were about is not
 //! judged.
@@ -10,7 +11,7 @@ use crate::history::{ReplicaEvent, ReplicaJournal};
 use crate::verdict::{Findings, Judge};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// `quorum`: voices that stop a segment. `faultless`: nothing failed and nobody lied during the history.
+/// `quorum`: voices that stop a segment. `faultless`: nothing failed during the history, and liars did no more than complain.
 pub fn judge(replicas: &[ReplicaJournal], quorum: u32, faultless: bool) -> Findings {
     let mut findings = Findings::default();
     let liars: BTreeSet<u32> =

@@ -56,7 +56,7 @@ Examples:
 
 The orders go round internet, hybrid, datacenter, until so many epochs were opened. Without faults there must be no client
 error at all, no failover but by --leaders, and an acknowledged command in every epoch. With faults one node at a time is killed, stopped or
-(as root) cut off, and no client may wait longer than 30 s. While a segment is open the root may order 20 entries a second.")]
+(as root) cut off, and no client may wait longer than 30 s. While a segment is open the root may order 20 slots a second.")]
     Soak(Soaking),
     /// Part the nodes into halves, write convergent keys on both sides, kill a writer on each, heal; then judge
     #[command(after_help = "Example:\n  cargo run --release -p cluster -- sync --rounds 10 --seed 7")]

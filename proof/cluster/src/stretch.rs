@@ -130,7 +130,7 @@ pub fn judge(stretches: &[Stretch], base: &mut Judgement) -> Rates {
         rates.positions_worst = rates.positions_worst.min(tenths(positions));
         if root > ROOT_PER_SECOND_MAX {
             base.find(format!(
-                "epoch {epoch}: the root ordered {root:.1} entries a second while its segment was open and {acknowledged} \
+                "epoch {epoch}: the root ordered {root:.1} slots a second while its segment was open and {acknowledged} \
                  commands were acknowledged; {ROOT_PER_SECOND_MAX} are allowed"
             ));
         }

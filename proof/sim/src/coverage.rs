@@ -139,10 +139,15 @@ counts! {
     lost_to_liars: 0, "acknowledgements under the label crash that a liar cost";
     discarded: 0, "entries executed that a liar kept from being part of the log";
     both_killed: 180, "deaths of the root's primary and the segment's leader at one moment";
+    both_killed_apart: 1, "of these, of two replicas that were up";
     sealed_wiped: 4, "disks lost between a seal and its Close";
     sealed_by_lie: 0, "segments that a member's word alone ended, while no honest one had said that it is sealed";
     led_anew_while_ending: 40, "segments that got another leader while they were to end";
+    led_anew_over_marker: 1, "of these, while the leader before had proposed a Marker that was not committed";
     older_after_younger: 4_500, "commands that ran first after a younger one of their session had run in the root";
+    older_from_segment: 1, "of these, commands that a segment had taken and not kept";
+    seals_falsified: 1, "SEALEDs of logs that are not there, or cannot be the end";
+    epochs_replayed: 1, "messages of earlier epochs, again";
     storms_met: 65, "segments of which a liar complained all the time";
     policies_ordered: 60, "policy orders in effect";
     convergent_frames: 18_000, "writes of convergent values that made a frame";
@@ -194,7 +199,9 @@ impl Coverage {
             Trick::Equivocate => &mut self.lies_equivocated,
             Trick::Withhold => &mut self.lies_withheld,
             Trick::SplitViewChange | Trick::MixProofs | Trick::OldProofs => &mut self.lies_split_proofs,
-            Trick::Replay | Trick::OldEpochs => &mut self.lies_replayed,
+            Trick::Replay => &mut self.lies_replayed,
+            Trick::OldEpochs => &mut self.epochs_replayed,
+            Trick::FalseSealed | Trick::LowSeal => &mut self.seals_falsified,
             Trick::Censor => &mut self.lies_censored,
             Trick::Delay => &mut self.lies_delayed,
             Trick::LieAsDonor | Trick::ForgetSessions | Trick::EndlessDonor => &mut self.lies_donated,

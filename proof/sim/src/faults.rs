@@ -152,6 +152,11 @@ impl World {
                     let leader = core.status(self.nodes[ix].now(at)).segment?.leader?;
                     Some([core.protocol().primary(), leader])
                 });
+                let both = seen.is_some_and(|[primary, leader]| {
+                    let is_up = |id: dwcp_base::ReplicaId| self.nodes[usize::from(id.0)].is_up();
+                    primary != leader && is_up(primary) && is_up(leader)
+                });
+                self.coverage.both_killed_apart += u64::from(both);
                 for victim in seen.into_iter().flatten() {
                     let node = usize::from(victim.0);
                     if self.nodes[node].is_up() {

@@ -13,9 +13,8 @@ use check::lease::{Ask, Look, Terms, Wish, end_id};
 use check::{CommandId, Operation};
 use dwcp_base::limits::{CLOCK_AHEAD_MAX_MS, EXPIRY_STEP_MAX_MS};
 use dwcp_base::{Incarnation, ReplicaId, Ticket};
-use dwcp_replica::raft::{Entry, Payload};
+use dwcp_state::Command;
 use dwcp_state::kv::{KvBody, KvCommand, KvReply};
-use dwcp_state::{ClientFrame, Command};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Leases a client looks after at a time.
@@ -163,22 +162,10 @@ impl World {
         }
     }
 
-    /// A leader's entries leave it: which keep-alives are in them.
-    pub fn note_proposed(&mut self, epoch: u64, entries: &[Entry]) {
-        if self.dials.lease_life_pm == 0 {
-            return;
-        }
-        for entry in entries {
-            let Payload::Batch { frames, .. } = entry.payload() else { continue };
-            for frame in frames.into_iter().filter_map(|frame| ClientFrame::decode(frame).ok()) {
-                let session = u128::from_be_bytes(frame.session().0);
-                for seq in frame.sequences() {
-                    let id = CommandId { session, seq };
-                    if self.leases.asks.get(&id).is_some_and(|ask| ask.wish == Wish::Keep) {
-                        self.leases.proposed.entry(id).or_insert(epoch);
-                    }
-                }
-            }
+    /// A command leaves a leader: whether it is a keep-alive.
+    pub fn note_proposed(&mut self, epoch: u64, id: CommandId) {
+        if self.leases.asks.get(&id).is_some_and(|ask| ask.wish == Wish::Keep) {
+            self.leases.proposed.entry(id).or_insert(epoch);
         }
     }
 

@@ -45,6 +45,9 @@ enum Command {
         /// Do not demand the minimum coverage
         #[arg(long)]
         any_coverage: bool,
+        /// Fail when all histories together last less than so many simulated seconds
+        #[arg(long, default_value_t = 0)]
+        simulated_min: u64,
     },
     /// Run one seed twice and show that both histories are the same
     Replay {
@@ -184,8 +187,8 @@ fn main() -> ExitCode {
 
 fn act(command: Command) -> anyhow::Result<bool> {
     match command {
-        Command::Run { seeds, how, jobs, failures_max, any_coverage } => {
-            run_many(seeds, &how, jobs, failures_max, any_coverage)
+        Command::Run { seeds, how, jobs, failures_max, any_coverage, simulated_min } => {
+            run_many(seeds, &how, jobs, failures_max, (any_coverage, simulated_min))
         }
         Command::Replay { seed, how, trace } => replay(seed, &how, trace),
         Command::Step { seed, how, from, until } => step(seed, &how, from, until),
@@ -238,7 +241,7 @@ fn run_many(
     how: &How,
     jobs: usize,
     failures_max: usize,
-    any_coverage: bool,
+    (any_coverage, simulated_min): (bool, u64),
 ) -> anyhow::Result<bool> {
     let recipe = how.recipe()?;
     let begun = Instant::now();
@@ -309,7 +312,11 @@ fn run_many(
             PROFILES[0].name
         );
     }
-    Ok(failures.is_empty() && shortfalls.is_empty() && undecided.len() as u64 <= undecided_max)
+    let long_enough = virtual_us / 1_000_000 >= simulated_min;
+    if !long_enough {
+        println!("SHORT: {simulated_min} simulated seconds were asked for");
+    }
+    Ok(long_enough && failures.is_empty() && shortfalls.is_empty() && undecided.len() as u64 <= undecided_max)
 }
 
 fn replay(seed: u64, how: &How, trace: bool) -> anyhow::Result<bool> {

@@ -9,8 +9,9 @@ use dwcp_base::{Hasher, Incarnation, NetworkMode, ReplicaId, decode, encode};
 use dwcp_log::entry::payload_digest;
 use dwcp_log::{Proposal, RootEntry};
 use dwcp_pbft::Message;
-use dwcp_replica::raft::{Message as RaftMessage, Said};
+use dwcp_replica::raft::{Entry as RaftEntry, Kind, Message as RaftMessage, Payload, Said};
 use dwcp_replica::{Control, Ending, Event, PeerMessage, Steering};
+use dwcp_state::ClientFrame;
 use dwcp_state::kv::EventKind;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -38,6 +39,11 @@ pub struct Seen {
     /// The youngest command of each session that the root ran, and epochs whose leadership moved while they were to end.
     youngest: HashMap<u128, u64>,
     moved: BTreeSet<u64>,
+    /// How far each segment's entries have left a leader; where the first Marker among them stood; and the segment in which a
+    /// leader proposed each command first.
+    noted: BTreeMap<u64, u64>,
+    markers: BTreeMap<u64, u64>,
+    proposed: HashMap<(u128, u64), u64>,
     /// Epochs that were to end because a member was sealed alone.
     handed_over: BTreeSet<u64>,
     /// Replicas that said where an epoch ends, once each.
@@ -185,8 +191,8 @@ impl World {
         let Ok(PeerMessage::Segment { epoch, bytes }) = decode::<PeerMessage>(bytes) else { return };
         let Some(message) = RaftMessage::from_bytes(&bytes).ok() else { return };
         let Some(word) = word(&message.said) else { return };
-        if let Said::Append { entries, .. } = &message.said {
-            self.note_proposed(epoch.0, entries);
+        if let Said::Append { prev, entries, .. } = &message.said {
+            self.note_appended(epoch.0, prev.index.0, entries);
         }
         let node = &mut self.nodes[ix];
         let late = node.sealing.contains(&epoch.0) || node.sealed.contains(&epoch.0);
@@ -194,6 +200,26 @@ impl World {
             let journal = node.journal;
             let event = ReplicaEvent::Spoke { epoch: epoch.0, word, order };
             self.journals[journal].note(self.now_us, event);
+        }
+    }
+
+    /// Entries behind this place leave a leader for the first time, or once more.
+    fn note_appended(&mut self, epoch: u64, before: u64, entries: &[RaftEntry]) {
+        let noted = self.segments.noted.entry(epoch).or_default();
+        let seen = noted.saturating_sub(before).min(entries.len() as u64);
+        *noted = (*noted).max(before + entries.len() as u64);
+        for (index, entry) in (before + 1..).zip(entries).skip(usize::try_from(seen).expect("few")) {
+            if entry.body.kind() == Kind::Marker {
+                self.segments.markers.entry(epoch).or_insert(index);
+            }
+            let Payload::Batch { frames, .. } = entry.payload() else { continue };
+            for frame in frames.into_iter().filter_map(|frame| ClientFrame::decode(frame).ok()) {
+                let session = u128::from_be_bytes(frame.session().0);
+                for seq in frame.sequences() {
+                    self.segments.proposed.entry((session, seq)).or_insert(epoch);
+                    self.note_proposed(epoch, check::CommandId { session, seq });
+                }
+            }
         }
     }
 
@@ -324,7 +350,11 @@ impl World {
                 self.segments.ran_in.insert(id, epoch);
                 self.note_kept(check::CommandId { session: id.0, seq: id.1 }, epoch);
                 let youngest = self.segments.youngest.entry(id.0).or_default();
-                self.coverage.older_after_younger += u64::from(command.sequence < *youngest);
+                let is_late = command.sequence < *youngest;
+                self.coverage.older_after_younger += u64::from(is_late);
+                let proposed = self.segments.proposed.remove(&id);
+                self.coverage.older_from_segment +=
+                    u64::from(is_late && proposed.is_some_and(|of| of != epoch));
                 if epoch == 0 {
                     *youngest = command.sequence.max(*youngest);
                 }
@@ -455,7 +485,14 @@ impl World {
                     open == Some(*epoch) && control.steering.ending.is_some()
                 });
                 if ends && self.segments.moved.insert(epoch.0) {
+                    let node = &self.nodes[ix];
+                    let status = node.core.as_ref().map(|core| core.status(node.now(self.now_us)));
+                    let committed = status.and_then(|status| Some(status.segment?.committed.0));
+                    let marker = self.segments.markers.get(&epoch.0);
+                    let in_flight =
+                        marker.is_some_and(|marker| committed.is_some_and(|index| index < *marker));
                     self.coverage.led_anew_while_ending += 1;
+                    self.coverage.led_anew_over_marker += u64::from(in_flight);
                 }
             }
             Event::AnchorDiverged { epoch, index } => {

@@ -53,7 +53,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "NODES")]
     local: Option<usize>,
 
-    /// With --local: who may lie
+    /// With --local: the network mode, which says what orders commands
     #[arg(long, value_enum, default_value = "internet", requires = "local")]
     mode: ModeWord,
 

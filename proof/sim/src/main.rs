@@ -171,7 +171,7 @@ impl How {
     }
 }
 
-/// Histories in a thousand that the search for an order may leave undecided; seeds 0..1000 leave nine.
+/// Histories in a thousand that the search for an order may leave undecided.
 const UNDECIDED_PER_MILLE_MAX: u64 = 15;
 
 fn main() -> ExitCode {

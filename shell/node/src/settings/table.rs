@@ -404,7 +404,7 @@ pub const SETTINGS: &[Setting] = &[
         "bytes",
         Preset::Number(32 * MIB),
         (16 * MIB, 16 * GIB),
-        "messages that wait for one peer's link; at the bound bulk data is dropped first and votes last",
+        "messages that wait for one peer's link; at the bound hints are dropped first, then bulk data, and votes last",
     ),
     number(
         "queues.burst_inputs_max",

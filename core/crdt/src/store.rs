@@ -257,8 +257,12 @@ impl Store {
 
     /// Existing keys at or after `from`, ascending.
     pub fn keys(&self, from: &[u8]) -> impl Iterator<Item = &Bytes> {
-        let range = (Bound::Included(from), Bound::Unbounded);
-        let entries = self.entries.range::<[u8], _>(range);
+        self.keys_within((Bound::Included(from), Bound::Unbounded))
+    }
+
+    /// Existing keys within bounds that are not empty, ascending.
+    pub fn keys_within(&self, bounds: (Bound<&[u8]>, Bound<&[u8]>)) -> impl Iterator<Item = &Bytes> {
+        let entries = self.entries.range::<[u8], _>(bounds);
         entries.filter(|(key, entry)| self.is_there(key, &entry.node)).map(|(key, _)| key)
     }
 

@@ -102,6 +102,18 @@ pub trait StateMachine: Sized + Send + 'static {
         false
     }
 
+    /// Is one of the keys or ranges wanted that the command writes or compares? They are told as etcd does: a key and an empty
+    /// end, or a key and the end of a range, of which a single zero byte stands for none. Asked where clients come in, of keys
+    /// that convergent state has.
+    fn orders_any(&self, _command: &[u8], _wanted: &dyn Fn(&[u8], &[u8]) -> bool) -> bool {
+        false
+    }
+
+    /// Does this key exist now? Convergent state asks before it takes a key that nobody declared.
+    fn has_key(&self, _key: &[u8]) -> bool {
+        false
+    }
+
     /// The expiry clock moved. Called once per entry of the log, before its commands.
     fn advance(&mut self, expiry_ms: u64);
 

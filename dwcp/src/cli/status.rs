@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::Args;
 use dwcp_client::{HintsStatus, Status};
-use dwcp_replica::PeerStatus;
 use dwcp_node::genesis_file::{ack_word, trust_word};
+use dwcp_replica::PeerStatus;
 use serde_json::{Value, json};
 
 use super::cluster::{ClusterArgs, Link, runtime};

@@ -10,6 +10,7 @@ use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::vec::Vec;
 use bytes::Bytes;
+use core::ops::Bound;
 use dwcp_base::{Hash, Hasher, Now, ReplicaId, Ticket, encode};
 use dwcp_state::StateMachine;
 
@@ -22,6 +23,24 @@ const CONFLICTS_MAX: u32 = 1_000;
 const COMPARE_MS: (u32, u32) = (30_000, 3_000);
 
 impl SyncRoom {
+    /// A key that this store has, of those that an ordered command names: it, or one of the range up to its end.
+    pub(crate) fn convergent_key(&self, key: &[u8], range_end: &[u8]) -> Option<&Bytes> {
+        let end = match range_end {
+            [] => Bound::Included(key),
+            [0] => Bound::Unbounded,
+            end if key < end => Bound::Excluded(end),
+            _ => return None,
+        };
+        let mut named = self.store()?.keys_within((Bound::Included(key), end));
+        named.find(|found| self.setup.ordered_prefix(found).is_none())
+    }
+
+    /// Nobody declared to which store this key belongs, and this one does not have it.
+    fn is_free(&self, key: &[u8]) -> bool {
+        !self.setup.convergent.iter().any(|prefix| key.starts_with(prefix))
+            && self.convergent_key(key, &[]).is_none()
+    }
+
     fn get(&self, key: &[u8], path: &[Bytes]) -> Option<SyncReply> {
         let store = self.store()?;
         if self.setup.ordered_prefix(key).is_some() {
@@ -160,6 +179,17 @@ impl<M: StateMachine> Replica<M> {
         };
         let reply = match request {
             SyncRequest::Write { writes, wait, timeout_ms } => {
+                let ordered = |write: &&crate::sync::values::Write| {
+                    room.is_free(&write.key) && self.state.machine().has_key(&write.key)
+                };
+                if let Some(write) = writes.iter().find(ordered) {
+                    let reason = format!(
+                        "{:?} is a key of the ordered store: write it with `dwcp kv`, or delete it there first",
+                        write.key
+                    );
+                    room.figures.writes_refused += 1;
+                    return SyncRoom::refuse(client, id, reason, true, out);
+                }
                 let nodes = usize::from(n);
                 let order = Order { client, id, wait, timeout_ms, mode, nodes, fast_path };
                 return room.write(now, &order, &writes, out);

@@ -14,6 +14,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
+use core::cell::Cell;
 use dwcp_base::{
     Hash, Incarnation, Micros, Mutant, Now, PublicKey, ReplicaId, SigningKind, Ticket, encode, signing_hash,
 };
@@ -430,16 +431,35 @@ impl<M: StateMachine> Replica<M> {
 
     /// Why a client's frame is not taken: one of its commands orders keys that are convergent.
     pub(crate) fn sync_refuses(&self, frame: &CheckedFrame) -> Option<Refusal> {
-        let room = self.sync.as_ref().filter(|room| !room.setup.convergent.is_empty())?;
+        let room = self.sync.as_ref()?;
+        let is_empty = room.store().is_none_or(|store| store.entries_count() == 0);
+        if is_empty && room.setup.convergent.is_empty() {
+            return None;
+        }
         let FrameContent::Commands(frame) = frame.content() else { return None };
         // A machine's command has tag 0 before its own bytes.
-        let commands = frame.commands.iter().filter_map(|command| command.strip_prefix(&[0]));
-        let orders = |command: &[u8], prefix: &Bytes| self.state.machine().orders_below(command, prefix);
-        let mut pairs = commands.flat_map(|c| room.setup.convergent.iter().map(move |prefix| (c, prefix)));
-        let (_, prefix) = pairs.find(|(command, prefix)| orders(command, prefix))?;
-        let reason = alloc::format!(
-            "keys below {prefix:?} are convergent, so nothing about them can be compared or ordered: use `dwcp sync`"
-        );
+        let commands: Vec<&[u8]> =
+            frame.commands.iter().filter_map(|command| command.strip_prefix(&[0])).collect();
+        let machine = self.state.machine();
+        let below = |prefix: &&Bytes| commands.iter().any(|command| machine.orders_below(command, prefix));
+        let reason = if let Some(prefix) = room.setup.convergent.iter().find(below) {
+            alloc::format!(
+                "keys below {prefix:?} are convergent, so nothing about them can be compared or ordered: use `dwcp sync`"
+            )
+        } else {
+            let held = Cell::new(None);
+            let wanted = |key: &[u8], range_end: &[u8]| {
+                let found = room.convergent_key(key, range_end).cloned();
+                let is_held = found.is_some();
+                held.set(found);
+                is_held
+            };
+            commands.iter().find(|command| !is_empty && machine.orders_any(command, &wanted))?;
+            alloc::format!(
+                "{:?} is a convergent key, so nothing about it can be compared or ordered: use `dwcp sync`, or delete it there first",
+                held.take().unwrap_or_default()
+            )
+        };
         Some(Refusal::Machine(MachineRefusal::new(CONVERGENT_CODE, reason)))
     }
 

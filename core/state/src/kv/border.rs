@@ -15,12 +15,12 @@ fn meets(key: &[u8], range_end: &[u8], prefix: &[u8]) -> bool {
     begins_before && (open || range_end > prefix)
 }
 
-fn txn_meets(txn: &Txn, prefix: &[u8]) -> bool {
-    let compares = txn.compare.iter().any(|compare| meets(&compare.key, &compare.range_end, prefix));
+fn txn_orders(txn: &Txn, wanted: &dyn Fn(&[u8], &[u8]) -> bool) -> bool {
+    let compares = txn.compare.iter().any(|compare| wanted(&compare.key, &compare.range_end));
     let writes = |op: &TxnOp| match op {
-        TxnOp::Put(put) => put.key.starts_with(prefix),
-        TxnOp::DeleteRange(delete) => meets(&delete.key, &delete.range_end, prefix),
-        TxnOp::Txn(inner) => txn_meets(inner, prefix),
+        TxnOp::Put(put) => wanted(&put.key, &[]),
+        TxnOp::DeleteRange(delete) => wanted(&delete.key, &delete.range_end),
+        TxnOp::Txn(inner) => txn_orders(inner, wanted),
         TxnOp::Range(_) => false,
     };
     compares || txn.success.iter().chain(&txn.failure).any(writes)
@@ -30,10 +30,15 @@ impl KvCommand {
     /// Does it write or compare a key below this prefix?
     #[must_use]
     pub fn orders_below(&self, prefix: &[u8]) -> bool {
+        self.orders_any(&|key, range_end| meets(key, range_end, prefix))
+    }
+
+    /// Is one of the keys or ranges that it writes or compares wanted? They are told as in a `Range`: key, range end.
+    pub fn orders_any(&self, wanted: &dyn Fn(&[u8], &[u8]) -> bool) -> bool {
         match self {
-            Self::Put(put) => put.key.starts_with(prefix),
-            Self::DeleteRange(delete) => meets(&delete.key, &delete.range_end, prefix),
-            Self::Txn(txn) => txn_meets(txn, prefix),
+            Self::Put(put) => wanted(&put.key, &[]),
+            Self::DeleteRange(delete) => wanted(&delete.key, &delete.range_end),
+            Self::Txn(txn) => txn_orders(txn, wanted),
             _ => false,
         }
     }

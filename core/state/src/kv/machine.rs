@@ -566,6 +566,14 @@ impl StateMachine for Kv {
         KvCommand::decode(command).is_ok_and(|command| command.orders_below(prefix))
     }
 
+    fn orders_any(&self, command: &[u8], wanted: &dyn Fn(&[u8], &[u8]) -> bool) -> bool {
+        KvCommand::decode(command).is_ok_and(|command| command.orders_any(wanted))
+    }
+
+    fn has_key(&self, key: &[u8]) -> bool {
+        self.store.get(key).is_some()
+    }
+
     fn advance(&mut self, expiry_ms: u64) {
         self.expiry_ms = self.expiry_ms.max(expiry_ms);
         while let Some(id) = self.leases.first_expired(self.expiry_ms) {

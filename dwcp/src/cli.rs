@@ -5,7 +5,6 @@ mod bench;
 mod cluster;
 mod completions;
 mod demo;
-mod http;
 mod init;
 mod kv;
 mod local;

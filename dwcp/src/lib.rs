@@ -67,6 +67,7 @@ pub mod adaptive;
 #[cfg(feature = "cli")]
 pub mod child;
 pub mod operator;
+pub mod plain_http;
 pub mod proxy;
 mod server;
 pub mod state_sync;

@@ -239,3 +239,159 @@ pub(crate) fn follow_orders(
 pub(crate) fn key_among(members: &[Member], id: ReplicaId) -> Option<&Member> {
     members.get(usize::from(id.0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::String;
+    use alloc::{format, vec};
+    use dwcp_base::configuration::{Principal, Role};
+    use dwcp_base::{NetworkMode, Policy, PublicKey, Quorum, Signature, Trust};
+
+    const WINDOW: u64 = 16;
+    const LEARNERS: &str = "too many members are learners already: wait until one votes again";
+    const INCARNATION: &str = "the incarnation must be the one in force plus one";
+    const KEYS: &str = "a new incarnation needs new keys";
+
+    fn key(byte: u8) -> PublicKey {
+        PublicKey([byte; 32])
+    }
+
+    /// Member `id` has the keys `10 + id` and `20 + id`.
+    fn control(n: u8) -> Control {
+        let member = |id: u8| Member {
+            id: ReplicaId(id),
+            incarnation: Incarnation(0),
+            vote_key: key(10 + id),
+            tls_key: key(20 + id),
+            peer_address: format!("h{id}:1"),
+            client_address: format!("h{id}:2"),
+            votes_after: Sequence::ZERO,
+        };
+        let genesis = Genesis {
+            version: 1,
+            name: "test".into(),
+            created_unix_ms: 0,
+            policy: Policy::new(Trust::Byzantine, Quorum::new(n.into(), None).unwrap()),
+            mode: NetworkMode::Internet,
+            calm_ms: 0,
+            members: (0..n).map(member).collect(),
+            principals: vec![Principal { name: "admin".into(), key: key(1), role: Role::Admin }],
+            checkpoint_interval: WINDOW / 2,
+            window: WINDOW,
+            quota_bytes: 0,
+        };
+        genesis.check().unwrap();
+        Control::new(&genesis)
+    }
+
+    fn order(id: u8, incarnation: u32, vote_key: u8, tls_key: u8) -> SignedMemberOrder {
+        let (peer_address, client_address) = (String::from("new:1"), String::from("new:2"));
+        let (id, incarnation) = (ReplicaId(id), Incarnation(incarnation));
+        let (vote_key, tls_key) = (key(vote_key), key(tls_key));
+        let order = MemberOrder { id, incarnation, vote_key, tls_key, peer_address, client_address };
+        SignedMemberOrder { order, admin_key: key(1), signature: Signature([0; 64]) }
+    }
+
+    #[track_caller]
+    fn refused(control: &Control, signed: &SignedMemberOrder, (at, stable): (u64, u64), why: &str) {
+        let mut after = control.clone();
+        let said = after.replace_member(signed, Sequence(at), WINDOW, Sequence(stable)).map(|_| ());
+        assert_eq!(said, Err(why));
+        assert_eq!((&after, after.digest()), (control, control.digest()), "a refused order changes nothing");
+    }
+
+    #[track_caller]
+    fn replaced(control: &mut Control, signed: &SignedMemberOrder, (at, stable): (u64, u64)) {
+        control.replace_member(signed, Sequence(at), WINDOW, Sequence(stable)).unwrap();
+    }
+
+    #[test]
+    fn a_replaced_member_has_its_new_name_in_force_a_window_later_and_the_others_theirs() {
+        let mut control = control(4);
+        let before = control.configurations.latest().clone();
+        let signed = order(2, 1, 31, 32);
+        replaced(&mut control, &signed, (5, 0));
+        let latest = control.configurations.latest();
+        let mut members = before.members.clone();
+        members[2] = Member {
+            id: ReplicaId(2),
+            incarnation: Incarnation(1),
+            vote_key: key(31),
+            tls_key: key(32),
+            peer_address: "new:1".into(),
+            client_address: "new:2".into(),
+            votes_after: Sequence(5 + WINDOW),
+        };
+        assert_eq!((latest.id, &latest.members), (ConfigurationId(2), &members));
+        assert_eq!(control.configurations.at(Sequence(5 + WINDOW)), &before, "not before");
+        assert_eq!(control.configurations.at(Sequence(6 + WINDOW)).members, members);
+        assert_eq!(control.orders, [(Sequence(5), signed)]);
+    }
+
+    #[test]
+    fn nobody_is_replaced_who_is_no_member() {
+        for id in [4, 255] {
+            refused(&control(4), &order(id, 1, 31, 32), (5, 0), "there is no such member");
+        }
+    }
+
+    #[test]
+    fn only_the_next_incarnation_replaces_one_and_does_so_once() {
+        let mut control = control(4);
+        for incarnation in [0, 2, u32::MAX] {
+            refused(&control, &order(2, incarnation, 31, 32), (5, 0), INCARNATION);
+        }
+        let first = order(2, 1, 31, 32);
+        replaced(&mut control, &first, (5, 0));
+        refused(&control, &first, (6, 0), INCARNATION);
+        // With other keys neither: two orders for one disk cannot both hold.
+        refused(&control, &order(2, 1, 33, 34), (6, 0), INCARNATION);
+        replaced(&mut control, &order(2, 2, 33, 34), (6, 0));
+    }
+
+    #[test]
+    fn orders_are_refused_once_there_were_as_many_as_are_remembered() {
+        let mut control = control(4);
+        let past = order(0, 1, 40, 41);
+        control.orders = vec![(Sequence(1), past); ORDERS_MAX - 1];
+        let mut full = control.clone();
+        replaced(&mut full, &order(2, 1, 31, 32), (5, 0));
+        assert_eq!(full.orders.len(), ORDERS_MAX);
+        let why = "members were replaced too often: start a new cluster from a backup";
+        refused(&full, &order(2, 2, 33, 34), (6, 0), why);
+        // Whoever follows the orders of a snapshot reads no more of them than these.
+        control.orders.push((Sequence(2), order(1, 1, 42, 43)));
+        refused(&control, &order(2, 1, 31, 32), (5, 0), why);
+    }
+
+    #[test]
+    fn a_new_incarnation_takes_no_key_that_a_member_has() {
+        let mut control = control(4);
+        // Its own old ones (12, 22), those of another (13, 23), each in either place, and one key for both.
+        for (vote_key, tls_key) in [12, 22, 13, 23].iter().flat_map(|taken| [(*taken, 32), (31, *taken)]) {
+            refused(&control, &order(2, 1, vote_key, tls_key), (5, 0), KEYS);
+        }
+        refused(&control, &order(2, 1, 31, 31), (5, 0), KEYS);
+        replaced(&mut control, &order(2, 1, 31, 32), (5, 0));
+        for (vote_key, tls_key) in [(31, 34), (33, 32), (32, 34), (33, 31)] {
+            refused(&control, &order(2, 2, vote_key, tls_key), (6, 0), KEYS);
+        }
+    }
+
+    #[test]
+    fn no_more_members_learn_at_once_than_a_quorum_can_do_without() {
+        for (n, learners) in [(4, 1), (5, 1), (7, 2)] {
+            let mut control = control(n);
+            for id in 0..learners {
+                replaced(&mut control, &order(id, 1, 50 + 2 * id, 51 + 2 * id), (5, 0));
+            }
+            let next = order(learners, 1, 80, 81);
+            refused(&control, &next, (6, 0), LEARNERS);
+            refused(&control, &next, (6 + WINDOW, 4 + WINDOW), LEARNERS);
+            // One that learns may lose its disk again: that leaves no more of them.
+            replaced(&mut control.clone(), &order(0, 2, 90, 91), (6, 0));
+            replaced(&mut control, &next, (6 + WINDOW, 5 + WINDOW));
+        }
+    }
+}

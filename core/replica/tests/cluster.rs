@@ -52,6 +52,8 @@ mod reading;
 mod repairing;
 #[path = "cluster/segments.rs"]
 mod segments;
+#[path = "cluster/sleeping.rs"]
+mod sleeping;
 #[path = "cluster/switching.rs"]
 mod switching;
 #[path = "cluster/syncing.rs"]

@@ -9,10 +9,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use dwcp::child::NodeChild;
+use dwcp::plain_http;
 use dwcp_node::init::{ClusterOptions, Ports, TrialCluster, TrialOptions, trial_cluster};
 use dwcp_node::settings::Mode;
 
-use super::http;
 use super::output::{Failure, Outcome};
 
 /// The folder of a local cluster: removed at the end unless it is to be kept.
@@ -123,11 +123,12 @@ impl LocalCluster {
                     break;
                 }
                 self.all_alive()?;
-                let last = match http::get(self.nodes[index].http, "/readyz", Duration::from_secs(1)).await {
-                    Ok(answer) if answer.status == 200 => break,
-                    Ok(answer) => answer.body.lines().next().unwrap_or("not ready").to_string(),
-                    Err(error) => error,
-                };
+                let last =
+                    match plain_http::get(self.nodes[index].http, "/readyz", Duration::from_secs(1)).await {
+                        Ok(answer) if answer.status == 200 => break,
+                        Ok(answer) => answer.body.lines().next().unwrap_or("not ready").to_string(),
+                        Err(error) => error,
+                    };
                 if Instant::now() > until {
                     let node = &self.nodes[index];
                     return Err(Failure::refused(format!(

@@ -315,6 +315,9 @@ fn a_lost_disk_comes_back_as_the_next_incarnation() {
     std::fs::remove_dir_all(trial.path("node3/data")).unwrap();
     // The default, the port beside the clients', may be somebody else's on a machine that hands ports out in a row.
     let http = format!("127.0.0.1:{}", free_ports(1)[0]);
+    let before = std::fs::read_to_string(trial.path("client.toml")).unwrap();
+    member_orders_that_do_not_hold_are_refused(&trial);
+    assert_eq!(std::fs::read_to_string(trial.path("client.toml")).unwrap(), before, "none was followed");
     trial.run(&["member", "replace", "--id", "3", "--out", "node3-new", "--http-listen", &http]).ok();
     let log = trial.path("node3/server.log");
     trial.nodes[3] = Some(spawn_server(&trial.path("node3-new/config.toml"), &log));
@@ -324,6 +327,42 @@ fn a_lost_disk_comes_back_as_the_next_incarnation() {
     let stale = ["kv", "get", "--consistency", "stale", "--node", "3", "--value-only", "a"];
     assert_eq!(trial.run(&stale).ok(), "1\n");
     assert_eq!(trial.json(&["member", "list"])["members"][3]["incarnation"], 1);
+
+    let second = trial.run(&["member", "replace", "--id", "2", "--out", "node2-new"]);
+    second.refused(
+        1,
+        &[
+            "too many members are learners already: wait until one votes again",
+            "member submit node2-new/order.toml",
+        ],
+    );
+    trial.run(&["member", "exclude", "--id", "2"]).ok();
+    trial.run(&["member", "exclude", "--id", "2"]).refused(1, &["it is excluded already"]);
+    assert_eq!(trial.json(&["member", "list"])["members"][2]["incarnation"], 0);
+}
+
+/// What the nodes judge: each is refused in their words, and nothing is in force.
+#[track_caller]
+fn member_orders_that_do_not_hold_are_refused(trial: &Trial) {
+    let member = |args: &[&str]| trial.run(&[&["member"][..], args].concat());
+    let next = "the incarnation must be the one in force plus one";
+    let second = ["replace", "--id", "3", "--incarnation", "2", "--out", "node3-second"];
+    member(&second).refused(1, &[next, "the order is kept"]);
+    member(&["replace", "--id", "3", "--out", "node3-other", "--prepare-only"]).ok();
+    let path = trial.path("node3-other/order.toml");
+    let good = std::fs::read_to_string(&path).unwrap();
+    let unsigned = "the order is not signed by an admin of the registry";
+    member(&["submit", "--as", "writer", "node3-other/order.toml"]).refused(1, &[unsigned]);
+    member(&["exclude", "--as", "writer", "--id", "3"]).refused(1, &[unsigned]);
+    member(&["exclude", "--id", "3", "--incarnation", "1"])
+        .refused(1, &["the incarnation must be the one in force"]);
+    let client = std::fs::read_to_string(trial.path("client.toml")).unwrap();
+    let line = |text: &str, name: &str| text.lines().find(|line| line.starts_with(name)).unwrap().to_string();
+    // The order that somebody sends for the wrong member, and one with a key that another has.
+    std::fs::write(&path, good.replace("id = 3", "id = 4")).unwrap();
+    member(&["submit", "node3-other/order.toml"]).refused(1, &["there is no such member"]);
+    std::fs::write(&path, good.replace(&line(&good, "vote_key"), &line(&client, "vote_key"))).unwrap();
+    member(&["submit", "node3-other/order.toml"]).refused(1, &["a new incarnation needs new keys"]);
 }
 
 /// The demo's two halves wrote, met, and hold the same.

@@ -181,6 +181,91 @@ fn modes_and_policies_that_cannot_be_are_refused_and_change_nothing() {
 }
 
 #[test]
+fn member_orders_that_cannot_be_are_refused_before_anybody_is_asked() {
+    let trial = Trial::new(4, "internet");
+    let member = |args: &[&str]| trial.run(&[&["member"][..], args].concat());
+    let refused = |args: &[&str], code: i32, line: &str| {
+        let ran = member(args);
+        ran.refused(code, &[]);
+        assert_eq!(ran.err, format!("error: {line}\n"), "{args:?}");
+    };
+    let nobody = "client.toml: no principal nobody is listed: choose among admin, writer";
+    let keyless = "keyless.toml lists no principal with role admin: name one with --as";
+    let client = std::fs::read_to_string(trial.path("client.toml")).unwrap();
+    std::fs::write(trial.path("keyless.toml"), client.replace("role = \"admin\"", "role = \"writer\""))
+        .unwrap();
+
+    let rows: &[(&[&str], &str)] = &[
+        (&["--id", "9"], "node 9 is not in client.toml: choose one of its nodes"),
+        (
+            &["--id", "3", "--incarnation", "0"],
+            "incarnation 0 is the genesis' own: a replacement is incarnation 1 or later (the one in force plus one)",
+        ),
+        (&["--id", "3", "--peer-address", "nowhere"], "\"nowhere\" is no address: write HOST:PORT"),
+        (&["--id", "3", "--client-address", "nowhere"], "\"nowhere\" is no address: write HOST:PORT"),
+        (
+            &["--id", "3", "--genesis", "nowhere.toml"],
+            "cannot read nowhere.toml: No such file or directory (os error 2); `dwcp init` writes a genesis.toml",
+        ),
+        (&["--id", "3", "--as", "nobody"], nobody),
+        (&["--id", "3", "--cluster", "keyless.toml"], keyless),
+    ];
+    for (args, line) in rows {
+        refused(&[&["replace", "--out", "new"], *args].concat(), 1, line);
+        assert!(!trial.path("new").exists(), "{args:?} leaves nothing behind");
+    }
+    let there = "node3 exists already and is not overwritten: choose another folder";
+    refused(&["replace", "--id", "3", "--out", "node3"], 1, there);
+    let new = ["replace", "--id", "3", "--out", "new", "--timeout", "1"];
+    member(&new).refused(
+        4,
+        &["Connection refused", "the order is kept: retry with `dwcp member submit new/order.toml`"],
+    );
+
+    let good = std::fs::read_to_string(trial.path("new/order.toml")).unwrap();
+    let within = |name: &str, value: &str| {
+        let line = good.lines().find(|line| line.starts_with(name)).unwrap();
+        good.replace(line, &format!("{name} = {value}"))
+    };
+    let rows: &[(String, &str)] = &[
+        (String::new(), ":1: missing field `id`: correct that line"),
+        (within("id", "256"), ":2: invalid value: integer `256`, expected u8: correct that line"),
+        (within("incarnation", "-1"), ":3: invalid value: integer `-1`, expected u32: correct that line"),
+        (within("vote_key", "\"12\""), ":4: a public key is 64 hexadecimal digits: correct that line"),
+        (within("tls_key", "\"12\""), ":5: a public key is 64 hexadecimal digits: correct that line"),
+        (within("peer_address", "\"nowhere\""), ":6: \"nowhere\" is no address: write HOST:PORT"),
+        (within("client_address", "\"a:0\""), ":7: \"a:0\" is no address: write HOST:PORT"),
+        (
+            format!("colour = 1\n{good}"),
+            ":1: unknown field `colour`, expected one of `id`, `incarnation`, `vote_key`, `tls_key`, \
+             `peer_address`, `client_address`: correct that line",
+        ),
+        (within("id", ""), ":2: string values must be quoted, expected literal string: correct that line"),
+    ];
+    for (text, line) in rows {
+        std::fs::write(trial.path("order.toml"), text).unwrap();
+        refused(&["submit", "order.toml"], 1, &format!("order.toml{line}"));
+    }
+    let unread = "cannot read nowhere.toml: No such file or directory (os error 2); \
+                  `dwcp member replace --prepare-only` writes an order.toml";
+    refused(&["submit", "nowhere.toml"], 1, unread);
+    refused(&["submit", "--as", "nobody", "new/order.toml"], 1, nobody);
+    refused(&["submit", "--cluster", "keyless.toml", "new/order.toml"], 1, keyless);
+    member(&["submit", "--timeout", "1", "new/order.toml"]).refused(4, &["Connection refused"]);
+
+    refused(&["exclude", "--id", "9"], 2, "node 9 is not in the client file");
+    refused(&["exclude", "--id", "2", "--as", "nobody"], 1, nobody);
+    refused(&["exclude", "--id", "2", "--cluster", "keyless.toml"], 1, keyless);
+    member(&["exclude", "--id", "2", "--timeout", "1"]).refused(4, &["Connection refused"]);
+    for args in [&["replace", "--id", "3"][..], &["submit"], &["exclude"], &["exclude", "--id", "256"]] {
+        let ran = member(args);
+        assert_eq!(ran.code, Some(2), "{args:?}: {ran:?}");
+        assert!(ran.err.contains("--help"), "{args:?}: {ran:?}");
+    }
+    assert_eq!(std::fs::read_to_string(trial.path("client.toml")).unwrap(), client, "no order was followed");
+}
+
+#[test]
 fn a_node_with_another_clusters_or_members_files_is_refused() {
     let (trial, other) = (Trial::new(4, "internet"), Trial::new(4, "internet"));
     let config = trial.config(0);

@@ -136,7 +136,7 @@ pub(crate) fn unanswered(id: u64, reason: String, advice: Advice) -> QueryReply 
 }
 
 /// A question as the node takes it; what is wrong with it, when it is of a later version.
-pub(crate) fn question(request: QueryRequest) -> Result<ClientRequest, QueryReply> {
+pub fn question(request: QueryRequest) -> Result<ClientRequest, QueryReply> {
     let QueryRequest { id, query: bytes, consistency, ack } = request;
     let Ok(consistency) = v3::Consistency::try_from(consistency) else {
         let reason = "it wants a consistency that this node does not know: upgrade the node".to_string();

@@ -19,6 +19,12 @@ mod sync_convert;
 
 pub use port::{Busy, Port, Replies, Requests};
 pub use readers::Readers;
+/// What a node makes of the messages of strangers, and shows: pure, for whoever judges that without a server.
+pub mod reading {
+    pub use crate::convert::question;
+    pub use crate::sync_convert::{compare, conflicts, get, list, stand, view, watch, write, written};
+}
+
 pub use server::{Api, ApiConfig, ApiError, Limits};
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::service::Service;
 use crate::sync::SyncService;
 use dwcp_proto::v3::dwcp_server::DwcpServer;
 use dwcp_proto::v3::state_sync_server::StateSyncServer;
-use dwcp_proto::{MESSAGE_BYTES_MAX, REPLY_BYTES_MAX};
+use dwcp_proto::{MESSAGE_BYTES_MAX, REPLY_BYTES_MAX, SYNC_REQUEST_BYTES_MAX};
 use dwcp_transport::{IdentityError, TlsIdentity};
 use std::future::Future;
 use std::io;
@@ -146,7 +146,7 @@ impl Api {
         let readership = Arc::new(Readership::new(port.clone(), readers, limits.call_timeout));
         let sync = SyncService::new(port.clone(), readership.clone(), limits.clone(), stopping.clone());
         let sync = StateSyncServer::new(sync)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_decoding_message_size(SYNC_REQUEST_BYTES_MAX)
             .max_encoding_message_size(REPLY_BYTES_MAX);
         let service = Service::new(port, readership, limits.clone(), stopping.clone());
         let service = DwcpServer::new(service)

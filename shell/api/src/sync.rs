@@ -21,8 +21,6 @@ use tokio::sync::watch;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
-/// Operations in one request; the core bounds them again, in bytes too.
-const OPERATIONS_MAX: usize = 8_192;
 /// How much longer than the node itself the API waits for an answer.
 const GRACE: Duration = Duration::from_secs(5);
 /// The most that a write may wait, and what one waits that does not say, in milliseconds: the core's bounds.
@@ -87,26 +85,20 @@ impl<P: Port> StateSync for SyncService<P> {
         request: Request<v3::SyncWriteRequest>,
     ) -> Result<Response<v3::SyncWritten>, Status> {
         self.may_write(peer(&request)?).await?;
-        let v3::SyncWriteRequest { operations, wait, timeout_ms } = request.into_inner();
-        if operations.len() > OPERATIONS_MAX {
-            return Err(Status::invalid_argument(format!(
-                "more than {OPERATIONS_MAX} operations: split them"
-            )));
-        }
-        let writes = operations.into_iter().map(convert::operation).collect::<Result<Vec<_>, _>>();
-        let writes = writes.map_err(Status::invalid_argument)?;
-        let wait = u8::try_from(wait).map_err(|_| Status::invalid_argument("wait is at most 31 nodes"))?;
+        let request = request.into_inner();
+        let timeout_ms = request.timeout_ms;
+        let asked = convert::write(request).map_err(Status::invalid_argument)?;
         let within = if timeout_ms == 0 { TIMEOUT_MS.1 } else { timeout_ms.min(TIMEOUT_MS.0) };
         let patience = Duration::from_millis(within.into()) + GRACE;
-        match self.ask(patience, SyncRequest::Write { writes, wait, timeout_ms }).await? {
+        match self.ask(patience, asked).await? {
             SyncReply::Written(written) => Ok(Response::new(convert::written(written))),
             _ => Err(mixed_up()),
         }
     }
 
     async fn get(&self, request: Request<v3::SyncGetRequest>) -> Result<Response<v3::SyncValue>, Status> {
-        let v3::SyncGetRequest { key, path } = request.get_ref().clone();
-        match self.read(&request, SyncRequest::Get { key, path }).await? {
+        let asked = convert::get(request.get_ref().clone());
+        match self.read(&request, asked).await? {
             SyncReply::Value { view, kinds, siblings } => Ok(Response::new(v3::SyncValue {
                 view: view.as_ref().map(convert::view),
                 kinds: kinds.iter().map(ToString::to_string).collect(),
@@ -117,8 +109,8 @@ impl<P: Port> StateSync for SyncService<P> {
     }
 
     async fn list(&self, request: Request<v3::SyncListRequest>) -> Result<Response<v3::SyncKeys>, Status> {
-        let v3::SyncListRequest { prefix, after, limit } = request.get_ref().clone();
-        match self.read(&request, SyncRequest::List { prefix, after, limit }).await? {
+        let asked = convert::list(request.get_ref().clone());
+        match self.read(&request, asked).await? {
             SyncReply::Keys { items, more } => {
                 let items = items.into_iter().map(|(key, view)| convert::item((key, Some(view)))).collect();
                 Ok(Response::new(v3::SyncKeys { items, more }))
@@ -132,10 +124,10 @@ impl<P: Port> StateSync for SyncService<P> {
         request: Request<v3::SyncWatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         self.may_read(peer(&request)?).await?;
-        let prefix = request.into_inner().prefix;
+        let asked = convert::watch(request.into_inner());
         let busy = |busy: crate::Busy| Status::resource_exhausted(busy.to_string());
         let (requests, replies) = self.port.open().map_err(busy)?;
-        requests.send(ClientRequest::Sync { id: 0, request: SyncRequest::Watch { prefix } }).map_err(busy)?;
+        requests.send(ClientRequest::Sync { id: 0, request: asked }).map_err(busy)?;
         let mut stopping = self.stopping.clone();
         let stop = Box::pin(async move {
             let _ = stopping.wait_for(|stop| *stop).await;
@@ -147,8 +139,8 @@ impl<P: Port> StateSync for SyncService<P> {
         &self,
         request: Request<v3::SyncConflictsRequest>,
     ) -> Result<Response<v3::SyncConflicts>, Status> {
-        let limit = request.get_ref().limit;
-        match self.read(&request, SyncRequest::Conflicts { limit }).await? {
+        let asked = convert::conflicts(*request.get_ref());
+        match self.read(&request, asked).await? {
             SyncReply::Conflicts { count, open, events } => {
                 let events = events.into_iter().map(convert::conflict).collect();
                 Ok(Response::new(v3::SyncConflicts { count, open, events }))
@@ -161,7 +153,7 @@ impl<P: Port> StateSync for SyncService<P> {
         &self,
         request: Request<v3::SyncStandRequest>,
     ) -> Result<Response<v3::SyncStanding>, Status> {
-        match self.read(&request, SyncRequest::Stand).await? {
+        match self.read(&request, convert::stand(*request.get_ref())).await? {
             SyncReply::Stand { digest, applied, floor, conflicts, keys } => {
                 let origins = applied.iter().map(|(origin, _)| v3::SyncApplied {
                     origin: origin.to_string(),
@@ -179,10 +171,8 @@ impl<P: Port> StateSync for SyncService<P> {
         &self,
         request: Request<v3::SyncCompareRequest>,
     ) -> Result<Response<v3::SyncCompared>, Status> {
-        let v3::SyncCompareRequest { peers, timeout_ms } = request.get_ref().clone();
-        let peers = peers.into_iter().map(|id| u8::try_from(id).map(ReplicaId)).collect::<Result<_, _>>();
-        let peers = peers.map_err(|_| Status::invalid_argument("a cluster has replicas 0 to 30"))?;
-        match self.read(&request, SyncRequest::Compare { peers, timeout_ms }).await? {
+        let asked = convert::compare(request.get_ref().clone()).map_err(Status::invalid_argument)?;
+        match self.read(&request, asked).await? {
             SyncReply::Compared { level, differs, silent } => {
                 let ids = |ids: Vec<ReplicaId>| ids.into_iter().map(|id| id.0.into()).collect();
                 let (level, differs, silent) = (ids(level), ids(differs), ids(silent));

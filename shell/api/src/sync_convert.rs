@@ -1,16 +1,60 @@
 //! Convergent values between the wire and the core. What they mean is not known here.
 
 use bytes::Bytes;
+use dwcp_base::ReplicaId;
 use dwcp_proto::v3;
 use dwcp_proto::v3::sync_operation::Op as WireOp;
 use dwcp_proto::v3::sync_plain::Form;
 use dwcp_proto::v3::sync_view::View as WireView;
 use dwcp_replica::sync::values::{Conflict, Dot, Op, Plain, View, Write};
-use dwcp_replica::sync::{Road, SyncPeerStatus, SyncStatus, SyncWritten};
+use dwcp_replica::sync::{Road, SyncPeerStatus, SyncRequest, SyncStatus, SyncWritten};
+
+/// Operations in one request; the core bounds them again, in bytes too.
+const OPERATIONS_MAX: usize = 8_192;
+
+/// # Errors
+/// What is wrong with one of the operations, or that they are too many.
+pub fn write(wire: v3::SyncWriteRequest) -> Result<SyncRequest, String> {
+    let v3::SyncWriteRequest { operations, wait, timeout_ms } = wire;
+    if operations.len() > OPERATIONS_MAX {
+        return Err(format!("more than {OPERATIONS_MAX} operations: split them"));
+    }
+    let writes = operations.into_iter().map(operation).collect::<Result<_, _>>()?;
+    let wait = u8::try_from(wait).map_err(|_| "wait is at most 31 nodes")?;
+    Ok(SyncRequest::Write { writes, wait, timeout_ms })
+}
+
+pub fn get(wire: v3::SyncGetRequest) -> SyncRequest {
+    SyncRequest::Get { key: wire.key, path: wire.path }
+}
+
+pub fn list(wire: v3::SyncListRequest) -> SyncRequest {
+    SyncRequest::List { prefix: wire.prefix, after: wire.after, limit: wire.limit }
+}
+
+pub fn watch(wire: v3::SyncWatchRequest) -> SyncRequest {
+    SyncRequest::Watch { prefix: wire.prefix }
+}
+
+pub fn conflicts(wire: v3::SyncConflictsRequest) -> SyncRequest {
+    SyncRequest::Conflicts { limit: wire.limit }
+}
+
+pub fn stand(_: v3::SyncStandRequest) -> SyncRequest {
+    SyncRequest::Stand
+}
+
+/// # Errors
+/// A number that no replica has.
+pub fn compare(wire: v3::SyncCompareRequest) -> Result<SyncRequest, String> {
+    let peers = wire.peers.into_iter().map(|id| u8::try_from(id).map(ReplicaId)).collect::<Result<_, _>>();
+    let peers = peers.map_err(|_| "a cluster has replicas 0 to 30")?;
+    Ok(SyncRequest::Compare { peers, timeout_ms: wire.timeout_ms })
+}
 
 /// # Errors
 /// What is wrong with the operation.
-pub(crate) fn operation(wire: v3::SyncOperation) -> Result<Write, String> {
+fn operation(wire: v3::SyncOperation) -> Result<Write, String> {
     let v3::SyncOperation { key, path, op } = wire;
     let op = match op.ok_or("an operation that does nothing: give it one of its forms")? {
         WireOp::Put(value) => Op::Put(plain(value)?),
@@ -56,7 +100,7 @@ fn wire_plains<'a>(values: impl IntoIterator<Item = &'a Plain>) -> v3::SyncPlain
     v3::SyncPlains { values: values.into_iter().map(wire_plain).collect() }
 }
 
-pub(crate) fn view(view: &View) -> v3::SyncView {
+pub fn view(view: &View) -> v3::SyncView {
     let view = match view {
         View::Register(value) => WireView::Register(wire_plain(value)),
         View::Siblings(values) => WireView::Siblings(wire_plains(values)),
@@ -78,7 +122,7 @@ pub(crate) fn item((key, value): (Bytes, Option<View>)) -> v3::SyncItem {
     v3::SyncItem { key, view: value.as_ref().map(view) }
 }
 
-pub(crate) fn written(written: SyncWritten) -> v3::SyncWritten {
+pub fn written(written: SyncWritten) -> v3::SyncWritten {
     let SyncWritten { road, last, nodes, latency_us } = written;
     let road = match road {
         Road::Nothing => v3::SyncRoad::Nothing,

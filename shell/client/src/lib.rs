@@ -48,6 +48,14 @@ pub use sync::{
     SyncClient, SyncCompared, SyncConflict, SyncConflicts, SyncError, SyncStanding, SyncValue, SyncWatch,
 };
 
+/// What a client makes of the messages of nodes that may lie, and asks with: pure, for whoever judges that without a socket.
+pub mod reading {
+    pub use crate::status::{hints, status};
+    pub use crate::sync_convert::{
+        changes, compared, conflicts, keys, operation, standing, value, view, written,
+    };
+}
+
 /// The vocabulary of commands and answers, so that applications need no other crate.
 pub use dwcp_base::{Ack, ClusterId, Incarnation, NetworkMode, Position, PublicKey, ReplicaId, Trust, View};
 pub use dwcp_replica::sync::{Road, SyncPeerStatus, SyncStatus, SyncWritten, values};

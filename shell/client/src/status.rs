@@ -28,7 +28,7 @@ pub struct HintsStatus {
 }
 
 /// `None` when a number is out of its range.
-pub(crate) fn hints(wire: &mut StatusReply) -> Option<HintsStatus> {
+pub fn hints(wire: &mut StatusReply) -> Option<HintsStatus> {
     let text = |text: String| Some(text).filter(|text| !text.is_empty());
     let mut peers = Vec::with_capacity(wire.hints.len());
     for hint in std::mem::take(&mut wire.hints) {
@@ -50,7 +50,7 @@ pub(crate) fn replica(id: u32) -> Option<ReplicaId> {
 }
 
 /// `None` when a field is out of its range or a hash has another length.
-pub(crate) fn status(wire: StatusReply) -> Option<Status> {
+pub fn status(wire: StatusReply) -> Option<Status> {
     let hash = |bytes: &[u8]| <[u8; 32]>::try_from(bytes).ok();
     let mut peers = Vec::with_capacity(wire.peers.len());
     for peer in wire.peers {

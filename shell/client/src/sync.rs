@@ -18,7 +18,6 @@ use tonic::{Code, Response, Status};
 use crate::client::Shared;
 use crate::connection::{NodeClient, status_text};
 use crate::error::NodeError;
-use crate::status::replica;
 use crate::sync_convert as convert;
 
 /// Waited beyond what the node waits.
@@ -102,6 +101,8 @@ pub struct SyncWatch {
     stream: tonic::Streaming<v3::SyncChanges>,
 }
 
+const UNKNOWN_TYPE: SyncError = SyncError::Malformed("a value of no known type");
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct SyncClient {
@@ -167,11 +168,7 @@ impl SyncClient {
         let mut client = self.reach().await?;
         let request = v3::SyncGetRequest { key: key.into(), path };
         let answer = self.answered(self.shared.call_timeout, client.sync.get(request)).await?;
-        let view = match answer.view {
-            Some(view) => Some(convert::view(view).ok_or(SyncError::Malformed("a value of no known type"))?),
-            None => None,
-        };
-        Ok(SyncValue { view, kinds: answer.kinds, siblings: answer.siblings })
+        convert::value(answer).ok_or(UNKNOWN_TYPE)
     }
 
     /// Keys below a prefix, after one of them; true when there are more.
@@ -187,9 +184,7 @@ impl SyncClient {
         let mut client = self.reach().await?;
         let request = v3::SyncListRequest { prefix: prefix.into(), after, limit };
         let answer = self.answered(self.shared.call_timeout, client.sync.list(request)).await?;
-        let item = |item| convert::item(item).and_then(|(key, view)| Some((key, view?)));
-        let items = answer.items.into_iter().map(item).collect::<Option<Vec<_>>>();
-        Ok((items.ok_or(SyncError::Malformed("a value of no known type"))?, answer.more))
+        convert::keys(answer).ok_or(UNKNOWN_TYPE)
     }
 
     /// Every change below a prefix from now on.
@@ -212,16 +207,7 @@ impl SyncClient {
         let mut client = self.reach().await?;
         let request = v3::SyncConflictsRequest { limit };
         let answer = self.answered(self.shared.call_timeout, client.sync.conflicts(request)).await?;
-        let event = |event: v3::SyncConflict| SyncConflict {
-            key: event.key,
-            path: event.path,
-            by: event.by,
-            siblings: event.siblings,
-            strategy: event.strategy,
-            outcome: event.outcome,
-        };
-        let events = answer.events.into_iter().map(event).collect();
-        Ok(SyncConflicts { count: answer.count, open: answer.open, events })
+        Ok(convert::conflicts(answer))
     }
 
     /// # Errors
@@ -230,15 +216,7 @@ impl SyncClient {
         let mut client = self.reach().await?;
         let answer =
             self.answered(self.shared.call_timeout, client.sync.stand(v3::SyncStandRequest {})).await?;
-        let digest =
-            <[u8; 32]>::try_from(&answer.digest[..]).map_err(|_| SyncError::Malformed("a digest"))?;
-        Ok(SyncStanding {
-            digest: Hash(digest),
-            applied: answer.applied.into_iter().map(|applied| (applied.origin, applied.last)).collect(),
-            floor: answer.floor,
-            conflicts: answer.conflicts,
-            keys: answer.keys,
-        })
+        convert::standing(answer).ok_or(SyncError::Malformed("a digest"))
     }
 
     /// Has the node ask peers (all of them, for none) whether they hold the same.
@@ -251,15 +229,7 @@ impl SyncClient {
         let request =
             v3::SyncCompareRequest { peers: peers.iter().map(|id| id.0.into()).collect(), timeout_ms };
         let answer = self.answered(within + GRACE, client.sync.compare(request)).await?;
-        let ids = |ids: Vec<u32>| ids.into_iter().map(replica).collect::<Option<Vec<_>>>();
-        let read = |answer: v3::SyncCompared| {
-            Some(SyncCompared {
-                level: ids(answer.level)?,
-                differs: ids(answer.differs)?,
-                silent: ids(answer.silent)?,
-            })
-        };
-        read(answer).ok_or(SyncError::Malformed("a replica's number"))
+        convert::compared(answer).ok_or(SyncError::Malformed("a replica's number"))
     }
 }
 
@@ -270,10 +240,7 @@ impl SyncWatch {
     /// The watch ended: read what may have changed, and watch again.
     pub async fn next(&mut self) -> Result<Vec<(Bytes, Option<View>)>, SyncError> {
         match self.stream.message().await {
-            Ok(Some(changes)) => {
-                let items = changes.items.into_iter().map(convert::item).collect::<Option<Vec<_>>>();
-                items.ok_or(SyncError::Malformed("a value of no known type"))
-            }
+            Ok(Some(changes)) => convert::changes(changes).ok_or(UNKNOWN_TYPE),
             Ok(None) => Err(SyncError::Unknown("the node ended the watch".into())),
             Err(status) => Err(refused(&status)),
         }
@@ -285,9 +252,25 @@ fn refused(status: &Status) -> SyncError {
     match status.code() {
         Code::FailedPrecondition
         | Code::InvalidArgument
+        // Longer than the node reads: it never saw what was asked.
+        | Code::OutOfRange
         | Code::PermissionDenied
         | Code::ResourceExhausted => SyncError::Refused(text),
         Code::Unimplemented => SyncError::Refused("this node knows no state sync: upgrade it".into()),
         _ => SyncError::Unknown(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_node_never_read_is_definitely_not_written() {
+        let not_written = |status: Status| refused(&status).definitely_not_written();
+        assert!(not_written(Status::out_of_range("longer than a request may be")));
+        assert!(not_written(Status::failed_precondition("refused")));
+        assert!(!not_written(Status::unknown("not acknowledged in time")));
+        assert!(!not_written(Status::unavailable("the node is stopping")));
     }
 }

@@ -1,6 +1,7 @@
 //! Convergent values between the wire and what applications see.
 
 use bytes::Bytes;
+use dwcp_base::Hash;
 use dwcp_proto::v3;
 use dwcp_proto::v3::sync_operation::Op as WireOp;
 use dwcp_proto::v3::sync_plain::Form;
@@ -9,11 +10,12 @@ use dwcp_replica::sync::values::{Op, Plain, View, Write};
 use dwcp_replica::sync::{Road, SyncPeerStatus, SyncStatus, SyncWritten};
 
 use crate::status::replica;
+use crate::sync::{SyncCompared, SyncConflict, SyncConflicts, SyncStanding, SyncValue};
 
 /// How deep values may nest; a server that nests deeper is not believed.
 const DEPTH_MAX: usize = 16;
 
-pub(crate) fn operation(write: &Write) -> v3::SyncOperation {
+pub fn operation(write: &Write) -> v3::SyncOperation {
     let op = match &write.op {
         Op::Put(value) => WireOp::Put(wire_plain(value)),
         Op::PutMulti(value) => WireOp::PutMulti(wire_plain(value)),
@@ -54,7 +56,7 @@ fn plains<C: FromIterator<Plain>>(wire: v3::SyncPlains) -> Option<C> {
 }
 
 /// `None` for what no node sends.
-pub(crate) fn view(wire: v3::SyncView) -> Option<View> {
+pub fn view(wire: v3::SyncView) -> Option<View> {
     view_within(wire, DEPTH_MAX)
 }
 
@@ -73,7 +75,8 @@ fn view_within(wire: v3::SyncView, depth: usize) -> Option<View> {
     })
 }
 
-pub(crate) fn item(wire: v3::SyncItem) -> Option<(Bytes, Option<View>)> {
+/// One key; nothing in place of a value that was deleted.
+fn item(wire: v3::SyncItem) -> Option<(Bytes, Option<View>)> {
     let value = match wire.view {
         Some(wire) => Some(view(wire)?),
         None => None,
@@ -81,7 +84,54 @@ pub(crate) fn item(wire: v3::SyncItem) -> Option<(Bytes, Option<View>)> {
     Some((wire.key, value))
 }
 
-pub(crate) fn written(wire: v3::SyncWritten) -> Option<SyncWritten> {
+/// `None` for what no node sends, as in everything below.
+pub fn value(wire: v3::SyncValue) -> Option<SyncValue> {
+    let view = match wire.view {
+        Some(wire) => Some(view(wire)?),
+        None => None,
+    };
+    Some(SyncValue { view, kinds: wire.kinds, siblings: wire.siblings })
+}
+
+/// The keys, and whether there are more.
+pub fn keys(wire: v3::SyncKeys) -> Option<(Vec<(Bytes, View)>, bool)> {
+    let item = |wire| item(wire).and_then(|(key, view)| Some((key, view?)));
+    Some((wire.items.into_iter().map(item).collect::<Option<_>>()?, wire.more))
+}
+
+pub fn changes(wire: v3::SyncChanges) -> Option<Vec<(Bytes, Option<View>)>> {
+    wire.items.into_iter().map(item).collect()
+}
+
+pub fn conflicts(wire: v3::SyncConflicts) -> SyncConflicts {
+    let event = |event: v3::SyncConflict| SyncConflict {
+        key: event.key,
+        path: event.path,
+        by: event.by,
+        siblings: event.siblings,
+        strategy: event.strategy,
+        outcome: event.outcome,
+    };
+    let events = wire.events.into_iter().map(event).collect();
+    SyncConflicts { count: wire.count, open: wire.open, events }
+}
+
+pub fn standing(wire: v3::SyncStanding) -> Option<SyncStanding> {
+    Some(SyncStanding {
+        digest: Hash(<[u8; 32]>::try_from(&wire.digest[..]).ok()?),
+        applied: wire.applied.into_iter().map(|applied| (applied.origin, applied.last)).collect(),
+        floor: wire.floor,
+        conflicts: wire.conflicts,
+        keys: wire.keys,
+    })
+}
+
+pub fn compared(wire: v3::SyncCompared) -> Option<SyncCompared> {
+    let ids = |ids: Vec<u32>| ids.into_iter().map(replica).collect::<Option<Vec<_>>>();
+    Some(SyncCompared { level: ids(wire.level)?, differs: ids(wire.differs)?, silent: ids(wire.silent)? })
+}
+
+pub fn written(wire: v3::SyncWritten) -> Option<SyncWritten> {
     let road = match v3::SyncRoad::try_from(wire.road).ok()? {
         v3::SyncRoad::Nothing => Road::Nothing,
         v3::SyncRoad::Log => Road::Log,
@@ -91,7 +141,7 @@ pub(crate) fn written(wire: v3::SyncWritten) -> Option<SyncWritten> {
     Some(SyncWritten { road, last: wire.last, nodes, latency_us: wire.latency_us })
 }
 
-pub(crate) fn status(wire: v3::SyncStatus) -> Option<SyncStatus> {
+pub fn status(wire: v3::SyncStatus) -> Option<SyncStatus> {
     let mut peers = Vec::with_capacity(wire.peers.len());
     for peer in wire.peers {
         peers.push(SyncPeerStatus {

@@ -20,10 +20,14 @@ use crate::settings::line_of;
 /// A genesis is a few KiB; a larger file is something else.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
+/// Who writes a members.toml.
+pub(crate) const MEMBERS_WRITER: &str = "`dwcp keygen` prints what belongs into a members.toml";
+
 #[derive(Debug, thiserror::Error)]
 pub enum GenesisError {
-    #[error("cannot read {}: {source}; `dwcp init` writes a genesis.toml", path.display())]
-    Unreadable { path: PathBuf, source: std::io::Error },
+    /// Who writes such a file is said too.
+    #[error("cannot read {}: {source}; {writer}", path.display())]
+    Unreadable { path: PathBuf, writer: &'static str, source: std::io::Error },
     #[error("{}:{line}: {what}: correct that line", path.display())]
     Line { path: PathBuf, line: usize, what: String },
     #[error("{}: {what}", path.display())]
@@ -151,7 +155,7 @@ struct PrincipalEntry {
 /// # Errors
 /// What is not TOML, not a genesis, or a genesis whose promises do not hold.
 pub fn read_genesis(path: &Path) -> Result<Genesis, GenesisError> {
-    parse_genesis(path, &read_text(path)?)
+    parse_genesis(path, &read_text(path, "`dwcp init` writes a genesis.toml")?)
 }
 
 /// Reads a genesis from text; `path` names it in refusals.
@@ -224,7 +228,7 @@ fn line_about(text: &str, what: &str) -> Option<usize> {
 /// # Errors
 /// What is not TOML or lacks a field.
 pub fn read_members(path: &Path) -> Result<(Vec<Member>, Vec<Principal>), GenesisError> {
-    parse_members(path, &read_text(path)?)
+    parse_members(path, &read_text(path, MEMBERS_WRITER)?)
 }
 
 /// Reads a members file from text; `path` names it in refusals.
@@ -373,8 +377,8 @@ pub(crate) fn is_host_and_port(address: &str) -> bool {
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0))
 }
 
-pub(crate) fn read_text(path: &Path) -> Result<String, GenesisError> {
-    let unreadable = |source| GenesisError::Unreadable { path: path.into(), source };
+pub(crate) fn read_text(path: &Path, writer: &'static str) -> Result<String, GenesisError> {
+    let unreadable = |source| GenesisError::Unreadable { path: path.into(), writer, source };
     if std::fs::metadata(path).map_err(unreadable)?.len() > FILE_BYTES_MAX {
         return Err(GenesisError::Impossible {
             path: path.into(),

@@ -26,8 +26,8 @@ use self::trial::judge_options;
 pub use self::trial::{Ports, TrialCluster, TrialNode, TrialOptions, free_ports, trial_cluster};
 
 use crate::genesis_file::{
-    GenesisError, check, genesis_text, member_block, principal_block, quoted, read_genesis, read_members,
-    read_text,
+    GenesisError, MEMBERS_WRITER, check, genesis_text, member_block, principal_block, quoted, read_genesis,
+    read_members, read_text,
 };
 use crate::keys::{KeyError, SecretSeed, read_tls_identity, write_new};
 use crate::settings::{Mode, SETTINGS};
@@ -168,7 +168,9 @@ pub fn from_members(members_file: &Path, out: &Path, options: &ClusterOptions) -
         judge_options(members.len(), members_file, options)?;
     }
     let genesis = make_genesis(members_file, members, principals, options).map_err(|error| match error {
-        InitError::Genesis(error) => error.with_line(&read_text(members_file).unwrap_or_default()).into(),
+        InitError::Genesis(error) => {
+            error.with_line(&read_text(members_file, MEMBERS_WRITER).unwrap_or_default()).into()
+        }
         other => other,
     })?;
     write_new(out, genesis_text(&genesis).as_bytes(), 0o644)?;

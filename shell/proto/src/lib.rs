@@ -12,6 +12,10 @@ pub mod v3 {
 /// Bytes of one message from a client: one frame of the largest size (2 MiB) with room for what rides along.
 pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Bytes of one request to `StateSync`: a write of the largest size (255 KiB as a frame) and what surrounds it. An empty
+/// operation is two bytes here and a hundred in memory, and what is read is read before anybody is asked who he is.
+pub const SYNC_REQUEST_BYTES_MAX: usize = 512 * 1024;
+
 /// Bytes of one message from a node. The results of one frame's reads travel together and may be large.
 pub const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
 

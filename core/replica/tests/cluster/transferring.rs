@@ -232,3 +232,118 @@ fn what_is_not_answered_is_asked_for_again_and_its_donor_stays() {
     assert_eq!(finished(&cluster), 1);
     cluster.assert_agreed(&[0, 1, 2, 3]);
 }
+
+/// Where each node last said that it stands.
+type Stands = Rc<RefCell<BTreeMap<u8, dwcp_pbft::Standing>>>;
+
+/// A sleeper that is back. It asks for chunks only when it may, gets their last ones only when it may, and meanwhile the others
+/// go on.
+struct Fetching {
+    cluster: Cluster,
+    session: Session,
+    stands: Stands,
+    asks: Rc<Cell<bool>>,
+    gets: Rc<Cell<bool>>,
+}
+
+impl Fetching {
+    fn begun() -> Self {
+        let (mut cluster, session) = with_a_sleeper();
+        let (asks, gets) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(false)));
+        let (may_ask, may_get) = (Rc::clone(&asks), Rc::clone(&gets));
+        let stands = Stands::default();
+        let noted = Rc::clone(&stands);
+        cluster.twist = Some(Box::new(move |from, to, bytes| {
+            let passes = match dwcp_base::decode(&bytes).unwrap() {
+                PeerMessage::Pbft(dwcp_pbft::Message::Standing(standing)) => {
+                    noted.borrow_mut().insert(from, standing);
+                    true
+                }
+                PeerMessage::FetchChunk { .. } => may_ask.get(),
+                PeerMessage::Chunk { index, .. } => to != 3 || index < 100 || may_get.get(),
+                _ => true,
+            };
+            passes.then_some(bytes)
+        }));
+        cluster.start(3);
+        cluster.run(60);
+        Self { cluster, session, stands, asks, gets }
+    }
+
+    fn write(&mut self, times: usize) {
+        write(&mut self.cluster, &mut self.session, times);
+        self.cluster.run(60);
+    }
+
+    fn stands(&self, node: u8) -> dwcp_pbft::Standing {
+        self.stands.borrow()[&node].clone()
+    }
+
+    /// It gets what it lacks, and goes on from the one snapshot that it had begun to fetch.
+    fn ends_with_one(&mut self) {
+        self.gets.set(true);
+        self.cluster.run(5_000);
+        assert_eq!(finished(&self.cluster), 1, "one snapshot was enough");
+        self.cluster.assert_agreed(&[0, 1, 2, 3]);
+    }
+}
+
+/// What a node keeps for laggards where nobody fetches: 128 KiB, at 8,000 bytes of payload and 2 KiB for the rest of a slot.
+const SLOTS_KEPT: u64 = 13;
+
+/// While somebody fetches a snapshot the others write the next but one: it needs neither.
+#[test]
+fn whoever_has_fetched_a_snapshot_finds_what_follows_it_though_newer_ones_were_written() {
+    let mut fetching = Fetching::begun();
+    let fetched = fetching.stands(0).snapshot;
+    fetching.asks.set(true);
+    run_to_the_middle(&mut fetching.cluster);
+    fetching.write(20);
+    for node in 0..3 {
+        let stands = fetching.stands(node);
+        assert!(
+            stands.snapshot.0 >= fetched.0 + 16 && stands.executed.0 > fetched.0 + SLOTS_KEPT,
+            "{stands:?}"
+        );
+        assert_eq!(stands.decided_from, fetched.next(), "r{node} has all that follows");
+    }
+    fetching.ends_with_one();
+}
+
+/// The donors learn of it by the first question for a chunk, not only when they write the next snapshot.
+#[test]
+fn what_follows_a_snapshot_is_kept_from_the_first_question_on() {
+    let mut fetching = Fetching::begun();
+    let fetched = fetching.stands(0).snapshot;
+    let newer = |fetching: &Fetching| (0..3).all(|node| fetching.stands(node).snapshot > fetched);
+    while !newer(&fetching) {
+        fetching.write(1);
+    }
+    assert_eq!(finished(&fetching.cluster), 0);
+    let written = fetching.stands(0).executed.0 - fetched.0;
+    assert!(written < SLOTS_KEPT, "{written} slots since, all are still there");
+    fetching.asks.set(true);
+    run_to_the_middle(&mut fetching.cluster);
+    // Until there are too many for those who do not know, and no snapshot is written meanwhile.
+    while fetching.stands(0).executed.0 - fetched.0 <= SLOTS_KEPT {
+        fetching.write(1);
+    }
+    fetching.ends_with_one();
+}
+
+/// A peer that has what it wanted, or went away, makes nobody keep anything for ever.
+#[test]
+fn no_more_is_kept_once_nobody_has_fetched_for_a_while() {
+    let mut fetching = Fetching::begun();
+    fetching.asks.set(true);
+    run_to_the_middle(&mut fetching.cluster);
+    fetching.write(20);
+    fetching.ends_with_one();
+    fetching.cluster.run(10_000);
+    fetching.write(30);
+    for node in 0..3 {
+        let stands = fetching.stands(node);
+        let kept = stands.executed.0 + 1 - stands.decided_from.0;
+        assert!(kept <= SLOTS_KEPT, "r{node} keeps {kept} slots: {stands:?}");
+    }
+}

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::process::{Usage, own_usage, usage};
-use crate::cli::http;
+use dwcp::plain_http;
 
 const PAGE_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -53,7 +53,7 @@ impl Servers {
     pub async fn read(&self) -> Reading {
         let mut pages = Vec::new();
         for address in &self.pages {
-            if let Ok(answer) = http::get(*address, "/metrics", PAGE_PATIENCE).await {
+            if let Ok(answer) = plain_http::get(*address, "/metrics", PAGE_PATIENCE).await {
                 pages.push(Page::of(&answer.body));
             }
         }
@@ -68,7 +68,7 @@ impl Servers {
 
 impl Page {
     fn of(text: &str) -> Self {
-        let samples = http::samples(text);
+        let samples = plain_http::samples(text);
         let get = |name: &str| samples.get(name).copied();
         Self {
             syncs: get("dwcp_wal_fsync_duration_seconds_count").unwrap_or(0.0),

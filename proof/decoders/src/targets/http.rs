@@ -1,10 +1,11 @@
-//! What is asked of convergent keys over plain HTTP: the parameters of a question, and the bodies of writes. A JSON number is
-//! kept or refused and never rounded, which a reader of numbers that is written down here once more must find, too.
+//! What is asked of convergent keys over plain HTTP: the parameters of a question, and the bodies of writes; and what the
+//! program takes a node's answer for. A JSON number is kept or refused and never rounded, which a reader of numbers that is written down here once more must find, too.
 
 use crate::Seal::Form;
 use crate::meter::bounded;
 use crate::{Target, Verdict};
 use bytes::Bytes;
+use dwcp::plain_http;
 use dwcp_node::{sync_json, sync_question};
 use dwcp_replica::SyncRequest;
 use dwcp_replica::sync::values::{Op, Plain, Write};
@@ -15,6 +16,9 @@ pub static SYNC_QUERY: Target =
         .bombs(query_bombs);
 pub static SYNC_STATE: Target = Target::new("sync_state", run_state, states, Form(is_json)).bombs(body_bombs);
 pub static SYNC_WRITE: Target = Target::new("sync_write", run_write, bodies, Form(is_json)).bombs(body_bombs);
+
+pub static ANSWER: Target =
+    Target::new("http_answer", run_answer, answers, Form(has_a_head)).bombs(answer_bombs);
 
 /// The longest that may be asked for.
 const TIMEOUT_MS_MAX: u32 = 15_000;
@@ -229,4 +233,52 @@ fn body_bombs() -> Vec<Vec<u8>> {
     ["[".repeat(DEEP), r#"{"a":"#.repeat(DEEP), "\"".repeat(DEEP), "9,".repeat(DEEP), writes, number, escapes]
         .map(String::into_bytes)
         .into()
+}
+
+// --- answers ---
+
+fn has_a_head(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"HTTP/") && bytes.windows(4).any(|end| end == b"\r\n\r\n")
+}
+
+/// A page is what came, whole or in chunks, and each of its figures is of a line of it.
+fn run_answer(bytes: &[u8]) -> Verdict {
+    let Some(answer) = bounded(bytes, || plain_http::parse(bytes)) else { return Verdict::Refused };
+    // A byte that is no text becomes a mark of three.
+    assert!(answer.body.len() <= 3 * bytes.len(), "{} bytes became {}", bytes.len(), answer.body.len());
+    let again = format!("HTTP/1.1 {} -\r\n\r\n{}", answer.status, answer.body);
+    let again = plain_http::parse(again.as_bytes()).expect("it was written as an answer");
+    assert!(
+        (again.status, &again.body) == (answer.status, &answer.body),
+        "an answer does not survive itself"
+    );
+    let page = answer.body.as_bytes();
+    let sums = bounded(page, || plain_http::samples(&answer.body));
+    assert!(sums.len() <= answer.body.lines().count(), "a line has more than one figure");
+    Verdict::Accepted
+}
+
+fn answers() -> Vec<Vec<u8>> {
+    let page = "# HELP a b\na{x=\"1\"} 2\na{x=\"2\"} 3.5\nb 7\nc NaN\nd +Inf\nno value\n";
+    let whole = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{page}", page.len());
+    let (front, back) = page.split_at(20);
+    let chunked = format!(
+        "HTTP/1.1 503 No\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{front}\r\n{:X}\r\n{back}\r\n0\r\n\r\n",
+        front.len(),
+        back.len()
+    );
+    vec![whole.into_bytes(), chunked.into_bytes(), b"HTTP/1.0 204\r\n\r\n".to_vec()]
+}
+
+fn answer_bombs() -> Vec<Vec<u8>> {
+    let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunked = |body: &[u8]| [&head[..], body].concat();
+    vec![
+        chunked(b"ffffffffffffffff\r\na"),
+        chunked(b"1ffffffffffffffff\r\na"),
+        chunked(&b"1\r\na\r\n".repeat(20_000)),
+        chunked(&b"3\r\n\xff\r\n".repeat(20_000)),
+        b"a: b\r\n".repeat(20_000),
+        b"\xff".repeat(100_000),
+    ]
 }

@@ -14,6 +14,7 @@ pub mod rows;
 pub mod secrets;
 pub mod state;
 pub mod sync;
+pub mod sync_api;
 pub mod wire;
 
 use crate::Target;
@@ -39,6 +40,8 @@ pub static ALL: &[&Target] = &[
     &state::RESULTS,
     &wire::CLIENT_MESSAGE,
     &wire::SERVER_MESSAGE,
+    &sync_api::REQUEST,
+    &sync_api::ANSWER,
     // What disks hold.
     &chunks::STATE_CHUNK,
     &disk::WAL_SEGMENT,
@@ -72,6 +75,7 @@ pub static ALL: &[&Target] = &[
     &http::SYNC_QUERY,
     &http::SYNC_STATE,
     &http::SYNC_WRITE,
+    &http::ANSWER,
     // Who lives on with what was read: a state, a disk, an engine of convergent state, a member of a segment.
     &state::FRAME_EXECUTED,
     &state::KV_EXECUTED,

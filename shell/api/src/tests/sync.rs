@@ -95,6 +95,31 @@ async fn every_operation_arrives_as_it_was_said() {
     }
 }
 
+/// What is read is read before it is known who asks, and holds many times its bytes.
+#[tokio::test]
+async fn a_request_longer_than_any_write_is_not_read() {
+    let (served, writer, _) = served_by_role().await;
+    let mut client = served.sync(Some(&writer)).await;
+    let empty = |count| v3::SyncWriteRequest {
+        operations: vec![v3::SyncOperation::default(); count],
+        ..writing(None)
+    };
+    // Two bytes an operation, and two each for the other fields.
+    let most = dwcp_proto::SYNC_REQUEST_BYTES_MAX / 2;
+    let read = client.write(empty(most - 2)).await.expect_err("there are too many");
+    assert_eq!(read.code(), Code::InvalidArgument, "{read:?}");
+    let longer = client.write(empty(most)).await.expect_err("it is too long");
+    assert_eq!(longer.code(), Code::OutOfRange, "{longer:?}");
+    // The longest value.
+    let long = 128 * 1024;
+    let value = || v3::SyncPlain { form: Some(Form::Raw(vec![7; long].into())) };
+    let two = vec![operation(Some(WireOp::Put(value()))), operation(Some(WireOp::Put(value())))];
+    served.answers([SyncReply::Written(SyncWritten { road: Road::Log, last: 1, nodes: 1, latency_us: 1 })]);
+    let request = v3::SyncWriteRequest { operations: two, ..writing(None) };
+    client.write(request).await.expect("more than a frame holds is read, for the core to judge");
+    assert_eq!(served.asked().len(), 1);
+}
+
 #[tokio::test]
 async fn operations_that_cannot_be_are_refused_before_the_node_hears_of_them() {
     let (served, writer, _) = served_by_role().await;

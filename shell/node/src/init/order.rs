@@ -86,7 +86,7 @@ pub fn replacement(
 /// # Errors
 /// What is not such a file.
 pub fn read_order(path: &Path) -> Result<MemberOrder, GenesisError> {
-    parse_order(path, &read_text(path)?)
+    parse_order(path, &read_text(path, "`dwcp member replace --prepare-only` writes an order.toml")?)
 }
 
 /// Reads an order from text; `path` names it in refusals.
@@ -95,6 +95,13 @@ pub fn read_order(path: &Path) -> Result<MemberOrder, GenesisError> {
 /// As [`read_order`].
 pub fn parse_order(path: &Path, text: &str) -> Result<MemberOrder, GenesisError> {
     let file: OrderFile = parse(path, text)?;
+    // The cluster does not judge addresses: a member that nobody reaches would be in force.
+    for address in [&file.peer_address, &file.client_address] {
+        if !is_host_and_port(address) {
+            let what = format!("\"{address}\" is no address: write HOST:PORT");
+            return Err(GenesisError::Impossible { path: path.into(), what }.with_line(text));
+        }
+    }
     Ok(MemberOrder {
         id: ReplicaId(file.id),
         incarnation: Incarnation(file.incarnation),

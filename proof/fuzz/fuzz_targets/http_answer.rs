@@ -1,0 +1,4 @@
+//! See the target of this name in `decoders`.
+#![no_main]
+
+dwcp_fuzz::target!("http_answer");

@@ -59,6 +59,8 @@ const STEPS: &[Step] = &[
     ("clippy", |root| {
         execute(root, &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"], &[])
     }),
+    // Built with others it has their features, and what it lacks by itself would be found by whoever installs it.
+    ("alone", |root| execute(root, &["clippy", "--package", "dwcp", "--", "--deny", "warnings"], &[])),
     ("fuzzers", fuzzers),
     ("tests", tests),
     ("docs", |root| {
@@ -267,6 +269,7 @@ mod tests {
                 "layers",
                 "tidy",
                 "clippy",
+                "alone",
                 "fuzzers",
                 "tests",
                 "docs",

@@ -93,7 +93,7 @@ pub(crate) struct Anchors<M: StateMachine> {
 
 impl<M: StateMachine> Anchors<M> {
     /// An entry holds what this key should have signed.
-    pub(crate) fn to_verify(&mut self, item: (PublicKey, Hash, Signature), crypto: &dyn Crypto) {
+    pub(crate) fn verify_later(&mut self, item: (PublicKey, Hash, Signature), crypto: &dyn Crypto) {
         self.unverified.push(item);
         if self.unverified.len() >= UNVERIFIED_MAX {
             self.verify_all(crypto);

@@ -30,6 +30,8 @@ fn key(kind: u8, id: u8) -> PublicKey {
     Ed25519::new(seed(kind, id), &[]).public_key()
 }
 
+#[path = "cluster/belonging.rs"]
+mod belonging;
 #[path = "cluster/borders.rs"]
 mod borders;
 #[path = "cluster/bounds.rs"]

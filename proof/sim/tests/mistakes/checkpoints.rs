@@ -4,9 +4,9 @@
 use super::cluster::{Cluster, Session};
 use super::table::{Table, WALL_MS, genesis, with_rule, without};
 use bytes::Bytes;
-use dwcp_base::{LogTime, Mutant, Mutants, Position, ReplicaId, Sequence, decode};
+use dwcp_base::{LogTime, Mutant, Mutants, Position, ReplicaId, Sequence, decode, encode};
 use dwcp_pbft::{Message, Vote};
-use dwcp_replica::{Event, PeerMessage, SnapshotMeta};
+use dwcp_replica::{Control, Event, PeerMessage, SnapshotMeta};
 use dwcp_state::kv::Kv;
 use dwcp_state::{CheckedFrame, ClientFrame, RestoreError, State, state_digest};
 
@@ -239,6 +239,37 @@ fn a_donor_that_alters_a_chunk_is_dropped_and_the_truth_fetched_from_others() {
     }));
     wake_r3_beside_r2(&mut cluster);
     assert_r3_has_the_truth(&mut cluster);
+}
+
+/// r2 offers the truth and changes one number in the chunk of what is neither sessions nor keys.
+fn given_another_control(mutants: Mutants) -> Cluster {
+    let mut cluster = filled_with(7, mutants);
+    cluster.spoil = Some(Box::new(|from, _, message| {
+        if from == 2
+            && let PeerMessage::Chunk { index: 0, bytes, .. } = message
+        {
+            let mut control: Control = decode(bytes).unwrap();
+            control.bytes_executed += 1;
+            *bytes = Bytes::from(encode(&control));
+        }
+    }));
+    wake_r3_beside_r2(&mut cluster);
+    cluster
+}
+
+/// The offer was good, and all the other chunks are: it is the chunk's own digest that tells.
+#[test]
+fn a_chunk_is_compared_with_its_own_digest() {
+    assert_r3_has_the_truth(&mut given_another_control(with_rule()));
+    let cluster = given_another_control(without(Mutant::StateTransferUnchecked));
+    let dropped = |event: &Event| matches!(event, Event::DonorDropped { .. });
+    let finished = |event: &Event| matches!(event, Event::StateTransferFinished { .. });
+    let diverged = |event: &Event| matches!(event, Event::Diverged { .. });
+    assert_eq!(cluster.events(3, dropped), 0, "nobody was found out");
+    assert!(
+        cluster.events(3, finished) >= 1 && cluster.events(3, diverged) >= 1,
+        "r3 took what nobody signed"
+    );
 }
 
 /// r2 offers a snapshot that fits together in itself, but is of a history that never was, under a genuine certificate.

@@ -81,7 +81,8 @@ pub struct Compared {
 /// What a node saw of concurrent writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflicts {
-    /// Of all time; alike on every node that has applied the same.
+    /// Of all time, but for clashes of types of which one side was emptied before anybody settled; alike on every node that has
+    /// applied the same.
     pub count: u64,
     /// Of those, the ones that nobody has settled.
     pub open: u64,

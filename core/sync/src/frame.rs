@@ -1,7 +1,7 @@
 //! The frame: one bundle under one signature, linked by hash to its origin's frame before. The unit on every road.
 //!
 //! What is signed is the hash of a small header that names the bundle by its hash, so a header alone, without its
-//! bundle, still proves what its origin said: a contradiction weighs 400 bytes. A frame is read in two steps. [`Received`]
+//! bundle, still proves what its origin said: a contradiction weighs 320 bytes. A frame is read in two steps. [`Received`]
 //! has a sound header, which is all it takes to drop what is known and to check signatures, many as one; a [`Frame`] has
 //! its bundle read and compared with the header.
 

@@ -30,7 +30,7 @@ impl Sync {
             chain.frozen_ticket = ticket;
         }
         self.out.push(Action::Evidence(Box::new(*proof)));
-        // To everybody: it is 400 bytes, and happens once per liar.
+        // To everybody: it is 320 bytes, and happens once per liar.
         let message = Message::Contradiction { proof: Box::new(*proof) }.to_bytes();
         let peers: Vec<OriginId> = self.peers.keys().filter(|id| Some(**id) != from).copied().collect();
         for to in peers {

@@ -444,8 +444,10 @@ async fn conflicts(sync: &SyncClient, limit: u32, json: bool) -> Outcome {
     }
     let mut rows = table(&["key", "by", "siblings", "strategy", "outcome"]);
     for event in &seen.events {
+        // Inside a map, where in it.
+        let place = std::iter::once(&event.key).chain(&event.path).map(|name| sync_json::text(name));
         rows.add_row([
-            sync_json::text(&event.key),
+            place.collect::<Vec<_>>().join(" "),
             event.by.clone(),
             event.siblings.join(" "),
             event.strategy.clone(),

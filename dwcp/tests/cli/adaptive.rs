@@ -168,6 +168,7 @@ fn without_a_raft_the_modes_that_need_one_say_so_and_internet_works() {
         }
         let bare = builder(&trial, 3).without_raft_node().start().await.expect("it starts");
         under(&nodes, ProtocolName::Raft).await;
+        under(std::slice::from_ref(&bare), ProtocolName::Raft).await;
         let put = || KvCommand::put("a", "1").encode();
         let not_there = |error: ConsensusError| {
             assert!(matches!(error, ConsensusError::RaftNotInitialized), "{error:?}");

@@ -370,6 +370,9 @@ fn member_orders_that_do_not_hold_are_refused(trial: &Trial) {
 fn assert_parted_and_met(sync: &Value) {
     assert_eq!((&sync["converged"], &sync["lost"]), (&true.into(), &0.into()), "{sync}");
     assert_eq!(sync["conflicts_counted"], sync["conflicts_expected"], "{sync}");
+    let shown = sync["conflicts"].as_array().expect("the conflicts themselves");
+    assert_eq!(shown.len() as u64, sync["conflicts_counted"].as_u64().unwrap(), "{sync}");
+    assert!(shown.iter().all(|seen| seen["siblings"].as_array().unwrap().len() == 2), "{sync}");
     assert!(sync["conflicts_expected"].as_u64() > Some(0), "{sync}");
 }
 

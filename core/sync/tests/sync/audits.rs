@@ -189,7 +189,7 @@ fn unsound_steps_are_no_messages() {
     assert!(Message::read(&encode(&Message::Audit { work })).is_ok(), "side by side, in any order");
 }
 
-/// Figures for the document; run by hand with `--nocapture --ignored` is not ours: it is cheap enough to run always.
+/// Figures for the document, shown with `--nocapture`.
 #[test]
 fn what_an_audit_costs() {
     for (count, wrong) in [(10_000, 1), (10_000, 10), (100_000, 1), (100_000, 10)] {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use dwcp::proxy::LinkProxies;
 use dwcp_base::ReplicaId;
 use dwcp_client::values::{Op, Plain, View, Write};
-use dwcp_client::{Client, SyncError, SyncStanding};
+use dwcp_client::{Client, SyncConflict, SyncError, SyncStanding};
 use serde::Serialize;
 
 use super::story::{LOOK_EVERY, PATIENCE, Story};
@@ -23,6 +23,8 @@ const SHARED: u64 = 8;
 const APART: u64 = 12;
 /// How long the halves stay parted at least.
 const PARTED_FOR: Duration = Duration::from_millis(1_500);
+/// The script makes fewer.
+const CONFLICTS_SHOWN: u32 = 32;
 /// A write that is not ordered, where another was not either.
 const WITHOUT_LOG: Duration = Duration::from_millis(50);
 /// A write in a mode that wants the log waits no longer for it.
@@ -35,17 +37,33 @@ pub struct Parting {
     pub converged: bool,
     pub conflicts_expected: u64,
     pub conflicts_counted: u64,
-    /// Writes that a node does not show.
+    /// Those that node 0 saw, newest last.
+    pub conflicts: Vec<Seen>,
+    /// Keys of the script, summed over nodes, that do not show what was written there.
     pub lost: u64,
     pub writes: u64,
     /// From the healing until all nodes held the same.
     pub converged_ms: u64,
 }
 
+/// A conflict as it was settled.
+#[derive(Clone, Debug, Default, Serialize, PartialEq, Eq)]
+pub struct Seen {
+    pub key: String,
+    /// What stood side by side, and who wrote it.
+    pub siblings: Vec<String>,
+    pub outcome: String,
+}
+
 impl Parting {
     pub fn holds(&self) -> bool {
         self.converged && self.lost == 0 && self.conflicts_counted == self.conflicts_expected
     }
+}
+
+fn seen_of(conflict: SyncConflict) -> Seen {
+    let SyncConflict { key, siblings, outcome, .. } = conflict;
+    Seen { key: String::from_utf8_lossy(&key).into_owned(), siblings, outcome }
 }
 
 /// One step of the script.
@@ -207,10 +225,16 @@ impl Story<'_> {
         if let Ok(standing) = standing {
             parting.conflicts_counted = standing.conflicts - conflicts_before;
         }
+        let seen = client.sync(Some(ReplicaId(ids[0]))).conflicts(CONFLICTS_SHOWN).await?;
+        parting.conflicts = seen.events.into_iter().map(seen_of).collect();
         client.close().await;
+        let shown = parting.conflicts.iter().map(|seen| format!("\n    {}: {}", seen.key, seen.outcome));
         self.end(format!(
-            "{} writes on both sides, {} of {} conflicts counted, all nodes equal {converged_ms} ms after they met",
-            thousands(parting.writes), parting.conflicts_counted, parting.conflicts_expected
+            "{} writes on both sides, {} of {} conflicts counted, all nodes equal {converged_ms} ms after they met{}",
+            thousands(parting.writes),
+            parting.conflicts_counted,
+            parting.conflicts_expected,
+            shown.collect::<String>()
         ));
         Ok(parting)
     }

@@ -7,6 +7,7 @@
 //! `log`, then a row.
 
 mod clock;
+mod conflicts;
 mod exchange;
 mod log;
 mod memory;
@@ -43,6 +44,9 @@ const ROWS: &[(&str, &str, Measure)] = &[
     ("merge-disk", "and the write-ahead log, 64 frames for one fdatasync", merge::disk),
     ("merge-disk-one", "the same, each frame with its own fdatasync", merge::disk_one),
     ("merge-disk-long", "the same, 3,000 frames in the bursts a node takes when all wait", merge::disk_long),
+    ("conflicts-none", "JSON objects of one writer, to compare", conflicts::none),
+    ("conflicts-lww", "two writers on the same keys, last_writer_wins", conflicts::last_writer_wins),
+    ("conflicts-merge", "two writers on the same keys, merge on JSON objects", conflicts::merge),
     ("exchange", "10^6 keys with 100 different", exchange::exchange),
     ("memory-store", "memory of 10^6 small keys, a store alone", memory::store),
     ("memory-store-late", "the same when nobody asks for its digest meanwhile", memory::store_late),

@@ -6,6 +6,7 @@
 //! its own, this program once more, so that none uses the memory and the caches of another. Read `world`, `node` and
 //! `log`, then a row.
 
+mod audit;
 mod clock;
 mod conflicts;
 mod exchange;
@@ -13,6 +14,7 @@ mod log;
 mod memory;
 mod merge;
 mod node;
+mod rateless;
 mod report;
 mod wan;
 mod world;
@@ -53,6 +55,12 @@ const ROWS: &[(&str, &str, Measure)] = &[
     ("memory-sync", "memory of 10^6 small keys, with all of Sync and the log", memory::sync),
     ("memory-updates", "what 10^6 updates on 10^4 keys leave, a store alone", memory::updates),
     ("memory-updates-sync", "what 10^6 updates on 10^4 keys leave, with all of Sync", memory::updates_sync),
+    (
+        "audit-1e5",
+        "finding keys that differ: ranges and a rateless table, 10^5 keys",
+        audit::hundred_thousand,
+    ),
+    ("audit-1e6", "finding keys that differ: ranges and a rateless table, 10^6 keys", audit::million),
     ("wan", "virtual time: 16 nodes, 200 ms, 5 % loss, 1,000 updates/s", wan::wan),
 ];
 

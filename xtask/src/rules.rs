@@ -107,7 +107,12 @@ pub(crate) const ROOMS: &[Room] = &[
     room("cluster", "proof/cluster", Proof, Anything),
     room("decoders", "proof/decoders", Proof, Anything),
     room("conformance", "proof/conformance", Proof, Only(&["dwcp-base", "dwcp-log", "dwcp-raft"])),
-    room("sync-bench", "proof/sync-bench", Proof, Only(&["dwcp-base", "dwcp-crdt", "dwcp-sync"])),
+    room(
+        "sync-bench",
+        "proof/sync-bench",
+        Proof,
+        Only(&["dwcp-base", "dwcp-crdt", "dwcp-sync", "dwcp-storage"]),
+    ),
     room(
         "layer-bench",
         "proof/layer-bench",

@@ -160,7 +160,7 @@ impl<M: StateMachine> Replica<M> {
                     segment.anchors.verify_later(frame.signature_item(self.cluster), &*self.crypto);
                 }
                 if let Some(since) = since {
-                    segment.failover.note_round(now, since);
+                    segment.failover.note_round(now.mono.since(since));
                 }
                 segment.failover.unserved.served(&hash);
             }

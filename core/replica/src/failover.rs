@@ -26,9 +26,6 @@ use dwcp_state::StateMachine;
 
 /// Commits of which the slowness stretches the patience, and by how much of each the average moves.
 const ROUNDS: u64 = 20;
-/// Of the last this many the average is made; what the segment before took counts as so many.
-const ROUNDS_WEIGHED: u64 = 16;
-const ROUNDS_CARRIED: u64 = 4;
 /// What a fast path may take that was never measured, at the least, and at the most.
 const FAST_PATH_UNMEASURED: Micros = Micros::from_millis(500);
 const FAST_PATH_MIN: Micros = Micros::from_millis(100);
@@ -59,10 +56,8 @@ pub(crate) struct Failover {
     next_send: Micros,
     /// When something last committed, or nothing waited.
     progress: Micros,
-    /// How long a command, or an entry, takes from its arrival to its commit here.
-    pub rounds: Rounds,
-    /// What waited before this segment was here says nothing about it.
-    began: Micros,
+    /// A slow average of the time from a command's arrival, or an entry's, to its commit here.
+    round: Micros,
     /// The entry whose commit is waited for to measure it, and since when.
     sample: Option<(Index, Micros)>,
     pub leader: Option<ReplicaId>,
@@ -86,30 +81,8 @@ pub(crate) struct Failover {
     due_since: Option<Micros>,
 }
 
-/// An average in which each of the first `ROUNDS_WEIGHED` counts alike, and from then on the last ones more.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Rounds {
-    /// Zero while there is none.
-    pub mean: Micros,
-    count: u64,
-}
-
-impl Rounds {
-    fn note(&mut self, took: Micros) {
-        let weight = self.count.min(ROUNDS_WEIGHED - 1);
-        self.mean = Micros((self.mean.0 * weight + took.0) / (weight + 1));
-        self.count = self.count.saturating_add(1);
-    }
-
-    /// For another segment, maybe under another leader: it counts as a few.
-    fn carried(self) -> Self {
-        Self { count: self.count.min(ROUNDS_CARRIED), ..self }
-    }
-}
-
 impl Failover {
-    /// `rounds`: what the segment before took.
-    pub(crate) fn new(now: Now, rounds: Rounds) -> Self {
+    pub(crate) fn new(now: Now) -> Self {
         Self {
             suspects: BTreeMap::new(),
             reports: Collection::new(),
@@ -120,8 +93,7 @@ impl Failover {
             told: false,
             next_send: now.mono,
             progress: now.mono,
-            rounds: rounds.carried(),
-            began: now.mono,
+            round: Micros::ZERO,
             sample: None,
             leader: None,
             marker_proposed: None,
@@ -159,15 +131,15 @@ impl Failover {
         self.suspecting.is_some()
     }
 
-    /// A command that has waited since then was executed.
-    pub(crate) fn note_round(&mut self, now: Now, since: Micros) {
-        self.rounds.note(now.mono.since(since.max(self.began)));
+    /// A command waited so long until it was executed.
+    pub(crate) fn note_round(&mut self, took: Micros) {
+        self.round = Micros((self.round.0 * 15 + took.0) / 16);
     }
 
     /// Measures on the log what those who serve no client do not see on commands.
     pub(crate) fn sample(&mut self, now: Now, last: Index, commit: Index) {
         if let Some((_, since)) = self.sample.take_if(|(index, _)| *index <= commit) {
-            self.note_round(now, since);
+            self.note_round(now.mono.since(since));
         }
         if self.sample.is_none() && last > commit {
             self.sample = Some((last, now.mono));
@@ -183,18 +155,18 @@ impl<M: StateMachine> Replica<M> {
     /// How long commands may wait while nothing commits.
     fn patience(&self, failover: &Failover) -> Micros {
         match self.control.steering.mode {
-            NetworkMode::Hybrid => self.fast_path_patience(failover.rounds.mean),
+            NetworkMode::Hybrid => self.fast_path_patience(failover.round),
             NetworkMode::Datacenter | NetworkMode::Internet => {
                 let elections = self.setup.settings.segment.timing.election_timeout.times(3);
-                elections.max(self.fast_path_patience(failover.rounds.mean))
+                elections.max(self.fast_path_patience(failover.round))
             }
         }
     }
 
     /// How long the fast path may take before another is taken.
     pub(crate) fn fast_path_timeout(&self) -> Micros {
-        let rounds = self.segment.as_ref().map_or(self.rounds, |segment| segment.failover.rounds);
-        self.fast_path_patience(rounds.mean)
+        let round = self.segment.as_ref().map_or(Micros::ZERO, |segment| segment.failover.round);
+        self.fast_path_patience(round)
     }
 
     /// By the slow average of a command's time.
@@ -349,7 +321,7 @@ impl<M: StateMachine> Replica<M> {
         let leader = segment.leader();
         let failover = &mut segment.failover;
         if failover.marker_deadline.is_none() {
-            let patience = failover.rounds.mean.times(MARKER_ROUNDS).max(MARKER_PATIENCE_MIN);
+            let patience = failover.round.times(MARKER_ROUNDS).max(MARKER_PATIENCE_MIN);
             failover.marker_deadline = Some(now.mono.plus(patience));
             failover.leader_at_ending = leader;
             failover.due_since = Some(now.mono);

@@ -184,7 +184,6 @@ impl<M: StateMachine> Replica<M> {
             segment_at_snapshot: (0, 0),
             closed_uncovered: 0,
             switches: crate::status::Switches::default(),
-            rounds: crate::failover::Rounds::default(),
             pool: Pool::default(),
             sync: None,
             clients: Clients::default(),

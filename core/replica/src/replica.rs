@@ -120,8 +120,6 @@ pub struct Replica<M: StateMachine> {
     /// Bytes of closed segments that no snapshot covers.
     pub(crate) closed_uncovered: u64,
     pub(crate) switches: crate::status::Switches,
-    /// How long commands took in the last segment that ended here.
-    pub(crate) rounds: crate::failover::Rounds,
 
     pub(crate) pool: Pool,
     /// Convergent state, beside the ordered one.

@@ -185,7 +185,7 @@ impl<M: StateMachine> Replica<M> {
             unfinished: false,
             marker: None,
             anchors: Anchors::new(now, anchored, self.live, frozen),
-            failover: Failover::new(now, self.rounds),
+            failover: Failover::new(now),
             reads: Reads::default(),
             offers: VecDeque::new(),
             body: None,
@@ -700,8 +700,7 @@ impl<M: StateMachine> Replica<M> {
             let reason = "the segment has ended: ask again, or order the read";
             refuse_read(client, id, reason, Advice::Order, out);
         }
-        let SegmentNode { epoch, mut raft, tickets, body, failover, .. } = segment;
-        self.rounds = failover.rounds;
+        let SegmentNode { epoch, mut raft, tickets, body, .. } = segment;
         if let Some(raft) = &mut raft {
             // Nothing of this epoch is acknowledged after its Close.
             let _ = raft.seal(now);

@@ -42,7 +42,7 @@ const LATE: &[(Mutant, u64)] = &[
     (Mutant::CloseLongestLog, 155),
     (Mutant::SegmentLogReused, 264),
     (Mutant::RoomToldWithGap, 33),
-    (Mutant::RoomStoreOfOneDonor, 30),
+    (Mutant::RoomStoreOfOneDonor, 26),
 ];
 
 /// Which seeds a hunt tries, and in which order.

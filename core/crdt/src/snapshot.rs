@@ -106,6 +106,21 @@ impl Store {
         bytes.extend_from_slice(&body);
         Piece { bytes, next }
     }
+
+    /// The head, then all pieces of about so many bytes.
+    #[must_use]
+    pub fn snapshot_parts(&self, bytes_max: usize) -> Vec<Vec<u8>> {
+        let mut parts = Vec::from([self.snapshot_head()]);
+        let mut after: Option<Bytes> = None;
+        loop {
+            let piece = self.snapshot_piece(after.as_deref(), bytes_max);
+            parts.push(piece.bytes);
+            match piece.next {
+                Some(next) => after = Some(next),
+                None => return parts,
+            }
+        }
+    }
 }
 
 /// Builds a store from the pieces of a snapshot.

@@ -96,15 +96,9 @@ pub trait StateMachine: Sized + Send + 'static {
     /// True when the command changes nothing, whatever the state. Cheap: asked before every `apply`.
     fn read_only(&self, command: &[u8]) -> bool;
 
-    /// Does the command write or compare a key below this prefix? Such commands are refused where clients come in when the
-    /// prefix is convergent. A machine without keys says no.
-    fn orders_below(&self, _command: &[u8], _prefix: &[u8]) -> bool {
-        false
-    }
-
     /// Is one of the keys or ranges wanted that the command writes or compares? They are told as etcd does: a key and an empty
     /// end, or a key and the end of a range, of which a single zero byte stands for none. Asked where clients come in, of keys
-    /// that convergent state has.
+    /// that are convergent: such commands are refused. A machine without keys says no.
     fn orders_any(&self, _command: &[u8], _wanted: &dyn Fn(&[u8], &[u8]) -> bool) -> bool {
         false
     }

@@ -121,8 +121,12 @@ impl StateMachine for Store {
         self.kv.read_only(command)
     }
 
-    fn orders_below(&self, command: &[u8], prefix: &[u8]) -> bool {
-        self.kv.orders_below(command, prefix)
+    fn orders_any(&self, command: &[u8], wanted: &dyn Fn(&[u8], &[u8]) -> bool) -> bool {
+        self.kv.orders_any(command, wanted)
+    }
+
+    fn has_key(&self, key: &[u8]) -> bool {
+        self.kv.has_key(key)
     }
 
     fn advance(&mut self, expiry_ms: u64) {

@@ -15,7 +15,7 @@ use std::time::Duration;
 const RECORD: u8 = 4;
 const PART: u8 = 5;
 /// Bytes of one part of a snapshot.
-const PART_BYTES: usize = 256 * 1024;
+pub(crate) const PART_BYTES: usize = 256 * 1024;
 
 #[derive(Debug)]
 pub struct Log {
@@ -113,7 +113,7 @@ impl Log {
 
     /// Writes the store down; where its first part lies, and its bytes. Durable with the next sync.
     pub fn save(&mut self, store: &Store) -> (Lsn, usize) {
-        let parts = parts_of(store);
+        let parts = store.snapshot_parts(PART_BYTES);
         let bytes = parts.iter().map(Vec::len).sum();
         let first = self.wal.next_lsn();
         for (number, part) in (0..).zip(&parts) {
@@ -136,19 +136,5 @@ impl Log {
 
     pub fn bytes_used(&self) -> u64 {
         self.wal.bytes_used()
-    }
-}
-
-/// The head and the pieces of a store.
-pub fn parts_of(store: &Store) -> Vec<Vec<u8>> {
-    let mut parts = vec![store.snapshot_head()];
-    let mut after: Option<Bytes> = None;
-    loop {
-        let piece = store.snapshot_piece(after.as_deref(), PART_BYTES);
-        parts.push(piece.bytes);
-        match piece.next {
-            Some(next) => after = Some(next),
-            None => return parts,
-        }
     }
 }

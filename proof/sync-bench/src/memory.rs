@@ -97,7 +97,7 @@ fn store_alone(load: Load, often: bool) -> Found {
         store.digest();
         lines.push(line("and after its digest was asked for", [grown(load, before)], load.aim()));
     }
-    let snapshot: usize = crate::log::parts_of(&store).iter().map(Vec::len).sum();
+    let snapshot: usize = store.snapshot_parts(crate::log::PART_BYTES).iter().map(Vec::len).sum();
     lines.push(line("the same as a snapshot", [load.grown(snapshot as u64)], ""));
     let asked =
         if often { "its digest is asked for after every frame" } else { "nobody asks for its digest" };

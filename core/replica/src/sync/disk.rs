@@ -20,7 +20,7 @@ use dwcp_pbft::Output;
 use dwcp_sync::Record;
 
 /// Bytes of one part of a snapshot.
-const PART_BYTES: usize = 256 * 1024;
+pub(crate) const PART_BYTES: usize = 256 * 1024;
 /// The first byte of a record that says what all before it said.
 const BASE_RECORD: u8 = 5;
 /// Is it a record that stands for all before it?
@@ -271,7 +271,7 @@ impl Disk {
 
     fn save(&mut self, open: &mut Open, protocol: &mut Output, out: &mut Outbox) {
         self.must_save = false;
-        let parts: Vec<Bytes> = parts_of(&open.store).into_iter().map(Bytes::from).collect();
+        let parts: Vec<Bytes> = open.store.snapshot_parts(PART_BYTES).into_iter().map(Bytes::from).collect();
         let Some((first, last, bytes)) = self.write_parts(&parts, 0, protocol, out) else { return };
         let (applied, floor) = (open.store.applied().clone(), open.store.floor_number());
         self.saving = Some(Saving { first, last, applied: Some((applied, floor)), bytes });
@@ -317,20 +317,6 @@ impl Disk {
     pub(crate) fn is_sound(&self) -> bool {
         let places: BTreeSet<Ticket> = self.live.values().map(|live| live.log).collect();
         places.len() == self.live.len()
-    }
-}
-
-/// The head and the pieces of a store.
-pub(crate) fn parts_of(store: &Store) -> Vec<Vec<u8>> {
-    let mut parts = Vec::from([store.snapshot_head()]);
-    let mut after: Option<Bytes> = None;
-    loop {
-        let piece = store.snapshot_piece(after.as_deref(), PART_BYTES);
-        parts.push(piece.bytes);
-        match piece.next {
-            Some(next) => after = Some(next),
-            None => return parts,
-        }
     }
 }
 

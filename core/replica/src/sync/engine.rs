@@ -20,6 +20,7 @@ use dwcp_base::{
 };
 use dwcp_crdt::{Applied, Bundle, Origin, OriginId, Store};
 use dwcp_pbft::Output;
+use dwcp_state::kv::range_meets;
 use dwcp_state::{Carried, CheckedFrame, FrameContent, MachineRefusal, Refusal, StateMachine, Writer};
 use dwcp_sync::repair::{self, Copy};
 use dwcp_sync::{Action, Restored, Sync, audit};
@@ -438,28 +439,25 @@ impl<M: StateMachine> Replica<M> {
         }
         let FrameContent::Commands(frame) = frame.content() else { return None };
         // A machine's command has tag 0 before its own bytes.
-        let commands: Vec<&[u8]> =
-            frame.commands.iter().filter_map(|command| command.strip_prefix(&[0])).collect();
-        let machine = self.state.machine();
-        let below = |prefix: &&Bytes| commands.iter().any(|command| machine.orders_below(command, prefix));
-        let reason = if let Some(prefix) = room.setup.convergent.iter().find(below) {
-            alloc::format!(
-                "keys below {prefix:?} are convergent, so nothing about them can be compared or ordered: use `dwcp sync`"
-            )
-        } else {
-            let held = Cell::new(None);
-            let wanted = |key: &[u8], range_end: &[u8]| {
-                let found = room.convergent_key(key, range_end).cloned();
-                let is_held = found.is_some();
-                held.set(found);
-                is_held
+        let mut commands = frame.commands.iter().filter_map(|command| command.strip_prefix(&[0]));
+        let why = Cell::new(None);
+        let is_convergent = |key: &[u8], range_end: &[u8]| {
+            let declared = room.setup.convergent.iter().find(|prefix| range_meets(key, range_end, prefix));
+            let reason = match declared {
+                Some(prefix) => Some(alloc::format!(
+                    "keys below {prefix:?} are convergent, so nothing about them can be compared or ordered: use `dwcp sync`"
+                )),
+                None => room.convergent_key(key, range_end).map(|held| alloc::format!(
+                    "{held:?} is a convergent key, so nothing about it can be compared or ordered: use `dwcp sync`, or delete it there first"
+                )),
             };
-            commands.iter().find(|command| !is_empty && machine.orders_any(command, &wanted))?;
-            alloc::format!(
-                "{:?} is a convergent key, so nothing about it can be compared or ordered: use `dwcp sync`, or delete it there first",
-                held.take().unwrap_or_default()
-            )
+            let is_refused = reason.is_some();
+            why.set(reason);
+            is_refused
         };
+        let machine = self.state.machine();
+        commands.find(|command| machine.orders_any(command, &is_convergent))?;
+        let reason = why.take()?;
         Some(Refusal::Machine(MachineRefusal::new(CONVERGENT_CODE, reason)))
     }
 

@@ -16,7 +16,7 @@
 use crate::io::{Class, Effect};
 use crate::replica::Outbox;
 use crate::sync::SyncRoom;
-use crate::sync::disk::{parts_of, read_store};
+use crate::sync::disk::{PART_BYTES, read_store};
 use crate::wire::PeerMessage;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -297,7 +297,7 @@ impl SyncRoom {
             (frozen.at, frozen.base) = (now.mono, base);
             return;
         }
-        let parts: Vec<Bytes> = parts_of(&open.store).into_iter().map(Bytes::from).collect();
+        let parts: Vec<Bytes> = open.store.snapshot_parts(PART_BYTES).into_iter().map(Bytes::from).collect();
         let bytes = parts.iter().map(|part| part.len() as u64).sum();
         let takes = interval.times(bytes / (rate as u64).max(1) + 1);
         budget.freeze_at = now.mono.plus(takes.max(FREEZE_EVERY));

@@ -5,7 +5,8 @@ use crate::kv::wire::{KvCommand, Txn, TxnOp, prefix_end};
 
 /// Does the range that begins at `key` meet the keys below `prefix`? `range_end` as in a `Range`: empty for one key, a zero
 /// byte for all from `key` on.
-fn meets(key: &[u8], range_end: &[u8], prefix: &[u8]) -> bool {
+#[must_use]
+pub fn range_meets(key: &[u8], range_end: &[u8], prefix: &[u8]) -> bool {
     if range_end.is_empty() {
         return key.starts_with(prefix);
     }
@@ -27,12 +28,6 @@ fn txn_orders(txn: &Txn, wanted: &dyn Fn(&[u8], &[u8]) -> bool) -> bool {
 }
 
 impl KvCommand {
-    /// Does it write or compare a key below this prefix?
-    #[must_use]
-    pub fn orders_below(&self, prefix: &[u8]) -> bool {
-        self.orders_any(&|key, range_end| meets(key, range_end, prefix))
-    }
-
     /// Is one of the keys or ranges that it writes or compares wanted? They are told as in a `Range`: key, range end.
     pub fn orders_any(&self, wanted: &dyn Fn(&[u8], &[u8]) -> bool) -> bool {
         match self {
@@ -50,6 +45,10 @@ mod tests {
     use crate::kv::{Compare, CompareOp, CompareTarget, DeleteRange};
     use bytes::Bytes;
 
+    fn below(prefix: &[u8]) -> impl Fn(&[u8], &[u8]) -> bool {
+        move |key, range_end| range_meets(key, range_end, prefix)
+    }
+
     #[test]
     fn ranges_meet_a_prefix_where_they_share_a_key() {
         for (key, end, expected) in [
@@ -63,7 +62,7 @@ mod tests {
             ("b", "\0", false),
             ("a/zzz", "c", true),
         ] {
-            assert_eq!(meets(key.as_bytes(), end.as_bytes(), b"a/"), expected, "{key}..{end}");
+            assert_eq!(range_meets(key.as_bytes(), end.as_bytes(), b"a/"), expected, "{key}..{end}");
         }
     }
 
@@ -72,15 +71,17 @@ mod tests {
         let delete = DeleteRange { key: "a/1".into(), range_end: Bytes::new(), prev_kv: false };
         let inner = Txn { success: [TxnOp::DeleteRange(delete)].into(), ..Txn::default() };
         let outer = Txn { failure: [TxnOp::Txn(inner)].into(), ..Txn::default() };
-        assert!(KvCommand::Txn(outer.clone()).orders_below(b"a/"));
-        assert!(!KvCommand::Txn(outer).orders_below(b"b/"));
+        assert!(KvCommand::Txn(outer.clone()).orders_any(&below(b"a/")));
+        assert!(!KvCommand::Txn(outer).orders_any(&below(b"b/")));
         let compare = Compare {
             key: "a/1".into(),
             range_end: Bytes::new(),
             op: CompareOp::Equal,
             target: CompareTarget::Version(0),
         };
-        assert!(KvCommand::Txn(Txn { compare: [compare].into(), ..Txn::default() }).orders_below(b"a/"));
-        assert!(!KvCommand::get("a/1").orders_below(b"a/"), "reading needs no order");
+        assert!(
+            KvCommand::Txn(Txn { compare: [compare].into(), ..Txn::default() }).orders_any(&below(b"a/"))
+        );
+        assert!(!KvCommand::get("a/1").orders_any(&below(b"a/")), "reading needs no order");
     }
 }

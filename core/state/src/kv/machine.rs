@@ -562,10 +562,6 @@ impl StateMachine for Kv {
         bytes_read_only(command)
     }
 
-    fn orders_below(&self, command: &[u8], prefix: &[u8]) -> bool {
-        KvCommand::decode(command).is_ok_and(|command| command.orders_below(prefix))
-    }
-
     fn orders_any(&self, command: &[u8], wanted: &dyn Fn(&[u8], &[u8]) -> bool) -> bool {
         KvCommand::decode(command).is_ok_and(|command| command.orders_any(wanted))
     }

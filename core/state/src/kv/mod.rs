@@ -17,6 +17,7 @@ mod snapshot;
 mod store;
 pub mod wire;
 
+pub use border::range_meets;
 pub use error::KvError;
 pub use lease::{LEASE_TTL_MAX_S, LEASES_MAX};
 pub use machine::{Kv, REPLY_BYTES_MAX};

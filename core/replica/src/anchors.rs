@@ -66,11 +66,7 @@ pub(crate) struct Anchors<M: StateMachine> {
     ticks: BTreeMap<Index, Tick<M>>,
     /// Of each member at most `VOTES_MAX`; the furthest goes.
     votes: BTreeMap<Index, BTreeMap<ReplicaId, Signed<AnchorVote>>>,
-    /// Client signatures that came in entries and that we have not verified: at a Tick all are, and before it once there are
-    /// `UNVERIFIED_MAX`.
-    unverified: Vec<(PublicKey, Hash, Signature)>,
-    /// One of them was bad: we give no word on this segment any more.
-    pub forged: bool,
+    pub signatures: Signatures,
     /// For the leader: when it proposed its last Tick, and where that stands.
     pub ticked: Option<Micros>,
     pub last_tick: Index,
@@ -91,30 +87,40 @@ pub(crate) struct Anchors<M: StateMachine> {
     ahead_of_us: Option<Sequence>,
 }
 
-impl<M: StateMachine> Anchors<M> {
+/// Client signatures that came in entries and that we have not verified: at a Tick all are, and before it once there are
+/// `UNVERIFIED_MAX`.
+#[derive(Debug, Default)]
+pub(crate) struct Signatures {
+    waiting: Vec<(PublicKey, Hash, Signature)>,
+    /// One of them was bad: we give no word on this segment any more.
+    pub forged: bool,
+}
+
+impl Signatures {
     /// An entry holds what this key should have signed.
     pub(crate) fn verify_later(&mut self, item: (PublicKey, Hash, Signature), crypto: &dyn Crypto) {
-        self.unverified.push(item);
-        if self.unverified.len() >= UNVERIFIED_MAX {
+        self.waiting.push(item);
+        if self.waiting.len() >= UNVERIFIED_MAX {
             self.verify_all(crypto);
         }
     }
 
     /// Together they cost less than half of what they cost one by one.
     fn verify_all(&mut self, crypto: &dyn Crypto) {
-        let items = core::mem::take(&mut self.unverified);
+        let items = core::mem::take(&mut self.waiting);
         if !items.is_empty() && !crypto.verify_all(&items) {
             self.forged = true;
         }
     }
+}
 
+impl<M: StateMachine> Anchors<M> {
     pub(crate) fn new(now: Now, place: Place, log: VirtualLog, state: FrozenState<M>) -> Self {
         Self {
             frozen: FrozenAt { place, log, bytes: 0, state },
             ticks: BTreeMap::new(),
             votes: BTreeMap::new(),
-            unverified: Vec::new(),
-            forged: false,
+            signatures: Signatures::default(),
             ticked: None,
             last_tick: Index::ZERO,
             bytes_applied: 0,
@@ -201,7 +207,7 @@ impl<M: StateMachine> Replica<M> {
         let Some(segment) = &mut self.segment else { return };
         let (place, anchors) = (segment.applied, &mut segment.anchors);
         let bytes = anchors.bytes_applied;
-        anchors.verify_all(&*self.crypto);
+        anchors.signatures.verify_all(&*self.crypto);
         let known = self.control.fold.segment().map(|segment| segment.anchor);
         if let Some(anchor) = known.filter(|anchor| anchor.index >= place.index) {
             // The Anchor was executed before we came here: no word of ours is waited for any more.
@@ -235,7 +241,7 @@ impl<M: StateMachine> Replica<M> {
         let Some(speaker) = self.own_speaker().filter(|_| self.pbft.is_voter()) else { return };
         let Some(segment) = &mut self.segment else { return };
         let Some(raft) = &segment.raft else { return };
-        if segment.anchors.forged || self.diverged {
+        if segment.anchors.signatures.forged || self.diverged {
             return;
         }
         let (epoch, durable) = (segment.epoch, raft.durable());
@@ -481,5 +487,25 @@ impl<M: StateMachine> Replica<M> {
         }
         let answers = waiting.into_iter().map(|one| (one.outcome, Vec::from([one.client]))).collect();
         self.send_answers(answers, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dwcp_base::crypto::Ed25519;
+
+    #[test]
+    fn signatures_are_verified_together_before_they_are_too_many() {
+        let signer = Ed25519::new([1; 32], &[]);
+        let item =
+            |message: &Hash| (signer.public_key(), *message, signer.sign(&Hash::of(b"what was signed")));
+        let mut signatures = Signatures::default();
+        for _ in 1..UNVERIFIED_MAX {
+            signatures.verify_later(item(&Hash::of(b"what was signed")), &signer);
+        }
+        assert_eq!((signatures.waiting.len(), signatures.forged), (UNVERIFIED_MAX - 1, false));
+        signatures.verify_later(item(&Hash::of(b"something else")), &signer);
+        assert_eq!((signatures.waiting.len(), signatures.forged), (0, true), "no Tick was waited for");
     }
 }

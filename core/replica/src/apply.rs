@@ -157,7 +157,10 @@ impl<M: StateMachine> Replica<M> {
             waited = [waited, since].into_iter().flatten().min();
             if let Some(segment) = &mut self.segment {
                 if verifies && !self.pool.holds(&hash) {
-                    segment.anchors.verify_later(frame.signature_item(self.cluster), &*self.crypto);
+                    segment
+                        .anchors
+                        .signatures
+                        .verify_later(frame.signature_item(self.cluster), &*self.crypto);
                 }
                 if let Some(since) = since {
                     segment.failover.note_round(now.mono.since(since));

@@ -199,7 +199,7 @@ impl<M: StateMachine> Replica<M> {
     /// What there is to complain of now.
     fn suspicion(&self, now: Now, segment: &SegmentNode<M>) -> Option<&'static str> {
         let failover = &segment.failover;
-        if segment.anchors.forged {
+        if segment.anchors.signatures.forged {
             return Some("a forged client signature in the segment");
         }
         let patience = self.patience(failover);

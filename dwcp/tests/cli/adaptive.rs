@@ -189,6 +189,24 @@ fn without_a_raft_the_modes_that_need_one_say_so_and_internet_works() {
     });
 }
 
+/// Nobody can open a segment: PBFT serves, and the mode is hybrid all the same.
+#[test]
+fn a_hybrid_cluster_without_any_raft_orders_by_the_root() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let trial = trial(folder.path(), 4, Mode::Hybrid);
+    runtime().block_on(async {
+        let mut nodes = Vec::new();
+        for node in 0..4 {
+            nodes.push(builder(&trial, node).without_raft_node().start().await.expect("it starts"));
+        }
+        let put = KvCommand::put("a", "1").encode();
+        let answer = nodes[2].propose_bytes(put, None).await.expect("PBFT orders");
+        assert_eq!(answer.receipt.label, Label::Byzantine);
+        assert_eq!(nodes[2].mode().await.unwrap(), NetworkMode::Hybrid);
+        end(nodes).await;
+    });
+}
+
 #[test]
 fn a_seed_is_whose_key_it_shows_and_leads_to_members_that_have_moved() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -718,6 +718,20 @@ async fn a_node_without_room_answers_busy_and_not_applied() {
     assert!(malformed[0].contains("not a session frame"), "{}", malformed[0]);
 }
 
+/// What has run is not called *not applied*, however busy the node is.
+#[test]
+fn only_what_was_not_taken_is_definitely_not_applied() {
+    use dwcp_replica::NotNow;
+    let session = SessionId([3; 16]);
+    for (why, definite) in
+        [(NotNow::Full, true), (NotNow::Behind, true), (NotNow::LogFull, true), (NotNow::PutOff, false)]
+    {
+        let item = crate::convert::Item::of(ClientReply::Busy { session, first: 4, why });
+        let crate::convert::Item::Refused(refused) = item else { panic!("{why:?}: another answer") };
+        assert_eq!((refused.first, refused.definite, refused.reason), (4, definite, why.to_string()));
+    }
+}
+
 #[tokio::test]
 async fn unanswered_questions_of_a_stream_are_bounded() {
     let limits = Limits { questions_max: 2, busy_patience: Duration::ZERO, ..Limits::default() };

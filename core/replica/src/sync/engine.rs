@@ -480,7 +480,7 @@ impl<M: StateMachine> Replica<M> {
         if let Some(segment) = self.segment.as_mut().filter(|_| unverified) {
             let message = signing_hash(SigningKind::SyncFrame, self.cluster, &received.hash().0);
             let item = (key, message, received.signed().signature);
-            segment.anchors.verify_later(item, &*self.crypto);
+            segment.anchors.signatures.verify_later(item, &*self.crypto);
         }
         self.state.carry(writer, header.first, header.last);
         if let Some(room) = &mut self.sync {
